@@ -1,0 +1,273 @@
+//! Structures shared with the kernels: mirror of `cuda/abi.cuh`.
+//!
+//! Sizes and offsets are asserted on both sides, so a change on one side does not compile on the other.
+//! All offsets are bytes from the start of a rank's heap; all addresses are as the launching rank maps them.
+
+use crate::types::MAX_WORLD_SIZE;
+
+/// [`MAX_WORLD_SIZE`] as an array length.
+pub const MAX_WORLD: usize = MAX_WORLD_SIZE as usize;
+/// Most lanes a heap can hold.
+pub const MAX_LANES: u32 = 128;
+/// Most slots a lane's ring can hold; a power of two.
+pub const MAX_RING_SLOTS: usize = 16;
+/// Buffers that a sentinel mailbox rotates through: one being filled, one being re-poisoned, one at rest.
+pub const SENTINEL_BUFFERS: u64 = 3;
+/// Buffers that an LL mailbox alternates between.
+pub const LL_BUFFERS: u64 = 2;
+/// Halves that a lane's staging alternates between.
+pub const STAGING_BUFFERS: u64 = 2;
+/// Byte that fills a sentinel mailbox: an all-ones NaN means "not yet".
+pub const SENTINEL_BYTE: u8 = 0xff;
+/// Bytes one thread moves at a time.
+pub const PACK_BYTES: u64 = 16;
+
+/// Where the parts of a heap lie. Equal on all ranks.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct HeapLayout {
+    /// [`HeapState`].
+    pub state: u64,
+    /// `[Signature; MAX_WORLD]`, element `r` written by rank `r`.
+    pub signatures: u64,
+    /// `[LaneState; lanes]`.
+    pub lanes: u64,
+    /// `[SENTINEL_BUFFERS][world][sentinel_bytes]`, `[.][r]` written by rank `r`.
+    pub sentinel: u64,
+    /// Capacity of one sentinel mailbox.
+    pub sentinel_bytes: u64,
+    /// `[LL_BUFFERS][world][2 * ll_bytes]`, `[.][r]` written by rank `r`.
+    pub ll: u64,
+    /// Payload capacity of one LL mailbox; packets take twice that.
+    pub ll_bytes: u64,
+    /// `[lanes][STAGING_BUFFERS][staging_bytes]`, written by the owner, read by peers.
+    pub staging: u64,
+    /// Capacity of one staging half of one lane.
+    pub staging_bytes: u64,
+    /// `[lanes][ring_slots][slot_bytes]`, written by the previous rank.
+    pub ring: u64,
+    /// Capacity of one ring slot.
+    pub slot_bytes: u64,
+    /// Lanes the heap has room for.
+    pub lane_count: u32,
+    /// Slots of a lane's ring; a power of two.
+    pub ring_slots: u32,
+}
+
+/// What an operation is, for peers to compare: written once per launch to every peer.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Signature {
+    /// Number of the operation, from 1.
+    pub operation: u64,
+    /// [`descriptor`] of the operation.
+    pub descriptor: u64,
+}
+
+/// Packs count, data type and operator into the word that ranks compare.
+pub const fn descriptor(count: u64, dtype: u8, op: u8) -> u64 {
+    (count & 0xffff_ffff_ffff) | ((dtype as u64) << 48) | ((op as u64) << 56)
+}
+
+/// Inverse of [`descriptor`]: count, data type, operator.
+pub const fn describe(descriptor: u64) -> (u64, u8, u8) {
+    (descriptor & 0xffff_ffff_ffff, (descriptor >> 48) as u8, (descriptor >> 56) as u8)
+}
+
+/// A rank's own counters. In device memory, because a captured graph freezes arguments.
+#[repr(C, align(128))]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct HeapState {
+    /// Number of the running operation minus one; advanced by the last CTA to arrive.
+    pub operation: u64,
+    /// Sentinel operations so far; chooses the mailbox buffer.
+    pub sentinel_epoch: u64,
+    /// Bytes per mailbox that the operation before wrote, by buffer: what has to be re-poisoned.
+    pub sentinel_extent: [u64; SENTINEL_BUFFERS as usize],
+    /// LL operations so far; its low bits are the flag.
+    pub ll_epoch: u64,
+    /// Descriptor of the operation before, to compare with late peers.
+    pub previous_descriptor: u64,
+    /// CTAs of the running launch that have read the counters above.
+    pub arrived: u32,
+    /// Claimed by the first thread of this rank that reports a fault.
+    pub fault_claimed: u32,
+    /// Keeps what peers write on a line of its own.
+    pub padding: [u64; 8],
+    /// Set by a peer whose kernel gave up: its rank plus one. Ends every wait here.
+    pub peer_fault: u64,
+    /// Fills the line of `peer_fault`.
+    pub peer_padding: [u64; 15],
+}
+
+/// One lane's flags and sequences. Each group that another rank writes has a line of its own.
+#[repr(C, align(128))]
+#[derive(Clone, Copy, Debug)]
+pub struct LaneState {
+    /// Barrier arrivals: element `r` written by rank `r`.
+    pub signal: [u64; MAX_WORLD],
+    /// Keeps `signal` on a line of its own.
+    pub signal_padding: [u64; 8],
+    /// Barriers passed so far; private to the lane.
+    pub signal_sequence: u64,
+    /// Slots published to the next rank so far; private.
+    pub published: u64,
+    /// Slots consumed from the previous rank so far; private.
+    pub consumed: u64,
+    /// Keeps the private words on a line of their own.
+    pub private_padding: [u64; 13],
+    /// Slots that the next rank has released: written by it, read before a claim.
+    pub gating: u64,
+    /// Keeps `gating` on a line of its own.
+    pub gating_padding: [u64; 15],
+    /// Sequence of each slot: written by the previous rank when it publishes.
+    pub slot_sequence: [u64; MAX_RING_SLOTS],
+}
+
+/// Why a kernel gave up. Zero means it did not.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FaultCode {
+    /// No fault.
+    None = 0,
+    /// A deadline passed.
+    Stalled = 1,
+    /// The abort word was set.
+    Aborted = 2,
+    /// A peer's signature differs.
+    Mismatch = 3,
+    /// A peer's kernel gave up and said so.
+    PeerFault = 4,
+}
+
+/// First fault of a rank, written by the kernel that found it; `code` last.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct FaultRecord {
+    /// A [`FaultCode`].
+    pub code: u32,
+    /// Lane that gave up.
+    pub lane: u32,
+    /// Rank it waited for, or that disagrees.
+    pub peer: u32,
+    /// Keeps what follows aligned.
+    pub padding: u32,
+    /// Value waited for, or the own descriptor.
+    pub expected: u64,
+    /// Value seen last, or the peer's descriptor.
+    pub seen: u64,
+    /// Operation that was running.
+    pub operation: u64,
+    /// How long the wait lasted.
+    pub waited_ns: u64,
+    /// Operation each rank had started, as far as this rank had heard.
+    pub started: [u64; MAX_WORLD],
+}
+
+/// One page of host memory per communicator: the host writes `abort`, kernels write `fault`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ControlPage {
+    /// Non-zero ends every wait of this rank.
+    pub abort: u32,
+    /// Keeps `fault` aligned.
+    pub padding: u32,
+    /// First fault of this rank.
+    pub fault: FaultRecord,
+}
+
+/// Arguments of every collective kernel, passed by value.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Args {
+    /// First element of the operand.
+    pub input: u64,
+    /// First element of the result; may equal `input`.
+    pub output: u64,
+    /// Elements.
+    pub count: u64,
+    /// Base of each rank's heap as this rank maps it.
+    pub heap: [u64; MAX_WORLD],
+    /// [`ControlPage`] of this rank.
+    pub control: u64,
+    /// Longest wait in nanoseconds; zero waits until aborted.
+    pub deadline_ns: u64,
+    /// [`descriptor`] of the operation.
+    pub descriptor: u64,
+    /// Where the parts of every heap lie.
+    pub layout: HeapLayout,
+    /// This rank.
+    pub rank: u32,
+    /// Bytes a lane moves per step, for variants that pipeline; at most the slot or staging capacity.
+    pub chunk_bytes: u32,
+}
+
+/// Arguments of the kernels that write test data and check results.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct VerifyArgs {
+    /// First element written or checked.
+    pub data: u64,
+    /// Elements.
+    pub count: u64,
+    /// `u64` counter of wrong elements, added to.
+    pub wrong: u64,
+    /// `u64` operation number in device memory, mixed into the data and advanced by `fill`.
+    pub operation: u64,
+    /// Seed of the run.
+    pub seed: u64,
+    /// Rank whose data is written.
+    pub rank: u32,
+    /// Ranks whose data is reduced.
+    pub world_size: u32,
+}
+
+const _: () = {
+    use std::mem::{offset_of, size_of};
+    assert!(size_of::<HeapLayout>() == 96);
+    assert!(size_of::<Signature>() == 16);
+    assert!(size_of::<HeapState>() == 256);
+    assert!(offset_of!(HeapState, peer_fault) == 128);
+    assert!(size_of::<LaneState>() == 512);
+    assert!(offset_of!(LaneState, gating) == 256);
+    assert!(offset_of!(LaneState, slot_sequence) == 384);
+    assert!(size_of::<FaultRecord>() == 112);
+    assert!(size_of::<ControlPage>() == 120);
+    assert!(size_of::<Args>() == 216);
+    assert!(offset_of!(Args, layout) == 112);
+    assert!(size_of::<VerifyArgs>() == 48);
+};
+
+/// The bytes of an argument struct, as a launch takes them.
+pub fn bytes_of<T: Plain>(value: &T) -> &[u8] {
+    // SAFETY: `Plain` types are repr(C) without padding bytes, so every byte is initialised; the slice borrows `value`.
+    unsafe { std::slice::from_raw_parts(std::ptr::from_ref(value).cast(), size_of::<T>()) }
+}
+
+/// repr(C), no padding bytes, valid for any bit pattern.
+///
+/// # Safety
+/// The implementor is exactly that.
+pub unsafe trait Plain: Copy {}
+// SAFETY: repr(C), all fields u32 or u64 in an order that leaves no gap (sizes asserted above).
+unsafe impl Plain for Args {}
+// SAFETY: as above.
+unsafe impl Plain for VerifyArgs {}
+// SAFETY: as above.
+unsafe impl Plain for HeapState {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn descriptor_round_trips() {
+        assert_eq!(describe(descriptor(0x1234_5678_9abc, 7, 4)), (0x1234_5678_9abc, 7, 4));
+    }
+
+    #[test]
+    fn plain_types_have_no_gaps() {
+        assert_eq!(size_of::<Args>(), 14 * 8 + size_of::<HeapLayout>() + 8);
+        assert_eq!(bytes_of(&HeapState::default()).len(), 256);
+    }
+}

@@ -1,0 +1,288 @@
+//! What a communicator needs of a machine, and the two kinds that give it: `cuda` and `cpu`.
+//!
+//! [`Device`] is object-safe and speaks in raw handles; [`handles`] wraps them in owners. Everything above this
+//! floor is written against the trait, so the same runtime drives GPUs and the CPU form of the same kernels.
+
+pub mod cache;
+pub mod cpu;
+pub mod cuda;
+pub mod handles;
+pub mod source;
+
+use std::any::Any;
+use std::fmt;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::Result;
+
+/// Which kind of device executes the kernels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeviceKind {
+    /// An NVIDIA GPU through the CUDA driver.
+    Cuda,
+    /// The same kernel sources compiled for the host, a fiber per CUDA thread.
+    Cpu,
+}
+
+impl fmt::Display for DeviceKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Cuda => "cuda",
+            Self::Cpu => "cpu",
+        })
+    }
+}
+
+/// Address in a device's memory; a host address on the CPU device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DevicePtr(pub u64);
+
+impl DevicePtr {
+    /// The address `bytes` further on.
+    pub fn offset(self, bytes: u64) -> Self {
+        Self(self.0 + bytes)
+    }
+}
+
+macro_rules! raw_handle {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub struct $name(pub u64);
+    };
+}
+
+raw_handle!(
+    /// A stream: `CUstream` on CUDA, a worker queue on the CPU. Zero is CUDA's default stream.
+    StreamHandle
+);
+raw_handle!(
+    /// An event: `CUevent` on CUDA.
+    EventHandle
+);
+raw_handle!(
+    /// An instantiated graph: `CUgraphExec` on CUDA.
+    GraphHandle
+);
+raw_handle!(
+    /// A loaded kernel: `CUfunction` on CUDA, an entry point on the CPU.
+    KernelHandle
+);
+
+/// What a device is, for provenance and for choosing code.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceProperties {
+    /// Kind of the device.
+    pub kind: DeviceKind,
+    /// Marketing name, or the processor's.
+    pub name: String,
+    /// CUDA ordinal; the index given at creation on the CPU.
+    pub ordinal: u32,
+    /// `sm_90a` and the like; `cpu` on the CPU.
+    pub arch: String,
+    /// Multiprocessors; cores on the CPU.
+    pub multiprocessors: u32,
+    /// UUID or bus id, equal on two handles of one physical device.
+    pub identity: String,
+    /// Driver version as text; the compiler's on the CPU.
+    pub driver: String,
+}
+
+/// Grid of a launch. One-dimensional: a CTA is a lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LaunchShape {
+    /// CTAs.
+    pub grid: u32,
+    /// Threads a CTA.
+    pub block: u32,
+    /// Dynamic shared memory a CTA, in bytes.
+    pub shared_bytes: u32,
+    /// Ask for programmatic dependent launch (CUDA, sm_90 and newer; ignored elsewhere).
+    pub dependent: bool,
+}
+
+/// One kernel to compile: a generated entry file over the embedded tree `cuda/`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct KernelSource {
+    /// What it is, for logs and errors: `one_shot_push<f32, sum, 4>`.
+    pub name: String,
+    /// The entry file: defines and one `#include` of a file below `cuda/`. Exports `myelon_kernel`.
+    pub entry: String,
+}
+
+/// A compiled kernel on disk, ready to load.
+#[derive(Clone, Debug)]
+pub struct KernelImage {
+    /// As in [`KernelSource::name`].
+    pub name: String,
+    /// CUBIN on CUDA, shared object on the CPU.
+    pub path: std::path::PathBuf,
+}
+
+/// Turns one [`KernelSource`] into machine code for one target.
+pub trait Compiler: Send + Sync + fmt::Debug {
+    /// Everything that changes the output for equal sources: compiler version, options, architecture. Part of the cache key.
+    fn identity(&self) -> String;
+
+    /// Ending of the compiled file: `cubin` or `so`.
+    fn extension(&self) -> &'static str;
+
+    /// Compiles `source`; writes the result to `output`, which nobody else sees yet.
+    ///
+    /// Errors: [`crate::Error::Compile`] with the compiler's log.
+    fn compile(&self, source: &KernelSource, output: &Path) -> Result<()>;
+}
+
+/// Memory that peers can reach; given back when dropped, but never while another holder lives.
+#[derive(Clone)]
+pub struct SharedBlock {
+    /// First byte as this process maps it, valid for every device of the process that was granted access.
+    pub address: DevicePtr,
+    /// Size asked for; the mapping may be larger.
+    pub bytes: u64,
+    /// Keeps the mapping alive; the device that made it knows the type.
+    pub owner: Arc<dyn Any + Send + Sync>,
+}
+
+impl fmt::Debug for SharedBlock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SharedBlock")
+            .field("address", &self.address)
+            .field("bytes", &self.bytes)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Host memory that kernels of one device can read and write.
+pub struct HostBlock {
+    /// First byte for the host; aligned to a page, zeroed at creation.
+    pub host: *mut u8,
+    /// The same byte for kernels.
+    pub device: DevicePtr,
+    /// Keeps the memory alive.
+    pub owner: Arc<dyn Any + Send + Sync>,
+}
+
+// SAFETY: the block is plain memory without thread affinity; all access goes through atomics or volatile reads by its users.
+unsafe impl Send for HostBlock {}
+// SAFETY: as above.
+unsafe impl Sync for HostBlock {}
+
+/// One GPU, or the CPU standing in for one.
+///
+/// Handles passed in must come from this device and still exist; that is the common safety contract of the
+/// `unsafe` methods. Methods that take a stream are asynchronous and ordered by it unless they say otherwise.
+pub trait Device: Send + Sync + fmt::Debug {
+    /// What the device is.
+    fn properties(&self) -> &DeviceProperties;
+
+    /// The compiler whose output [`Device::load`] takes.
+    fn compiler(&self) -> &dyn Compiler;
+
+    /// Loads a compiled kernel for good; modules live as long as the device.
+    fn load(&self, image: &KernelImage) -> Result<KernelHandle>;
+
+    /// CTAs of this shape that are resident together on the whole device.
+    fn resident_limit(&self, kernel: KernelHandle, block: u32, shared_bytes: u32) -> Result<u32>;
+
+    /// Launches `myelon_kernel` with one by-value argument struct.
+    ///
+    /// # Safety
+    /// `args` are the bytes of the struct the kernel expects, and the addresses in it stay valid until the kernel ends.
+    unsafe fn launch(&self, kernel: KernelHandle, shape: LaunchShape, args: &[u8], stream: StreamHandle) -> Result<()>;
+
+    /// Plain device memory, 256-byte aligned, contents undefined. May synchronise: never on the hot path.
+    fn allocate(&self, bytes: u64) -> Result<DevicePtr>;
+
+    /// Gives back memory of [`Device::allocate`].
+    ///
+    /// # Safety
+    /// Nothing that runs or is queued still uses it.
+    unsafe fn free(&self, address: DevicePtr);
+
+    /// Zeroed memory that peers of this and of other processes can map.
+    fn allocate_shared(&self, bytes: u64) -> Result<SharedBlock>;
+
+    /// A file descriptor that another process can pass to [`Device::import_shared`].
+    fn export_shared(&self, block: &SharedBlock) -> Result<OwnedFd>;
+
+    /// Maps a block that a peer process exported.
+    fn import_shared(&self, fd: OwnedFd, bytes: u64) -> Result<SharedBlock>;
+
+    /// Lets kernels of this device reach a block that another device of this process allocated.
+    fn grant_access(&self, block: &SharedBlock) -> Result<()>;
+
+    /// Zeroed host memory that kernels can reach.
+    fn allocate_host(&self, bytes: u64) -> Result<HostBlock>;
+
+    /// Copies between any two addresses this device can reach, host memory included.
+    ///
+    /// # Safety
+    /// Both ranges are valid until the stream passes the copy; host memory is not touched meanwhile.
+    unsafe fn copy(&self, destination: DevicePtr, source: DevicePtr, bytes: u64, stream: StreamHandle) -> Result<()>;
+
+    /// Sets every byte of a range.
+    ///
+    /// # Safety
+    /// The range is valid until the stream passes the fill.
+    unsafe fn fill(&self, destination: DevicePtr, byte: u8, bytes: u64, stream: StreamHandle) -> Result<()>;
+
+    /// A new stream, independent of the default stream.
+    fn create_stream(&self) -> Result<StreamHandle>;
+
+    /// Gives a stream back once its work is done.
+    ///
+    /// # Safety
+    /// Made by [`Device::create_stream`], and not used afterwards.
+    unsafe fn destroy_stream(&self, stream: StreamHandle);
+
+    /// Whether everything queued on the stream has finished.
+    fn stream_is_idle(&self, stream: StreamHandle) -> Result<bool>;
+
+    /// Blocks the calling thread until everything queued on the stream has finished.
+    fn synchronize_stream(&self, stream: StreamHandle) -> Result<()>;
+
+    /// A new event that keeps time.
+    fn create_event(&self) -> Result<EventHandle>;
+
+    /// Gives an event back.
+    ///
+    /// # Safety
+    /// Made by [`Device::create_event`], and not used afterwards.
+    unsafe fn destroy_event(&self, event: EventHandle);
+
+    /// Marks the current end of a stream.
+    fn record_event(&self, event: EventHandle, stream: StreamHandle) -> Result<()>;
+
+    /// Makes later work of `stream` wait for the event's last record. A never recorded event holds nothing up.
+    fn wait_event(&self, stream: StreamHandle, event: EventHandle) -> Result<()>;
+
+    /// Whether the event's last record has been reached.
+    fn event_is_reached(&self, event: EventHandle) -> Result<bool>;
+
+    /// Nanoseconds between two reached events.
+    fn elapsed_ns(&self, start: EventHandle, end: EventHandle) -> Result<u64>;
+
+    /// Whether the stream is being captured into a graph.
+    fn is_capturing(&self, stream: StreamHandle) -> Result<bool>;
+
+    /// Starts recording the stream's work instead of running it. Capture is thread-local.
+    fn begin_capture(&self, stream: StreamHandle) -> Result<()>;
+
+    /// Ends a capture; the graph can be launched any number of times.
+    fn end_capture(&self, stream: StreamHandle) -> Result<GraphHandle>;
+
+    /// Queues everything the graph holds.
+    fn launch_graph(&self, graph: GraphHandle, stream: StreamHandle) -> Result<()>;
+
+    /// Gives a graph back.
+    ///
+    /// # Safety
+    /// No launch of it is queued or running, and it is not used afterwards.
+    unsafe fn destroy_graph(&self, graph: GraphHandle);
+}

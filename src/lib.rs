@@ -1,0 +1,11 @@
+//! Multi-GPU all-reduce over NVLink: a Rust runtime, and CUDA kernels that also run on the CPU.
+
+#![warn(missing_docs)]
+
+pub mod abi;
+pub mod device;
+pub mod error;
+pub mod types;
+
+pub use error::{Error, Result};
+pub use types::{DType, MAX_WORLD_SIZE, Rank, ReduceOp, WorldSize};

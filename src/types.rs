@@ -1,0 +1,227 @@
+//! The words every floor shares: data types, operators, ranks.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::Error;
+
+/// Most ranks one communicator can have: the GPUs of one NVLink node.
+pub const MAX_WORLD_SIZE: u32 = 8;
+
+/// One process-and-GPU identity inside a communicator, counted from 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Rank(pub u32);
+
+impl Rank {
+    /// The rank as an index into per-rank arrays.
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+impl fmt::Display for Rank {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// Number of ranks in a communicator: 1 to [`MAX_WORLD_SIZE`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "u32", into = "u32")]
+pub struct WorldSize(u32);
+
+impl WorldSize {
+    /// Checks the range once, so that nothing below has to.
+    ///
+    /// Errors: [`Error::InvalidArgument`] outside 1 to 8.
+    pub fn new(size: u32) -> Result<Self, Error> {
+        if (1..=MAX_WORLD_SIZE).contains(&size) {
+            Ok(Self(size))
+        } else {
+            Err(Error::invalid(format!("a world of {size} ranks: Myelon runs 1 to {MAX_WORLD_SIZE} ranks of one node")))
+        }
+    }
+
+    /// The count itself.
+    pub fn get(self) -> u32 {
+        self.0
+    }
+
+    /// Every rank of this world, in order.
+    pub fn ranks(self) -> impl DoubleEndedIterator<Item = Rank> + ExactSizeIterator {
+        (0..self.0).map(Rank)
+    }
+
+    /// Every rank but `me`, in order.
+    pub fn peers(self, me: Rank) -> impl DoubleEndedIterator<Item = Rank> {
+        self.ranks().filter(move |&rank| rank != me)
+    }
+}
+
+impl TryFrom<u32> for WorldSize {
+    type Error = Error;
+    fn try_from(size: u32) -> Result<Self, Error> {
+        Self::new(size)
+    }
+}
+
+impl From<WorldSize> for u32 {
+    fn from(size: WorldSize) -> u32 {
+        size.0
+    }
+}
+
+impl fmt::Display for WorldSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// Declares an enum whose variants have one spelling everywhere: Rust, CUDA, configs, command line, results.
+macro_rules! named_enum {
+    ($(#[$doc:meta])* $name:ident ($what:literal) { $($(#[$vdoc:meta])* $variant:ident = $code:literal $text:literal),+ $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(into = "String", try_from = "String")]
+        #[repr(u8)]
+        pub enum $name { $($(#[$vdoc])* $variant = $code),+ }
+
+        impl $name {
+            /// Every value, in declaration order.
+            pub const ALL: &[$name] = &[$($name::$variant),+];
+
+            /// The one spelling used in kernels, configs, the command line and results.
+            pub const fn name(self) -> &'static str {
+                match self { $($name::$variant => $text),+ }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(self.name())
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = Error;
+            fn from_str(text: &str) -> Result<Self, Error> {
+                Self::ALL.iter().copied().find(|value| value.name() == text).ok_or_else(|| {
+                    let known: Vec<_> = Self::ALL.iter().map(|value| value.name()).collect();
+                    Error::invalid(format!("unknown {} '{text}': known are {}", $what, known.join(", ")))
+                })
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(value: $name) -> String {
+                value.name().to_owned()
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = Error;
+            fn try_from(text: String) -> Result<Self, Error> {
+                text.parse()
+            }
+        }
+    };
+}
+
+named_enum! {
+    /// Element type of a collective. Names are the type names inside `cuda/`.
+    DType ("data type") {
+        /// IEEE 754 binary32.
+        F32 = 0 "f32",
+        /// IEEE 754 binary64.
+        F64 = 1 "f64",
+        /// IEEE 754 binary16, accumulated in f32.
+        F16 = 2 "f16",
+        /// bfloat16, accumulated in f32.
+        Bf16 = 3 "bf16",
+        /// 8-bit float, 4 exponent bits, no infinity; accumulated in f32.
+        E4m3 = 4 "e4m3",
+        /// 8-bit float, 5 exponent bits; accumulated in f32.
+        E5m2 = 5 "e5m2",
+        /// Signed 8-bit integer, wrapping.
+        I8 = 6 "i8",
+        /// Unsigned 8-bit integer, wrapping.
+        U8 = 7 "u8",
+        /// Signed 32-bit integer, wrapping.
+        I32 = 8 "i32",
+        /// Unsigned 32-bit integer, wrapping.
+        U32 = 9 "u32",
+        /// Signed 64-bit integer, wrapping.
+        I64 = 10 "i64",
+        /// Unsigned 64-bit integer, wrapping.
+        U64 = 11 "u64",
+    }
+}
+
+impl DType {
+    /// Size of one element in bytes; also the alignment a buffer of it needs.
+    pub const fn size_bytes(self) -> usize {
+        match self {
+            Self::E4m3 | Self::E5m2 | Self::I8 | Self::U8 => 1,
+            Self::F16 | Self::Bf16 => 2,
+            Self::F32 | Self::I32 | Self::U32 => 4,
+            Self::F64 | Self::I64 | Self::U64 => 8,
+        }
+    }
+
+    /// Whether the type is a float of any width.
+    pub const fn is_float(self) -> bool {
+        matches!(self, Self::F32 | Self::F64 | Self::F16 | Self::Bf16 | Self::E4m3 | Self::E5m2)
+    }
+
+    /// Whether the type is one of the 8-bit floats.
+    pub const fn is_fp8(self) -> bool {
+        matches!(self, Self::E4m3 | Self::E5m2)
+    }
+}
+
+named_enum! {
+    /// Reduction operator. Names are the functor names inside `cuda/`.
+    ReduceOp ("operator") {
+        /// x0 + x1 + ..., integers wrapping.
+        Sum = 0 "sum",
+        /// x0 * x1 * ..., integers wrapping.
+        Prod = 1 "prod",
+        /// Smallest; a NaN anywhere gives NaN.
+        Min = 2 "min",
+        /// Largest; a NaN anywhere gives NaN.
+        Max = 3 "max",
+        /// Sum divided by the world size; integers divide the wrapped sum, toward zero.
+        Avg = 4 "avg",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_round_trip() {
+        for &dtype in DType::ALL {
+            assert_eq!(dtype.name().parse::<DType>().unwrap(), dtype);
+        }
+        for &op in ReduceOp::ALL {
+            assert_eq!(op.name().parse::<ReduceOp>().unwrap(), op);
+        }
+    }
+
+    #[test]
+    fn unknown_names_list_the_known_ones() {
+        let message = "f31".parse::<DType>().unwrap_err().to_string();
+        assert!(message.contains("f31") && message.contains("bf16"), "{message}");
+    }
+
+    #[test]
+    fn world_size_is_one_to_eight() {
+        assert!(WorldSize::new(0).is_err());
+        assert!(WorldSize::new(9).is_err());
+        assert_eq!(WorldSize::new(8).unwrap().peers(Rank(3)).count(), 7);
+    }
+}
