@@ -28,7 +28,8 @@ pub const PACK_BYTES: u64 = 16;
 pub struct HeapLayout {
     /// [`HeapState`].
     pub state: u64,
-    /// `[Signature; MAX_WORLD]`, element `r` written by rank `r`.
+    /// `[[u64; 2]; MAX_WORLD]`: the operation's low bits above its [`descriptor`], element `[r][operation & 1]`
+    /// written by rank `r`. Two, because a peer can be one operation ahead.
     pub signatures: u64,
     /// `[LaneState; lanes]`.
     pub lanes: u64,
@@ -54,24 +55,24 @@ pub struct HeapLayout {
     pub ring_slots: u32,
 }
 
-/// What an operation is, for peers to compare: written once per launch to every peer.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Signature {
-    /// Number of the operation, from 1.
-    pub operation: u64,
-    /// [`descriptor`] of the operation.
-    pub descriptor: u64,
-}
+/// Bits of a signature that count operations; enough to tell ranks apart that are at most a few operations apart.
+pub const OPERATION_BITS: u32 = 24;
+/// Bits of a descriptor that hold the count, modulo 2^33.
+pub const COUNT_BITS: u32 = 33;
 
-/// Packs count, data type and operator into the word that ranks compare.
+/// Packs count, data type and operator into the word that ranks compare: 40 bits, so that it fits beside the
+/// operation's number in the one 64-bit store that a signature is (a wider one could be seen torn).
 pub const fn descriptor(count: u64, dtype: u8, op: u8) -> u64 {
-    (count & 0xffff_ffff_ffff) | ((dtype as u64) << 48) | ((op as u64) << 56)
+    (count & ((1 << COUNT_BITS) - 1)) | ((op as u64 & 7) << COUNT_BITS) | ((dtype as u64 & 15) << (COUNT_BITS + 3))
 }
 
 /// Inverse of [`descriptor`]: count, data type, operator.
 pub const fn describe(descriptor: u64) -> (u64, u8, u8) {
-    (descriptor & 0xffff_ffff_ffff, (descriptor >> 48) as u8, (descriptor >> 56) as u8)
+    (
+        descriptor & ((1 << COUNT_BITS) - 1),
+        (descriptor >> (COUNT_BITS + 3)) as u8 & 15,
+        (descriptor >> COUNT_BITS) as u8 & 7,
+    )
 }
 
 /// A rank's own counters. In device memory, because a captured graph freezes arguments.
@@ -225,7 +226,6 @@ pub struct VerifyArgs {
 const _: () = {
     use std::mem::{offset_of, size_of};
     assert!(size_of::<HeapLayout>() == 96);
-    assert!(size_of::<Signature>() == 16);
     assert!(size_of::<HeapState>() == 256);
     assert!(offset_of!(HeapState, peer_fault) == 128);
     assert!(size_of::<LaneState>() == 512);
@@ -262,7 +262,7 @@ mod tests {
 
     #[test]
     fn descriptor_round_trips() {
-        assert_eq!(describe(descriptor(0x1234_5678_9abc, 7, 4)), (0x1234_5678_9abc, 7, 4));
+        assert_eq!(describe(descriptor(0x1_2345_6789, 11, 4)), (0x1_2345_6789, 11, 4));
     }
 
     #[test]

@@ -1,0 +1,125 @@
+// abi: structures shared with the host. Mirror of src/abi.rs, where the fields are documented.
+#pragma once
+
+namespace myelon {
+
+using u8 = unsigned char;
+using u16 = unsigned short;
+using u32 = unsigned int;
+using u64 = unsigned long long;
+using i8 = signed char;
+using i32 = int;
+using i64 = long long;
+
+constexpr u32 kMaxWorld = 8;
+constexpr u32 kMaxRingSlots = 16;
+constexpr u64 kSentinelBuffers = 3;
+constexpr u64 kLlBuffers = 2;
+constexpr u64 kStagingBuffers = 2;
+constexpr u64 kPackBytes = 16;
+constexpr u32 kOperationBits = 24;
+constexpr u32 kDescriptorBits = 64 - kOperationBits;
+
+struct HeapLayout {
+  u64 state;
+  u64 signatures;
+  u64 lanes;
+  u64 sentinel;
+  u64 sentinel_bytes;
+  u64 ll;
+  u64 ll_bytes;
+  u64 staging;
+  u64 staging_bytes;
+  u64 ring;
+  u64 slot_bytes;
+  u32 lane_count;
+  u32 ring_slots;
+};
+
+struct alignas(128) HeapState {
+  u64 operation;
+  u64 sentinel_epoch;
+  u64 sentinel_extent[kSentinelBuffers];
+  u64 ll_epoch;
+  u64 previous_descriptor;
+  u32 arrived;
+  u32 fault_claimed;
+  u64 padding[8];
+  u64 peer_fault;
+  u64 peer_padding[15];
+};
+
+struct alignas(128) LaneState {
+  u64 signal[kMaxWorld];
+  u64 signal_padding[8];
+  u64 signal_sequence;
+  u64 published;
+  u64 consumed;
+  u64 private_padding[13];
+  u64 gating;
+  u64 gating_padding[15];
+  u64 slot_sequence[kMaxRingSlots];
+};
+
+enum FaultCode : u32 {
+  kFaultNone = 0,
+  kFaultStalled = 1,
+  kFaultAborted = 2,
+  kFaultMismatch = 3,
+  kFaultPeer = 4,
+};
+
+struct FaultRecord {
+  u32 code;
+  u32 lane;
+  u32 peer;
+  u32 padding;
+  u64 expected;
+  u64 seen;
+  u64 operation;
+  u64 waited_ns;
+  u64 started[kMaxWorld];
+};
+
+struct ControlPage {
+  u32 abort;
+  u32 padding;
+  FaultRecord fault;
+};
+
+struct Args {
+  const void* input;
+  void* output;
+  u64 count;
+  u8* heap[kMaxWorld];
+  ControlPage* control;
+  u64 deadline_ns;
+  u64 descriptor;
+  HeapLayout layout;
+  u32 rank;
+  u32 chunk_bytes;
+};
+
+struct VerifyArgs {
+  void* data;
+  u64 count;
+  u64* wrong;
+  u64* operation;
+  u64 seed;
+  u32 rank;
+  u32 world_size;
+};
+
+static_assert(sizeof(HeapLayout) == 96, "HeapLayout differs from src/abi.rs");
+static_assert(sizeof(HeapState) == 256, "HeapState differs from src/abi.rs");
+static_assert(sizeof(LaneState) == 512, "LaneState differs from src/abi.rs");
+static_assert(sizeof(FaultRecord) == 112, "FaultRecord differs from src/abi.rs");
+static_assert(sizeof(ControlPage) == 120, "ControlPage differs from src/abi.rs");
+static_assert(sizeof(Args) == 216, "Args differs from src/abi.rs");
+static_assert(sizeof(VerifyArgs) == 48, "VerifyArgs differs from src/abi.rs");
+static_assert(__builtin_offsetof(HeapState, peer_fault) == 128, "HeapState differs from src/abi.rs");
+static_assert(__builtin_offsetof(LaneState, gating) == 256, "LaneState differs from src/abi.rs");
+static_assert(__builtin_offsetof(LaneState, slot_sequence) == 384, "LaneState differs from src/abi.rs");
+static_assert(__builtin_offsetof(Args, layout) == 112, "Args differs from src/abi.rs");
+
+}  // namespace myelon

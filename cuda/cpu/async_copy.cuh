@@ -1,0 +1,61 @@
+// async_copy: cp.async as a list of pending copies, done when they are waited for and not before:
+// a kernel that reads shared memory without waiting reads garbage.
+#pragma once
+#include "cpu/platform.cuh"
+
+namespace myelon {
+
+struct PendingCopy {
+  void* destination;
+  const void* source;
+};
+
+struct PendingCopies {
+  static constexpr u32 kCapacity = 256;
+  PendingCopy copy[kCapacity];
+  u32 group_end[kCapacity];
+  u32 copies, groups;
+};
+
+// One list a CUDA thread: kept by the fiber's position in the grid.
+static thread_local PendingCopies* pending_copies = nullptr;
+static thread_local u64 pending_capacity = 0;
+
+inline PendingCopies& my_pending_copies() {
+  const u64 index = static_cast<u64>(current - grid->fibers);
+  if (index >= pending_capacity) {
+    const u64 capacity = static_cast<u64>(grid->launch->grid) * grid->launch->block;
+    pending_copies = static_cast<PendingCopies*>(realloc(pending_copies, capacity * sizeof(PendingCopies)));
+    memset(pending_copies + pending_capacity, 0, (capacity - pending_capacity) * sizeof(PendingCopies));
+    pending_capacity = capacity;
+  }
+  return pending_copies[index];
+}
+
+inline void cp_async_16(void* shared_destination, const void* global_source) {
+  PendingCopies& pending = my_pending_copies();
+  if (pending.copies == PendingCopies::kCapacity) fail("more cp.async under way than the CPU device keeps");
+  pending.copy[pending.copies++] = {shared_destination, global_source};
+}
+
+inline void cp_async_commit() {
+  PendingCopies& pending = my_pending_copies();
+  if (pending.groups == PendingCopies::kCapacity) fail("more cp.async groups under way than the CPU device keeps");
+  pending.group_end[pending.groups++] = pending.copies;
+}
+
+template <u32 kPending>
+inline void cp_async_wait() {
+  PendingCopies& pending = my_pending_copies();
+  if (pending.groups <= kPending) return;
+  const u32 done_groups = pending.groups - kPending;
+  const u32 done = pending.group_end[done_groups - 1];
+  for (u32 i = 0; i < done; ++i) memcpy(pending.copy[i].destination, pending.copy[i].source, 16);
+  memmove(pending.copy, pending.copy + done, (pending.copies - done) * sizeof(PendingCopy));
+  memmove(pending.group_end, pending.group_end + done_groups, kPending * sizeof(u32));
+  for (u32 group = 0; group < kPending; ++group) pending.group_end[group] -= done;
+  pending.copies -= done;
+  pending.groups = kPending;
+}
+
+}  // namespace myelon

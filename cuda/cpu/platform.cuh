@@ -1,0 +1,41 @@
+// platform: how a function and a kernel are declared, and who the calling thread is (CPU form of ptx/platform.cuh).
+#pragma once
+#include "cpu/runtime.cuh"
+
+#define MYELON_DEVICE inline __attribute__((always_inline))
+#define MYELON_DEVICE_COLD inline __attribute__((noinline))
+#define MYELON_UNROLL
+
+#define MYELON_KERNEL(threads, ArgsType, args)                                                      \
+  static void myelon_kernel_body(const ArgsType& args);                                             \
+  extern "C" __attribute__((visibility("default"))) void myelon_kernel(const CpuLaunch* launch) {   \
+    run_grid(launch, [](const void* raw) { myelon_kernel_body(*static_cast<const ArgsType*>(raw)); }); \
+  }                                                                                                 \
+  static void myelon_kernel_body(const ArgsType& args)
+
+namespace myelon {
+
+constexpr u32 kHotPolls = 4;
+
+MYELON_DEVICE u32 thread_index() { return current->thread; }
+MYELON_DEVICE u32 thread_count() { return current->cta->threads; }
+MYELON_DEVICE u32 cta_index() { return current->cta->index; }
+MYELON_DEVICE u32 cta_count() { return grid->launch->grid; }
+MYELON_DEVICE u8* shared_memory() { return current->cta->shared; }
+
+MYELON_DEVICE void poll_pause() { yield(); }
+
+inline void sync_cta() {
+  Cta& cta = *current->cta;
+  if (cta.ended != 0) fail("a barrier after a thread of the CTA has returned");
+  const u32 generation = __atomic_load_n(&cta.generation, __ATOMIC_ACQUIRE);
+  if (__atomic_add_fetch(&cta.arrived, 1, __ATOMIC_ACQ_REL) == cta.threads) {
+    cta.arrived = 0;
+    grid->idle_yields = 0;
+    __atomic_store_n(&cta.generation, generation + 1, __ATOMIC_RELEASE);
+    return;
+  }
+  while (__atomic_load_n(&cta.generation, __ATOMIC_ACQUIRE) == generation) yield();
+}
+
+}  // namespace myelon

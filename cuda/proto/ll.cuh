@@ -1,0 +1,100 @@
+// ll: packs are stored into the peers' mailboxes with a flag beside every four bytes of data (NCCL's LL protocol).
+//
+// A 64-bit half carries 32 bits of data and the 32-bit flag of the epoch, so a half is whole or absent: 64-bit accesses are
+// single-copy atomic. Any type and any operator, at twice the bytes. Two buffers alternate; flags make poison unnecessary.
+// INVARIANT: operation e of a peer stores to buffer e % 2, which we last read in e - 2; the peer finished e - 1, for which it
+// needed our e - 1, which ran after our e - 2.
+//
+// The flag is the epoch's low bits, never zero. After a wrap an old line could carry a flag that is due again, so the two
+// operations after a wrap first clear the buffer that is not in use. A peer stores there only after it has received this
+// operation's packs from every CTA, and each CTA clears its share before it sends.
+#pragma once
+#include "base/pack.cuh"
+#include "sync/operation.cuh"
+
+namespace myelon {
+
+// Fewer bits make the wrap come soon enough for a test.
+#if !defined(MYELON_LL_FLAG_BITS)
+#define MYELON_LL_FLAG_BITS 32
+#endif
+
+template <class T>
+class LlMailbox {
+ public:
+  // What one poll returns: a pack's two lines of sixteen bytes.
+  struct Parcel {
+    Bytes16 line[2];
+    u32 flag;
+    MYELON_DEVICE bool arrived() const {
+      return static_cast<u32>(line[0].half[0] >> 32) == flag && static_cast<u32>(line[0].half[1] >> 32) == flag &&
+             static_cast<u32>(line[1].half[0] >> 32) == flag && static_cast<u32>(line[1].half[1] >> 32) == flag;
+    }
+    MYELON_DEVICE Pack<T> pack() const {
+      Pack<T> pack;
+      for (u32 k = 0; k < 2; ++k) pack.bytes.half[k] = (line[k].half[0] & ~0u) | line[k].half[1] << 32;
+      return pack;
+    }
+  };
+
+  // Reads the epoch: before advance_operation.
+  MYELON_DEVICE LlMailbox(const Context& context, u32 world_size)
+      : context_(context), world_size_(world_size), epoch_(ld_relaxed_sys(&context.state()->ll_epoch)) {
+    constexpr u64 kFlags = (1ull << MYELON_LL_FLAG_BITS) - 1;
+    flag_ = static_cast<u32>(epoch_ % kFlags) + 1;
+    if (flag_ <= kLlBuffers && epoch_ >= kLlBuffers) clear_other_buffer();
+  }
+
+  MYELON_DEVICE void send(u32 peer, u64 index, Pack<T> pack) const {
+    const u64 flag = static_cast<u64>(flag_) << 32;
+    u8* to = cell(peer, epoch_, context_.args.rank, index);
+    MYELON_UNROLL
+    for (u32 k = 0; k < 2; ++k) {
+      const u64 half = pack.bytes.half[k];
+      st_relaxed_sys_16(to + k * kPackBytes, Bytes16{{(half & ~0u) | flag, half >> 32 | flag}});
+    }
+  }
+
+  MYELON_DEVICE Parcel poll(u32 source, u64 index) const {
+    const u8* from = address(source, index);
+    return {{ld_relaxed_sys_16(from), ld_relaxed_sys_16(from + kPackBytes)}, flag_};
+  }
+
+  MYELON_DEVICE const u8* address(u32 source, u64 index) const {
+    return cell(context_.args.rank, epoch_, source, index);
+  }
+
+  MYELON_DEVICE void tidy() const {}
+
+  MYELON_DEVICE MailboxUse use(u64 packs) const { return {false, true, packs * kPackBytes}; }
+
+ private:
+  MYELON_DEVICE u8* cell(u32 owner, u64 epoch, u32 source, u64 index) const {
+    const HeapLayout& layout = context_.args.layout;
+    const u64 box = (epoch % kLlBuffers) * world_size_ + source;
+    return context_.in_heap<u8>(owner, layout.ll + (box * layout.ll_bytes + index * kPackBytes) * 2);
+  }
+
+  MYELON_DEVICE void clear_other_buffer() const {
+    const u64 packs = context_.args.layout.ll_bytes / kPackBytes;
+    const u64 threads = static_cast<u64>(cta_count()) * thread_count();
+    for (u64 index = static_cast<u64>(context_.lane) * thread_count() + thread_index(); index < packs; index += threads) {
+      for (u32 source = 0; source < world_size_; ++source) {
+        u8* line = cell(context_.args.rank, epoch_ + 1, source, index);
+        st_relaxed_sys_16(line, Bytes16{{0, 0}});
+        st_relaxed_sys_16(line + kPackBytes, Bytes16{{0, 0}});
+      }
+    }
+    // ORDER: [ll-clear] the cleared lines are in place before any thread of this CTA sends; the peer's store follows its
+    // receipt of what we send.
+    fence_acq_rel_sys();
+    sync_cta();
+  }
+
+  const Context& context_;
+  const u32 world_size_;
+  const u64 epoch_;
+  u32 flag_;
+};
+
+}  // namespace myelon

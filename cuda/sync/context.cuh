@@ -1,0 +1,37 @@
+// context: what every step of a running launch needs to know, and where things lie in the heaps.
+#pragma once
+#include "ptx/ptx.cuh"
+
+namespace myelon {
+
+// Kernel code below this floor takes a `Context&`; one lives in each thread's registers.
+struct Context {
+  const Args& args;
+  u64 operation;  // number of this operation, from 1; equal on all ranks
+  u32 lane;       // this CTA
+
+  // ORDER: [epoch] the counters were written by the last CTA to arrive in the launch before this one on the stream; the
+  // kernel boundary (or griddepcontrol.wait) orders them.
+  MYELON_DEVICE explicit Context(const Args& launch_args) : args(launch_args), lane(cta_index()) {
+    wait_for_previous_launch();
+    operation = ld_relaxed_sys(&state()->operation) + 1;
+  }
+
+  template <class T>
+  MYELON_DEVICE T* in_heap(u32 rank, u64 offset) const {
+    return reinterpret_cast<T*>(args.heap[rank] + offset);
+  }
+
+  // This rank's own counters.
+  MYELON_DEVICE HeapState* state() const { return in_heap<HeapState>(args.rank, args.layout.state); }
+
+  // The flags of this lane in the heap of `rank`.
+  MYELON_DEVICE LaneState* lane_state(u32 rank) const { return in_heap<LaneState>(rank, args.layout.lanes) + lane; }
+
+  // Where `source` announces operation `number` to `reader`.
+  MYELON_DEVICE u64* signature(u32 reader, u32 source, u64 number) const {
+    return in_heap<u64>(reader, args.layout.signatures) + source * 2 + (number & 1);
+  }
+};
+
+}  // namespace myelon

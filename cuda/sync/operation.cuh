@@ -1,0 +1,48 @@
+// operation: what every launch does besides its own work: announce what it is, and step the counters of its rank.
+#pragma once
+#include "sync/wait.cuh"
+
+namespace myelon {
+
+// Which mailboxes a launch used: they have epochs of their own.
+struct MailboxUse {
+  bool sentinel;
+  bool ll;
+  u64 bytes;  // written per mailbox
+};
+
+// Tells every peer what this operation is, and checks what they said of the one before: an operation that ran with
+// different counts or types can complete everywhere, and is then found here. Off every critical path: CTA 0 only.
+MYELON_DEVICE void announce_operation(const Context& context, u32 world_size) {
+  const Args& args = context.args;
+  const u32 peer = thread_index();
+  if (context.lane != 0 || peer >= world_size) return;
+  const u64 announcement = (context.operation << kDescriptorBits) | args.descriptor;
+  st_relaxed_sys(context.signature(peer, args.rank, context.operation), announcement);
+  if (context.operation == 1) return;
+  const u64 previous = context.state()->previous_descriptor;
+  u64 theirs;
+  if (!peer_agrees(context, peer, context.operation - 1, previous, &theirs)) {
+    give_up(context, kFaultMismatch, peer, previous, theirs, 0);
+  }
+}
+
+// Steps the rank's counters for the next launch, once every CTA of this one has read them. To be called by all threads
+// of all CTAs, after their last read of the counters and before they wait for peers, so that it costs nothing.
+MYELON_DEVICE void advance_operation(const Context& context, MailboxUse use) {
+  HeapState* state = context.state();
+  // ORDER: [epoch] every thread's reads of the counters are before the CTA's arrival, and all arrivals before the writes.
+  sync_cta();
+  if (thread_index() != 0) return;
+  if (atomic_add_acq_rel_gpu(&state->arrived, 1) + 1 != cta_count()) return;
+  state->arrived = 0;
+  if (use.sentinel) {
+    state->sentinel_extent[state->sentinel_epoch % kSentinelBuffers] = use.bytes;
+    state->sentinel_epoch += 1;
+  }
+  if (use.ll) state->ll_epoch += 1;
+  state->previous_descriptor = context.args.descriptor;
+  state->operation = context.operation;
+}
+
+}  // namespace myelon

@@ -1,0 +1,114 @@
+// wait: every wait has three ends: the value came, the communicator was told to stop, the deadline passed.
+//
+// A wait polls `kHotPolls` times bare, which covers every healthy operation, then goes cold: out of line, with sleeps,
+// and with a look at clock, abort word and peers' announcements every 20 us. The last two ends write a fault record and
+// return false; the caller then skips what is left, stores nothing more to peers, and returns. Nothing traps, so the
+// CUDA context lives.
+#pragma once
+#include "sync/context.cuh"
+
+namespace myelon {
+
+constexpr u64 kCheckIntervalNs = 20 * 1000;
+
+// Number of the operation in a signature, relative to ours: 0 the same, negative behind. Wraps at 24 bits.
+MYELON_DEVICE i32 operations_ahead(u64 signature, u64 operation) {
+  const u32 difference = static_cast<u32>(signature >> kDescriptorBits) - static_cast<u32>(operation);
+  return static_cast<i32>(difference << (32 - kOperationBits)) >> (32 - kOperationBits);
+}
+
+// Writes the first fault of this rank where the host reads it, and ends the waits of all peers.
+MYELON_DEVICE_COLD void give_up(const Context& context, FaultCode code, u32 peer, u64 expected, u64 seen, u64 waited_ns) {
+  const Args& args = context.args;
+  if (atomic_exchange_relaxed_gpu(&context.state()->fault_claimed, 1) != 0) return;
+  FaultRecord* record = &args.control->fault;
+  record->lane = context.lane;
+  record->peer = peer;
+  record->expected = expected;
+  record->seen = seen;
+  record->operation = context.operation;
+  record->waited_ns = waited_ns;
+  for (u32 rank = 0; rank < kMaxWorld; ++rank) {
+    u64 started = 0;
+    if (args.heap[rank] != nullptr) {
+      // The newer of the two announcements.
+      const i32 even = operations_ahead(ld_relaxed_sys(context.signature(args.rank, rank, 0)), context.operation);
+      const i32 odd = operations_ahead(ld_relaxed_sys(context.signature(args.rank, rank, 1)), context.operation);
+      started = context.operation + static_cast<i64>(even > odd ? even : odd);
+    }
+    record->started[rank] = started;
+  }
+  // ORDER: [fault] the record is published to the host by its code.
+  st_release_sys(&record->code, static_cast<u32>(code));
+  for (u32 rank = 0; rank < kMaxWorld; ++rank) {
+    if (args.heap[rank] != nullptr) {
+      st_relaxed_sys(&context.in_heap<HeapState>(rank, args.layout.state)->peer_fault, static_cast<u64>(args.rank) + 1);
+    }
+  }
+}
+
+// Compares what a peer announced for operation `number` with `descriptor`; false when it announced something else.
+MYELON_DEVICE bool peer_agrees(const Context& context, u32 peer, u64 number, u64 descriptor, u64* seen) {
+  const u64 announced = ld_relaxed_sys(context.signature(context.args.rank, peer, number));
+  *seen = announced & ((1ull << kDescriptorBits) - 1);
+  return announced == 0 || operations_ahead(announced, number) != 0 || *seen == descriptor;
+}
+
+// The cold half of a wait. `probe.ready()` reads what is waited for; `probe.seen()` is what it read last.
+template <class Probe>
+MYELON_DEVICE_COLD bool cold_wait(const Context& context, Probe probe, u32 peer, u64 expected) {
+  const Args& args = context.args;
+  const u64 start = global_timer_ns();
+  u64 next_check = start;
+  for (u32 spin = 0;; ++spin) {
+    if (probe.ready()) return true;
+    nanosleep(spin < 32 ? 32 : spin < 256 ? 128 : 512);
+    const u64 now = global_timer_ns();
+    if (now < next_check) continue;
+    next_check = now + kCheckIntervalNs;
+    const u64 waited = now - start;
+    if (ld_relaxed_sys(&args.control->abort) != 0) {
+      give_up(context, kFaultAborted, peer, expected, probe.seen(), waited);
+      return false;
+    }
+    const u64 peer_fault = ld_relaxed_sys(&context.state()->peer_fault);
+    if (peer_fault != 0) {
+      give_up(context, kFaultPeer, static_cast<u32>(peer_fault - 1), expected, probe.seen(), waited);
+      return false;
+    }
+    u64 theirs;
+    if (!peer_agrees(context, peer, context.operation, args.descriptor, &theirs)) {
+      give_up(context, kFaultMismatch, peer, args.descriptor, theirs, waited);
+      return false;
+    }
+    if (args.deadline_ns != 0 && waited > args.deadline_ns) {
+      give_up(context, kFaultStalled, peer, expected, probe.seen(), waited);
+      return false;
+    }
+  }
+}
+
+// A sequence that only grows.
+struct SequenceProbe {
+  const u64* address;
+  u64 target;
+  u64 value;
+  // ORDER: [signal] [slot-publish] [slot-release] acquire end of all three; the writers release.
+  MYELON_DEVICE bool ready() {
+    value = ld_acquire_sys(address);
+    return value >= target;
+  }
+  MYELON_DEVICE u64 seen() const { return value; }
+};
+
+// Waits until the sequence at `address`, written by `peer`, has reached `target`.
+MYELON_DEVICE bool wait_for_sequence(const Context& context, const u64* address, u64 target, u32 peer) {
+  SequenceProbe probe{address, target, 0};
+  for (u32 poll = 0; poll < kHotPolls; ++poll) {
+    if (probe.ready()) return true;
+    poll_pause();
+  }
+  return cold_wait(context, probe, peer, target);
+}
+
+}  // namespace myelon

@@ -1,0 +1,31 @@
+// check: counts the elements of a result that are not exactly the reduction of all ranks' test data.
+#pragma once
+#include "verify/pattern.cuh"
+
+namespace myelon {
+
+template <class T, class Op>
+MYELON_DEVICE void check(const VerifyArgs& args) {
+  using A = Accumulation<T>;
+  const u64 operation = ld_relaxed_sys(args.operation);
+  const u64 threads = static_cast<u64>(cta_count()) * thread_count();
+  const T* data = static_cast<const T*>(args.data);
+  u64 wrong = 0;
+  for (u64 i = static_cast<u64>(cta_index()) * thread_count() + thread_index(); i < args.count; i += threads) {
+    auto expected = pattern_value<T, Op>(pattern_bits(args.seed, operation, 0, i));
+    for (u32 rank = 1; rank < args.world_size; ++rank) {
+      // As the variants do, round trips through the element type included: what is exact stays exact.
+      expected = Op::combine(expected, pattern_value<T, Op>(pattern_bits(args.seed, operation, rank, i)));
+    }
+    const auto rounded = A::widen(A::narrow(Op::finish(expected, args.world_size)));
+    if (!(A::widen(data[i]) == rounded)) ++wrong;
+  }
+  if (wrong != 0) atomic_add_relaxed_gpu(args.wrong, wrong);
+}
+
+// Steps the operation's number, so that a replayed graph works on new data every time. One thread.
+MYELON_DEVICE void next_operation(const VerifyArgs& args) {
+  if (thread_index() == 0 && cta_index() == 0) *args.operation += 1;
+}
+
+}  // namespace myelon
