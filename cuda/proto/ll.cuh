@@ -91,7 +91,7 @@ class LlMailbox {
     sync_cta();
   }
 
-  const Context& context_;
+  const Context context_;
   const u32 world_size_;
   const u64 epoch_;
   u32 flag_;

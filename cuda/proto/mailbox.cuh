@@ -5,10 +5,20 @@
 
 namespace myelon {
 
+// The mailbox for floats with a sentinel to spare, or the one for everything.
+template <class T, bool kSentinel>
+struct MailboxFor {
+  using Type = LlMailbox<T>;
+};
+template <class T>
+struct MailboxFor<T, true> {
+  using Type = SentinelMailbox<T>;
+};
+
 // One parcel that has not come yet.
 template <class Mailbox>
 struct ParcelProbe {
-  const Mailbox& mailbox;
+  Mailbox mailbox;
   u32 source;
   u64 index;
   MYELON_DEVICE bool ready() const { return mailbox.poll(source, index).arrived(); }

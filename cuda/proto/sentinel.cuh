@@ -87,7 +87,7 @@ class SentinelMailbox {
     return context_.in_heap<u8>(owner, layout.sentinel + box * layout.sentinel_bytes + index * kPackBytes);
   }
 
-  const Context& context_;
+  const Context context_;
   const u32 world_size_;
   const u64 epoch_;
 };

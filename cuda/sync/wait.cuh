@@ -18,7 +18,7 @@ MYELON_DEVICE i32 operations_ahead(u64 signature, u64 operation) {
 }
 
 // Writes the first fault of this rank where the host reads it, and ends the waits of all peers.
-MYELON_DEVICE_COLD void give_up(const Context& context, FaultCode code, u32 peer, u64 expected, u64 seen, u64 waited_ns) {
+MYELON_DEVICE_COLD void give_up(Context context, FaultCode code, u32 peer, u64 expected, u64 seen, u64 waited_ns) {
   const Args& args = context.args;
   if (atomic_exchange_relaxed_gpu(&context.state()->fault_claimed, 1) != 0) return;
   FaultRecord* record = &args.control->fault;
@@ -56,7 +56,7 @@ MYELON_DEVICE bool peer_agrees(const Context& context, u32 peer, u64 number, u64
 
 // The cold half of a wait. `probe.ready()` reads what is waited for; `probe.seen()` is what it read last.
 template <class Probe>
-MYELON_DEVICE_COLD bool cold_wait(const Context& context, Probe probe, u32 peer, u64 expected) {
+MYELON_DEVICE_COLD bool cold_wait(Context context, Probe probe, u32 peer, u64 expected) {
   const Args& args = context.args;
   const u64 start = global_timer_ns();
   u64 next_check = start;

@@ -1,0 +1,159 @@
+//! Where the parts of a heap lie. Pure: equal limits and world size give equal layouts on all ranks.
+
+use serde::{Deserialize, Serialize};
+
+use crate::abi::{
+    HeapLayout, HeapState, LL_BUFFERS, LaneState, MAX_LANES, MAX_RING_SLOTS, MAX_WORLD, SENTINEL_BUFFERS, STAGING_BUFFERS,
+};
+use crate::device::DeviceKind;
+use crate::error::{Error, Result};
+use crate::types::WorldSize;
+
+/// What a heap has room for. Equal on all ranks; bounds the footprint of a communicator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct HeapLimits {
+    /// Lanes of any launch.
+    pub lanes: u32,
+    /// Bytes of one sentinel mailbox: the largest message that is pushed in one piece.
+    pub sentinel_bytes: u64,
+    /// Payload bytes of one LL mailbox.
+    pub ll_bytes: u64,
+    /// Bytes of one lane's staging half.
+    pub staging_bytes: u64,
+    /// Bytes of one ring slot.
+    pub slot_bytes: u64,
+    /// Slots of a lane's ring; a power of two.
+    pub ring_slots: u32,
+}
+
+impl HeapLimits {
+    /// Defaults: about 120 MiB for 8 GPUs, and little on the CPU device, where memory is touched by real cores.
+    pub fn of(kind: DeviceKind) -> Self {
+        match kind {
+            DeviceKind::Cuda => Self {
+                lanes: 64,
+                sentinel_bytes: 512 << 10,
+                ll_bytes: 256 << 10,
+                staging_bytes: 256 << 10,
+                slot_bytes: 256 << 10,
+                ring_slots: 4,
+            },
+            DeviceKind::Cpu => Self {
+                lanes: 8,
+                sentinel_bytes: 64 << 10,
+                ll_bytes: 32 << 10,
+                staging_bytes: 16 << 10,
+                slot_bytes: 4 << 10,
+                ring_slots: 4,
+            },
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        let Self { lanes, sentinel_bytes, ll_bytes, staging_bytes, slot_bytes, ring_slots } = *self;
+        let cells = [sentinel_bytes, ll_bytes, staging_bytes, slot_bytes];
+        if lanes == 0 || lanes > MAX_LANES {
+            return Err(Error::invalid(format!("heap limits: {lanes} lanes, 1 to {MAX_LANES} are possible")));
+        }
+        if !ring_slots.is_power_of_two() || !(2..=MAX_RING_SLOTS as u32).contains(&ring_slots) {
+            return Err(Error::invalid(format!(
+                "heap limits: {ring_slots} ring slots, a power of two from 2 to {MAX_RING_SLOTS} is needed"
+            )));
+        }
+        if let Some(odd) = cells.iter().find(|&&cell| cell % CELL_ALIGNMENT != 0 || cell == 0 || cell > 1 << 30) {
+            return Err(Error::invalid(format!(
+                "heap limits: a cell of {odd} bytes, a multiple of {CELL_ALIGNMENT} up to 1 GiB is needed"
+            )));
+        }
+        Ok(())
+    }
+
+    /// The layout and its size in bytes.
+    pub fn layout(&self, world_size: WorldSize) -> Result<(HeapLayout, u64)> {
+        self.check()?;
+        let world = u64::from(world_size.get());
+        let lanes = u64::from(self.lanes);
+        let mut end = 0;
+        let mut place = |bytes: u64, alignment: u64| {
+            let start = u64::next_multiple_of(end, alignment);
+            end = start + bytes;
+            start
+        };
+        let layout = HeapLayout {
+            state: place(size_of::<HeapState>() as u64, CELL_ALIGNMENT),
+            signatures: place((MAX_WORLD * 2 * 8) as u64, CELL_ALIGNMENT),
+            lanes: place(lanes * size_of::<LaneState>() as u64, CELL_ALIGNMENT),
+            // A page away from the flags: a stray store past a cell must not look like a signal.
+            sentinel: place(SENTINEL_BUFFERS * world * self.sentinel_bytes, REGION_ALIGNMENT),
+            sentinel_bytes: self.sentinel_bytes,
+            ll: place(LL_BUFFERS * world * 2 * self.ll_bytes, REGION_ALIGNMENT),
+            ll_bytes: self.ll_bytes,
+            staging: place(lanes * STAGING_BUFFERS * self.staging_bytes, REGION_ALIGNMENT),
+            staging_bytes: self.staging_bytes,
+            ring: place(lanes * u64::from(self.ring_slots) * self.slot_bytes, REGION_ALIGNMENT),
+            slot_bytes: self.slot_bytes,
+            lane_count: self.lanes,
+            ring_slots: self.ring_slots,
+        };
+        Ok((layout, end.next_multiple_of(REGION_ALIGNMENT)))
+    }
+}
+
+/// A cache line of the GPU's L2, so that no two writers share one.
+const CELL_ALIGNMENT: u64 = 128;
+const REGION_ALIGNMENT: u64 = 4096;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn limits() -> impl Strategy<Value = HeapLimits> {
+        (1..=MAX_LANES, 1u64..64, 1u64..64, 1u64..64, 1u64..64, 1u32..=4).prop_map(|(lanes, a, b, c, d, slots)| HeapLimits {
+            lanes,
+            sentinel_bytes: a * 128,
+            ll_bytes: b * 128,
+            staging_bytes: c * 128,
+            slot_bytes: d * 128,
+            ring_slots: 1 << slots,
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn regions_follow_each_other_without_overlap(limits in limits(), world in 1u32..=8) {
+            let (layout, bytes) = limits.layout(WorldSize::new(world).unwrap()).unwrap();
+            let world = u64::from(world);
+            let lanes = u64::from(limits.lanes);
+            let ends = [
+                (layout.state, layout.state + 256),
+                (layout.signatures, layout.signatures + 128),
+                (layout.lanes, layout.lanes + lanes * 512),
+                (layout.sentinel, layout.sentinel + 3 * world * layout.sentinel_bytes),
+                (layout.ll, layout.ll + 4 * world * layout.ll_bytes),
+                (layout.staging, layout.staging + 2 * lanes * layout.staging_bytes),
+                (layout.ring, layout.ring + lanes * u64::from(layout.ring_slots) * layout.slot_bytes),
+                (bytes, bytes),
+            ];
+            for pair in ends.windows(2) {
+                prop_assert!(pair[0].1 <= pair[1].0, "{pair:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn defaults_stay_within_the_promised_footprint() {
+        let (_, bytes) = HeapLimits::of(DeviceKind::Cuda).layout(WorldSize::new(8).unwrap()).unwrap();
+        assert!(bytes <= 128 << 20, "{bytes}");
+    }
+
+    #[test]
+    fn odd_limits_are_refused() {
+        let good = HeapLimits::of(DeviceKind::Cpu);
+        let world = WorldSize::new(2).unwrap();
+        assert!(HeapLimits { ring_slots: 3, ..good }.layout(world).is_err());
+        assert!(HeapLimits { lanes: 0, ..good }.layout(world).is_err());
+        assert!(HeapLimits { slot_bytes: 100, ..good }.layout(world).is_err());
+    }
+}

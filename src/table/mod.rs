@@ -1,0 +1,172 @@
+//! Lane tables: which variant `auto` takes for a message, as data.
+
+use std::sync::{Arc, OnceLock};
+
+use serde::Deserialize;
+
+use crate::device::DeviceKind;
+use crate::error::{Error, Result};
+use crate::types::WorldSize;
+use crate::variant::{Choice, Manifest, Request, VariantSpec, parse_bytes};
+
+/// Rows that say which variant serves a request; first fit.
+#[derive(Debug)]
+pub struct LaneTable {
+    rows: Vec<Row>,
+    source: String,
+}
+
+#[derive(Debug)]
+struct Row {
+    variant: Arc<VariantSpec>,
+    ranks: Option<Vec<u32>>,
+    floats: Option<bool>,
+    up_to: Option<u64>,
+    lanes: Option<u32>,
+    threads: Option<u32>,
+    chunk_bytes: Option<u64>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    schema: u32,
+    device: DeviceKind,
+    row: Vec<RawRow>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawRow {
+    variant: String,
+    ranks: Option<Vec<u32>>,
+    floats: Option<bool>,
+    up_to: Option<String>,
+    lanes: Option<u32>,
+    threads: Option<u32>,
+    chunk: Option<String>,
+}
+
+impl LaneTable {
+    /// The rule of this build for a kind of device.
+    ///
+    /// # Panics
+    /// If an embedded file is wrong, which a unit test rules out.
+    pub fn embedded(kind: DeviceKind) -> &'static Self {
+        static TABLES: [OnceLock<LaneTable>; 2] = [OnceLock::new(), OnceLock::new()];
+        let (cell, name, text) = match kind {
+            DeviceKind::Cuda => (&TABLES[0], "configs/lanes/cuda.toml", include_str!("../../configs/lanes/cuda.toml")),
+            DeviceKind::Cpu => (&TABLES[1], "configs/lanes/cpu.toml", include_str!("../../configs/lanes/cpu.toml")),
+        };
+        cell.get_or_init(|| Self::parse(name, text, kind).expect("embedded tables are checked by a test"))
+    }
+
+    /// A table from TOML text.
+    ///
+    /// Errors: [`Error::Config`] with file, key and what would be right.
+    pub fn parse(name: &str, text: &str, kind: DeviceKind) -> Result<Self> {
+        let wrong = |key: String, detail: String| Error::Config { source_name: name.into(), key, detail };
+        let file: File = toml::from_str(text).map_err(|error| wrong("row".into(), error.to_string()))?;
+        if file.schema != 1 {
+            return Err(wrong("schema".into(), format!("{} is not known, this build reads 1", file.schema)));
+        }
+        if file.device != kind {
+            return Err(wrong("device".into(), format!("the table is for {}, the device is {kind}", file.device)));
+        }
+        let mut rows = Vec::with_capacity(file.row.len());
+        for (index, raw) in file.row.into_iter().enumerate() {
+            let key = |field: &str| format!("row {}: {field}", index + 1);
+            let size = |field: &str, text: Option<String>| match text {
+                None => Ok(None),
+                Some(text) => parse_bytes(&text)
+                    .map(Some)
+                    .ok_or_else(|| wrong(key(field), format!("'{text}' is not a size like 64K or 1M"))),
+            };
+            let variant = Manifest::embedded().get(&raw.variant).map_err(|error| wrong(key("variant"), error.to_string()))?;
+            if !variant.enabled {
+                return Err(wrong(key("variant"), format!("{} is disabled in the manifest", variant.name)));
+            }
+            for &ranks in raw.ranks.iter().flatten() {
+                WorldSize::new(ranks).map_err(|error| wrong(key("ranks"), error.to_string()))?;
+            }
+            rows.push(Row {
+                variant: Arc::clone(variant),
+                up_to: size("up_to", raw.up_to)?,
+                chunk_bytes: size("chunk", raw.chunk)?,
+                ranks: raw.ranks,
+                floats: raw.floats,
+                lanes: raw.lanes,
+                threads: raw.threads,
+            });
+        }
+        let table = Self { rows, source: text.into() };
+        table.check_complete().map_err(|detail| wrong("row".into(), detail))?;
+        Ok(table)
+    }
+
+    /// Every request has a row: the last one must fit everything.
+    fn check_complete(&self) -> Result<(), String> {
+        let fits_all = |row: &Row| row.ranks.is_none() && row.floats.is_none() && row.up_to.is_none();
+        match self.rows.last() {
+            Some(row) if fits_all(row) => Ok(()),
+            _ => Err("the last row must fit every request: no ranks, floats or up_to".into()),
+        }
+    }
+
+    /// The text the table was read from; part of what ranks compare.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// The choice for a request: the first row that fits and whose variant has the type and operator.
+    pub fn choose(&self, world_size: WorldSize, request: &Request) -> Result<Choice> {
+        let bytes = request.bytes();
+        self.rows
+            .iter()
+            .filter(|row| row.ranks.as_ref().is_none_or(|ranks| ranks.contains(&world_size.get())))
+            .filter(|row| row.floats.is_none_or(|floats| floats == request.dtype.is_float()))
+            .filter(|row| row.up_to.is_none_or(|limit| bytes <= limit))
+            .find(|row| row.variant.supports(request.dtype, request.op).is_ok())
+            .map(|row| Choice {
+                variant: Arc::clone(&row.variant),
+                lanes: row.lanes,
+                threads: row.threads,
+                chunk_bytes: row.chunk_bytes,
+            })
+            .ok_or_else(|| Error::unsupported(format!("no variant in the table serves {} {}", request.dtype, request.op)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{DType, ReduceOp};
+
+    #[test]
+    fn embedded_tables_serve_everything() {
+        for kind in [DeviceKind::Cuda, DeviceKind::Cpu] {
+            for &dtype in DType::ALL {
+                for &op in ReduceOp::ALL {
+                    for count in [1, 1 << 12, 1 << 30] {
+                        let world_size = WorldSize::new(3).unwrap();
+                        LaneTable::embedded(kind).choose(world_size, &Request { count, dtype, op }).unwrap();
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn wrong_tables_name_file_row_and_key() {
+        let parse = |text: &str| LaneTable::parse("t.toml", text, DeviceKind::Cpu).unwrap_err().to_string();
+        let start = "schema = 1\ndevice = \"cpu\"\n";
+        let error = parse(&format!("{start}[[row]]\nvariant = \"warp_drive\"\n"));
+        assert!(error.contains("t.toml") && error.contains("row 1: variant"), "{error}");
+        let error = parse(&format!("{start}[[row]]\nvariant = \"one_shot_push\"\nup_to = \"12Q\"\n"));
+        assert!(error.contains("12Q"), "{error}");
+        let error = parse(&format!("{start}[[row]]\nvariant = \"one_shot_push\"\nup_to = \"1K\"\n"));
+        assert!(error.contains("last row"), "{error}");
+        let error = parse("schema = 2\ndevice = \"cpu\"\nrow = []\n");
+        assert!(error.contains("schema"), "{error}");
+    }
+}

@@ -1,0 +1,275 @@
+//! `configs/variants.toml`, parsed and checked.
+
+use std::sync::{Arc, OnceLock};
+
+use serde::Deserialize;
+
+use crate::device::DeviceKind;
+use crate::error::{Error, Result};
+use crate::types::{DType, ReduceOp};
+
+const SOURCE: &str = include_str!("../../configs/variants.toml");
+const SOURCE_NAME: &str = "configs/variants.toml";
+
+/// Every variant this build has, in the manifest's order.
+#[derive(Debug)]
+pub struct Manifest {
+    variants: Vec<Arc<VariantSpec>>,
+}
+
+/// One variant: what it is, what it supports, and its default shapes.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VariantSpec {
+    /// The name, which is also the kernel's file and function.
+    pub name: String,
+    /// One line for `--help` and tables.
+    pub summary: String,
+    /// Whether sweeps of all variants and `auto` may take it.
+    pub enabled: bool,
+    /// The measurement that ruled it out, for a disabled one.
+    #[serde(default)]
+    pub disabled_because: Option<String>,
+    dtypes: Selection<DType>,
+    operators: Selection<ReduceOp>,
+    /// Mailboxes it uses.
+    pub mailbox: Mailbox,
+    /// What bounds one launch.
+    pub capacity: Capacity,
+    /// How often narrow floats are rounded.
+    pub rounding: Rounding,
+    /// In which order ranks are reduced.
+    pub order: Order,
+    /// Where the protocol's hardware assumption has been tried.
+    pub litmus: String,
+    /// Default shapes, first fit.
+    pub tuning: Vec<Tuning>,
+}
+
+/// All values of a kind, or some.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Selection<T> {
+    Named(SelectionName),
+    Some(Vec<T>),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum SelectionName {
+    All,
+    AllButFp8,
+}
+
+/// Mailboxes a variant uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mailbox {
+    /// None.
+    None,
+    /// Sentinel for floats, LL for the rest and where sentinels are switched off.
+    Sentinel,
+}
+
+/// What bounds the message of one launch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Capacity {
+    /// One mailbox.
+    Mailbox,
+    /// Lanes times a staging half.
+    Staging,
+    /// Nothing: the kernel loops.
+    Unbounded,
+}
+
+/// How often 16- and 8-bit floats are rounded to their type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Rounding {
+    /// Once, at the end.
+    Once,
+    /// At every hop.
+    PerHop,
+}
+
+/// In which order ranks are reduced; floats depend on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Order {
+    /// 0, 1, 2, ...
+    Rank,
+    /// Shard s starts at rank s and goes up, wrapping around.
+    Rotated,
+}
+
+/// A default shape.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tuning {
+    /// Device kind it is for.
+    pub device: DeviceKind,
+    /// Largest message in bytes it is for; any if absent.
+    #[serde(default, deserialize_with = "bytes")]
+    pub up_to: Option<u64>,
+    /// Most lanes.
+    pub lanes: u32,
+    /// Threads a CTA.
+    pub threads: u32,
+    /// Bytes a lane moves per step; the heap's own slot or staging size if absent.
+    #[serde(default, deserialize_with = "bytes")]
+    pub chunk: Option<u64>,
+    /// Pipeline stages, for variants that have them.
+    #[serde(default)]
+    pub stages: Option<u32>,
+}
+
+fn bytes<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    parse_bytes(&text).map(Some).ok_or_else(|| serde::de::Error::custom(format!("'{text}' is not a size like 64K or 1M")))
+}
+
+/// Bytes from a spelling like `4096`, `64K`, `1M`, `2G`; binary multiples.
+pub(crate) fn parse_bytes(text: &str) -> Option<u64> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let shift = match &text[digits.len()..] {
+        "" => 0,
+        "K" => 10,
+        "M" => 20,
+        "G" => 30,
+        _ => return None,
+    };
+    digits.parse::<u64>().ok()?.checked_mul(1 << shift)
+}
+
+impl VariantSpec {
+    /// Whether it has a kernel for this pair; the reason if not.
+    pub fn supports(&self, dtype: DType, op: ReduceOp) -> Result<()> {
+        let dtype_fits = match &self.dtypes {
+            Selection::Named(SelectionName::All) => true,
+            Selection::Named(SelectionName::AllButFp8) => !dtype.is_fp8(),
+            Selection::Some(list) => list.contains(&dtype),
+        };
+        if !dtype_fits {
+            return Err(Error::unsupported(format!("variant {} does not support {dtype}", self.name)));
+        }
+        let op_fits = match &self.operators {
+            Selection::Named(_) => true,
+            Selection::Some(list) => list.contains(&op),
+        };
+        if !op_fits {
+            return Err(Error::unsupported(format!("variant {} does not support {op}", self.name)));
+        }
+        Ok(())
+    }
+
+    /// The default shape for a message.
+    pub fn tuning(&self, device: DeviceKind, bytes: u64) -> Result<&Tuning> {
+        self.tuning
+            .iter()
+            .find(|row| row.device == device && row.up_to.is_none_or(|limit| bytes <= limit))
+            .ok_or_else(|| Error::unsupported(format!("variant {} has no tuning for {device}", self.name)))
+    }
+}
+
+impl Manifest {
+    /// The manifest embedded in this build.
+    ///
+    /// # Panics
+    /// If the embedded file is wrong, which a unit test rules out.
+    pub fn embedded() -> &'static Self {
+        static MANIFEST: OnceLock<Manifest> = OnceLock::new();
+        MANIFEST.get_or_init(|| Self::parse(SOURCE).expect("the embedded manifest is checked by a test"))
+    }
+
+    /// The text of the embedded manifest; part of what ranks compare.
+    pub fn source() -> &'static str {
+        SOURCE
+    }
+
+    fn parse(text: &str) -> Result<Self> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct File {
+            variant: Vec<Arc<VariantSpec>>,
+        }
+        let wrong = |key: &str, detail: String| Error::Config {
+            source_name: SOURCE_NAME.into(),
+            key: key.into(),
+            detail,
+        };
+        let file: File = toml::from_str(text).map_err(|error| wrong("variant", error.to_string()))?;
+        for (index, spec) in file.variant.iter().enumerate() {
+            if file.variant[..index].iter().any(|other| other.name == spec.name) {
+                return Err(wrong(&spec.name, "named twice".into()));
+            }
+            if !spec.enabled && spec.disabled_because.is_none() {
+                return Err(wrong(&spec.name, "disabled without disabled_because".into()));
+            }
+            for row in &spec.tuning {
+                let threads_fit = row.threads.is_multiple_of(32) && (32..=1024).contains(&row.threads);
+                if row.lanes == 0 || row.lanes > crate::abi::MAX_LANES || !threads_fit {
+                    return Err(wrong(&spec.name, format!("{} lanes of {} threads", row.lanes, row.threads)));
+                }
+            }
+        }
+        Ok(Self { variants: file.variant })
+    }
+
+    /// Every variant.
+    pub fn all(&self) -> impl Iterator<Item = &Arc<VariantSpec>> {
+        self.variants.iter()
+    }
+
+    /// Every variant that sweeps and `auto` may take.
+    pub fn enabled(&self) -> impl Iterator<Item = &Arc<VariantSpec>> {
+        self.variants.iter().filter(|spec| spec.enabled)
+    }
+
+    /// A variant by name; an unknown one is an error that lists the known.
+    pub fn get(&self, name: &str) -> Result<&Arc<VariantSpec>> {
+        self.variants.iter().find(|spec| spec.name == name).ok_or_else(|| {
+            let known: Vec<_> = self.variants.iter().map(|spec| spec.name.as_str()).collect();
+            Error::invalid(format!("unknown variant '{name}': known are {}", known.join(", ")))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_embedded_manifest_is_right() {
+        let manifest = Manifest::parse(SOURCE).unwrap();
+        for spec in manifest.all() {
+            for device in [DeviceKind::Cuda, DeviceKind::Cpu] {
+                for bytes in [0, 1 << 10, 1 << 20, 1 << 40] {
+                    spec.tuning(device, bytes).unwrap();
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn wrong_manifests_are_refused() {
+        for (from, to) in [("threads = 128", "threads = 100"), ("enabled = true", "enabled = false"), ("summary", "sumary")] {
+            assert!(Manifest::parse(&SOURCE.replacen(from, to, 1)).is_err(), "{to}");
+        }
+        let twice = format!("{SOURCE}\n{}", &SOURCE[SOURCE.find("[[variant]]").unwrap()..]);
+        assert!(Manifest::parse(&twice).unwrap_err().to_string().contains("named twice"));
+    }
+
+    #[test]
+    fn unknown_variants_list_the_known() {
+        let error = Manifest::embedded().get("one_shot_pull").unwrap_err().to_string();
+        assert!(error.contains("one_shot_push"), "{error}");
+    }
+
+    #[test]
+    fn sizes() {
+        assert_eq!(parse_bytes("64K"), Some(65536));
+        assert_eq!(parse_bytes("12Q"), None);
+        assert_eq!(parse_bytes("K"), None);
+    }
+}

@@ -1,0 +1,13 @@
+//! Variants: the manifest of what exists and what it supports, and the pure step from request to [`Plan`].
+//!
+//! Nothing here touches a device. A plan depends only on what the collective forces equal on all ranks, so every rank
+//! comes to the same one without asking.
+
+mod kernel;
+mod manifest;
+mod plan;
+
+pub use kernel::{KernelKey, VerifyKernel};
+pub use manifest::{Capacity, Manifest, Mailbox, Order, Rounding, Tuning, VariantSpec};
+pub(crate) use manifest::parse_bytes;
+pub use plan::{Choice, Plan, Request, Terrain};

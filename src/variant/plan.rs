@@ -1,0 +1,143 @@
+//! Request to plan: which kernel, in which shape, in how many pieces. Pure.
+
+use std::sync::Arc;
+
+use super::kernel::KernelKey;
+use super::manifest::{Capacity, Mailbox, Tuning, VariantSpec};
+use crate::abi::{HeapLayout, PACK_BYTES};
+use crate::device::DeviceKind;
+use crate::error::{Error, Result};
+use crate::types::{DType, ReduceOp, WorldSize};
+
+/// What is to be reduced. Equal on all ranks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// Elements.
+    pub count: u64,
+    /// Element type.
+    pub dtype: DType,
+    /// Operator.
+    pub op: ReduceOp,
+}
+
+impl Request {
+    /// Size of the message in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.count * self.dtype.size_bytes() as u64
+    }
+}
+
+/// A variant and the parts of its shape that override the manifest's. Equal on all ranks.
+#[derive(Clone, Debug)]
+pub struct Choice {
+    /// The variant.
+    pub variant: Arc<VariantSpec>,
+    /// Lanes instead of the manifest's.
+    pub lanes: Option<u32>,
+    /// Threads a CTA instead of the manifest's.
+    pub threads: Option<u32>,
+    /// Bytes a lane moves per step instead of the manifest's.
+    pub chunk_bytes: Option<u64>,
+}
+
+impl Choice {
+    /// The variant in its default shape.
+    pub fn of(variant: &Arc<VariantSpec>) -> Self {
+        Self { variant: Arc::clone(variant), lanes: None, threads: None, chunk_bytes: None }
+    }
+}
+
+/// How a request will run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// The kernel.
+    pub kernel: KernelKey,
+    /// CTAs.
+    pub lanes: u32,
+    /// Dynamic shared memory a CTA.
+    pub shared_bytes: u32,
+    /// Bytes a lane moves per step.
+    pub chunk_bytes: u32,
+    /// Most elements one launch takes; larger messages run in pieces.
+    pub piece_elements: u64,
+}
+
+/// What a plan depends on besides the request: equal on all ranks of a communicator.
+#[derive(Clone, Copy, Debug)]
+pub struct Terrain<'a> {
+    /// Kind of the devices.
+    pub device: DeviceKind,
+    /// Ranks.
+    pub world_size: WorldSize,
+    /// Layout of the heaps.
+    pub layout: &'a HeapLayout,
+    /// Whether sentinel mailboxes may be used.
+    pub sentinel: bool,
+}
+
+impl Plan {
+    /// The plan of a request under a choice.
+    ///
+    /// Errors: [`Error::Unsupported`] when the variant lacks the type or operator; [`Error::InvalidArgument`] for a shape
+    /// that the heap has no room for.
+    pub fn new(terrain: &Terrain<'_>, request: &Request, choice: &Choice) -> Result<Self> {
+        let spec = &choice.variant;
+        spec.supports(request.dtype, request.op)?;
+        let layout = terrain.layout;
+        let tuning = spec.tuning(terrain.device, request.bytes())?;
+        let threads = choice.threads.unwrap_or(tuning.threads);
+        if !threads.is_multiple_of(32) || !(32..=1024).contains(&threads) {
+            return Err(Error::invalid(format!("{threads} threads a lane: a multiple of 32 up to 1024 is needed")));
+        }
+        if let Some(lanes) = choice.lanes
+            && (lanes == 0 || lanes > layout.lane_count)
+        {
+            return Err(Error::invalid(format!("{lanes} lanes: this communicator's heap holds 1 to {}", layout.lane_count)));
+        }
+        let most_lanes = choice.lanes.unwrap_or(tuning.lanes).min(layout.lane_count);
+        let sentinel = spec.mailbox == Mailbox::Sentinel && terrain.sentinel && request.dtype.is_float();
+        let stages = tuning.stages.unwrap_or(0);
+        let kernel = KernelKey {
+            variant: Arc::clone(spec),
+            dtype: request.dtype,
+            op: request.op,
+            world_size: terrain.world_size,
+            threads,
+            stages,
+            sentinel,
+        };
+        let element_bytes = request.dtype.size_bytes() as u64;
+        let (capacity_bytes, step_bytes) = match spec.capacity {
+            Capacity::Mailbox => (if sentinel { layout.sentinel_bytes } else { layout.ll_bytes }, 0),
+            Capacity::Staging => (most_lanes as u64 * layout.staging_bytes, layout.staging_bytes),
+            Capacity::Unbounded => (u64::MAX, layout.slot_bytes),
+        };
+        let piece_elements = capacity_bytes / element_bytes;
+        let chunk_bytes = chunk(choice, tuning, step_bytes);
+        // A lane works on whole packs, a thread on at least one: more lanes than that would only add launch cost.
+        let packs = (request.count.min(piece_elements) * element_bytes).div_ceil(PACK_BYTES);
+        let lanes = packs.div_ceil(threads as u64).clamp(1, most_lanes as u64) as u32;
+        let shared_bytes = stages * terrain.world_size.get() * threads * PACK_BYTES as u32;
+        Ok(Self { kernel, lanes, shared_bytes: SHARED_HEADER_BYTES + shared_bytes, chunk_bytes, piece_elements })
+    }
+
+    /// The launches that `count` elements take: offset and count of each, in elements.
+    pub fn pieces(&self, count: u64) -> impl Iterator<Item = (u64, u64)> + use<> {
+        let piece = self.piece_elements;
+        let mut offset = 0;
+        std::iter::from_fn(move || {
+            let here = (count - offset).min(piece);
+            let at = offset;
+            offset += here;
+            (here > 0).then_some((at, here))
+        })
+    }
+}
+
+/// Shared memory that every kernel has for the CTA's common words.
+const SHARED_HEADER_BYTES: u32 = 128;
+
+fn chunk(choice: &Choice, tuning: &Tuning, step_bytes: u64) -> u32 {
+    let wanted = choice.chunk_bytes.or(tuning.chunk).unwrap_or(step_bytes).min(step_bytes);
+    (wanted / PACK_BYTES * PACK_BYTES).max(PACK_BYTES.min(step_bytes)) as u32
+}
