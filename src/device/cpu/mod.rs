@@ -1,0 +1,3 @@
+//! The CPU device.
+mod compiler;
+pub use compiler::{CpuCompiler, Sanitizer};
