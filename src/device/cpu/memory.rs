@@ -1,0 +1,177 @@
+//! Memory of the CPU device: plain allocations, and mappings that other processes can share.
+
+use std::alloc::{Layout, alloc, dealloc};
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::ptr::NonNull;
+use std::sync::{Mutex, PoisonError};
+
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fstat, ftruncate, memfd_create};
+use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
+
+use crate::error::{Error, Result};
+
+/// Alignment of [`Heap::allocate`]: what `cuMemAlloc` gives.
+const ALIGNMENT: usize = 256;
+
+/// Plain allocations by address. From the process's allocator, so that AddressSanitizer guards their ends.
+#[derive(Debug, Default)]
+pub(super) struct Heap {
+    layouts: Mutex<HashMap<u64, Layout>>,
+}
+
+impl Heap {
+    pub(super) fn allocate(&self, bytes: u64) -> Result<u64> {
+        let layout = Layout::from_size_align(checked_length(bytes)?, ALIGNMENT)
+            .map_err(|_| Error::invalid(format!("{bytes} bytes are more than an address space")))?;
+        // SAFETY: the layout's size is not zero.
+        let address = unsafe { alloc(layout) } as u64;
+        if address == 0 {
+            return Err(Error::io(format!("allocating {bytes} bytes"), io::ErrorKind::OutOfMemory));
+        }
+        self.layouts.lock().unwrap_or_else(PoisonError::into_inner).insert(address, layout);
+        Ok(address)
+    }
+
+    /// Returns false for an address that is not allocated.
+    ///
+    /// # Safety
+    /// Nobody uses the memory any more.
+    pub(super) unsafe fn free(&self, address: u64) -> bool {
+        let layout = self.layouts.lock().unwrap_or_else(PoisonError::into_inner).remove(&address);
+        let Some(layout) = layout else { return false };
+        // SAFETY: the table says that `alloc` gave this address with this layout, and it has just left the table.
+        unsafe { dealloc(address as *mut u8, layout) };
+        true
+    }
+}
+
+/// A zeroed, page-aligned mapping; unmapped when dropped.
+#[derive(Debug)]
+pub(super) struct Mapping {
+    address: NonNull<u8>,
+    length: usize,
+    /// The memfd behind it, where other processes can map it too.
+    file: Option<OwnedFd>,
+}
+
+// SAFETY: the mapping has no thread affinity; this type hands out its address and never dereferences it.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Memory of this process alone.
+    pub(super) fn private(bytes: u64) -> Result<Self> {
+        let length = checked_length(bytes)?;
+        let (access, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE);
+        // SAFETY: a new mapping at an address of the kernel's choice overlaps nothing.
+        let address = unsafe { mmap_anonymous(std::ptr::null_mut(), length, access, flags) };
+        Self::new(address, length, None)
+    }
+
+    /// Memory in a memfd of exactly this size.
+    pub(super) fn shared(bytes: u64) -> Result<Self> {
+        let made = memfd_create("myelon", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).and_then(|file| {
+            ftruncate(&file, bytes)?;
+            // A peer that shrank the file would turn every access into SIGBUS.
+            fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+            Ok(file)
+        });
+        let file = made.map_err(|e| Error::io(format!("making a memfd of {bytes} bytes"), io::Error::from(e)))?;
+        Self::of_file(file, bytes)
+    }
+
+    /// The first `bytes` bytes of a file that a peer made with [`Mapping::shared`].
+    pub(super) fn of_file(file: OwnedFd, bytes: u64) -> Result<Self> {
+        let length = checked_length(bytes)?;
+        let size = fstat(&file).map_err(|e| Error::io("asking for the size of a shared block", io::Error::from(e)))?;
+        if (size.st_size as u64) < bytes {
+            return Err(Error::invalid(format!("a shared block of {} bytes was announced as {bytes}", size.st_size)));
+        }
+        let (access, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED);
+        // SAFETY: a new mapping at an address of the kernel's choice overlaps nothing.
+        let address = unsafe { mmap(std::ptr::null_mut(), length, access, flags, &file, 0) };
+        Self::new(address, length, Some(file))
+    }
+
+    pub(super) fn address(&self) -> *mut u8 {
+        self.address.as_ptr()
+    }
+
+    /// A new descriptor of the memfd; `None` for private memory.
+    pub(super) fn duplicate_file(&self) -> Option<io::Result<OwnedFd>> {
+        // `try_clone` sets CLOEXEC.
+        self.file.as_ref().map(OwnedFd::try_clone)
+    }
+
+    fn new(address: rustix::io::Result<*mut std::ffi::c_void>, length: usize, file: Option<OwnedFd>) -> Result<Self> {
+        let address = address.map_err(|e| Error::io(format!("mapping {length} bytes"), io::Error::from(e)))?;
+        let address = NonNull::new(address.cast()).ok_or_else(|| Error::io("mapping", io::ErrorKind::OutOfMemory))?;
+        Ok(Self { address, length, file })
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: mapped in the constructor with this length; the owners of the address have let go of it.
+        if let Err(error) = unsafe { munmap(self.address.as_ptr().cast(), self.length) } {
+            tracing::warn!(%error, "a mapping was not given back");
+        }
+    }
+}
+
+fn checked_length(bytes: u64) -> Result<usize> {
+    let length = isize::try_from(bytes).ok().filter(|&length| length > 0);
+    length
+        .map(isize::unsigned_abs)
+        .ok_or_else(|| Error::invalid(format!("an allocation of {bytes} bytes: ask for 1 to {} bytes", isize::MAX)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn allocations_are_aligned_and_freed_once() {
+        let heap = Heap::default();
+        let address = heap.allocate(1).unwrap();
+        assert_eq!(address % 256, 0);
+        // SAFETY: nobody uses the byte.
+        assert!(unsafe { heap.free(address) });
+        // SAFETY: as above.
+        assert!(!unsafe { heap.free(address) });
+    }
+
+    #[test]
+    fn senseless_sizes_are_errors() {
+        for bytes in [0, u64::MAX, 1 << 62] {
+            assert!(Heap::default().allocate(bytes).is_err(), "{bytes}");
+            assert!(Mapping::private(bytes).is_err(), "{bytes}");
+            assert!(Mapping::shared(bytes).is_err(), "{bytes}");
+        }
+    }
+
+    #[test]
+    fn a_block_cannot_be_imported_larger_than_it_is() {
+        let block = Mapping::shared(100).unwrap();
+        let message = Mapping::of_file(block.duplicate_file().unwrap().unwrap(), 101).unwrap_err().to_string();
+        assert!(message.contains("100") && message.contains("101"), "{message}");
+    }
+
+    #[test]
+    fn two_mappings_of_a_file_are_the_same_memory() {
+        let first = Mapping::shared(5000).unwrap();
+        let second = Mapping::of_file(first.duplicate_file().unwrap().unwrap(), 5000).unwrap();
+        assert_ne!(first.address(), second.address());
+        // SAFETY: byte 4999 lies in both mappings, which live on; nobody else writes it.
+        unsafe {
+            assert_eq!(second.address().add(4999).read_volatile(), 0);
+            first.address().add(4999).write_volatile(7);
+            drop(first);
+            assert_eq!(second.address().add(4999).read_volatile(), 7);
+        }
+        assert!(Mapping::private(1).unwrap().duplicate_file().is_none());
+    }
+}

@@ -1,0 +1,290 @@
+//! The CPU as a device: the same kernel sources, a fiber per CUDA thread, a thread per stream.
+//!
+//! A machine without a GPU runs every variant for real on it, slowly; sanitizers and injected delays see the real
+//! kernels. `MYELON_CPU_DELAYS` is the seed of those delays (a number; unset or 0 for none), `MYELON_CPU_SANITIZE` and
+//! `MYELON_CPU_DEFINES` change how kernels are compiled ([`CpuCompiler::from_environment`]).
+//!
+//! Kernels run inside the process: one that writes where it may not ends the process, as nothing stops it.
+
+mod compiler;
+mod kernel;
+mod memory;
+mod queue;
+mod stream;
+mod table;
+
+use std::any::Any;
+use std::env;
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::available_parallelism;
+use std::time::Instant;
+
+use self::kernel::{Arguments, Kernel, LaunchSite};
+use self::memory::{Heap, Mapping};
+use self::queue::{Item, locked};
+use self::stream::{Event, Stream};
+use self::table::Table;
+use crate::device::{
+    Compiler, Device, DeviceKind, DeviceProperties, DevicePtr, EventHandle, GraphHandle, HostBlock, KernelHandle,
+    KernelImage, LaunchShape, SharedBlock, StreamHandle,
+};
+use crate::error::{Error, Result};
+
+pub use compiler::{CpuCompiler, Sanitizer};
+
+/// Most threads of a CTA, as on every GPU.
+const MAX_BLOCK: u32 = 1024;
+/// Most dynamic shared memory of a CTA: an H100's 227 KiB, so that what runs here runs there.
+const MAX_SHARED_BYTES: u32 = 227 << 10;
+/// Most CUDA threads at once. All CTAs are resident here, however many; this keeps grids in proportion.
+const MAX_THREADS: u32 = 1 << 16;
+
+/// One CPU device. Several in a process are several ranks' devices, and share the processor.
+#[derive(Debug)]
+pub struct CpuDevice {
+    properties: DeviceProperties,
+    compiler: CpuCompiler,
+    site: Arc<LaunchSite>,
+    heap: Heap,
+    default_stream: Mutex<Option<Arc<Stream>>>,
+    streams: Table<Stream>,
+    streams_made: AtomicU32,
+    events: Table<Event>,
+    graphs: Table<Arc<[Item]>>,
+    kernels: Table<Kernel>,
+}
+
+impl CpuDevice {
+    /// The device of this number, configured by the environment.
+    ///
+    /// Two devices of one number are two devices. Errors: as [`CpuCompiler::from_environment`], and
+    /// [`Error::Config`] for a `MYELON_CPU_DELAYS` that is no number.
+    pub fn new(ordinal: u32) -> Result<Arc<Self>> {
+        let delays = env::var("MYELON_CPU_DELAYS").unwrap_or_default();
+        let delays = if delays.trim().is_empty() { Ok(0) } else { delays.trim().parse() };
+        let delays = delays.map_err(|error| Error::Config {
+            source_name: "environment".into(),
+            key: "MYELON_CPU_DELAYS".into(),
+            detail: format!("{error}: set it to a seed from 1 to {}, or unset it", u64::MAX),
+        })?;
+        Ok(Self::with_compiler(ordinal, CpuCompiler::from_environment()?, delays))
+    }
+
+    /// A device that compiles with `compiler` and injects delays of this seed, zero for none.
+    pub fn with_compiler(ordinal: u32, compiler: CpuCompiler, delay_seed: u64) -> Arc<Self> {
+        let properties = DeviceProperties {
+            kind: DeviceKind::Cpu,
+            name: processor_name(),
+            ordinal,
+            arch: "cpu".into(),
+            multiprocessors: available_parallelism().map_or(1, |count| count.get() as u32),
+            identity: format!("cpu{ordinal}@{}", std::process::id()),
+            driver: compiler.version().to_owned(),
+        };
+        Arc::new(Self {
+            properties,
+            compiler,
+            site: LaunchSite::new(ordinal, delay_seed),
+            heap: Heap::default(),
+            default_stream: Mutex::default(),
+            streams: Table::new("stream"),
+            streams_made: AtomicU32::new(0),
+            events: Table::new("event"),
+            graphs: Table::new("graph"),
+            kernels: Table::new("kernel"),
+        })
+    }
+
+    fn start_stream(&self, is_default: bool) -> Result<Arc<Stream>> {
+        let number = self.streams_made.fetch_add(1, Ordering::Relaxed);
+        let name = format!("myelon-cpu-{}.{number}", self.properties.ordinal);
+        Stream::start(name, Arc::clone(&self.site), is_default)
+    }
+
+    fn stream(&self, handle: StreamHandle) -> Result<Arc<Stream>> {
+        if handle.0 != 0 {
+            return self.streams.get(handle.0);
+        }
+        let mut default = locked(&self.default_stream);
+        match &*default {
+            Some(stream) => Ok(Arc::clone(stream)),
+            None => Ok(Arc::clone(default.insert(self.start_stream(true)?))),
+        }
+    }
+
+    fn reached(&self, event: EventHandle) -> Result<Instant> {
+        let reached = self.events.get(event.0)?.reached()?;
+        reached.ok_or_else(|| Error::invalid(format!("event {} has not been reached: synchronise first", event.0)))
+    }
+}
+
+impl Device for CpuDevice {
+    fn properties(&self) -> &DeviceProperties {
+        &self.properties
+    }
+
+    fn compiler(&self) -> &dyn Compiler {
+        &self.compiler
+    }
+
+    fn load(&self, image: &KernelImage) -> Result<KernelHandle> {
+        Ok(KernelHandle(self.kernels.insert(Arc::new(Kernel::load(image)?))))
+    }
+
+    fn resident_limit(&self, kernel: KernelHandle, block: u32, _shared_bytes: u32) -> Result<u32> {
+        self.kernels.get(kernel.0)?;
+        Ok(MAX_THREADS / block.clamp(1, MAX_BLOCK))
+    }
+
+    unsafe fn launch(&self, kernel: KernelHandle, shape: LaunchShape, args: &[u8], stream: StreamHandle) -> Result<()> {
+        let fits = shape.grid >= 1 && (1..=MAX_BLOCK).contains(&shape.block) && shape.shared_bytes <= MAX_SHARED_BYTES;
+        if !fits {
+            return Err(Error::invalid(format!(
+                "a launch of {} x {} threads with {} bytes of shared memory: a grid has 1 CTA or more, \
+                 a CTA 1 to {MAX_BLOCK} threads and up to {MAX_SHARED_BYTES} bytes",
+                shape.grid, shape.block, shape.shared_bytes
+            )));
+        }
+        let (stream, kernel) = (self.stream(stream)?, self.kernels.get(kernel.0)?);
+        stream.submit(Item::Launch { kernel, shape, arguments: Arguments::copy_of(args) })
+    }
+
+    fn allocate(&self, bytes: u64) -> Result<DevicePtr> {
+        self.heap.allocate(bytes).map(DevicePtr)
+    }
+
+    unsafe fn free(&self, address: DevicePtr) {
+        // SAFETY: the caller's promise.
+        if !unsafe { self.heap.free(address.0) } {
+            tracing::warn!(address = address.0, "memory given back that this cpu device had not allocated");
+        }
+    }
+
+    fn allocate_shared(&self, bytes: u64) -> Result<SharedBlock> {
+        Ok(shared_block(Mapping::shared(bytes)?, bytes))
+    }
+
+    fn export_shared(&self, block: &SharedBlock) -> Result<OwnedFd> {
+        let file = block.owner.downcast_ref::<Mapping>().and_then(Mapping::duplicate_file);
+        let file = file.ok_or_else(|| Error::invalid("the block to export is not shared memory of a cpu device"))?;
+        file.map_err(|error| Error::io("duplicating the descriptor of a shared block", error))
+    }
+
+    fn import_shared(&self, fd: OwnedFd, bytes: u64) -> Result<SharedBlock> {
+        Ok(shared_block(Mapping::of_file(fd, bytes)?, bytes))
+    }
+
+    fn grant_access(&self, _block: &SharedBlock) -> Result<()> {
+        Ok(())
+    }
+
+    fn allocate_host(&self, bytes: u64) -> Result<HostBlock> {
+        let mapping = Mapping::private(bytes)?;
+        let host = mapping.address();
+        Ok(HostBlock { host, device: DevicePtr(host as u64), owner: Arc::new(mapping) })
+    }
+
+    unsafe fn copy(&self, destination: DevicePtr, source: DevicePtr, bytes: u64, stream: StreamHandle) -> Result<()> {
+        let item = Item::Copy { destination: destination.0, source: source.0, bytes: bytes as usize };
+        check_range("destination", destination, bytes)?;
+        check_range("source", source, bytes)?;
+        self.stream(stream)?.submit(item)
+    }
+
+    unsafe fn fill(&self, destination: DevicePtr, byte: u8, bytes: u64, stream: StreamHandle) -> Result<()> {
+        check_range("destination", destination, bytes)?;
+        self.stream(stream)?.submit(Item::Fill { destination: destination.0, byte, bytes: bytes as usize })
+    }
+
+    fn create_stream(&self) -> Result<StreamHandle> {
+        Ok(StreamHandle(self.streams.insert(self.start_stream(false)?)))
+    }
+
+    unsafe fn destroy_stream(&self, stream: StreamHandle) {
+        self.streams.remove(stream.0);
+    }
+
+    fn stream_is_idle(&self, stream: StreamHandle) -> Result<bool> {
+        self.stream(stream)?.is_idle()
+    }
+
+    fn synchronize_stream(&self, stream: StreamHandle) -> Result<()> {
+        self.stream(stream)?.synchronize()
+    }
+
+    fn create_event(&self) -> Result<EventHandle> {
+        Ok(EventHandle(self.events.insert(Arc::default())))
+    }
+
+    unsafe fn destroy_event(&self, event: EventHandle) {
+        self.events.remove(event.0);
+    }
+
+    fn record_event(&self, event: EventHandle, stream: StreamHandle) -> Result<()> {
+        self.events.get(event.0)?.record(&*self.stream(stream)?)
+    }
+
+    fn wait_event(&self, stream: StreamHandle, event: EventHandle) -> Result<()> {
+        self.events.get(event.0)?.hold(&self.stream(stream)?)
+    }
+
+    fn event_is_reached(&self, event: EventHandle) -> Result<bool> {
+        self.events.get(event.0)?.is_reached()
+    }
+
+    fn elapsed_ns(&self, start: EventHandle, end: EventHandle) -> Result<u64> {
+        let (from, to) = (self.reached(start)?, self.reached(end)?);
+        let elapsed = to.checked_duration_since(from);
+        let elapsed =
+            elapsed.ok_or_else(|| Error::invalid(format!("event {} came before event {}", end.0, start.0)))?;
+        Ok(elapsed.as_nanos() as u64)
+    }
+
+    fn is_capturing(&self, stream: StreamHandle) -> Result<bool> {
+        Ok(self.stream(stream)?.is_capturing())
+    }
+
+    fn begin_capture(&self, stream: StreamHandle) -> Result<()> {
+        self.stream(stream)?.begin_capture()
+    }
+
+    fn end_capture(&self, stream: StreamHandle) -> Result<GraphHandle> {
+        Ok(GraphHandle(self.graphs.insert(Arc::new(self.stream(stream)?.end_capture()?))))
+    }
+
+    fn launch_graph(&self, graph: GraphHandle, stream: StreamHandle) -> Result<()> {
+        let graph = self.graphs.get(graph.0)?;
+        self.stream(stream)?.launch(Arc::clone(&*graph))
+    }
+
+    unsafe fn destroy_graph(&self, graph: GraphHandle) {
+        self.graphs.remove(graph.0);
+    }
+}
+
+fn shared_block(mapping: Mapping, bytes: u64) -> SharedBlock {
+    let address = DevicePtr(mapping.address() as u64);
+    let owner: Arc<dyn Any + Send + Sync> = Arc::new(mapping);
+    SharedBlock { address, bytes, owner }
+}
+
+fn check_range(what: &str, start: DevicePtr, bytes: u64) -> Result<()> {
+    if start.0 == 0 || start.0.checked_add(bytes).is_none() {
+        return Err(Error::invalid(format!("{what} {:#x} of {bytes} bytes is no range of memory", start.0)));
+    }
+    Ok(())
+}
+
+/// The processor's marketing name; its architecture where the system does not tell.
+fn processor_name() -> String {
+    let facts = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let line = facts.lines().find(|line| line.starts_with("model name"));
+    let name = line.and_then(|line| line.split_once(':')).map(|(_, name)| name.trim().to_owned());
+    name.unwrap_or_else(|| env::consts::ARCH.to_owned())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,177 @@
+//! A stream: a queue and the thread that works it off, in order.
+//!
+//! Kernels spin on what kernels of other streams write, so each stream has a thread of its own.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use crossbeam::channel::{Receiver, Sender, unbounded};
+
+use super::kernel::{Arguments, Kernel, LaunchSite};
+use crate::device::LaunchShape;
+use crate::error::{Error, Result};
+
+/// One piece of work. The addresses in it are valid until it is done: the promise of whoever queued it.
+#[derive(Debug)]
+pub(super) enum Item {
+    Launch { kernel: Arc<Kernel>, shape: LaunchShape, arguments: Arguments },
+    Copy { destination: u64, source: u64, bytes: usize },
+    Fill { destination: u64, byte: u8, bytes: usize },
+    Record(Arc<Record>),
+    Wait(Arc<Record>),
+    Graph(Arc<[Item]>),
+}
+
+impl Item {
+    fn run(&self, site: &LaunchSite) {
+        match self {
+            // SAFETY: `Device::launch` passes its caller's promise on.
+            Self::Launch { kernel, shape, arguments } => unsafe { kernel.run(arguments, *shape, site) },
+            Self::Copy { destination, source, bytes } => {
+                // SAFETY: `Device::copy`: both ranges are valid until this is done. They may overlap.
+                unsafe { std::ptr::copy(*source as *const u8, *destination as *mut u8, *bytes) }
+            }
+            Self::Fill { destination, byte, bytes } => {
+                // SAFETY: `Device::fill`: the range is valid until this is done.
+                unsafe { std::ptr::write_bytes(*destination as *mut u8, *byte, *bytes) }
+            }
+            Self::Record(record) => record.reach(),
+            Self::Wait(record) => record.wait(),
+            Self::Graph(items) => items.iter().for_each(|item| item.run(site)),
+        }
+    }
+}
+
+/// One place in a stream that an event stands for, and when it was reached.
+#[derive(Debug, Default)]
+pub(super) struct Record {
+    reached: Mutex<Option<Instant>>,
+    changed: Condvar,
+}
+
+impl Record {
+    /// When it was reached; `None` before.
+    pub(super) fn reached(&self) -> Option<Instant> {
+        *locked(&self.reached)
+    }
+
+    fn reach(&self) {
+        *locked(&self.reached) = Some(Instant::now());
+        self.changed.notify_all();
+    }
+
+    /// As long as the work before the record takes; kernels have deadlines of their own.
+    fn wait(&self) {
+        let guard = self.changed.wait_while(locked(&self.reached), |reached| reached.is_none());
+        drop(guard.unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+/// How far a stream has come.
+#[derive(Debug, Default)]
+struct Progress {
+    counts: Mutex<Counts>,
+    changed: Condvar,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Counts {
+    queued: u64,
+    done: u64,
+    /// The worker is gone.
+    ended: bool,
+}
+
+impl Counts {
+    fn is_idle(self) -> bool {
+        self.queued == self.done
+    }
+}
+
+/// A queue with its worker.
+#[derive(Debug)]
+pub(super) struct Queue {
+    /// `None` only while dropping.
+    sender: Option<Sender<Item>>,
+    worker: Option<JoinHandle<()>>,
+    progress: Arc<Progress>,
+    name: String,
+}
+
+impl Queue {
+    /// Starts a worker with this thread name.
+    pub(super) fn start(name: String, site: Arc<LaunchSite>) -> Result<Self> {
+        let (sender, receiver) = unbounded();
+        let progress = Arc::new(Progress::default());
+        let for_worker = Arc::clone(&progress);
+        let worker = std::thread::Builder::new().name(name.clone()).spawn(move || work(&receiver, &for_worker, &site));
+        let worker = worker.map_err(|error| Error::io(format!("starting the thread {name}"), error))?;
+        Ok(Self { sender: Some(sender), worker: Some(worker), progress, name })
+    }
+
+    /// Appends work; returns at once.
+    pub(super) fn push(&self, item: Item) -> Result<()> {
+        // ORDER: counted before it is sent, so `done` never passes `queued`.
+        locked(&self.progress.counts).queued += 1;
+        let sent = self.sender.as_ref().is_some_and(|sender| sender.send(item).is_ok());
+        if sent { Ok(()) } else { Err(self.worker_is_gone()) }
+    }
+
+    /// Whether everything pushed so far is done.
+    pub(super) fn is_idle(&self) -> Result<bool> {
+        let counts = *locked(&self.progress.counts);
+        if counts.ended && !counts.is_idle() { Err(self.worker_is_gone()) } else { Ok(counts.is_idle()) }
+    }
+
+    /// Blocks until everything pushed before the call is done.
+    pub(super) fn synchronize(&self) -> Result<()> {
+        let counts = locked(&self.progress.counts);
+        let target = counts.queued;
+        let waiting = |counts: &mut Counts| counts.done < target && !counts.ended;
+        let counts = self.progress.changed.wait_while(counts, waiting).unwrap_or_else(PoisonError::into_inner);
+        if counts.done >= target { Ok(()) } else { Err(self.worker_is_gone()) }
+    }
+
+    fn worker_is_gone(&self) -> Error {
+        let detail = format!("the thread {} has ended with work left: build a new device", self.name);
+        Error::Driver { call: "cpu stream", code: 0, detail }
+    }
+}
+
+impl Drop for Queue {
+    /// The worker ends when its queue is empty. It is only waited for if that is now: a kernel may be spinning on a
+    /// peer that is gone.
+    fn drop(&mut self) {
+        let idle = locked(&self.progress.counts).is_idle();
+        self.sender = None;
+        if let Some(worker) = self.worker.take().filter(|_| idle) {
+            // A worker that panicked has told on standard error.
+            let _ = worker.join();
+        }
+    }
+}
+
+fn work(receiver: &Receiver<Item>, progress: &Progress, site: &LaunchSite) {
+    /// Tells those who wait, whichever way the worker ends.
+    struct Ending<'a>(&'a Progress);
+    impl Drop for Ending<'_> {
+        fn drop(&mut self) {
+            locked(&self.0.counts).ended = true;
+            self.0.changed.notify_all();
+        }
+    }
+    let _ending = Ending(progress);
+    for item in receiver {
+        item.run(site);
+        // ORDER: dropped before it counts as done, so nothing of the item is alive after `synchronize`.
+        drop(item);
+        locked(&progress.counts).done += 1;
+        progress.changed.notify_all();
+    }
+}
+
+/// Locks; a panic of another holder changes nothing, since no update here is done in two steps.
+pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
