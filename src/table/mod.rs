@@ -52,13 +52,14 @@ impl LaneTable {
     ///
     /// # Panics
     /// If an embedded file is wrong, which a unit test rules out.
-    pub fn embedded(kind: DeviceKind) -> &'static Self {
-        static TABLES: [OnceLock<LaneTable>; 2] = [OnceLock::new(), OnceLock::new()];
+    pub fn embedded(kind: DeviceKind) -> Arc<Self> {
+        static TABLES: [OnceLock<Arc<LaneTable>>; 2] = [OnceLock::new(), OnceLock::new()];
         let (cell, name, text) = match kind {
             DeviceKind::Cuda => (&TABLES[0], "configs/lanes/cuda.toml", include_str!("../../configs/lanes/cuda.toml")),
             DeviceKind::Cpu => (&TABLES[1], "configs/lanes/cpu.toml", include_str!("../../configs/lanes/cpu.toml")),
         };
-        cell.get_or_init(|| Self::parse(name, text, kind).expect("embedded tables are checked by a test"))
+        let parse = || Arc::new(Self::parse(name, text, kind).expect("embedded tables are checked by a test"));
+        Arc::clone(cell.get_or_init(parse))
     }
 
     /// A table from TOML text.

@@ -121,6 +121,12 @@ impl Plan {
         Ok(Self { kernel, lanes, shared_bytes: SHARED_HEADER_BYTES + shared_bytes, chunk_bytes, piece_elements })
     }
 
+    /// The shard that an element of a message belongs to, for variants whose order is rotated: it names the rank whose
+    /// input comes first.
+    pub fn shard_of(&self, _count: u64, _element: u64) -> u32 {
+        0
+    }
+
     /// The launches that `count` elements take: offset and count of each, in elements.
     pub fn pieces(&self, count: u64) -> impl Iterator<Item = (u64, u64)> + use<> {
         let piece = self.piece_elements;

@@ -1,0 +1,162 @@
+//! Bringing a communicator up: agree on who runs what, map the heaps, load the kernels.
+
+use std::mem::ManuallyDrop;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::kernels::KernelTable;
+use super::{Communicator, IssueOrder, Options};
+use crate::bootstrap::{Bootstrap, LocalBootstrap};
+use crate::device::handles::Event;
+use crate::device::{Device, DeviceKind, source};
+use crate::error::{Error, Result};
+use crate::memory::{HeapLimits, SymmetricHeap};
+use crate::table::LaneTable;
+use crate::types::{Rank, WorldSize};
+use crate::variant::Manifest;
+use crate::watch::Watch;
+
+/// What ranks tell each other first. Everything but `device` must be equal.
+#[derive(Serialize, Deserialize, PartialEq, Debug)]
+struct Hello {
+    version: String,
+    kernels: String,
+    tables: String,
+    kind: DeviceKind,
+    arch: String,
+    limits: HeapLimits,
+    sentinel: bool,
+    device: String,
+}
+
+impl Hello {
+    /// The first thing on which two ranks differ: its name and both values.
+    fn difference(&self, theirs: &Self) -> Option<(&'static str, String, String)> {
+        let pairs = [
+            ("the version of this library", self.version.clone(), theirs.version.clone()),
+            ("the device kind", self.kind.to_string(), theirs.kind.to_string()),
+            ("the GPU architecture", self.arch.clone(), theirs.arch.clone()),
+            ("the kernels' sources", self.kernels.clone(), theirs.kernels.clone()),
+            ("the lane tables", self.tables.clone(), theirs.tables.clone()),
+            ("the heap limits", format!("{:?}", self.limits), format!("{:?}", theirs.limits)),
+            ("whether sentinels are used", self.sentinel.to_string(), theirs.sentinel.to_string()),
+        ];
+        pairs.into_iter().find(|(_, ours, theirs)| ours != theirs)
+    }
+}
+
+impl Communicator {
+    /// Brings up this rank of a communicator. Collective: every rank of the bootstrap calls it.
+    ///
+    /// Errors: what [`Bootstrap`] says; [`Error::PeerMismatch`] naming what differs; [`Error::NoPeerAccess`]; what the compiler says.
+    pub fn connect(device: Arc<dyn Device>, bootstrap: Arc<dyn Bootstrap>, options: Options) -> Result<Self> {
+        let kind = device.properties().kind;
+        let table = options.table.clone().unwrap_or_else(|| LaneTable::embedded(kind));
+        let limits = options.limits.unwrap_or_else(|| HeapLimits::of(kind));
+        let sharers = agree(&device, &*bootstrap, &options, &table, limits)?;
+
+        let (rank, world_size) = (bootstrap.rank(), bootstrap.world_size());
+        let watch = Arc::new(Watch::new(&device, rank, world_size)?);
+        let (layout, bytes) = limits.layout(world_size)?;
+        let heap = SymmetricHeap::create(&device, &*bootstrap, layout, bytes)?;
+        let listener = Arc::downgrade(&watch);
+        bootstrap.listen(Arc::new(move |event| {
+            if let Some(watch) = listener.upgrade() {
+                watch.hear(event);
+            }
+        }));
+        let issue = Mutex::new(IssueOrder { last: None, event: Event::new(&device)?, several_streams: false });
+        let communicator = Self {
+            heap: ManuallyDrop::new(heap),
+            watch: ManuallyDrop::new(watch),
+            kernels: KernelTable::new(sharers),
+            device,
+            bootstrap,
+            table,
+            issue,
+            options,
+        };
+        communicator.prepare_types(&communicator.options.prepare)?;
+        tracing::info!(
+            rank = rank.0,
+            world_size = world_size.get(),
+            device = %communicator.device.properties().name,
+            heap_mib = bytes >> 20,
+            "communicator up"
+        );
+        Ok(communicator)
+    }
+
+    /// A communicator whose ranks are threads of this process, one a device, in the order of `devices`.
+    ///
+    /// Each element is for one thread: a rank that waits for another on the same thread waits for ever.
+    pub fn threads(devices: &[Arc<dyn Device>], options: &Options) -> Result<Vec<Self>> {
+        let world_size = WorldSize::new(devices.len() as u32)?;
+        let group = LocalBootstrap::group(world_size, INIT_DEADLINE);
+        std::thread::scope(|scope| {
+            let ranks: Vec<_> = group
+                .into_iter()
+                .zip(devices)
+                .map(|(bootstrap, device)| {
+                    let (device, options) = (Arc::clone(device), options.clone());
+                    scope.spawn(move || Self::connect(device, Arc::new(bootstrap), options))
+                })
+                .collect();
+            ranks.into_iter().map(|rank| rank.join().expect("init does not panic")).collect()
+        })
+    }
+}
+
+/// Longest wait for a peer while a communicator comes up within one process: compiling is part of it.
+const INIT_DEADLINE: Duration = Duration::from_secs(120);
+
+/// Compares what must be equal; returns how many ranks share this rank's device.
+fn agree(
+    device: &Arc<dyn Device>,
+    bootstrap: &dyn Bootstrap,
+    options: &Options,
+    table: &LaneTable,
+    limits: HeapLimits,
+) -> Result<u32> {
+    let rank = bootstrap.rank();
+    let properties = device.properties();
+    let ours = Hello {
+        version: env!("CARGO_PKG_VERSION").into(),
+        kernels: source::tree_hash().into(),
+        tables: source::hash_of([Manifest::source(), table.source()]),
+        kind: properties.kind,
+        arch: properties.arch.clone(),
+        limits,
+        sentinel: options.sentinel,
+        device: properties.identity.clone(),
+    };
+    let hello = serde_json::to_vec(&ours).expect("plain data");
+    let answers = bootstrap.all_gather("saying hello", &hello)?;
+    let mut sharers = Vec::new();
+    for (peer, answer) in bootstrap.world_size().ranks().zip(&answers) {
+        let theirs: Hello = serde_json::from_slice(answer).map_err(|_| Error::PeerMismatch {
+            rank,
+            peer,
+            what: "the version of this library".into(),
+            ours: ours.version.clone(),
+            theirs: "one that says hello in another way".into(),
+        })?;
+        if let Some((what, ours, theirs)) = ours.difference(&theirs) {
+            return Err(Error::PeerMismatch { rank, peer, what: what.into(), ours, theirs });
+        }
+        if theirs.device == ours.device {
+            sharers.push(peer);
+        }
+    }
+    if sharers.len() > 1 && !options.share_devices && properties.kind == DeviceKind::Cuda {
+        let names: Vec<_> = sharers.iter().map(Rank::to_string).collect();
+        return Err(Error::invalid(format!(
+            "ranks {} use the same GPU ({}): give each its own, or allow sharing for a test of correctness",
+            names.join(" and "),
+            properties.name
+        )));
+    }
+    Ok(sharers.len() as u32)
+}

@@ -1,0 +1,121 @@
+//! The kernels of a communicator: compiled, loaded, and found without a lock.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use arc_swap::ArcSwap;
+
+use crate::bootstrap::Bootstrap;
+use crate::device::cache::compile_cached;
+use crate::device::{Device, KernelHandle};
+use crate::error::{Error, Result};
+use crate::variant::{KernelKey, Plan};
+
+/// A kernel ready to launch.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Loaded {
+    pub(super) handle: KernelHandle,
+    /// Lanes that are resident together, with everyone who shares the device counted.
+    most_lanes: u32,
+}
+
+impl Loaded {
+    /// A grid that is not resident as a whole would wait for CTAs that never start.
+    pub(super) fn check_resident(&self, plan: &Plan) -> Result<()> {
+        if plan.lanes <= self.most_lanes {
+            return Ok(());
+        }
+        Err(Error::invalid(format!(
+            "{} lanes of {} do not fit on the device together, {} do: use fewer lanes or threads",
+            plan.lanes, plan.kernel, self.most_lanes
+        )))
+    }
+}
+
+/// Loaded kernels. Read on every call, written when something new is prepared.
+pub(super) struct KernelTable {
+    kernels: ArcSwap<HashMap<KernelKey, Loaded>>,
+    /// Ranks of this communicator that use the same device.
+    sharers: u32,
+}
+
+impl KernelTable {
+    pub(super) fn new(sharers: u32) -> Self {
+        Self { kernels: ArcSwap::default(), sharers }
+    }
+
+    pub(super) fn get(&self, key: &KernelKey) -> Option<Loaded> {
+        self.kernels.load().get(key).copied()
+    }
+
+    /// Compiles and loads the keys that are missing, between two barriers: nobody loads while a peer spins.
+    pub(super) fn prepare<'a>(
+        &self,
+        bootstrap: &dyn Bootstrap,
+        device: &Arc<dyn Device>,
+        keys: impl Iterator<Item = (&'a KernelKey, u32)>,
+    ) -> Result<()> {
+        let mut missing: Vec<(&KernelKey, u32)> = Vec::new();
+        for (key, shared_bytes) in keys {
+            if self.get(key).is_none() && !missing.iter().any(|(known, _)| *known == key) {
+                missing.push((key, shared_bytes));
+            }
+        }
+        bootstrap.barrier("preparing kernels")?;
+        let loaded = load_all(device, &missing, self.sharers);
+        // Everyone hears of a failure before it is returned, so that nobody goes on alone.
+        let outcome = loaded.as_ref().err().map(ToString::to_string).unwrap_or_default();
+        // Compilers write long logs; peers need the start.
+        let start = outcome.floor_char_boundary(2048);
+        let outcomes = bootstrap.all_gather("kernels prepared", &outcome.as_bytes()[..start])?;
+        let loaded = loaded?;
+        if let Some((peer, outcome)) = bootstrap.world_size().ranks().zip(&outcomes).find(|(_, outcome)| !outcome.is_empty()) {
+            return Err(Error::Bootstrap {
+                rank: bootstrap.rank(),
+                phase: "preparing kernels",
+                detail: format!("rank {peer}: {}", String::from_utf8_lossy(outcome)),
+            });
+        }
+        if !loaded.is_empty() {
+            self.kernels.rcu(|before| {
+                let mut after = HashMap::clone(before);
+                after.extend(loaded.iter().cloned());
+                after
+            });
+        }
+        Ok(())
+    }
+}
+
+/// Compiles on every core, loads in order.
+fn load_all(device: &Arc<dyn Device>, keys: &[(&KernelKey, u32)], sharers: u32) -> Result<Vec<(KernelKey, Loaded)>> {
+    let next = AtomicUsize::new(0);
+    let compile = || {
+        let mut images = Vec::new();
+        while let Some((key, _)) = keys.get(next.fetch_add(1, Ordering::Relaxed)) {
+            images.push(compile_cached(device.compiler(), &key.source()));
+        }
+        images
+    };
+    let workers = std::thread::available_parallelism().map_or(1, usize::from).min(keys.len());
+    // What each worker compiled is in the cache afterwards; only failures matter here.
+    let failures: Vec<Error> = std::thread::scope(|scope| {
+        let workers: Vec<_> = (1..workers).map(|_| scope.spawn(compile)).collect();
+        let mut images = compile();
+        for worker in workers {
+            images.extend(worker.join().expect("a compile worker does not panic"));
+        }
+        images.into_iter().filter_map(Result::err).collect()
+    });
+    if let Some(first) = failures.into_iter().next() {
+        return Err(first);
+    }
+    let mut loaded = Vec::with_capacity(keys.len());
+    for &(key, shared_bytes) in keys {
+        let handle = device.load(&compile_cached(device.compiler(), &key.source())?)?;
+        let resident = device.resident_limit(handle, key.threads, shared_bytes)?;
+        loaded.push((key.clone(), Loaded { handle, most_lanes: resident / sharers }));
+    }
+    Ok(loaded)
+}

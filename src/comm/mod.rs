@@ -1,0 +1,352 @@
+//! [`Communicator`]: one all-reduce from request to launch.
+
+mod init;
+mod kernels;
+mod options;
+
+use std::fmt;
+use std::mem::ManuallyDrop;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::abi::{Args, bytes_of, descriptor};
+use crate::bootstrap::Bootstrap;
+use crate::device::handles::Event;
+use crate::device::{Device, DevicePtr, LaunchShape, StreamHandle};
+use crate::error::{Error, Result};
+use crate::memory::SymmetricHeap;
+use crate::table::LaneTable;
+use crate::types::{DType, Rank, ReduceOp, WorldSize};
+use crate::variant::{Choice, Plan, Request, Terrain};
+use crate::watch::Watch;
+
+pub use options::Options;
+
+/// A group of ranks that reduce together, seen from one of them.
+///
+/// Ordering: an operation is ordered by the stream it is given, after the operation before it on the same communicator,
+/// whatever stream that was on. Every rank issues the same operations in the same order.
+///
+/// Errors: an operation that fails after its launch (a peer that never comes, an abort) is reported by
+/// [`Communicator::synchronize`] and by the next call. Its output is undefined, the communicator is of no further use, and a
+/// new one in the same processes works.
+///
+/// Threads: may be shared; calls from several threads take turns.
+pub struct Communicator {
+    // Dropped by hand: leaked when a kernel cannot be proven to have ended.
+    heap: ManuallyDrop<SymmetricHeap>,
+    watch: ManuallyDrop<Arc<Watch>>,
+    device: Arc<dyn Device>,
+    bootstrap: Arc<dyn Bootstrap>,
+    kernels: kernels::KernelTable,
+    table: Arc<LaneTable>,
+    options: Options,
+    issue: Mutex<IssueOrder>,
+}
+
+/// Which stream the last operation went to. One communicator is one sequence of operations.
+struct IssueOrder {
+    last: Option<StreamHandle>,
+    event: Event,
+    /// Set once a second stream was seen: from then on every operation is followed by a record of `event`.
+    several_streams: bool,
+}
+
+impl Communicator {
+    /// This rank.
+    pub fn rank(&self) -> Rank {
+        self.bootstrap.rank()
+    }
+
+    /// Ranks in the group.
+    pub fn world_size(&self) -> WorldSize {
+        self.bootstrap.world_size()
+    }
+
+    /// The device this rank runs on.
+    pub fn device(&self) -> &Arc<dyn Device> {
+        &self.device
+    }
+
+    /// The control plane, for a caller that has something of its own to agree on. Collectives on it are in the same
+    /// order on all ranks as everything else.
+    pub fn bootstrap(&self) -> &Arc<dyn Bootstrap> {
+        &self.bootstrap
+    }
+
+    /// Bytes of device memory this communicator holds on this rank.
+    pub fn footprint_bytes(&self) -> u64 {
+        self.heap.bytes()
+    }
+
+    /// Reduces `count` elements of every rank's `input` into every rank's `output`, with the variant the table chooses.
+    ///
+    /// Shape: `count` elements, aligned to the element; any count, 0 included. `output` equals `input` (in place) or does
+    /// not overlap it.
+    ///
+    /// Ordering: queued on `stream`; the result is there when the stream has passed. Can be captured into a graph once
+    /// the type and operator are prepared.
+    ///
+    /// Errors: [`Error::InvalidArgument`] and [`Error::Unsupported`] before anything is launched; errors of operations
+    /// before this one, see [`Communicator`].
+    ///
+    /// # Safety
+    /// - `input` and `output` are valid for `count` elements on this rank's device until the stream has passed the operation.
+    /// - `stream` belongs to this rank's device and exists until the next operation or the communicator's drop has returned.
+    pub unsafe fn all_reduce(
+        &self,
+        input: DevicePtr,
+        output: DevicePtr,
+        count: u64,
+        dtype: DType,
+        op: ReduceOp,
+        stream: StreamHandle,
+    ) -> Result<()> {
+        let request = Request { count, dtype, op };
+        let choice = self.choose(&request)?;
+        // SAFETY: the caller's promise is this function's.
+        unsafe { self.all_reduce_as(&choice, &request, input, output, stream) }
+    }
+
+    /// As [`Communicator::all_reduce`], with a variant and shape of the caller's. Every rank makes the same choice.
+    ///
+    /// # Safety
+    /// As [`Communicator::all_reduce`].
+    pub unsafe fn all_reduce_as(
+        &self,
+        choice: &Choice,
+        request: &Request,
+        input: DevicePtr,
+        output: DevicePtr,
+        stream: StreamHandle,
+    ) -> Result<()> {
+        check_operands(request, input, output)?;
+        let plan = self.plan(choice, request)?;
+        self.watch.check()?;
+        if request.count == 0 {
+            return Ok(());
+        }
+        let kernel = self.kernel(&plan, stream)?;
+        kernel.check_resident(&plan)?;
+        let mut issue = self.issue.lock().unwrap_or_else(PoisonError::into_inner);
+        self.order_before(&mut issue, stream)?;
+        let element_bytes = request.dtype.size_bytes() as u64;
+        let shape = LaunchShape {
+            grid: plan.lanes,
+            block: plan.kernel.threads,
+            shared_bytes: plan.shared_bytes,
+            dependent: false,
+        };
+        for (offset, count) in plan.pieces(request.count) {
+            let args = Args {
+                input: input.offset(offset * element_bytes).0,
+                output: output.offset(offset * element_bytes).0,
+                count,
+                heap: self.heap.bases(),
+                control: self.watch.page().0,
+                deadline_ns: self.options.timeout.as_nanos() as u64,
+                descriptor: descriptor(count, request.dtype as u8, request.op as u8),
+                layout: *self.heap.layout(),
+                rank: self.rank().0,
+                chunk_bytes: plan.chunk_bytes,
+            };
+            // SAFETY: `Args` is what every collective kernel takes; heap and page live until no kernel runs, the operands
+            // by the caller's promise.
+            unsafe { self.device.launch(kernel.handle, shape, bytes_of(&args), stream)? };
+        }
+        self.order_after(&mut issue, stream)
+    }
+
+    /// What [`Communicator::all_reduce`] would take for a request: the table's choice.
+    pub fn choose(&self, request: &Request) -> Result<Choice> {
+        match &self.options.choice {
+            Some(choice) if choice.variant.supports(request.dtype, request.op).is_ok() => Ok(choice.clone()),
+            _ => self.table.choose(self.world_size(), request),
+        }
+    }
+
+    /// How a request would run under a choice.
+    pub fn plan(&self, choice: &Choice, request: &Request) -> Result<Plan> {
+        let terrain = Terrain {
+            device: self.device.properties().kind,
+            world_size: self.world_size(),
+            layout: self.heap.layout(),
+            sentinel: self.options.sentinel,
+        };
+        Plan::new(&terrain, request, choice)
+    }
+
+    /// Compiles and loads what the plans need, on all ranks. Collective; every rank passes the same plans.
+    ///
+    /// A case that was not prepared prepares itself at its first use, which is an error inside a graph capture.
+    pub fn prepare(&self, plans: &[Plan]) -> Result<()> {
+        self.kernels.prepare(&*self.bootstrap, &self.device, plans.iter().map(|plan| (&plan.kernel, plan.shared_bytes)))
+    }
+
+    /// Prepares everything the table may choose for these types and operators, at every size. Collective.
+    pub fn prepare_types(&self, types: &[(DType, ReduceOp)]) -> Result<()> {
+        let mut plans = Vec::new();
+        for &(dtype, op) in types {
+            // Tables and tunings change at sizes of their own; powers of two up to 4 GiB visit all that matter.
+            for power in 0..=32 {
+                let request = Request { count: (1u64 << power).div_ceil(dtype.size_bytes() as u64), dtype, op };
+                let plan = self.plan(&self.choose(&request)?, &request)?;
+                if !plans.iter().any(|known: &Plan| known.kernel == plan.kernel) {
+                    plans.push(plan);
+                }
+            }
+        }
+        self.prepare(&plans)
+    }
+
+    fn kernel(&self, plan: &Plan, stream: StreamHandle) -> Result<kernels::Loaded> {
+        if let Some(kernel) = self.kernels.get(&plan.kernel) {
+            return Ok(kernel);
+        }
+        if self.device.is_capturing(stream)? {
+            return Err(Error::invalid(format!(
+                "{} is not prepared, and cannot be while stream is being captured: call prepare before the capture",
+                plan.kernel
+            )));
+        }
+        self.prepare(std::slice::from_ref(plan))?;
+        Ok(self.kernels.get(&plan.kernel).expect("prepare loads what it is given"))
+    }
+
+    /// Makes `stream` wait for the operation before this one, if that went elsewhere.
+    fn order_before(&self, issue: &mut IssueOrder, stream: StreamHandle) -> Result<()> {
+        let Some(last) = issue.last.filter(|&last| last != stream) else { return Ok(()) };
+        // Captured work cannot wait for work outside the capture: there the user orders the replays.
+        if self.device.is_capturing(stream)? || self.device.is_capturing(last)? {
+            return Ok(());
+        }
+        if !issue.several_streams {
+            issue.event.record(last)?;
+            issue.several_streams = true;
+        }
+        issue.event.hold(stream)
+    }
+
+    fn order_after(&self, issue: &mut IssueOrder, stream: StreamHandle) -> Result<()> {
+        issue.last = Some(stream);
+        if issue.several_streams && !self.device.is_capturing(stream)? {
+            issue.event.record(stream)?;
+        }
+        Ok(())
+    }
+
+    /// Waits until the stream has passed everything queued, and says what went wrong with the collectives on it.
+    ///
+    /// Bounded: every wait inside a kernel has the communicator's deadline, and ends when a peer is lost.
+    pub fn synchronize(&self, stream: StreamHandle) -> Result<()> {
+        self.device.synchronize_stream(stream)?;
+        self.watch.check()
+    }
+
+    /// What went wrong so far, without waiting.
+    pub fn status(&self) -> Result<()> {
+        self.watch.check()
+    }
+
+    /// Ends every running and future operation of this communicator, on this rank at once and on its peers as soon as they
+    /// hear of it. From any thread.
+    pub fn abort(&self, detail: &str) {
+        self.watch.abort(detail);
+        self.bootstrap.announce_abort(detail);
+    }
+
+    /// Waits a bounded time for this rank's kernels to end; false if they did not.
+    fn drain(&self, patience: Duration) -> bool {
+        let last = self.issue.lock().unwrap_or_else(PoisonError::into_inner).last;
+        let Some(stream) = last else { return true };
+        let end = Instant::now() + patience;
+        loop {
+            match self.device.stream_is_idle(stream) {
+                Ok(true) => return true,
+                // A stream of a dead context, or one that is gone: nothing runs there any more.
+                Err(_) => return true,
+                Ok(false) if Instant::now() >= end => return false,
+                Ok(false) => std::thread::sleep(Duration::from_micros(200)),
+            }
+        }
+    }
+}
+
+/// How long a drop waits for operations that were queued, and then for them to obey the abort word.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a drop waits for the peers to say goodbye.
+const LEAVE_PATIENCE: Duration = Duration::from_secs(5);
+
+impl Drop for Communicator {
+    fn drop(&mut self) {
+        if !self.drain(DRAIN_PATIENCE) {
+            self.abort("the communicator was dropped while operations were running");
+            if !self.drain(DRAIN_PATIENCE) {
+                // A kernel that obeys nothing still uses this memory: losing it is the lesser evil.
+                tracing::error!(rank = self.rank().0, "kernels did not end; leaking the heap of the communicator");
+                return;
+            }
+        }
+        // Peers may still load from our heap: it is theirs too (SharedBlock), so nothing is freed under them.
+        self.bootstrap.leave(LEAVE_PATIENCE);
+        // SAFETY: dropped once, here; nothing uses either afterwards.
+        unsafe {
+            ManuallyDrop::drop(&mut self.heap);
+            ManuallyDrop::drop(&mut self.watch);
+        }
+    }
+}
+
+impl fmt::Debug for Communicator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Communicator")
+            .field("rank", &self.rank())
+            .field("world_size", &self.world_size())
+            .field("device", &self.device)
+            .finish_non_exhaustive()
+    }
+}
+
+fn check_operands(request: &Request, input: DevicePtr, output: DevicePtr) -> Result<()> {
+    let element_bytes = request.dtype.size_bytes() as u64;
+    let bytes = request.count.checked_mul(element_bytes).filter(|&bytes| bytes < 1 << 47);
+    let Some(bytes) = bytes else {
+        return Err(Error::invalid(format!("{} elements of {} exceed any memory", request.count, request.dtype)));
+    };
+    if bytes == 0 {
+        return Ok(());
+    }
+    for (name, pointer) in [("input", input), ("output", output)] {
+        if pointer.0 == 0 || pointer.0 % element_bytes != 0 {
+            return Err(Error::invalid(format!(
+                "{name} is {:#x}: an address aligned to the {element_bytes} bytes of {} is needed",
+                pointer.0, request.dtype
+            )));
+        }
+    }
+    let apart = input.0.abs_diff(output.0);
+    if apart != 0 && apart < bytes {
+        return Err(Error::invalid(format!(
+            "input and output overlap: {apart} bytes apart for {bytes} bytes; pass the same address to work in place"
+        )));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn operands_are_checked() {
+        let request = Request { count: 4, dtype: DType::F32, op: ReduceOp::Sum };
+        let check = |input, output| check_operands(&request, DevicePtr(input), DevicePtr(output));
+        check(0x1000, 0x1000).unwrap();
+        check(0x1000, 0x1010).unwrap();
+        assert!(check(0x1000, 0x1008).unwrap_err().to_string().contains("overlap"));
+        assert!(check(0x1002, 0x2000).unwrap_err().to_string().contains("aligned"));
+        assert!(check(0, 0x2000).is_err());
+        let huge = Request { count: u64::MAX / 2, ..request };
+        assert!(check_operands(&huge, DevicePtr(16), DevicePtr(16)).is_err());
+    }
+}

@@ -1,0 +1,109 @@
+//! What a communicator can be told, and the environment variables that say the same.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::error::{Error, Result};
+use crate::memory::HeapLimits;
+use crate::table::LaneTable;
+use crate::types::{DType, ReduceOp};
+use crate::variant::{Choice, Manifest};
+
+/// Settings of a communicator. Equal on all ranks, or the ranks refuse each other.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Longest wait inside a kernel; zero waits until aborted. `MYELON_TIMEOUT`, in seconds; 30 by default.
+    pub timeout: Duration,
+    /// What the heap has room for; by device kind if absent.
+    pub limits: Option<HeapLimits>,
+    /// The lane table; the embedded one of the device kind if absent.
+    pub table: Option<Arc<LaneTable>>,
+    /// A variant to use wherever it can, instead of the table's. `MYELON_VARIANT`, `MYELON_LANES`.
+    pub choice: Option<Choice>,
+    /// Whether floats may use sentinel mailboxes. `MYELON_SENTINEL=0` turns them off.
+    pub sentinel: bool,
+    /// Whether several ranks may use one GPU: for tests of correctness.
+    pub share_devices: bool,
+    /// Types and operators to compile and load at once.
+    pub prepare: Vec<(DType, ReduceOp)>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            timeout: Duration::from_secs(30),
+            limits: None,
+            table: None,
+            choice: None,
+            sentinel: true,
+            share_devices: false,
+            prepare: Vec::new(),
+        }
+    }
+}
+
+impl Options {
+    /// The defaults, changed by the environment.
+    ///
+    /// Errors: [`Error::Config`] naming the variable whose value cannot be used.
+    pub fn from_env() -> Result<Self> {
+        Self::from_variables(&|name| std::env::var(name).ok())
+    }
+
+    fn from_variables(variable: &dyn Fn(&str) -> Option<String>) -> Result<Self> {
+        let wrong = |key: &str, value: &str, detail: &str| Error::Config {
+            source_name: "environment".into(),
+            key: key.into(),
+            detail: format!("'{value}' {detail}"),
+        };
+        let mut options = Self { prepare: vec![(DType::F32, ReduceOp::Sum)], ..Self::default() };
+        if let Some(text) = variable("MYELON_TIMEOUT") {
+            let seconds = text.parse::<f64>().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+            options.timeout = seconds
+                .filter(|timeout| timeout.as_nanos() < u128::from(u64::MAX))
+                .ok_or_else(|| wrong("MYELON_TIMEOUT", &text, "is not a number of seconds; 0 means none"))?;
+        }
+        if let Some(text) = variable("MYELON_SENTINEL") {
+            options.sentinel = match text.as_str() {
+                "1" => true,
+                "0" => false,
+                _ => return Err(wrong("MYELON_SENTINEL", &text, "is neither 0 nor 1")),
+            };
+        }
+        let lanes = match variable("MYELON_LANES") {
+            Some(text) => Some(text.parse().map_err(|_| wrong("MYELON_LANES", &text, "is not a number of lanes"))?),
+            None => None,
+        };
+        if let Some(name) = variable("MYELON_VARIANT").filter(|name| name != "auto") {
+            let variant = Manifest::embedded().get(&name)?;
+            options.choice = Some(Choice { lanes, ..Choice::of(variant) });
+        } else if lanes.is_some() {
+            return Err(wrong("MYELON_LANES", "", "needs MYELON_VARIANT beside it"));
+        }
+        Ok(options)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(pairs: &[(&str, &str)]) -> Result<Options> {
+        Options::from_variables(&|name| pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned()))
+    }
+
+    #[test]
+    fn the_environment_is_heard() {
+        let options = parse(&[("MYELON_TIMEOUT", "0.5"), ("MYELON_SENTINEL", "0"), ("MYELON_VARIANT", "one_shot_push")]).unwrap();
+        assert_eq!(options.timeout, Duration::from_millis(500));
+        assert!(!options.sentinel && options.choice.is_some());
+    }
+
+    #[test]
+    fn wrong_values_name_their_variable() {
+        for (key, value) in [("MYELON_TIMEOUT", "soon"), ("MYELON_TIMEOUT", "-1"), ("MYELON_SENTINEL", "yes"), ("MYELON_LANES", "2")] {
+            assert!(parse(&[(key, value)]).unwrap_err().to_string().contains(key));
+        }
+        assert!(parse(&[("MYELON_VARIANT", "warp_drive")]).is_err());
+    }
+}

@@ -1,0 +1,175 @@
+//! What the conformance tests share: ranks as threads, seeded choices, and the reference model.
+
+#![allow(dead_code)]
+
+pub mod reference;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use myelon_ccl::device::Device;
+use myelon_ccl::device::cpu::CpuDevice;
+use myelon_ccl::device::cuda::CudaDevice;
+use myelon_ccl::device::handles::{Buffer, Stream};
+use myelon_ccl::device::{DeviceKind, DevicePtr};
+use myelon_ccl::memory::HeapLimits;
+use myelon_ccl::variant::{Choice, Request};
+use myelon_ccl::{Communicator, Options, Rank};
+
+/// SplitMix64: the same decisions on every rank from one seed.
+#[derive(Clone)]
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    pub fn below(&mut self, limit: u64) -> u64 {
+        self.next() % limit
+    }
+
+    pub fn pick<'a, T>(&mut self, items: &'a [T]) -> &'a T {
+        &items[self.below(items.len() as u64) as usize]
+    }
+}
+
+/// The devices of a test: `MYELON_TEST_DEVICE=cuda` takes the visible GPUs (several ranks share one if there are fewer),
+/// anything else the CPU device.
+pub fn devices(ranks: u32) -> Vec<Arc<dyn Device>> {
+    if device_kind() == DeviceKind::Cpu {
+        return (0..ranks).map(|rank| CpuDevice::new(rank).unwrap() as Arc<dyn Device>).collect();
+    }
+    let gpus = myelon_ccl::device::cuda::device_count().unwrap();
+    let opened: Vec<_> = (0..gpus.min(ranks)).map(|gpu| CudaDevice::new(gpu).unwrap()).collect();
+    (0..ranks).map(|rank| Arc::clone(&opened[(rank % gpus) as usize]) as Arc<dyn Device>).collect()
+}
+
+pub fn device_kind() -> DeviceKind {
+    match std::env::var("MYELON_TEST_DEVICE").as_deref() {
+        Ok("cuda") => DeviceKind::Cuda,
+        _ => DeviceKind::Cpu,
+    }
+}
+
+/// Cells so small that ordinary messages take several pieces, wrap rings and change buffers.
+pub fn small_limits() -> HeapLimits {
+    HeapLimits { lanes: 4, sentinel_bytes: 4096, ll_bytes: 2048, staging_bytes: 1024, slot_bytes: 512, ring_slots: 4 }
+}
+
+pub fn options() -> Options {
+    Options {
+        timeout: Duration::from_secs(60),
+        limits: Some(small_limits()),
+        share_devices: true,
+        ..Options::default()
+    }
+}
+
+/// Runs `body` on every rank, a thread each; a panic on one rank is the test's.
+pub fn on_ranks<T: Send>(ranks: u32, options: &Options, body: impl Fn(Communicator) -> T + Sync) -> Vec<T> {
+    let communicators = Communicator::threads(&devices(ranks), options).unwrap();
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = communicators
+            .into_iter()
+            .map(|communicator| {
+                let body = &body;
+                scope.spawn(move || body(communicator))
+            })
+            .collect();
+        threads.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+    })
+}
+
+/// One operation of a test, as all ranks see it.
+#[derive(Clone, Debug)]
+pub struct Operation {
+    pub choice: Choice,
+    pub request: Request,
+    pub in_place: bool,
+    pub seed: u64,
+}
+
+/// Guard bytes before and after every operand.
+const GUARD: u64 = 64;
+const GUARD_BYTE: u8 = 0xc3;
+
+/// A rank's operands, reused from operation to operation.
+pub struct Bench {
+    pub communicator: Communicator,
+    input: Buffer,
+    output: Buffer,
+    pub streams: Vec<Stream>,
+}
+
+impl Bench {
+    pub fn new(communicator: Communicator, most_bytes: u64) -> Self {
+        let device = communicator.device();
+        let bytes = most_bytes + 2 * GUARD + 16;
+        let input = Buffer::new(device, bytes).unwrap();
+        let output = Buffer::new(device, bytes).unwrap();
+        let streams = (0..2).map(|_| Stream::new(device).unwrap()).collect();
+        Self { communicator, input, output, streams }
+    }
+
+    /// Runs one operation and compares every byte, guards included, with the reference. `skew` is this rank's own
+    /// misalignment in elements; `stream` its choice of stream.
+    pub fn run(&self, operation: &Operation, skew: u64, stream: usize) {
+        let Operation { choice, request, in_place, seed } = operation;
+        let rank = self.communicator.rank();
+        let world_size = self.communicator.world_size();
+        let stream = &self.streams[stream];
+        let bytes = request.bytes() as usize;
+        let skew = GUARD + skew * request.dtype.size_bytes() as u64;
+        let inputs: Vec<_> = world_size.ranks().map(|rank| reference::input(request, *seed, rank)).collect();
+
+        let whole = |content: &[u8]| {
+            let mut whole = vec![GUARD_BYTE; skew as usize + bytes + GUARD as usize];
+            whole[skew as usize..skew as usize + bytes].copy_from_slice(content);
+            whole
+        };
+        self.input.upload(&whole(&inputs[rank.index()]), stream).unwrap();
+        self.output.upload(&whole(&vec![0x5a; bytes]), stream).unwrap();
+        let target = if *in_place { &self.input } else { &self.output };
+        let at = |buffer: &Buffer| DevicePtr(buffer.address().0 + skew);
+        // SAFETY: both buffers hold the operands behind the guard and outlive the synchronisation.
+        unsafe {
+            self.communicator.all_reduce_as(choice, request, at(&self.input), at(target), stream.handle()).unwrap();
+        }
+        self.communicator.synchronize(stream.handle()).unwrap();
+
+        let expected = reference::all_reduce(&choice.variant, request, &inputs, self.communicator.plan(choice, request).unwrap());
+        let mut seen = vec![0; skew as usize + bytes + GUARD as usize];
+        target.download(&mut seen, stream).unwrap();
+        let (before, rest) = seen.split_at(skew as usize);
+        let (result, after) = rest.split_at(bytes);
+        assert!(before.iter().chain(after).all(|&byte| byte == GUARD_BYTE), "rank {rank}: {operation:?} wrote past its output");
+        if let Some(element) = reference::first_difference(request.dtype, result, &expected) {
+            let size = request.dtype.size_bytes();
+            let range = element * size..(element + 1) * size;
+            panic!(
+                "rank {rank}: {operation:?}: element {element} of {} is {:02x?}, expected {:02x?}",
+                request.count,
+                &result[range.clone()],
+                &expected[range]
+            );
+        }
+        if !in_place {
+            let mut untouched = vec![0; bytes];
+            let mut all = vec![0; skew as usize + bytes];
+            self.input.download(&mut all, stream).unwrap();
+            untouched.copy_from_slice(&all[skew as usize..]);
+            assert_eq!(untouched, inputs[rank.index()], "rank {rank}: {operation:?} changed its input");
+        }
+    }
+}
+
+/// A rank's own misalignment: ranks differ on purpose.
+pub fn skew(random: &mut Random, rank: Rank) -> u64 {
+    let draw = random.next();
+    if draw & 1 == 0 { 0 } else { (draw >> 8).wrapping_add(u64::from(rank.0)) % 5 }
+}

@@ -1,0 +1,202 @@
+//! What an all-reduce must give, bit for bit: another implementation of conversions, operators and orders.
+
+use std::sync::Arc;
+
+use myelon_ccl::variant::{Order, Plan, Request, Rounding, VariantSpec};
+use myelon_ccl::{DType, Rank, ReduceOp};
+
+use super::Random;
+
+/// An element on its way through a reduction.
+#[derive(Clone, Copy)]
+enum Value {
+    F32(f32),
+    F64(f64),
+    Int(u64),
+}
+
+/// A rank's input: ordinary values with a sprinkle of the awkward ones.
+pub fn input(request: &Request, seed: u64, rank: Rank) -> Vec<u8> {
+    let mut random = Random(seed ^ (u64::from(rank.0) + 1) << 48);
+    let mut bytes = Vec::with_capacity(request.bytes() as usize);
+    for _ in 0..request.count {
+        let draw = random.next();
+        let value = match request.dtype {
+            dtype if !dtype.is_float() => Value::Int(draw),
+            DType::F64 => Value::F64(awkward(draw)),
+            _ => Value::F32(awkward(draw) as f32),
+        };
+        bytes.extend_from_slice(&encode(request.dtype, value)[..request.dtype.size_bytes()]);
+    }
+    bytes
+}
+
+fn awkward(draw: u64) -> f64 {
+    match draw & 0xff {
+        0 => f64::NAN,
+        // The very pattern that means "not yet" in a mailbox.
+        1 => f64::from_bits(u64::MAX),
+        2 => f64::INFINITY,
+        3 => f64::NEG_INFINITY,
+        4..=11 => -0.0,
+        12..=15 => 0.0,
+        16 => 1e-40,
+        17 => 3e38,
+        _ => (draw >> 8) as i32 as f64 / f64::from(1 << 29),
+    }
+}
+
+/// The result for every element.
+pub fn all_reduce(variant: &Arc<VariantSpec>, request: &Request, inputs: &[Vec<u8>], plan: Plan) -> Vec<u8> {
+    let size = request.dtype.size_bytes();
+    let world = inputs.len();
+    let mut result = Vec::with_capacity(request.bytes() as usize);
+    for element in 0..request.count as usize {
+        let first = match variant.order {
+            Order::Rank => 0,
+            Order::Rotated => plan.shard_of(request.count, element as u64) as usize % world,
+        };
+        let mut total: Option<Value> = None;
+        for step in 0..world {
+            let input = &inputs[(first + step) % world];
+            let next = decode(request.dtype, &input[element * size..][..size]);
+            total = Some(match total {
+                None => next,
+                Some(total) => {
+                    let total = combine(request.dtype, request.op, total, next);
+                    // The last hop rounds too, but after the average.
+                    if variant.rounding == Rounding::PerHop && step + 1 < world { round(request.dtype, total) } else { total }
+                }
+            });
+        }
+        let total = finish(request.dtype, request.op, total.expect("a world has ranks"), world);
+        result.extend_from_slice(&encode(request.dtype, total)[..size]);
+    }
+    result
+}
+
+/// The first element that differs; any NaN equals any other.
+pub fn first_difference(dtype: DType, seen: &[u8], expected: &[u8]) -> Option<usize> {
+    let size = dtype.size_bytes();
+    let is_nan = |bytes: &[u8]| match decode(dtype, bytes) {
+        Value::F32(value) => value.is_nan(),
+        Value::F64(value) => value.is_nan(),
+        Value::Int(_) => false,
+    };
+    let pairs = seen.chunks_exact(size).zip(expected.chunks_exact(size));
+    pairs.into_iter().position(|(seen, expected)| seen != expected && !(is_nan(seen) && is_nan(expected)))
+}
+
+fn round(dtype: DType, value: Value) -> Value {
+    decode(dtype, &encode(dtype, value)[..dtype.size_bytes()])
+}
+
+fn combine(dtype: DType, op: ReduceOp, a: Value, b: Value) -> Value {
+    match (a, b) {
+        (Value::F32(a), Value::F32(b)) => Value::F32(match op {
+            ReduceOp::Sum | ReduceOp::Avg => a + b,
+            ReduceOp::Prod => a * b,
+            ReduceOp::Min => if a.is_nan() || a < b { a } else { b },
+            ReduceOp::Max => if a.is_nan() || a > b { a } else { b },
+        }),
+        (Value::F64(a), Value::F64(b)) => Value::F64(match op {
+            ReduceOp::Sum | ReduceOp::Avg => a + b,
+            ReduceOp::Prod => a * b,
+            ReduceOp::Min => if a.is_nan() || a < b { a } else { b },
+            ReduceOp::Max => if a.is_nan() || a > b { a } else { b },
+        }),
+        (Value::Int(a), Value::Int(b)) => {
+            let (a, b) = (extend(dtype, a), extend(dtype, b));
+            Value::Int(match op {
+                ReduceOp::Sum | ReduceOp::Avg => a.wrapping_add(b),
+                ReduceOp::Prod => a.wrapping_mul(b),
+                ReduceOp::Min => a.min(b),
+                ReduceOp::Max => a.max(b),
+            } as u64)
+        }
+        _ => unreachable!("both are of one type"),
+    }
+}
+
+fn finish(dtype: DType, op: ReduceOp, value: Value, world: usize) -> Value {
+    if op != ReduceOp::Avg {
+        return value;
+    }
+    match value {
+        Value::F32(value) => Value::F32(value / world as f32),
+        Value::F64(value) => Value::F64(value / world as f64),
+        Value::Int(value) => Value::Int((extend(dtype, value) / world as i128) as u64),
+    }
+}
+
+/// The integer a bit pattern stands for.
+fn extend(dtype: DType, bits: u64) -> i128 {
+    match dtype {
+        DType::I8 => i128::from(bits as i8),
+        DType::U8 => i128::from(bits as u8),
+        DType::I32 => i128::from(bits as i32),
+        DType::U32 => i128::from(bits as u32),
+        DType::I64 => i128::from(bits as i64),
+        _ => i128::from(bits),
+    }
+}
+
+fn decode(dtype: DType, bytes: &[u8]) -> Value {
+    let mut wide = [0; 8];
+    wide[..bytes.len()].copy_from_slice(bytes);
+    let bits = u64::from_le_bytes(wide);
+    match dtype {
+        DType::F32 => Value::F32(f32::from_bits(bits as u32)),
+        DType::F64 => Value::F64(f64::from_bits(bits)),
+        DType::F16 => Value::F32(half::f16::from_bits(bits as u16).to_f32()),
+        DType::Bf16 => Value::F32(half::bf16::from_bits(bits as u16).to_f32()),
+        DType::E4m3 => Value::F32(fp8_value(4, 3, true, bits as u8)),
+        DType::E5m2 => Value::F32(fp8_value(5, 2, false, bits as u8)),
+        _ => Value::Int(bits),
+    }
+}
+
+fn encode(dtype: DType, value: Value) -> [u8; 8] {
+    let bits = match (dtype, value) {
+        (DType::F32, Value::F32(value)) => u64::from(value.to_bits()),
+        (DType::F64, Value::F64(value)) => value.to_bits(),
+        (DType::F16, Value::F32(value)) => u64::from(half::f16::from_f32(value).to_bits()),
+        (DType::Bf16, Value::F32(value)) => u64::from(half::bf16::from_f32(value).to_bits()),
+        (DType::E4m3, Value::F32(value)) => u64::from(fp8_bits(4, 3, true, value)),
+        (DType::E5m2, Value::F32(value)) => u64::from(fp8_bits(5, 2, false, value)),
+        (_, Value::Int(bits)) => bits,
+        _ => unreachable!("a value of its own type"),
+    };
+    bits.to_le_bytes()
+}
+
+/// An 8-bit float by its definition.
+fn fp8_value(exponent_bits: u32, mantissa_bits: u32, finite: bool, bits: u8) -> f32 {
+    let sign = if bits & 0x80 == 0 { 1.0 } else { -1.0 };
+    let magnitude = u32::from(bits & 0x7f);
+    let (exponent, mantissa) = (magnitude >> mantissa_bits, magnitude & ((1 << mantissa_bits) - 1));
+    let top = (1 << exponent_bits) - 1;
+    let bias = (1 << (exponent_bits - 1)) - 1;
+    if finite && magnitude == 0x7f || !finite && exponent == top && mantissa != 0 {
+        return f32::NAN;
+    }
+    if !finite && exponent == top {
+        return sign * f32::INFINITY;
+    }
+    let fraction = mantissa as f32 / (1 << mantissa_bits) as f32;
+    let (lead, power) = if exponent == 0 { (0.0, 1 - bias) } else { (1.0, exponent as i32 - bias) };
+    sign * (lead + fraction) * 2f32.powi(power)
+}
+
+/// The nearest 8-bit float by trying all, ties to the even pattern, saturating to the largest finite.
+fn fp8_bits(exponent_bits: u32, mantissa_bits: u32, finite: bool, value: f32) -> u8 {
+    if value.is_nan() {
+        return 0x7f;
+    }
+    let sign = if value.is_sign_negative() { 0x80 } else { 0 };
+    let distance = |bits: u8| (f64::from(fp8_value(exponent_bits, mantissa_bits, finite, bits)) - f64::from(value.abs())).abs();
+    let candidates = (0..0x80u8).filter(|&bits| fp8_value(exponent_bits, mantissa_bits, finite, bits).is_finite());
+    let nearest = candidates.min_by(|&a, &b| distance(a).total_cmp(&distance(b)).then((a & 1).cmp(&(b & 1)))).unwrap_or(0);
+    let largest = if finite { 0x7e } else { 0x7b };
+    sign | if value.is_infinite() { largest } else { nearest }
+}
