@@ -63,8 +63,13 @@ cp "$bundle/VERSION" "$out/" 2>/dev/null || true
 
 summary=()
 failures=0
+results=
 
-# `step RANKS NAME SECONDS COMMAND...`: runs on the first RANKS GPUs, logs, and notes the outcome.
+# Occurrences of a pattern in a file that may be missing.
+count() { { grep -oE "$1" "$2" 2>/dev/null || true; } | wc -l; }
+
+# `step RANKS NAME SECONDS COMMAND...`: runs on the first RANKS GPUs, logs, and notes the outcome. The command is a test binary,
+# or with $results set a sweep that writes there.
 step() {
   local ranks=$1 name=$2 seconds=$3 start=$SECONDS status=0 verdict=ok detail log
   shift 3
@@ -74,6 +79,14 @@ step() {
   printf '==> %s on %s ranks\n' "$name" "$ranks"
   CUDA_VISIBLE_DEVICES=$visible MYELON_TEST_DEVICE=$device MYELON_TEST_RANKS=$ranks \
     timeout --kill-after=15 "$seconds" "$@" >"$log" 2>&1 </dev/null || status=$?
+  # A test that ran nothing and a sweep that wrote nothing are failures too, whatever they exited with.
+  if [[ -n $results ]]; then
+    detail="$(count '"variant"' "$results") rows, $(count '"wrong": *[1-9]' "$results") wrong"
+    [[ $detail == [1-9]*' rows, 0 wrong' ]] || verdict=FAIL
+  else
+    detail=$(sed -nE 's/^test result: [a-zA-Z]+\. (.*); [0-9]+ measured.*/\1/p' "$log" | tail -n 1)
+    [[ $detail == [1-9]*' passed; 0 failed'* ]] || verdict=FAIL
+  fi
   case $status in
     0) ;;
     124 | 137) verdict=HANG ;;
@@ -83,20 +96,16 @@ step() {
     failures=$((failures + 1))
     tail -n 15 "$log" | sed 's/^/    /'
   fi
-  # A test binary's closing line, or the number of rows a sweep wrote.
-  detail=$(sed -nE 's/^test result: [a-zA-Z]+\. (.*); [0-9]+ measured.*/\1/p' "$log" | tail -n 1)
-  if [[ -f $out/$name-$ranks.json ]]; then
-    detail="$(grep -o '"variant"' "$out/$name-$ranks.json" | wc -l) rows, $(grep -cE '"wrong": *[1-9]' "$out/$name-$ranks.json" || true) wrong"
-  fi
-  summary+=("$(printf '%5s  %-18s %-5s %5d s  %s' "$ranks" "$name" "$verdict" "$((SECONDS - start))" "${detail:-exit $status}")")
+  summary+=("$(printf '%5s  %-18s %-5s %5d s  %s' "$ranks" "$name" "$verdict" "$((SECONDS - start))" "${detail:-no result}, exit $status")")
 }
 
 # `sweep_step RANKS NAME COMMAND...`: a step that writes NAME-RANKS.json.
 sweep_step() {
   local ranks=$1 name=$2
+  local results=$out/$name-$ranks.json
   shift 2
-  rm -f "$out/$name-$ranks.json"
-  step "$ranks" "$name" "$sweep_seconds" "$@" --json "$out/$name-$ranks.json"
+  rm -f "$results"
+  step "$ranks" "$name" "$sweep_seconds" "$@" --json "$results"
 }
 
 {
