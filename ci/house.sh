@@ -166,7 +166,11 @@ make_mirrors() {
   local file
   rm -rf "$scratch/text" "$scratch/code"
   sources "src bin cuda" "rs cuh cu h cc cpp" >"$scratch/files"
-  while read -r file; do mkdir -p "$scratch/text/${file%/*}" "$scratch/code/${file%/*}"; done <"$scratch/files"
+  while read -r file; do
+    mkdir -p "$scratch/text/${file%/*}" "$scratch/code/${file%/*}"
+    # awk never sees an empty file, and the rules expect every file in the mirrors.
+    touch "$scratch/text/$file" "$scratch/code/$file"
+  done <"$scratch/files"
   (cd "$tree" && xargs -r awk -v text="$scratch/text/" -v code="$scratch/code/" -f "$here/ci/mirror.awk" <"$scratch/files")
 }
 

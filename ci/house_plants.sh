@@ -116,6 +116,7 @@ mod tests {
     use crate::comm::Communicator;
 }
 END
+plant floors src/memory/planted.rs - </dev/null
 plant floors src/memory/tests.rs - <<'END'
 use crate::comm::Communicator;
 END
