@@ -1,0 +1,150 @@
+#!/usr/bin/env bash
+# Conformance and measurements on a machine with several GPUs, from binaries built elsewhere; needs no Rust.
+#
+#   ci/gpu.sh [BUNDLE]     BUNDLE as ci/build_gpu_bundle.sh made it; default target/gpu-bundle, or the script's own folder
+#
+# For every world size from 2 to the number of visible GPUs: the conformance and fault tests, an eager sweep, a sweep of
+# graph replays, and a short sweep under mpirun where there is one. Every command has a deadline; one that fails or hangs does not
+# stop the rest. JSON and logs go to $OUT; a summary comes last. Exit status: 0 all well, 1 something failed, 2 nothing to run on.
+#
+# Environment:
+#   OUT=results/new        where results go
+#   SIZES="2 4 8"          world sizes; default 2..N
+#   DEVICE=cuda            or cpu, to try the script itself without a GPU
+#   BEGIN, END, FACTOR, REPEATS, WARMUP     the sweep; default 1K 256M 4 20 5
+#   VARIANTS=all           as --variant of myelon-perf
+#   AGAINST                as --against; unset: myelon-perf's own choice
+#   TEST_SECONDS=600 SWEEP_SECONDS=600      deadlines
+# CUDA_VISIBLE_DEVICES limits the GPUs used. NCCL_NVLS_ENABLE, TORCH_SYMM_MEM_DISABLE_MULTICAST and NVSHMEM_DISABLE_NVLS are
+# left as found and reported: they are the machine's, and change what NCCL can do.
+set -euo pipefail
+
+own=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+if [[ -x $own/myelon-perf ]]; then default=$own; else default=$own/../target/gpu-bundle; fi
+bundle=${1:-$default}
+if [[ ! -x $bundle/myelon-perf ]]; then
+  echo "ci/gpu.sh: no myelon-perf in $bundle; make the bundle with ci/build_gpu_bundle.sh" >&2
+  exit 2
+fi
+bundle=$(cd "$bundle" && pwd)
+
+out=${OUT:-results/new}
+device=${DEVICE:-cuda}
+test_seconds=${TEST_SECONDS:-600}
+sweep_seconds=${SWEEP_SECONDS:-600}
+sweep=(-b "${BEGIN:-1K}" -e "${END:-256M}" -f "${FACTOR:-4}" -n "${REPEATS:-20}" -w "${WARMUP:-5}" --variant "${VARIANTS:-all}")
+[[ -z ${AGAINST:-} ]] || sweep+=(--against "$AGAINST")
+
+# The visible GPUs, as CUDA_VISIBLE_DEVICES names them.
+gpus=()
+if [[ $device == cpu ]]; then
+  gpus=(0 1 2 3)
+elif [[ -n ${CUDA_VISIBLE_DEVICES+set} ]]; then
+  IFS=', ' read -r -a gpus <<<"$CUDA_VISIBLE_DEVICES"
+elif command -v nvidia-smi >/dev/null; then
+  mapfile -t gpus < <(timeout 60 nvidia-smi --query-gpu=index --format=csv,noheader)
+fi
+if ((${#gpus[@]} < 2)); then
+  echo "ci/gpu.sh: ${#gpus[@]} GPUs visible, at least 2 are needed; check nvidia-smi and CUDA_VISIBLE_DEVICES" >&2
+  exit 2
+fi
+
+read -r -a sizes <<<"${SIZES:-$(seq -s ' ' 2 "$((${#gpus[@]} < 8 ? ${#gpus[@]} : 8))")}"
+for ranks in "${sizes[@]}"; do
+  if [[ ! $ranks =~ ^[1-8]$ ]] || ((ranks > ${#gpus[@]})); then
+    echo "ci/gpu.sh: SIZES asks for $ranks ranks; ${#gpus[@]} GPUs are visible, and 8 ranks are the most" >&2
+    exit 2
+  fi
+done
+
+mkdir -p "$out/logs"
+out=$(cd "$out" && pwd)
+cp "$bundle/VERSION" "$out/" 2>/dev/null || true
+
+summary=()
+failures=0
+results=
+
+# Occurrences of a pattern in a file that may be missing.
+count() { { grep -oE "$1" "$2" 2>/dev/null || true; } | wc -l; }
+
+# `step RANKS NAME SECONDS COMMAND...`: runs on the first RANKS GPUs, logs, and notes the outcome. The command is a test binary,
+# or with $results set a sweep that writes there.
+step() {
+  local ranks=$1 name=$2 seconds=$3 start=$SECONDS status=0 verdict=ok detail log
+  shift 3
+  log=$out/logs/$name-$ranks.log
+  local visible
+  visible=$(IFS=,; echo "${gpus[*]:0:ranks}")
+  printf '==> %s on %s ranks\n' "$name" "$ranks"
+  CUDA_VISIBLE_DEVICES=$visible MYELON_TEST_DEVICE=$device MYELON_TEST_RANKS=$ranks \
+    timeout --kill-after=15 "$seconds" "$@" >"$log" 2>&1 </dev/null || status=$?
+  # A test that ran nothing and a sweep that wrote nothing are failures too, whatever they exited with.
+  if [[ -n $results ]]; then
+    detail="$(count '"variant"' "$results") rows, $(count '"wrong": *[1-9]' "$results") wrong"
+    [[ $detail == [1-9]*' rows, 0 wrong' ]] || verdict=FAIL
+  else
+    detail=$(sed -nE 's/^test result: [a-zA-Z]+\. (.*); [0-9]+ measured.*/\1/p' "$log" | tail -n 1)
+    [[ $detail == [1-9]*' passed; 0 failed'* ]] || verdict=FAIL
+  fi
+  case $status in
+    0) ;;
+    124 | 137) verdict=HANG ;;
+    *) verdict=FAIL ;;
+  esac
+  if [[ $verdict != ok ]]; then
+    failures=$((failures + 1))
+    tail -n 15 "$log" | sed 's/^/    /'
+  fi
+  summary+=("$(printf '%5s  %-18s %-5s %5d s  %s' "$ranks" "$name" "$verdict" "$((SECONDS - start))" "${detail:-no result}, exit $status")")
+}
+
+# `sweep_step RANKS NAME COMMAND...`: a step that writes NAME-RANKS.json.
+sweep_step() {
+  local ranks=$1 name=$2
+  local results=$out/$name-$ranks.json
+  shift 2
+  rm -f "$results"
+  step "$ranks" "$name" "$sweep_seconds" "$@" --json "$results"
+}
+
+{
+  echo "# $(cat "$bundle/VERSION" 2>/dev/null | tr '\n' ' ')"
+  echo "# gpus: ${gpus[*]}; world sizes: ${sizes[*]}"
+  for name in NCCL_NVLS_ENABLE TORCH_SYMM_MEM_DISABLE_MULTICAST NVSHMEM_DISABLE_NVLS; do echo "# $name=${!name-(unset)}"; done
+} | tee "$out/logs/machine.log"
+if command -v nvidia-smi >/dev/null; then
+  timeout 60 nvidia-smi topo -m >>"$out/logs/machine.log" 2>&1 || true
+fi
+
+# Tests that choose their ranks themselves run once, on all GPUs; those that follow the world size run for each.
+for test in "$bundle"/tests/*; do
+  [[ -x $test ]] || continue
+  case ${test##*/} in
+    conformance | faults) ;;
+    cuda_* | compile_kernels | bootstrap) step "${#gpus[@]}" "${test##*/}" "$test_seconds" "$test" --test-threads=1 ;;
+  esac
+done
+
+perf=("$bundle/myelon-perf" --device "$device")
+for ranks in "${sizes[@]}"; do
+  for name in conformance faults; do
+    if [[ -x $bundle/tests/$name ]]; then
+      step "$ranks" "$name" "$test_seconds" "$bundle/tests/$name" --test-threads=1
+    else
+      summary+=("$(printf '%5s  %-18s %s' "$ranks" "$name" 'skipped: not in the bundle')")
+    fi
+  done
+  sweep_step "$ranks" eager "${perf[@]}" --ranks "$ranks" "${sweep[@]}"
+  sweep_step "$ranks" graph "${perf[@]}" --ranks "$ranks" "${sweep[@]}" -G 20
+  if command -v mpirun >/dev/null; then
+    sweep_step "$ranks" mpirun mpirun --allow-run-as-root --oversubscribe -np "$ranks" "${perf[@]}" -b 1K -e 1M -f 32 -n 5 -w 2 --variant all
+  else
+    summary+=("$(printf '%5s  %-18s %s' "$ranks" mpirun 'skipped: no mpirun here')")
+  fi
+done
+
+printf '\n%5s  %-18s %-5s %7s  %s\n' ranks step state time detail
+printf '%s\n' "${summary[@]}"
+echo "results in $out; $failures of ${#summary[@]} steps failed"
+((failures == 0))

