@@ -17,19 +17,9 @@ struct PendingCopies {
   u32 copies, groups;
 };
 
-// One list a CUDA thread: kept by the fiber's position in the grid.
-static thread_local PendingCopies* pending_copies = nullptr;
-static thread_local u64 pending_capacity = 0;
-
 inline PendingCopies& my_pending_copies() {
-  const u64 index = static_cast<u64>(current - grid->fibers);
-  if (index >= pending_capacity) {
-    const u64 capacity = static_cast<u64>(grid->launch->grid) * grid->launch->block;
-    pending_copies = static_cast<PendingCopies*>(realloc(pending_copies, capacity * sizeof(PendingCopies)));
-    memset(pending_copies + pending_capacity, 0, (capacity - pending_capacity) * sizeof(PendingCopies));
-    pending_capacity = capacity;
-  }
-  return pending_copies[index];
+  if (current->copies == nullptr) current->copies = static_cast<PendingCopies*>(calloc(1, sizeof(PendingCopies)));
+  return *current->copies;
 }
 
 inline void cp_async_16(void* shared_destination, const void* global_source) {

@@ -3,8 +3,6 @@
 // A switch saves the callee-saved registers of the platform's C ABI and nothing else: kernels change neither the
 // rounding mode nor the signal mask. Fibers never migrate between OS threads, so thread-local addresses stay valid.
 #pragma once
-#include <sys/mman.h>
-
 #include "abi.cuh"
 
 #if defined(__SANITIZE_THREAD__)
@@ -82,6 +80,7 @@ extern "C" void myelon_fiber_switch(void** save_stack_pointer, void* load_stack_
 namespace myelon {
 
 struct Cta;
+struct PendingCopies;
 
 struct Fiber {
   void* stack_pointer;
@@ -93,21 +92,16 @@ struct Fiber {
   u32 thread;
   u32 asleep;       // rounds of the ring to sit out: an injected delay
   void* sanitizer;  // ThreadSanitizer's fiber, or AddressSanitizer's fake stack
+  PendingCopies* copies;  // cp.async under way
 };
 
-constexpr u64 kFiberStackBytes = 64 * 1024;
-
-inline u8* allocate_fiber_stack() {
-  // The lowest page stays unmapped: a kernel that overruns its stack faults instead of writing into its neighbour.
-  void* stack = mmap(nullptr, kFiberStackBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (stack == MAP_FAILED) __builtin_trap();
-  mprotect(stack, 4096, PROT_NONE);
-  return static_cast<u8*>(stack);
-}
+// The lowest word of a stack: overwritten by a kernel that needs more than there is.
+constexpr u64 kStackCanary = 0x6d79656c6f6e2121ull;
 
 // Lays out a first frame that "returns" into `entry`.
 inline void prepare_fiber(Fiber& fiber, void (*entry)()) {
-  void** top = reinterpret_cast<void**>(fiber.stack + kFiberStackBytes);
+  *reinterpret_cast<u64*>(fiber.stack) = kStackCanary;
+  void** top = reinterpret_cast<void**>(fiber.stack + fiber.stack_bytes);
 #if defined(__x86_64__)
   // INVARIANT: at `entry`, the stack pointer is 8 below a multiple of 16, as after a call.
   *--top = nullptr;

@@ -35,15 +35,6 @@ struct Grid {
   u64 delay_state;
 };
 
-// Everything a launch needs is kept from launch to launch: an OS thread belongs to one stream.
-struct Pool {
-  Fiber* fibers = nullptr;
-  Cta* ctas = nullptr;
-  u8* shared = nullptr;
-  u64 fiber_count = 0, cta_count = 0, shared_bytes = 0;
-};
-
-static thread_local Pool pool;
 static thread_local Grid* grid = nullptr;
 static thread_local Fiber* current = nullptr;
 
@@ -121,46 +112,35 @@ inline void run_fiber() {
   __builtin_unreachable();
 }
 
-inline void prepare_pool(u64 fibers, u64 ctas, u64 shared_bytes) {
-  if (fibers > pool.fiber_count) {
-    pool.fibers = static_cast<Fiber*>(realloc(pool.fibers, fibers * sizeof(Fiber)));
-    for (u64 i = pool.fiber_count; i < fibers; ++i) {
-      pool.fibers[i] = Fiber();
-      pool.fibers[i].stack = allocate_fiber_stack();
-      pool.fibers[i].stack_bytes = kFiberStackBytes;
 #if defined(__SANITIZE_THREAD__)
-      pool.fibers[i].sanitizer = __tsan_create_fiber(0);
-#endif
-    }
-    pool.fiber_count = fibers;
+// Making one costs ThreadSanitizer far more than switching to it: kept from launch to launch.
+inline void* sanitizer_fiber(u64 index) {
+  static thread_local void** fibers = nullptr;
+  static thread_local u64 count = 0;
+  if (index >= count) {
+    fibers = static_cast<void**>(realloc(fibers, (index + 1) * sizeof(void*)));
+    for (; count <= index; ++count) fibers[count] = __tsan_create_fiber(0);
   }
-  if (ctas > pool.cta_count) {
-    pool.ctas = static_cast<Cta*>(realloc(pool.ctas, ctas * sizeof(Cta)));
-    pool.cta_count = ctas;
-  }
-  if (shared_bytes > pool.shared_bytes) {
-    free(pool.shared);
-    pool.shared = static_cast<u8*>(aligned_alloc(128, shared_bytes));
-    pool.shared_bytes = shared_bytes;
-  }
+  return fibers[index];
 }
+#endif
 
 inline void run_grid(const CpuLaunch* launch, void (*body)(const void*)) {
   const u64 shared_stride = (static_cast<u64>(launch->shared_bytes) + 127) / 128 * 128;
   const u64 fibers = static_cast<u64>(launch->grid) * launch->block;
-  prepare_pool(fibers, launch->grid, shared_stride * launch->grid);
+  u8* shared = static_cast<u8*>(aligned_alloc(128, shared_stride * launch->grid + 128));
   // Garbage, as on a GPU: a kernel that reads shared memory it did not write must not get away with zeros.
-  if (shared_stride != 0) memset(pool.shared, 0xa5, shared_stride * launch->grid);
+  memset(shared, 0xa5, shared_stride * launch->grid);
 
   Grid run = {};
   run.launch = launch;
   run.body = body;
-  run.fibers = pool.fibers;
-  run.ctas = pool.ctas;
+  run.fibers = static_cast<Fiber*>(calloc(fibers, sizeof(Fiber)));
+  run.ctas = static_cast<Cta*>(calloc(launch->grid, sizeof(Cta)));
   run.live = static_cast<u32>(fibers);
   run.delay_state = launch->delay_seed;
   for (u32 cta = 0; cta < launch->grid; ++cta) {
-    run.ctas[cta] = Cta{pool.shared + cta * shared_stride, cta, launch->block, 0, 0, 0};
+    run.ctas[cta] = Cta{shared + cta * shared_stride, cta, launch->block, 0, 0, 0};
   }
   for (u64 i = 0; i < fibers; ++i) {
     Fiber& fiber = run.fibers[i];
@@ -168,9 +148,10 @@ inline void run_grid(const CpuLaunch* launch, void (*body)(const void*)) {
     fiber.thread = static_cast<u32>(i % launch->block);
     fiber.next = &run.fibers[(i + 1) % fibers];
     fiber.previous = &run.fibers[(i + fibers - 1) % fibers];
-    fiber.asleep = 0;
-#if !defined(__SANITIZE_THREAD__)
-    fiber.sanitizer = nullptr;
+    fiber.stack = launch->stacks + i * launch->stack_bytes;
+    fiber.stack_bytes = launch->stack_bytes;
+#if defined(__SANITIZE_THREAD__)
+    fiber.sanitizer = sanitizer_fiber(i);
 #endif
     prepare_fiber(fiber, run_fiber);
   }
@@ -184,8 +165,16 @@ inline void run_grid(const CpuLaunch* launch, void (*body)(const void*)) {
 #if defined(__SANITIZE_THREAD__)
   __tsan_acquire(launch->order);
 #endif
+  for (u64 i = 0; i < fibers; ++i) {
+    current = &run.fibers[i];
+    if (*reinterpret_cast<u64*>(current->stack) != kStackCanary) fail("a thread used more stack than there is");
+    free(current->copies);
+  }
   grid = nullptr;
   current = nullptr;
+  free(run.fibers);
+  free(run.ctas);
+  free(shared);
 }
 
 }  // namespace myelon

@@ -81,7 +81,10 @@ pub fn on_ranks<T: Send>(ranks: u32, options: &Options, body: impl Fn(Communicat
                 scope.spawn(move || body(communicator))
             })
             .collect();
-        threads.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+        threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect()
     })
 }
 
@@ -142,12 +145,16 @@ impl Bench {
         }
         self.communicator.synchronize(stream.handle()).unwrap();
 
-        let expected = reference::all_reduce(&choice.variant, request, &inputs, self.communicator.plan(choice, request).unwrap());
+        let expected =
+            reference::all_reduce(&choice.variant, request, &inputs, self.communicator.plan(choice, request).unwrap());
         let mut seen = vec![0; skew as usize + bytes + GUARD as usize];
         target.download(&mut seen, stream).unwrap();
         let (before, rest) = seen.split_at(skew as usize);
         let (result, after) = rest.split_at(bytes);
-        assert!(before.iter().chain(after).all(|&byte| byte == GUARD_BYTE), "rank {rank}: {operation:?} wrote past its output");
+        assert!(
+            before.iter().chain(after).all(|&byte| byte == GUARD_BYTE),
+            "rank {rank}: {operation:?} wrote past its output"
+        );
         if let Some(element) = reference::first_difference(request.dtype, result, &expected) {
             let size = request.dtype.size_bytes();
             let range = element * size..(element + 1) * size;

@@ -65,7 +65,11 @@ pub fn all_reduce(variant: &Arc<VariantSpec>, request: &Request, inputs: &[Vec<u
                 Some(total) => {
                     let total = combine(request.dtype, request.op, total, next);
                     // The last hop rounds too, but after the average.
-                    if variant.rounding == Rounding::PerHop && step + 1 < world { round(request.dtype, total) } else { total }
+                    if variant.rounding == Rounding::PerHop && step + 1 < world {
+                        round(request.dtype, total)
+                    } else {
+                        total
+                    }
                 }
             });
         }
@@ -96,14 +100,38 @@ fn combine(dtype: DType, op: ReduceOp, a: Value, b: Value) -> Value {
         (Value::F32(a), Value::F32(b)) => Value::F32(match op {
             ReduceOp::Sum | ReduceOp::Avg => a + b,
             ReduceOp::Prod => a * b,
-            ReduceOp::Min => if a.is_nan() || a < b { a } else { b },
-            ReduceOp::Max => if a.is_nan() || a > b { a } else { b },
+            ReduceOp::Min => {
+                if a.is_nan() || a < b {
+                    a
+                } else {
+                    b
+                }
+            }
+            ReduceOp::Max => {
+                if a.is_nan() || a > b {
+                    a
+                } else {
+                    b
+                }
+            }
         }),
         (Value::F64(a), Value::F64(b)) => Value::F64(match op {
             ReduceOp::Sum | ReduceOp::Avg => a + b,
             ReduceOp::Prod => a * b,
-            ReduceOp::Min => if a.is_nan() || a < b { a } else { b },
-            ReduceOp::Max => if a.is_nan() || a > b { a } else { b },
+            ReduceOp::Min => {
+                if a.is_nan() || a < b {
+                    a
+                } else {
+                    b
+                }
+            }
+            ReduceOp::Max => {
+                if a.is_nan() || a > b {
+                    a
+                } else {
+                    b
+                }
+            }
         }),
         (Value::Int(a), Value::Int(b)) => {
             let (a, b) = (extend(dtype, a), extend(dtype, b));
@@ -194,9 +222,11 @@ fn fp8_bits(exponent_bits: u32, mantissa_bits: u32, finite: bool, value: f32) ->
         return 0x7f;
     }
     let sign = if value.is_sign_negative() { 0x80 } else { 0 };
-    let distance = |bits: u8| (f64::from(fp8_value(exponent_bits, mantissa_bits, finite, bits)) - f64::from(value.abs())).abs();
+    let distance =
+        |bits: u8| (f64::from(fp8_value(exponent_bits, mantissa_bits, finite, bits)) - f64::from(value.abs())).abs();
     let candidates = (0..0x80u8).filter(|&bits| fp8_value(exponent_bits, mantissa_bits, finite, bits).is_finite());
-    let nearest = candidates.min_by(|&a, &b| distance(a).total_cmp(&distance(b)).then((a & 1).cmp(&(b & 1)))).unwrap_or(0);
+    let nearest =
+        candidates.min_by(|&a, &b| distance(a).total_cmp(&distance(b)).then((a & 1).cmp(&(b & 1)))).unwrap_or(0);
     let largest = if finite { 0x7e } else { 0x7b };
     sign | if value.is_infinite() { largest } else { nearest }
 }

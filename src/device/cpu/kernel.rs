@@ -1,5 +1,6 @@
 //! A loaded kernel, and the call into it.
 
+use std::cell::RefCell;
 use std::ffi::c_void;
 use std::mem::{ManuallyDrop, offset_of};
 use std::sync::Arc;
@@ -7,10 +8,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 
+use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+
 use crate::device::{KernelImage, LaunchShape};
 use crate::error::{Error, Result};
 
-/// What a kernel is called with: mirror of `cuda/cpu/launch.h`.
+/// What a kernel is called with: mirror of `cuda/cpu/launch.cuh`.
 #[repr(C)]
 #[derive(Debug)]
 pub(super) struct CpuLaunch {
@@ -18,6 +21,9 @@ pub(super) struct CpuLaunch {
     args: *const c_void,
     /// An address of the device's own, through which ThreadSanitizer is told that its launches are ordered.
     order: *mut c_void,
+    /// Stacks of the grid's fibers, `stack_bytes` each.
+    stacks: *mut c_void,
+    stack_bytes: u64,
     /// Seed of the delays to inject; zero for none.
     delay_seed: u64,
     grid: u32,
@@ -27,8 +33,8 @@ pub(super) struct CpuLaunch {
 }
 
 const _: () = {
-    assert!(size_of::<CpuLaunch>() == 40);
-    assert!(offset_of!(CpuLaunch, delay_seed) == 16 && offset_of!(CpuLaunch, ordinal) == 36);
+    assert!(size_of::<CpuLaunch>() == 56);
+    assert!(offset_of!(CpuLaunch, delay_seed) == 32 && offset_of!(CpuLaunch, ordinal) == 52);
 };
 
 /// Argument bytes at the alignment that kernels expect.
@@ -71,7 +77,7 @@ impl Kernel {
         // its static data.
         let library = unsafe { Library::open(Some(&image.path), RTLD_NOW | RTLD_LOCAL) };
         let library = library.map_err(|error| failed("dlopen", error))?;
-        // SAFETY: `myelon_kernel` has this signature in every kernel (cuda/cpu/launch.h).
+        // SAFETY: `myelon_kernel` has this signature in every kernel (cuda/cpu/launch.cuh).
         let symbol = unsafe { library.get(b"myelon_kernel\0") };
         let entry = *symbol.map_err(|error| failed("dlsym", error))?;
         Ok(Self { entry, _library: ManuallyDrop::new(library) })
@@ -82,9 +88,12 @@ impl Kernel {
     /// # Safety
     /// As [`crate::device::Device::launch`].
     pub(super) unsafe fn run(&self, arguments: &Arguments, shape: LaunchShape, site: &LaunchSite) {
+        STACKS.with_borrow_mut(|stacks| {
         let launch = CpuLaunch {
             args: arguments.0.as_ptr().cast(),
             order: std::ptr::from_ref(&site.launches).cast_mut().cast(),
+            stacks: stacks.at_least(u64::from(shape.grid) * u64::from(shape.block)),
+            stack_bytes: STACK_BYTES,
             delay_seed: site.next_delay_seed(),
             grid: shape.grid,
             block: shape.block,
@@ -93,6 +102,49 @@ impl Kernel {
         };
         // SAFETY: the entry point takes this struct, which outlives the call; the rest is the caller's promise.
         unsafe { (self.entry)(&raw const launch) }
+        });
+    }
+}
+
+/// Stack of one fiber. Kernels keep their arrays small; sanitizers add red zones.
+const STACK_BYTES: u64 = 128 << 10;
+
+thread_local! {
+    static STACKS: RefCell<Stacks> = const { RefCell::new(Stacks { start: std::ptr::null_mut(), bytes: 0 }) };
+}
+
+/// The fiber stacks of one worker: one mapping, whose pages exist once touched.
+struct Stacks {
+    start: *mut c_void,
+    bytes: usize,
+}
+
+impl Stacks {
+    fn at_least(&mut self, fibers: u64) -> *mut c_void {
+        let bytes = (fibers * STACK_BYTES) as usize;
+        if bytes > self.bytes {
+            self.unmap();
+            let (access, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE | MapFlags::NORESERVE);
+            // SAFETY: a new mapping at an address of the system's choosing.
+            let start = unsafe { mmap_anonymous(std::ptr::null_mut(), bytes, access, flags) };
+            self.start = start.unwrap_or_else(|error| panic!("mapping {bytes} bytes of fiber stacks: {error}"));
+            self.bytes = bytes;
+        }
+        self.start
+    }
+
+    fn unmap(&mut self) {
+        if self.bytes > 0 {
+            // SAFETY: mapped in `at_least` with this size; no fiber lives between launches. Failing leaks it.
+            let _ = unsafe { munmap(self.start, self.bytes) };
+            self.bytes = 0;
+        }
+    }
+}
+
+impl Drop for Stacks {
+    fn drop(&mut self) {
+        self.unmap();
     }
 }
 

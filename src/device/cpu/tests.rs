@@ -12,7 +12,7 @@ use crate::device::handles::{Buffer, Stream};
 const PROLOGUE: &str = "
     typedef unsigned long long u64;
     struct CpuLaunch {
-        const void* args; void* order; u64 delay_seed;
+        const void* args; void* order; void* stacks; u64 stack_bytes, delay_seed;
         unsigned grid, block, shared_bytes, ordinal;
     };
     extern \"C\" int sched_yield();
