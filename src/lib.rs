@@ -5,6 +5,7 @@
 pub mod abi;
 pub mod device;
 pub mod error;
+pub mod measure;
 pub mod types;
 
 pub use error::{Error, Result};
