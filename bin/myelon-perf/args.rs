@@ -64,7 +64,7 @@ pub(crate) struct SweepArgs {
     /// Untimed repeats before them.
     #[arg(short = 'w', long = "warmup_iters", value_name = "COUNT", default_value_t = 5)]
     pub(crate) warmup: u32,
-    /// Element types: names as in the table below `type`, nccl-tests' names, or `all`.
+    /// Element types: f32, f64, f16, bf16, e4m3, e5m2, i8 to i64, u8 to u64, nccl-tests' names for them, or `all`.
     #[arg(short = 'd', long = "datatype", value_name = "TYPE,..", value_delimiter = ',', value_parser = dtype, default_value = "f32")]
     pub(crate) dtypes: Vec<OrAll<DType>>,
     /// Operators: sum, prod, min, max, avg, or `all`.
@@ -91,7 +91,7 @@ pub(crate) struct SweepArgs {
     /// Candidates: `auto` is what the lane table chooses, `all` is every variant, the rest are names.
     #[arg(long = "variant", value_name = "NAME,..", value_delimiter = ',', default_value = "auto")]
     pub(crate) variants: Vec<String>,
-    /// Also measure nccl or nccl_symmetric and print the ratio; nccl unless told where it is installed, `none` to leave out.
+    /// Measure nccl or nccl_symmetric too, for a ratio column; nccl unless told if it is installed, `none` for neither.
     #[arg(long, value_name = "NAME,..", value_delimiter = ',', value_parser = against)]
     pub(crate) against: Option<Vec<Against>>,
     /// Let each result replace its operand.

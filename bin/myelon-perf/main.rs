@@ -1,6 +1,7 @@
 //! `myelon-perf`: measures all-reduce the way nccl-tests does, and turns stored results into tables and plots.
 
 mod args;
+mod job;
 mod report;
 mod request;
 mod sweep;
@@ -56,9 +57,9 @@ fn fail(code: u8, message: &str) -> ExitCode {
 
 /// clap's message on one line and without its usage summary, so that a log keeps it whole.
 fn one_line(rendered: &str) -> String {
-    let lines =
-        rendered.lines().take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more information"));
-    let words: Vec<_> = lines.flat_map(str::split_whitespace).collect();
-    let line = words.join(" ");
+    let told = |line: &&str| !line.starts_with("Usage:") && !line.starts_with("For more information");
+    let text: Vec<_> = rendered.lines().take_while(told).map(str::trim).collect();
+    let paragraphs = text.split(|line| line.is_empty()).filter(|lines| !lines.is_empty()).map(|lines| lines.join(" "));
+    let line = paragraphs.collect::<Vec<_>>().join("; ");
     line.strip_prefix("error: ").unwrap_or(&line).to_owned()
 }

@@ -1,13 +1,13 @@
 //! From arguments to a request that can run: every mistake that can be known beforehand is found here.
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use myelon_ccl::device::DeviceKind;
 use myelon_ccl::measure::{Baseline, Bytes, SizeSweep, Step, output};
 use myelon_ccl::{DType, Error, MAX_WORLD_SIZE, ReduceOp, Result, WorldSize};
 
-use crate::args::{Against, DeviceArg, OrAll, SweepArgs};
+use crate::args::{Against, DeviceArg, SweepArgs};
+use crate::job::{self, Job};
 
 /// What a request is checked against: this machine and this build.
 pub(crate) trait Surroundings {
@@ -32,23 +32,6 @@ pub(crate) enum Placement {
     Processes,
     /// A thread a rank in this process.
     Threads,
-}
-
-/// Something to time.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Candidate {
-    /// What the lane table chooses.
-    Auto,
-    /// A variant that supports the types and operators it is listed under.
-    Variant(String),
-}
-
-/// The candidates of one element type and operator; never empty.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Job {
-    pub(crate) dtype: DType,
-    pub(crate) op: ReduceOp,
-    pub(crate) candidates: Vec<Candidate>,
 }
 
 /// A sweep that can run as it stands.
@@ -99,7 +82,7 @@ impl SweepRequest {
             check: args.check,
             graph: args.graph,
             in_place: args.in_place,
-            jobs: jobs(args, ranks, here)?,
+            jobs: job::jobs(args, ranks, here)?,
             against: baselines(args, device, here)?,
             json: args.json.clone(),
             csv: args.csv.clone(),
@@ -186,73 +169,6 @@ fn sizes(args: &SweepArgs, device: DeviceKind) -> Result<SizeSweep> {
     SizeSweep::new(begin, end, args.step.map_or(Step::Factor(args.factor), Step::Add))
 }
 
-/// One job a type and operator. A variant that was named must support what was named; `all` means all that is supported.
-fn jobs(args: &SweepArgs, ranks: WorldSize, here: &dyn Surroundings) -> Result<Vec<Job>> {
-    let known = here.variants();
-    let all_variants = args.variants.iter().any(|name| name == "all");
-    let mut names: Vec<&str> = Vec::new();
-    for name in &args.variants {
-        match name.as_str() {
-            "all" => {}
-            "auto" => names.push(name),
-            _ if known.contains(name) => names.push(name),
-            _ => {
-                let known = known.join(", ");
-                let known = if known.is_empty() { "no others".to_owned() } else { known };
-                return Err(Error::invalid(format!(
-                    "unknown variant '{name}': --variant takes auto, all, and of names {known}"
-                )));
-            }
-        }
-    }
-    if all_variants {
-        names.push("auto");
-        names.extend(known.iter().map(String::as_str));
-    }
-    let mut seen = BTreeSet::new();
-    names.retain(|name| seen.insert(*name));
-
-    let (dtypes, every_dtype) = choose(&args.dtypes, DType::ALL);
-    let (ops, every_op) = choose(&args.ops, ReduceOp::ALL);
-    let mut jobs = Vec::new();
-    let mut refused = None;
-    for (dtype, op) in dtypes.iter().flat_map(|&dtype| ops.iter().map(move |&op| (dtype, op))) {
-        let mut candidates = Vec::new();
-        for &name in &names {
-            if name == "auto" {
-                candidates.push(Candidate::Auto);
-                continue;
-            }
-            match here.refusal(name, ranks, dtype, op) {
-                None => candidates.push(Candidate::Variant(name.to_owned())),
-                Some(why) => {
-                    let error = Error::unsupported(format!(
-                        "variant '{name}' {why} (asked for {dtype} {op} over {ranks} ranks)"
-                    ));
-                    if !(all_variants || every_dtype || every_op) {
-                        return Err(error);
-                    }
-                    refused = Some(error);
-                }
-            }
-        }
-        if !candidates.is_empty() {
-            jobs.push(Job { dtype, op, candidates });
-        }
-    }
-    match refused {
-        Some(error) if jobs.is_empty() => Err(error),
-        _ => Ok(jobs),
-    }
-}
-
-/// The named values, each once, or every value; and which of the two.
-fn choose<T: Copy + PartialEq>(asked: &[OrAll<T>], all: &[T]) -> (Vec<T>, bool) {
-    let every = asked.iter().any(|choice| matches!(choice, OrAll::All));
-    let chosen = all.iter().copied().filter(|&value| every || asked.contains(&OrAll::One(value))).collect();
-    (chosen, every)
-}
-
 fn baselines(args: &SweepArgs, device: DeviceKind, here: &dyn Surroundings) -> Result<Vec<Baseline>> {
     let Some(asked) = &args.against else {
         return Ok(if device == DeviceKind::Cuda && here.has_nccl() { vec![Baseline::Nccl] } else { Vec::new() });
@@ -280,19 +196,20 @@ fn same_file(a: &Path, b: &Path) -> bool {
     resolve(a) == resolve(b)
 }
 
+/// A machine and a build to check against, and the two things to expect of a command line.
 #[cfg(test)]
-mod tests {
+pub(crate) mod fake {
     use clap::Parser;
 
     use super::*;
     use crate::args::Cli;
 
     /// Two variants: `ring` has no 8-bit floats, `pair` runs over two ranks only.
-    #[derive(Clone, Copy, Default)]
-    struct Fake {
-        gpus: u32,
-        launched: Option<WorldSize>,
-        nccl: bool,
+    #[derive(Clone, Copy)]
+    pub(crate) struct Fake {
+        pub(crate) gpus: u32,
+        pub(crate) launched: Option<WorldSize>,
+        pub(crate) nccl: bool,
     }
 
     impl Surroundings for Fake {
@@ -317,19 +234,26 @@ mod tests {
         }
     }
 
-    const CPU: Fake = Fake { gpus: 0, launched: None, nccl: false };
-    const NODE: Fake = Fake { gpus: 8, launched: None, nccl: true };
+    pub(crate) const CPU: Fake = Fake { gpus: 0, launched: None, nccl: false };
+    pub(crate) const NODE: Fake = Fake { gpus: 8, launched: None, nccl: true };
 
-    fn check(line: &str, here: Fake) -> Result<SweepRequest> {
+    pub(crate) fn check(line: &str, here: Fake) -> Result<SweepRequest> {
         let cli = Cli::try_parse_from(std::iter::once("myelon-perf").chain(line.split_whitespace())).unwrap();
         SweepRequest::check(&cli.sweep, &here)
     }
 
     #[track_caller]
-    fn refused(line: &str, here: Fake, expected: &str) {
+    pub(crate) fn refused(line: &str, here: Fake, expected: &str) {
         let message = check(line, here).unwrap_err().to_string();
         assert!(message.contains(expected) && !message.contains('\n'), "{line}: {message}");
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::fake::{CPU, Fake, NODE, check, refused};
+    use super::*;
+    use crate::job::{Candidate, Job};
 
     #[test]
     fn defaults_follow_the_machine() {
@@ -366,27 +290,6 @@ mod tests {
         assert_eq!((request.ranks.get(), request.placement), (4, Placement::Launched));
         refused("--ranks 2", launched, "the launcher started 4");
         refused("--threads", launched, "launcher");
-    }
-
-    #[test]
-    fn named_variants_must_exist_and_support_what_is_named() {
-        refused("--variant rign", CPU, "unknown variant 'rign': --variant takes auto, all, and of names ring, pair");
-        refused("--variant ring -d e4m3", CPU, "variant 'ring' has no 8-bit floats (asked for e4m3 sum over 2 ranks)");
-        refused("--variant auto,pair", NODE, "runs over 2 ranks");
-        refused("--variant pair -d all", NODE, "runs over 2 ranks");
-    }
-
-    #[test]
-    fn all_takes_what_is_supported() {
-        let jobs = check("--variant ring,ring -d all", CPU).unwrap().jobs;
-        assert_eq!(jobs.len(), DType::ALL.len() - 2);
-        assert!(jobs.iter().all(|job| job.candidates == [Candidate::Variant("ring".into())]));
-        let jobs = check("--variant all -d e4m3,half -o all", NODE).unwrap().jobs;
-        assert_eq!(jobs.len(), 2 * ReduceOp::ALL.len());
-        for job in jobs {
-            let expected = [Candidate::Auto, Candidate::Variant("ring".into())];
-            assert_eq!(job.candidates, expected[..if job.dtype.is_fp8() { 1 } else { 2 }]);
-        }
     }
 
     #[test]

@@ -9,6 +9,9 @@ use crate::measure::case::Series;
 use crate::measure::results::Row;
 use crate::measure::size::Bytes;
 
+/// What [`Row::requested`] says where the lane table chose the variant.
+pub const AUTO: &str = "auto";
+
 /// A library that Myelon is compared with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Baseline {
@@ -83,9 +86,9 @@ pub struct Comparison<'a> {
 /// Which of several Myelon rows of a size stands for Myelon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Choice {
-    /// What the lane table chose: the series has rows that were requested as `auto`, which is what users get.
+    /// What the lane table chose: the series has rows that were requested as [`AUTO`], which is what users get.
     Auto,
-    /// The fastest by p50: no row was requested as `auto`.
+    /// The fastest by p50: no row was requested as [`AUTO`].
     Fastest,
 }
 
@@ -131,14 +134,14 @@ impl<'a> Comparison<'a> {
     }
 
     fn of_series(series: Series, rows: &[&'a Row]) -> Self {
-        let choice = if rows.iter().any(|row| row.requested == "auto") { Choice::Auto } else { Choice::Fastest };
+        let choice = if rows.iter().any(|row| row.requested == AUTO) { Choice::Auto } else { Choice::Fastest };
         let mut lines: BTreeMap<Bytes, Line<'a>> = BTreeMap::new();
         for &row in rows {
             let bytes = Bytes(row.bytes);
             let line = lines.entry(bytes).or_insert(Line { bytes, ours: None, baselines: [None; Baseline::ALL.len()] });
             let place = match Baseline::of(row) {
                 Some(baseline) => &mut line.baselines[baseline as usize],
-                None if choice == Choice::Auto && row.requested != "auto" => continue,
+                None if choice == Choice::Auto && row.requested != AUTO => continue,
                 None => &mut line.ours,
             };
             let merit = |row: &Row| (row.is_wrong(), row.time_us.p50);

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use crate::measure::compare::{Baseline, Choice, Comparison, Line};
 use crate::measure::results::{Provenance, Results, Row};
+use crate::types::WorldSize;
 
 /// One table a series, each below the sentence that says what it shows. Ends with a line end.
 pub fn tables(results: &Results) -> String {
@@ -31,7 +32,7 @@ pub fn provenance(provenance: &Provenance) -> String {
 pub fn table(provenance: &Provenance, comparison: &Comparison<'_>) -> String {
     let series = comparison.series;
     let against: Vec<_> = Baseline::ALL.into_iter().filter(|&baseline| comparison.has(baseline)).collect();
-    let mut text = format!("**{} × {}, {} {}**: ", series.ranks, unit(provenance), series.dtype, series.op);
+    let mut text = format!("**{}, {} {}**: ", ranks(provenance, series.ranks), series.dtype, series.op);
     let _ = write!(text, "p50 of the slowest rank in µs; {}", series.mode());
     if !against.is_empty() {
         let _ = write!(text, "; {}", provenance.nccl_state());
@@ -65,8 +66,8 @@ pub fn table(provenance: &Provenance, comparison: &Comparison<'_>) -> String {
     text
 }
 
-fn unit(provenance: &Provenance) -> &str {
-    if provenance.gpus == 0 { "CPU rank" } else { &provenance.gpu }
+fn ranks(provenance: &Provenance, ranks: WorldSize) -> String {
+    if ranks.get() <= provenance.gpus { format!("{ranks} × {}", provenance.gpu) } else { provenance.describe(ranks) }
 }
 
 fn has_unverified(line: &Line<'_>) -> bool {
@@ -122,7 +123,7 @@ mod tests {
         let mut results = results(vec![Row { wrong: None, ..row(2, 1024, "ring", 9.996) }]);
         results.provenance.gpus = 0;
         let text = tables(&results);
-        assert!(text.contains("**2 × CPU rank, f32 sum**") && !text.contains("NCCL"), "{text}");
+        assert!(text.contains("**2 CPU ranks, f32 sum**") && !text.contains("NCCL"), "{text}");
         assert!(text.contains("the fastest variant") && text.contains("not all results were verified"), "{text}");
         assert!(
             text.contains("\n| size | Myelon | variant |\n|---:|---:|:---|\n| 1 KiB | 10.0 | `ring` |\n"),

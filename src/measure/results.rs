@@ -85,6 +85,16 @@ impl Provenance {
         if self.gpus == 0 { self.cpu.clone() } else { format!("{}x {}, {}", self.gpus, self.gpu, self.link) }
     }
 
+    /// What `ranks` ranks ran on, as a heading names it: `8 GPUs`, `2 CPU ranks`, `4 ranks on 1 GPU`.
+    pub fn describe(&self, ranks: WorldSize) -> String {
+        let count = |number: u32, unit: &str| format!("{number} {unit}{}", if number == 1 { "" } else { "s" });
+        match (ranks.get(), self.gpus) {
+            (ranks, 0) => count(ranks, "CPU rank"),
+            (ranks, gpus) if ranks > gpus => format!("{} on {}", count(ranks, "rank"), count(gpus, "GPU")),
+            (ranks, _) => count(ranks, "GPU"),
+        }
+    }
+
     /// NCCL's version and what it may use; every comparison with it shows this.
     pub fn nccl_state(&self) -> String {
         if self.nccl == NOT_FOUND {
@@ -330,6 +340,13 @@ pub(crate) mod tests {
         let mut results = Results::new(provenance());
         results.rows = vec![row(2, 1024, "auto", f64::NAN)];
         assert!(results.to_json().unwrap_err().to_string().contains("rows[0]"));
+    }
+
+    #[test]
+    fn ranks_that_share_a_gpu_are_not_called_gpus() {
+        let describe = |ranks, gpus| Provenance { gpus, ..provenance() }.describe(WorldSize::new(ranks).unwrap());
+        assert_eq!([describe(8, 8), describe(1, 8)], ["8 GPUs", "1 GPU"]);
+        assert_eq!([describe(2, 0), describe(4, 1)], ["2 CPU ranks", "4 ranks on 1 GPU"]);
     }
 
     #[test]

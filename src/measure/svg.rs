@@ -71,12 +71,7 @@ pub fn plot(results: &Results) -> Result<String> {
     heading(&mut svg, &results.provenance, first.series, &comparisons, height);
     for (row, comparison) in comparisons.iter().enumerate() {
         let top = HEADING + PANEL.pitch_y * row as f64 + PANEL.top;
-        let ranks = match (results.provenance.gpus, comparison.series.ranks.get()) {
-            (0, 1) => "1 CPU rank".to_owned(),
-            (0, ranks) => format!("{ranks} CPU ranks"),
-            (_, 1) => "1 GPU".to_owned(),
-            (_, ranks) => format!("{ranks} GPUs"),
-        };
+        let ranks = results.provenance.describe(comparison.series.ranks);
         let time = Quantity { title: "time, µs", hint: "lower is better", of: |row| row.time_us.p50 };
         panel(&mut svg, PANEL.left, top, &ranks, &time, comparison);
         let busbw = Quantity { title: "bus bandwidth, GB/s", hint: "higher is better", of: |row| row.busbw_gbps };
@@ -223,14 +218,13 @@ fn mark(class: &str, x: f64, y: f64) -> String {
     }
 }
 
-/// A tick's number with no more digits than it has: `0.05`, `2`, `10 000`.
+/// A tick's number with no more digits than it has, and few enough for the margin: `0.05`, `2`, `3000`, `10k`, `1M`.
 fn plain(tick: f64) -> String {
     let digits = (-tick.log10().floor()).max(0.0) as usize;
-    let text = format!("{tick:.digits$}");
-    if text.len() > 4 && digits == 0 {
-        format!("{} {}", &text[..text.len() - 3], &text[text.len() - 3..])
-    } else {
-        text
+    match tick {
+        1e6.. => format!("{:.0}M", tick / 1e6),
+        1e4.. => format!("{:.0}k", tick / 1e3),
+        _ => format!("{tick:.digits$}"),
     }
 }
 
@@ -289,6 +283,7 @@ mod tests {
 
     #[test]
     fn ticks_are_plain_numbers() {
-        assert_eq!([0.05, 0.5, 2.0, 1000.0, 20_000.0].map(plain), ["0.05", "0.5", "2", "1000", "20 000"]);
+        let ticks = [0.05, 0.5, 2.0, 3000.0, 10_000.0, 300_000.0, 1e6].map(plain);
+        assert_eq!(ticks, ["0.05", "0.5", "2", "3000", "10k", "300k", "1M"]);
     }
 }
