@@ -75,8 +75,9 @@ pub fn write(results: &Results, path: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::measure::provenance::tests::provenance;
     use crate::measure::results::Row;
-    use crate::measure::results::tests::{provenance, row};
+    use crate::measure::results::tests::row;
 
     #[test]
     fn rows_are_flat_and_quoted_where_needed() {

@@ -3,7 +3,8 @@
 use std::fmt::Write as _;
 
 use crate::measure::compare::{Baseline, Choice, Comparison, Line};
-use crate::measure::results::{Provenance, Results, Row};
+use crate::measure::provenance::Provenance;
+use crate::measure::results::{Results, Row};
 use crate::types::WorldSize;
 
 /// One table a series, each below the sentence that says what it shows. Ends with a line end.
@@ -90,7 +91,8 @@ fn time(row: Option<&Row>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::measure::results::tests::{provenance as test_provenance, row};
+    use crate::measure::provenance::tests::provenance as test_provenance;
+    use crate::measure::results::tests::row;
 
     fn results(rows: Vec<Row>) -> Results {
         Results { rows, ..Results::new(test_provenance()) }

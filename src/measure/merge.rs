@@ -2,7 +2,8 @@
 
 use std::collections::HashSet;
 
-use crate::measure::results::{Provenance, Results};
+use crate::measure::provenance::Provenance;
+use crate::measure::results::Results;
 
 /// What a merged [`Provenance`] says where its runs differ.
 pub const MIXED: &str = "mixed";
@@ -50,8 +51,9 @@ fn absorb(newer: &mut Results, older: Results) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::measure::provenance::tests::provenance;
     use crate::measure::results::Row;
-    use crate::measure::results::tests::{provenance, row};
+    use crate::measure::results::tests::row;
 
     fn run(date: &str, hash: &str, rows: Vec<Row>) -> Results {
         let provenance = Provenance { date: date.parse().unwrap(), source_hash: hash.into(), ..provenance() };

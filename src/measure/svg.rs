@@ -9,7 +9,8 @@ use std::fmt::Write as _;
 use crate::error::{Error, Result};
 use crate::measure::case::Series;
 use crate::measure::compare::{Baseline, Comparison};
-use crate::measure::results::{Provenance, Results, Row};
+use crate::measure::provenance::Provenance;
+use crate::measure::results::{Results, Row};
 use crate::measure::scale::LogAxis;
 use crate::measure::size::Bytes;
 
@@ -235,7 +236,8 @@ fn escape(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::measure::results::tests::{provenance, row};
+    use crate::measure::provenance::tests::provenance;
+    use crate::measure::results::tests::row;
     use crate::types::DType;
 
     fn plotted(rows: Vec<Row>) -> String {

@@ -3,7 +3,8 @@
 use std::fmt::{self, Write as _};
 
 use crate::measure::compare::Baseline;
-use crate::measure::results::{Provenance, Row};
+use crate::measure::provenance::Provenance;
+use crate::measure::results::Row;
 
 /// One rank's line in the header.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -140,7 +141,8 @@ fn fixed_width(number: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::measure::results::tests::{provenance, row};
+    use crate::measure::provenance::tests::provenance;
+    use crate::measure::results::tests::row;
 
     #[test]
     fn the_whole_table() {
