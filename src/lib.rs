@@ -9,6 +9,7 @@ pub mod device;
 pub mod error;
 pub mod memory;
 pub mod table;
+pub mod measure;
 pub mod types;
 pub mod variant;
 pub mod watch;

@@ -1,0 +1,230 @@
+//! The command line as it is typed. [`crate::request`] turns it into something that can run.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use myelon_ccl::measure::{Baseline, Bytes};
+use myelon_ccl::{DType, Error, ReduceOp, WorldSize};
+
+const AFTER_HELP: &str = "\
+Examples:
+  myelon-perf
+      1K to 64M over all GPUs, beside NCCL; without a GPU, 1K to 1M over two CPU ranks
+  myelon-perf -b 1K -e 1G -f 2 -n 100 -G 20 --against nccl,nccl_symmetric --json run.json
+      small latencies as applications with CUDA graphs see them, kept for `report`
+  myelon-perf --variant all -b 64K -e 64K -d bf16
+      every variant at one size
+  myelon-perf --ranks 4 --share-gpus -d all -o all -n 1
+      correctness of everything, even on a single GPU
+  mpirun -n 8 myelon-perf
+      one process a GPU, started by a launcher
+  myelon-perf report results/*.json --readme README.md --svg docs/plots/allreduce.svg
+      tables and plot of earlier runs, written into the README
+
+Sizes are whole bytes with K, M, G or T for powers of 1024.
+Times are those of the slowest rank: p50 and p99 over the repeats; with -G, over the replays' means.
+
+Exit status: 0 all right, 1 a result was wrong (or a file is stale under `report --check`),
+2 the request cannot be served and nothing was started, 3 a failure on the way.";
+
+/// Measures all-reduce over the GPUs of this machine, or over CPU ranks, with nccl-tests' flags and columns.
+#[derive(Debug, Parser)]
+#[command(version, after_help = AFTER_HELP, args_conflicts_with_subcommands = true, max_term_width = 110)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+    #[command(flatten)]
+    pub(crate) sweep: SweepArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Writes tables and plots from the JSON files of earlier runs.
+    Report(ReportArgs),
+}
+
+/// What to measure.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct SweepArgs {
+    /// First message size; 1K unless told.
+    #[arg(short = 'b', long = "minbytes", value_name = "SIZE")]
+    pub(crate) begin: Option<Bytes>,
+    /// Last message size; 64M unless told, 1M on the CPU.
+    #[arg(short = 'e', long = "maxbytes", value_name = "SIZE")]
+    pub(crate) end: Option<Bytes>,
+    /// Multiply the size by this from step to step.
+    #[arg(short = 'f', long = "stepfactor", value_name = "FACTOR", default_value_t = 4)]
+    pub(crate) factor: u64,
+    /// Add this to the size from step to step, instead of a factor.
+    #[arg(short = 'i', long = "stepbytes", value_name = "SIZE", conflicts_with = "factor")]
+    pub(crate) step: Option<Bytes>,
+    /// Timed repeats of each case; p99 means something from 100 on.
+    #[arg(short = 'n', long = "iters", value_name = "COUNT", default_value_t = 20)]
+    pub(crate) repeats: u32,
+    /// Untimed repeats before them.
+    #[arg(short = 'w', long = "warmup_iters", value_name = "COUNT", default_value_t = 5)]
+    pub(crate) warmup: u32,
+    /// Element types: f32, f64, f16, bf16, e4m3, e5m2, i8 to i64, u8 to u64, nccl-tests' names for them, or `all`.
+    #[arg(short = 'd', long = "datatype", value_name = "TYPE,..", value_delimiter = ',', value_parser = dtype, default_value = "f32")]
+    pub(crate) dtypes: Vec<OrAll<DType>>,
+    /// Operators: sum, prod, min, max, avg, or `all`.
+    #[arg(short = 'o', long = "op", value_name = "OP,..", value_delimiter = ',', value_parser = op, default_value = "sum")]
+    pub(crate) ops: Vec<OrAll<ReduceOp>>,
+    /// Operations of each case that are compared with exact results; 0 turns verification off.
+    #[arg(short = 'c', long = "check", value_name = "COUNT", default_value_t = 1)]
+    pub(crate) check: u32,
+    /// Capture this many operations in a CUDA graph and time its replays; 0 launches each from the host.
+    #[arg(short = 'G', long = "cudagraph", value_name = "COUNT", default_value_t = 0)]
+    pub(crate) graph: u32,
+    /// Where kernels run; auto takes GPUs where there are any.
+    #[arg(long, value_enum, value_name = "DEVICE", default_value_t = DeviceArg::Auto)]
+    pub(crate) device: DeviceArg,
+    /// How many ranks to start: as many as GPUs unless told, 2 on the CPU; a launcher decides it otherwise.
+    #[arg(long, value_name = "N", value_parser = ranks)]
+    pub(crate) ranks: Option<WorldSize>,
+    /// Keep the ranks in this process, a thread each, instead of a process a GPU.
+    #[arg(long)]
+    pub(crate) threads: bool,
+    /// Let several ranks use one GPU: for correctness only, their times mean nothing.
+    #[arg(long)]
+    pub(crate) share_gpus: bool,
+    /// Candidates: `auto` is what the lane table chooses, `all` is every variant, the rest are names.
+    #[arg(long = "variant", value_name = "NAME,..", value_delimiter = ',', default_value = "auto")]
+    pub(crate) variants: Vec<String>,
+    /// Measure nccl or nccl_symmetric too, for a ratio column; nccl unless told if it is installed, `none` for neither.
+    #[arg(long, value_name = "NAME,..", value_delimiter = ',', value_parser = against)]
+    pub(crate) against: Option<Vec<Against>>,
+    /// Let each result replace its operand.
+    #[arg(long)]
+    pub(crate) in_place: bool,
+    /// Store results and provenance in this file, for `report`.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+    /// Store results as comma-separated values in this file.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) csv: Option<PathBuf>,
+}
+
+/// What to make of stored results.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+A README has its parts between lines `<!-- results:NAME -->` and `<!-- /results -->`. NAME is one of
+provenance, latency (a table a world size), latency-N (of N ranks only), plot (with --svg).
+Of runs on equal machines, the newer measurement of a case counts.")]
+pub(crate) struct ReportArgs {
+    /// JSON files that --json wrote.
+    #[arg(required = true, value_name = "RESULTS")]
+    pub(crate) results: Vec<PathBuf>,
+    /// Fill the marked parts of this Markdown file.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) readme: Option<PathBuf>,
+    /// Draw time and bandwidth into this file.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) svg: Option<PathBuf>,
+    /// Print the tables; also what happens where neither file is named.
+    #[arg(long, conflicts_with = "check")]
+    pub(crate) markdown: bool,
+    /// Write nothing; exit with 1 if a file is not what would be written.
+    #[arg(long)]
+    pub(crate) check: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DeviceArg {
+    Auto,
+    Cuda,
+    Cpu,
+}
+
+/// A named value, or the word `all`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OrAll<T> {
+    All,
+    One(T),
+}
+
+/// A baseline, or the word `none`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Against {
+    None,
+    Baseline(Baseline),
+}
+
+fn dtype(text: &str) -> Result<OrAll<DType>, Error> {
+    let name = match text {
+        "all" => return Ok(OrAll::All),
+        "float" | "float32" | "fp32" => "f32",
+        "double" | "float64" | "fp64" => "f64",
+        "half" | "float16" | "fp16" => "f16",
+        "bfloat16" => "bf16",
+        "f8e4m3" | "fp8e4m3" | "float8_e4m3" => "e4m3",
+        "f8e5m2" | "fp8e5m2" | "float8_e5m2" => "e5m2",
+        "int8" | "char" => "i8",
+        "uint8" => "u8",
+        "int32" | "int" => "i32",
+        "uint32" => "u32",
+        "int64" => "i64",
+        "uint64" => "u64",
+        other => other,
+    };
+    name.parse().map(OrAll::One)
+}
+
+fn op(text: &str) -> Result<OrAll<ReduceOp>, Error> {
+    if text == "all" { Ok(OrAll::All) } else { text.parse().map(OrAll::One) }
+}
+
+fn ranks(text: &str) -> Result<WorldSize, Error> {
+    let number = text.parse().map_err(|_| Error::invalid("write a whole number of ranks, 1 to 8"))?;
+    WorldSize::new(number)
+}
+
+fn against(text: &str) -> Result<Against, Error> {
+    if text == "none" { Ok(Against::None) } else { text.parse().map(Against::Baseline) }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn clap_finds_the_definition_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_type_goes_by_nccl_tests_name_too() {
+        let theirs = [
+            "int8", "uint8", "int32", "uint32", "int64", "uint64", "half", "float", "double", "bfloat16", "f8e4m3",
+            "f8e5m2",
+        ];
+        let mut known: Vec<_> = theirs
+            .iter()
+            .map(|name| match dtype(name).unwrap() {
+                OrAll::One(dtype) => dtype,
+                OrAll::All => panic!("{name} is one type"),
+            })
+            .collect();
+        known.sort();
+        assert_eq!(known, DType::ALL);
+        assert_eq!(dtype("all").unwrap(), OrAll::All);
+        assert!(dtype("float8").is_err());
+    }
+
+    #[test]
+    fn a_factor_and_a_step_exclude_each_other() {
+        assert!(Cli::try_parse_from(["myelon-perf", "-f", "2", "-i", "1K"]).is_err());
+        let cli = Cli::try_parse_from(["myelon-perf", "-i", "1K"]).unwrap();
+        assert_eq!(cli.sweep.step, Some(Bytes(1024)));
+    }
+
+    #[test]
+    fn nccl_tests_long_flags_work() {
+        let line =
+            "myelon-perf --minbytes 8 --maxbytes 16 --stepfactor 2 --iters 1 --warmup_iters 0 --check 0 --cudagraph 3";
+        let cli = Cli::try_parse_from(line.split(' ')).unwrap();
+        assert_eq!((cli.sweep.begin, cli.sweep.graph), (Some(Bytes(8)), 3));
+    }
+}

@@ -1,0 +1,120 @@
+//! What is timed for each element type and operator.
+
+use std::collections::BTreeSet;
+
+use myelon_ccl::measure::compare::AUTO;
+use myelon_ccl::{DType, Error, ReduceOp, Result, WorldSize};
+
+use crate::args::{OrAll, SweepArgs};
+use crate::request::Surroundings;
+
+/// Something to time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Candidate {
+    /// What the lane table chooses.
+    Auto,
+    /// A variant that supports the types and operators it is listed under.
+    Variant(String),
+}
+
+/// The candidates of one element type and operator; never empty.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Job {
+    pub(crate) dtype: DType,
+    pub(crate) op: ReduceOp,
+    pub(crate) candidates: Vec<Candidate>,
+}
+
+/// One job a type and operator. A variant that was named must support what was named; `all` means all that is supported.
+pub(crate) fn jobs(args: &SweepArgs, ranks: WorldSize, here: &dyn Surroundings) -> Result<Vec<Job>> {
+    let known = here.variants();
+    let all_variants = args.variants.iter().any(|name| name == "all");
+    let mut names: Vec<&str> = Vec::new();
+    for name in &args.variants {
+        match name.as_str() {
+            "all" => {}
+            AUTO => names.push(name),
+            _ if known.contains(name) => names.push(name),
+            _ => {
+                let known = known.join(", ");
+                let known = if known.is_empty() { "no others".to_owned() } else { known };
+                return Err(Error::invalid(format!(
+                    "unknown variant '{name}': --variant takes auto, all, and of names {known}"
+                )));
+            }
+        }
+    }
+    if all_variants {
+        names.push(AUTO);
+        names.extend(known.iter().map(String::as_str));
+    }
+    let mut seen = BTreeSet::new();
+    names.retain(|name| seen.insert(*name));
+
+    let (dtypes, every_dtype) = choose(&args.dtypes, DType::ALL);
+    let (ops, every_op) = choose(&args.ops, ReduceOp::ALL);
+    let mut jobs = Vec::new();
+    let mut refused = None;
+    for (dtype, op) in dtypes.iter().flat_map(|&dtype| ops.iter().map(move |&op| (dtype, op))) {
+        let mut candidates = Vec::new();
+        for &name in &names {
+            if name == AUTO {
+                candidates.push(Candidate::Auto);
+                continue;
+            }
+            match here.refusal(name, ranks, dtype, op) {
+                None => candidates.push(Candidate::Variant(name.to_owned())),
+                Some(why) => {
+                    let error = Error::unsupported(format!(
+                        "variant '{name}' {why} (asked for {dtype} {op} over {ranks} ranks)"
+                    ));
+                    if !(all_variants || every_dtype || every_op) {
+                        return Err(error);
+                    }
+                    refused = Some(error);
+                }
+            }
+        }
+        if !candidates.is_empty() {
+            jobs.push(Job { dtype, op, candidates });
+        }
+    }
+    match refused {
+        Some(error) if jobs.is_empty() => Err(error),
+        _ => Ok(jobs),
+    }
+}
+
+/// The named values, each once, or every value; and which of the two.
+fn choose<T: Copy + PartialEq>(asked: &[OrAll<T>], all: &[T]) -> (Vec<T>, bool) {
+    let every = asked.iter().any(|choice| matches!(choice, OrAll::All));
+    let chosen = all.iter().copied().filter(|&value| every || asked.contains(&OrAll::One(value))).collect();
+    (chosen, every)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::request::fake::{CPU, NODE, check, refused};
+
+    #[test]
+    fn named_variants_must_exist_and_support_what_is_named() {
+        refused("--variant rign", CPU, "unknown variant 'rign': --variant takes auto, all, and of names ring, pair");
+        refused("--variant ring -d e4m3", CPU, "variant 'ring' has no 8-bit floats (asked for e4m3 sum over 2 ranks)");
+        refused("--variant auto,pair", NODE, "runs over 2 ranks");
+        refused("--variant pair -d all", NODE, "runs over 2 ranks");
+    }
+
+    #[test]
+    fn all_takes_what_is_supported() {
+        let jobs = check("--variant ring,ring -d all", CPU).unwrap().jobs;
+        assert_eq!(jobs.len(), DType::ALL.len() - 2);
+        assert!(jobs.iter().all(|job| job.candidates == [Candidate::Variant("ring".into())]));
+        let jobs = check("--variant all -d e4m3,half -o all", NODE).unwrap().jobs;
+        assert_eq!(jobs.len(), 2 * ReduceOp::ALL.len());
+        for job in jobs {
+            let expected = [Candidate::Auto, Candidate::Variant("ring".into())];
+            assert_eq!(job.candidates, expected[..if job.dtype.is_fp8() { 1 } else { 2 }]);
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! `myelon-perf report`: stored results as tables and a plot, in the README or on the terminal.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::{Component, Path, PathBuf};
+use std::process::ExitCode;
+
+use myelon_ccl::measure::{Comparison, Results, markdown, merge, output, readme, svg};
+use myelon_ccl::{Error, Result};
+
+use crate::args::ReportArgs;
+use crate::exit;
+
+/// Everything that a report would write, made before anything is written.
+pub(crate) struct Report {
+    files: Vec<(PathBuf, String)>,
+    printed: Option<String>,
+}
+
+impl Report {
+    /// Reads the results and makes every output.
+    ///
+    /// Errors: the first input that cannot be used, or output that could not be written.
+    pub(crate) fn prepare(args: &ReportArgs) -> Result<Self> {
+        let runs = args.results.iter().map(|path| Results::read(path)).collect::<Result<Vec<_>>>()?;
+        let machines = merge::by_machine(runs);
+        let mut files = Vec::new();
+        if let Some(path) = &args.svg {
+            files.push((path.clone(), svg::plot(only(&machines)?)?));
+        }
+        if let Some(path) = &args.readme {
+            let text = std::fs::read_to_string(path).map_err(|error| Error::at_path("cannot read", path, error))?;
+            let blocks = blocks(&machines, path, args.svg.as_deref())?;
+            files.push((path.clone(), readme::fill(&text, &blocks, &path.display().to_string())?));
+        }
+        if args.check && files.is_empty() {
+            return Err(Error::invalid("--check has nothing to check: name a file with --readme or --svg"));
+        }
+        if !args.check {
+            for (path, _) in &files {
+                output::prove_writable(path)?;
+            }
+        }
+        let printed = (args.markdown || files.is_empty()).then(|| all_tables(&machines));
+        Ok(Self { files, printed })
+    }
+
+    /// Replaces the files that differ and prints what was asked for.
+    pub(crate) fn write(self) -> Result<ExitCode> {
+        for (path, contents) in self.files.iter().filter(|(path, contents)| !is_current(path, contents)) {
+            output::replace(path, contents)?;
+        }
+        if let Some(text) = self.printed {
+            // A reader that closes the pipe early has seen what it wanted.
+            let _ = std::io::stdout().write_all(text.as_bytes());
+        }
+        Ok(ExitCode::from(exit::OK))
+    }
+
+    /// Names every file that [`Report::write`] would change.
+    pub(crate) fn check(self) -> ExitCode {
+        let stale: Vec<_> = self.files.iter().filter(|(path, contents)| !is_current(path, contents)).collect();
+        for (path, _) in &stale {
+            let _ = writeln!(std::io::stderr(), "stale: {}: run the same command without --check", path.display());
+        }
+        ExitCode::from(if stale.is_empty() { exit::OK } else { exit::WRONG })
+    }
+}
+
+fn is_current(path: &Path, contents: &str) -> bool {
+    std::fs::read(path).is_ok_and(|current| current == contents.as_bytes())
+}
+
+/// The one machine of a plot.
+fn only(machines: &[Results]) -> Result<&Results> {
+    match machines {
+        [machine] => Ok(machine),
+        _ => {
+            let names: Vec<_> = machines.iter().map(describe).collect();
+            Err(Error::invalid(format!(
+                "--svg draws one machine, and these results are of {}: {}; name the files of one",
+                machines.len(),
+                names.join(" | ")
+            )))
+        }
+    }
+}
+
+fn describe(results: &Results) -> String {
+    let provenance = &results.provenance;
+    format!("{}, driver {}, {}", provenance.machine(), provenance.driver, provenance.nccl_state())
+}
+
+/// What a README can ask for by name.
+fn blocks(machines: &[Results], readme: &Path, svg: Option<&Path>) -> Result<BTreeMap<String, String>> {
+    let provenance: Vec<_> = machines.iter().map(|machine| markdown::provenance(&machine.provenance)).collect();
+    let mut blocks = BTreeMap::from([
+        ("latency".to_owned(), all_tables(machines)),
+        ("provenance".to_owned(), provenance.join("\n")),
+    ]);
+    for machine in machines {
+        for comparison in Comparison::of(&machine.rows) {
+            let block = blocks.entry(format!("latency-{}", comparison.series.ranks)).or_default();
+            if !block.is_empty() {
+                block.push('\n');
+            }
+            block.push_str(&markdown::table(&machine.provenance, &comparison));
+        }
+    }
+    if let Some(svg) = svg {
+        let machine = only(machines)?.provenance.machine();
+        let link = relative(svg, readme.parent().unwrap_or(Path::new("")))?;
+        let alt = format!("All-reduce time and bus bandwidth over the message size on {machine}");
+        blocks.insert("plot".to_owned(), format!("![{alt}](<{}>)\n", link.display()));
+    }
+    Ok(blocks)
+}
+
+/// The tables of every machine; with more than one, each below the sentence that tells them apart.
+fn all_tables(machines: &[Results]) -> String {
+    let parts: Vec<_> = machines
+        .iter()
+        .map(|machine| match machines.len() {
+            1 => markdown::tables(machine),
+            _ => format!("{}\n{}", markdown::provenance(&machine.provenance), markdown::tables(machine)),
+        })
+        .collect();
+    parts.join("\n")
+}
+
+/// `file` as a link that is read in `directory`.
+fn relative(file: &Path, directory: &Path) -> Result<PathBuf> {
+    let absolute = |path: &Path| -> Result<PathBuf> {
+        let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+        path.canonicalize().map_err(|error| Error::at_path("cannot find", path, error))
+    };
+    let (target, base) = (absolute(file.parent().unwrap_or(Path::new("")))?, absolute(directory)?);
+    let shared = target.components().zip(base.components()).take_while(|(a, b)| a == b).count();
+    let up = base.components().skip(shared).map(|_| Component::ParentDir);
+    let link = up.chain(target.components().skip(shared)).collect::<PathBuf>();
+    Ok(link.join(file.file_name().unwrap_or_default()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_are_relative_to_the_readme() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path();
+        std::fs::create_dir_all(root.join("docs/plots")).unwrap();
+        let plot = root.join("docs/plots/a.svg");
+        let link = |directory: &str| relative(&plot, &root.join(directory)).unwrap();
+        assert_eq!(link(""), Path::new("docs/plots/a.svg"));
+        assert_eq!(link("docs"), Path::new("plots/a.svg"));
+        assert_eq!(link("docs/plots"), Path::new("a.svg"));
+        std::fs::create_dir(root.join("other")).unwrap();
+        assert_eq!(link("other"), Path::new("../docs/plots/a.svg"));
+        assert!(relative(&root.join("missing/a.svg"), root).is_err());
+    }
+}

@@ -1,0 +1,314 @@
+//! From arguments to a request that can run: every mistake that can be known beforehand is found here.
+
+use std::path::{Path, PathBuf};
+
+use myelon_ccl::device::DeviceKind;
+use myelon_ccl::measure::{Baseline, Bytes, SizeSweep, Step, output};
+use myelon_ccl::{DType, Error, MAX_WORLD_SIZE, ReduceOp, Result, WorldSize};
+
+use crate::args::{Against, DeviceArg, SweepArgs};
+use crate::job::{self, Job};
+
+/// What a request is checked against: this machine and this build.
+pub(crate) trait Surroundings {
+    /// GPUs that this process may use.
+    fn gpus(&self) -> u32;
+    /// World size that a launcher (mpirun, torchrun, srun) set; none if this process was started alone.
+    fn launched(&self) -> Option<WorldSize>;
+    /// Whether libnccl can be loaded.
+    fn has_nccl(&self) -> bool;
+    /// Names of the variants that can be asked for.
+    fn variants(&self) -> Vec<String>;
+    /// Why a variant cannot serve this, in words that follow "variant 'x' "; none if it can.
+    fn refusal(&self, variant: &str, ranks: WorldSize, dtype: DType, op: ReduceOp) -> Option<String>;
+}
+
+/// How ranks become threads of execution.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Placement {
+    /// A launcher started this process as one rank of several.
+    Launched,
+    /// This process starts one process a rank.
+    Processes,
+    /// A thread a rank in this process.
+    Threads,
+}
+
+/// A sweep that can run as it stands.
+#[derive(Clone, Debug)]
+#[cfg_attr(not(test), expect(dead_code, reason = "read by the measuring loop"))]
+pub(crate) struct SweepRequest {
+    pub(crate) device: DeviceKind,
+    pub(crate) ranks: WorldSize,
+    pub(crate) placement: Placement,
+    /// Several ranks may use one GPU.
+    pub(crate) share_gpus: bool,
+    pub(crate) sizes: SizeSweep,
+    /// At least 1.
+    pub(crate) repeats: u32,
+    pub(crate) warmup: u32,
+    /// Operations to verify a case; 0 for none.
+    pub(crate) check: u32,
+    /// Operations a graph; 0 without graphs.
+    pub(crate) graph: u32,
+    pub(crate) in_place: bool,
+    pub(crate) jobs: Vec<Job>,
+    /// In the order of columns, each once; empty on the CPU.
+    pub(crate) against: Vec<Baseline>,
+    /// Writable.
+    pub(crate) json: Option<PathBuf>,
+    /// Writable, and another file than `json`.
+    pub(crate) csv: Option<PathBuf>,
+}
+
+impl SweepRequest {
+    /// Checks everything that can be known without launching anything.
+    ///
+    /// Errors: one that names the argument, what it asks for and what would be right.
+    pub(crate) fn check(args: &SweepArgs, here: &dyn Surroundings) -> Result<Self> {
+        let device = device(args.device, here)?;
+        let ranks = ranks(args, device, here)?;
+        if args.repeats == 0 {
+            return Err(Error::invalid("-n 0 measures nothing: use 1 or more"));
+        }
+        let request = Self {
+            device,
+            ranks,
+            placement: placement(args, device, here),
+            share_gpus: args.share_gpus,
+            sizes: sizes(args, device)?,
+            repeats: args.repeats,
+            warmup: args.warmup,
+            check: args.check,
+            graph: args.graph,
+            in_place: args.in_place,
+            jobs: job::jobs(args, ranks, here)?,
+            against: baselines(args, device, here)?,
+            json: args.json.clone(),
+            csv: args.csv.clone(),
+        };
+        if let (Some(json), Some(csv)) = (&request.json, &request.csv)
+            && same_file(json, csv)
+        {
+            return Err(Error::invalid(format!("--json and --csv both name {}: use two files", json.display())));
+        }
+        for path in request.json.iter().chain(&request.csv) {
+            output::prove_writable(path)?;
+        }
+        Ok(request)
+    }
+}
+
+impl SweepRequest {
+    /// How it is measured, as a line of the table's header.
+    pub(crate) fn settings(&self) -> String {
+        let repeats = if self.repeats == 1 { "1 repeat" } else { &format!("{} repeats", self.repeats) };
+        let issue = match self.graph {
+            0 => "launched one by one".to_owned(),
+            graph => format!("graph replay, {graph} operations a graph"),
+        };
+        let place = if self.in_place { "in place" } else { "out of place" };
+        let shared = if self.share_gpus { "; ranks may share GPUs: times mean nothing" } else { "" };
+        format!(
+            "{} {} ranks, {repeats} after {} warm-ups, {issue}, {place}{shared}",
+            self.ranks, self.device, self.warmup
+        )
+    }
+}
+
+fn device(asked: DeviceArg, here: &dyn Surroundings) -> Result<DeviceKind> {
+    match asked {
+        DeviceArg::Cpu => Ok(DeviceKind::Cpu),
+        DeviceArg::Auto if here.gpus() == 0 => Ok(DeviceKind::Cpu),
+        DeviceArg::Cuda if here.gpus() == 0 => Err(Error::unsupported(
+            "--device cuda: this machine has no usable GPU; use --device cpu, or check the driver with nvidia-smi",
+        )),
+        DeviceArg::Auto | DeviceArg::Cuda => Ok(DeviceKind::Cuda),
+    }
+}
+
+fn ranks(args: &SweepArgs, device: DeviceKind, here: &dyn Surroundings) -> Result<WorldSize> {
+    let gpus = here.gpus();
+    if let Some(launched) = here.launched() {
+        return match args.ranks {
+            Some(asked) if asked != launched => {
+                Err(Error::invalid(format!("--ranks {asked}, but the launcher started {launched}: leave --ranks out")))
+            }
+            _ if args.threads => {
+                Err(Error::invalid("--threads, but a launcher started a process a rank: leave one of the two out"))
+            }
+            _ => Ok(launched),
+        };
+    }
+    let default = if device == DeviceKind::Cpu { 2 } else { gpus.min(MAX_WORLD_SIZE) };
+    let ranks = args.ranks.map_or_else(|| WorldSize::new(default), Ok)?;
+    if device == DeviceKind::Cuda && ranks.get() > gpus && !args.share_gpus {
+        let plural = if gpus == 1 { "" } else { "s" };
+        return Err(Error::invalid(format!(
+            "--ranks {ranks}, but there are {gpus} GPU{plural}: ask for at most {gpus}, or let ranks share them with --share-gpus"
+        )));
+    }
+    Ok(ranks)
+}
+
+fn placement(args: &SweepArgs, device: DeviceKind, here: &dyn Surroundings) -> Placement {
+    if here.launched().is_some() {
+        Placement::Launched
+    } else if args.threads || device == DeviceKind::Cpu {
+        Placement::Threads
+    } else {
+        Placement::Processes
+    }
+}
+
+/// A default gives way to the end that was named, so that `-b 1G` alone measures 1G.
+fn sizes(args: &SweepArgs, device: DeviceKind) -> Result<SizeSweep> {
+    let (first, last) = (Bytes(1 << 10), if device == DeviceKind::Cpu { Bytes(1 << 20) } else { Bytes(64 << 20) });
+    let begin = args.begin.unwrap_or(args.end.map_or(first, |end| end.min(first)));
+    let end = args.end.unwrap_or(begin.max(last));
+    SizeSweep::new(begin, end, args.step.map_or(Step::Factor(args.factor), Step::Add))
+}
+
+fn baselines(args: &SweepArgs, device: DeviceKind, here: &dyn Surroundings) -> Result<Vec<Baseline>> {
+    let Some(asked) = &args.against else {
+        return Ok(if device == DeviceKind::Cuda && here.has_nccl() { vec![Baseline::Nccl] } else { Vec::new() });
+    };
+    let chosen: Vec<_> =
+        Baseline::ALL.into_iter().filter(|&baseline| asked.contains(&Against::Baseline(baseline))).collect();
+    let Some(first) = chosen.first() else { return Ok(chosen) };
+    if asked.contains(&Against::None) {
+        return Err(Error::invalid(format!("--against {first} and none: leave one of the two out")));
+    }
+    if device == DeviceKind::Cpu {
+        return Err(Error::unsupported(format!("--against {first}: NCCL runs on GPUs only; leave it out on the CPU")));
+    }
+    if !here.has_nccl() {
+        return Err(Error::unsupported(format!(
+            "--against {first}: libnccl.so.2 was not found; put its directory into LD_LIBRARY_PATH"
+        )));
+    }
+    Ok(chosen)
+}
+
+fn same_file(a: &Path, b: &Path) -> bool {
+    let resolve =
+        |path: &Path| path.canonicalize().or_else(|_| std::path::absolute(path)).unwrap_or_else(|_| path.to_owned());
+    resolve(a) == resolve(b)
+}
+
+/// A machine and a build to check against, and the two things to expect of a command line.
+#[cfg(test)]
+pub(crate) mod fake {
+    use clap::Parser;
+
+    use super::*;
+    use crate::args::Cli;
+
+    /// Two variants: `ring` has no 8-bit floats, `pair` runs over two ranks only.
+    #[derive(Clone, Copy)]
+    pub(crate) struct Fake {
+        pub(crate) gpus: u32,
+        pub(crate) launched: Option<WorldSize>,
+        pub(crate) nccl: bool,
+    }
+
+    impl Surroundings for Fake {
+        fn gpus(&self) -> u32 {
+            self.gpus
+        }
+        fn launched(&self) -> Option<WorldSize> {
+            self.launched
+        }
+        fn has_nccl(&self) -> bool {
+            self.nccl
+        }
+        fn variants(&self) -> Vec<String> {
+            vec!["ring".into(), "pair".into()]
+        }
+        fn refusal(&self, variant: &str, ranks: WorldSize, dtype: DType, _op: ReduceOp) -> Option<String> {
+            match variant {
+                "ring" if dtype.is_fp8() => Some("has no 8-bit floats".into()),
+                "pair" if ranks.get() != 2 => Some("runs over 2 ranks".into()),
+                _ => None,
+            }
+        }
+    }
+
+    pub(crate) const CPU: Fake = Fake { gpus: 0, launched: None, nccl: false };
+    pub(crate) const NODE: Fake = Fake { gpus: 8, launched: None, nccl: true };
+
+    pub(crate) fn check(line: &str, here: Fake) -> Result<SweepRequest> {
+        let cli = Cli::try_parse_from(std::iter::once("myelon-perf").chain(line.split_whitespace())).unwrap();
+        SweepRequest::check(&cli.sweep, &here)
+    }
+
+    #[track_caller]
+    pub(crate) fn refused(line: &str, here: Fake, expected: &str) {
+        let message = check(line, here).unwrap_err().to_string();
+        assert!(message.contains(expected) && !message.contains('\n'), "{line}: {message}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::fake::{CPU, Fake, NODE, check, refused};
+    use super::*;
+    use crate::job::{Candidate, Job};
+
+    #[test]
+    fn defaults_follow_the_machine() {
+        let cpu = check("", CPU).unwrap();
+        assert_eq!((cpu.device, cpu.ranks.get(), cpu.placement), (DeviceKind::Cpu, 2, Placement::Threads));
+        assert_eq!((cpu.sizes.largest(), cpu.against.len()), (Some(Bytes(1 << 20)), 0));
+        let node = check("", NODE).unwrap();
+        assert_eq!((node.device, node.ranks.get(), node.placement), (DeviceKind::Cuda, 8, Placement::Processes));
+        assert_eq!((node.sizes.largest(), node.against), (Some(Bytes(64 << 20)), vec![Baseline::Nccl]));
+        let job = Job { dtype: DType::F32, op: ReduceOp::Sum, candidates: vec![Candidate::Auto] };
+        assert_eq!(node.jobs, [job]);
+        assert_eq!(check("--device cpu --ranks 3", NODE).unwrap().ranks.get(), 3);
+        assert_eq!(check("--threads", NODE).unwrap().placement, Placement::Threads);
+        assert!(check("--against none", NODE).unwrap().against.is_empty());
+        assert!(check("", Fake { nccl: false, ..NODE }).unwrap().against.is_empty());
+    }
+
+    #[test]
+    fn one_named_end_moves_the_other() {
+        let sizes = |line| check(line, CPU).unwrap().sizes.map(|size| size.0).collect::<Vec<_>>();
+        assert_eq!(sizes("-b 1G"), [1 << 30]);
+        assert_eq!(sizes("-e 512"), [512]);
+        assert_eq!(sizes("-b 1K -e 3K -i 1K"), [1024, 2048, 3072]);
+        refused("-b 2K -e 1K", CPU, "swap -b and -e");
+    }
+
+    #[test]
+    fn ranks_and_gpus_must_fit() {
+        refused("--ranks 3", Fake { gpus: 2, ..NODE }, "--ranks 3, but there are 2 GPUs");
+        assert_eq!(check("--ranks 3 --share-gpus", Fake { gpus: 1, ..NODE }).unwrap().ranks.get(), 3);
+        refused("--device cuda", CPU, "no usable GPU");
+        let launched = Fake { launched: WorldSize::new(4).ok(), ..NODE };
+        let request = check("--ranks 4", launched).unwrap();
+        assert_eq!((request.ranks.get(), request.placement), (4, Placement::Launched));
+        refused("--ranks 2", launched, "the launcher started 4");
+        refused("--threads", launched, "launcher");
+    }
+
+    #[test]
+    fn baselines_need_gpus_and_nccl() {
+        assert_eq!(check("--against nccl_symmetric,nccl", NODE).unwrap().against, Baseline::ALL);
+        refused("--against nccl", CPU, "NCCL runs on GPUs only");
+        refused("--against nccl", Fake { nccl: false, ..NODE }, "libnccl.so.2 was not found");
+        refused("--against nccl,none", NODE, "leave one of the two out");
+    }
+
+    #[test]
+    fn files_are_proven_and_settings_told() {
+        refused("--json /nonexistent/x.json", CPU, "cannot write /nonexistent/x.json");
+        refused("--csv /dev/null", CPU, "not a regular file");
+        refused("--json x --csv ./x", CPU, "--json and --csv both name x");
+        refused("-n 0", CPU, "-n 0 measures nothing");
+        let request = check("-n 1 -w 2 -c 3 -G 4 --in-place --share-gpus", CPU).unwrap();
+        assert_eq!((request.check, request.json.is_none(), request.csv.is_none()), (3, true, true));
+        let settings = "2 cpu ranks, 1 repeat after 2 warm-ups, graph replay, 4 operations a graph, in place; ranks may share GPUs: times mean nothing";
+        assert_eq!(request.settings(), settings);
+    }
+}

@@ -1,0 +1,68 @@
+//! What was measured, apart from how fast it was.
+
+use std::fmt;
+
+use crate::measure::size::Bytes;
+use crate::types::{DType, ReduceOp, WorldSize};
+
+/// One all-reduce as the ranks ask for it. Rows of equal cases can be held against each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Case {
+    /// Everything but the size.
+    pub series: Series,
+    /// Message size: the bytes that the elements take.
+    pub bytes: Bytes,
+}
+
+/// What the points of one curve, or the lines of one table, have in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Series {
+    /// Ranks that take part.
+    pub ranks: WorldSize,
+    /// Element type.
+    pub dtype: DType,
+    /// Operator.
+    pub op: ReduceOp,
+    /// Whether each rank's result replaces its operand.
+    pub in_place: bool,
+    /// Operations in each replayed graph; 0 where every operation was launched by the host.
+    pub graph: u32,
+}
+
+impl Series {
+    /// The case of this series at one size.
+    pub fn at(self, bytes: Bytes) -> Case {
+        Case { series: self, bytes }
+    }
+
+    /// How the operations were issued and where the result went, for captions.
+    pub fn mode(self) -> String {
+        let issue = match self.graph {
+            0 => "launched one by one".to_owned(),
+            1 => "graph replay, 1 operation a graph".to_owned(),
+            graph => format!("graph replay, {graph} operations a graph"),
+        };
+        format!("{issue}, {}", if self.in_place { "in place" } else { "out of place" })
+    }
+}
+
+impl fmt::Display for Series {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ranks = if self.ranks.get() == 1 { "rank" } else { "ranks" };
+        write!(f, "{} {ranks}, {} {}, {}", self.ranks, self.dtype, self.op, self.mode())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_series_reads_as_a_caption() {
+        let ranks = WorldSize::new(8).unwrap();
+        let series = Series { ranks, dtype: DType::F32, op: ReduceOp::Sum, in_place: false, graph: 20 };
+        assert_eq!(series.to_string(), "8 ranks, f32 sum, graph replay, 20 operations a graph, out of place");
+        let series = Series { ranks: WorldSize::new(1).unwrap(), graph: 0, in_place: true, ..series };
+        assert_eq!(series.to_string(), "1 rank, f32 sum, launched one by one, in place");
+    }
+}

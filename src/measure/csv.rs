@@ -1,0 +1,94 @@
+//! Rows as comma-separated values, for spreadsheets and plotting scripts.
+
+use std::path::Path;
+
+use crate::error::{Error, Result};
+use crate::measure::compare::Baseline;
+use crate::measure::output;
+use crate::measure::results::Results;
+
+/// The columns, in order: the JSON's fields, then a ratio for each [`Baseline`].
+const COLUMNS: [&str; 18] = [
+    "ranks",
+    "bytes",
+    "dtype",
+    "op",
+    "requested",
+    "variant",
+    "lanes",
+    "threads",
+    "in_place",
+    "graph",
+    "p50_us",
+    "p99_us",
+    "min_us",
+    "algbw_gbps",
+    "busbw_gbps",
+    "wrong",
+    "vs_nccl",
+    "vs_nccl_symmetric",
+];
+
+/// One header line and one line a row; what is not known is empty. Numbers are exact, ratios as in [`Baseline::ratio`].
+///
+/// Errors: [`Error::Io`] only if memory runs out in the writer.
+pub fn render(results: &Results) -> Result<String> {
+    let failed = |error: ::csv::Error| Error::io("cannot write CSV", std::io::Error::other(error));
+    let mut writer = ::csv::Writer::from_writer(Vec::new());
+    writer.write_record(COLUMNS).map_err(failed)?;
+    for row in &results.rows {
+        let optional = |number: Option<f64>| number.map_or(String::new(), |number| number.to_string());
+        let [nccl, nccl_symmetric] = Baseline::ALL.map(|baseline| optional(baseline.ratio(row, &results.rows)));
+        let record: [String; COLUMNS.len()] = [
+            row.ranks.to_string(),
+            row.bytes.to_string(),
+            row.dtype.to_string(),
+            row.op.to_string(),
+            row.requested.clone(),
+            row.variant.clone(),
+            row.lanes.to_string(),
+            row.threads.to_string(),
+            row.in_place.to_string(),
+            row.graph.to_string(),
+            row.time_us.p50.to_string(),
+            row.time_us.p99.to_string(),
+            row.time_us.min.to_string(),
+            row.algbw_gbps.to_string(),
+            row.busbw_gbps.to_string(),
+            row.wrong.map_or(String::new(), |wrong| wrong.to_string()),
+            nccl,
+            nccl_symmetric,
+        ];
+        writer.write_record(&record).map_err(failed)?;
+    }
+    let bytes = writer.into_inner().map_err(|error| failed(error.into_error().into()))?;
+    String::from_utf8(bytes).map_err(|error| Error::io("cannot write CSV", std::io::Error::other(error)))
+}
+
+/// Replaces `path` at once by [`render`]'s text.
+///
+/// Errors: as [`output::replace`].
+pub fn write(results: &Results, path: &Path) -> Result<()> {
+    output::replace(path, &render(results)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::measure::provenance::tests::provenance;
+    use crate::measure::results::Row;
+    use crate::measure::results::tests::row;
+
+    #[test]
+    fn rows_are_flat_and_quoted_where_needed() {
+        let mut results = Results::new(provenance());
+        let odd = Row { variant: "a,b".into(), lanes: 4, threads: 256, ..row(2, 1000, "auto", 2.0) };
+        results.rows = vec![odd, Row { wrong: None, ..row(2, 1000, "nccl", 5.0) }];
+        let text = render(&results).unwrap();
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines[0], COLUMNS.join(","));
+        assert_eq!(lines[1], r#"2,1000,f32,sum,auto,"a,b",4,256,false,20,2,3,1,0.5,0.5,0,2.5,"#);
+        assert_eq!(lines[2], "2,1000,f32,sum,nccl,nccl,0,0,false,20,5,7.5,2.5,0.2,0.2,,1,");
+        assert_eq!(lines.len(), 3);
+    }
+}

@@ -1,0 +1,89 @@
+//! Several runs into one for each machine.
+
+use std::collections::HashSet;
+
+use crate::measure::provenance::Provenance;
+use crate::measure::results::Results;
+
+/// What a merged [`Provenance`] says where its runs differ.
+pub const MIXED: &str = "mixed";
+
+/// Joins the runs that were taken on equal machines with equal drivers and baselines.
+///
+/// Where two runs measured the same candidate in the same case, the newer run counts: never the faster. A merged
+/// provenance carries the newest date, and [`MIXED`] for a version or source hash that differs.
+///
+/// Ordering: machines with the newest run first; rows of newer runs first; the order of `runs` does not matter
+/// unless two have one date.
+pub fn by_machine(mut runs: Vec<Results>) -> Vec<Results> {
+    runs.sort_by_key(|run| std::cmp::Reverse(run.provenance.date));
+    let mut merged: Vec<Results> = Vec::new();
+    for run in runs {
+        match merged.iter_mut().find(|other| same_machine(&other.provenance, &run.provenance)) {
+            Some(newer) => absorb(newer, run),
+            None => merged.push(run),
+        }
+    }
+    merged
+}
+
+fn same_machine(a: &Provenance, b: &Provenance) -> bool {
+    let Provenance { date, version, source_hash, .. } = a.clone();
+    *a == Provenance { date, version, source_hash, ..b.clone() }
+}
+
+fn absorb(newer: &mut Results, older: Results) {
+    let measured: HashSet<_> = newer.rows.iter().map(|row| (row.case(), row.requested.clone())).collect();
+    let before = newer.rows.len();
+    newer.rows.extend(older.rows.into_iter().filter(|row| !measured.contains(&(row.case(), row.requested.clone()))));
+    // A run that was replaced altogether leaves nothing that its version could be wrong about.
+    if newer.rows.len() > before {
+        let mix = |ours: &mut String, theirs: String| {
+            if *ours != theirs {
+                *ours = MIXED.to_owned();
+            }
+        };
+        mix(&mut newer.provenance.version, older.provenance.version);
+        mix(&mut newer.provenance.source_hash, older.provenance.source_hash);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::measure::provenance::tests::provenance;
+    use crate::measure::results::Row;
+    use crate::measure::results::tests::row;
+
+    fn run(date: &str, hash: &str, rows: Vec<Row>) -> Results {
+        let provenance = Provenance { date: date.parse().unwrap(), source_hash: hash.into(), ..provenance() };
+        Results { rows, ..Results::new(provenance) }
+    }
+
+    #[test]
+    fn the_newer_of_two_measurements_counts() {
+        let old = run("2026-01-01T00:00:00Z", "a", vec![row(2, 64, "auto", 1.0), row(2, 64, "nccl", 7.0)]);
+        let new = run("2026-01-02T00:00:00Z", "b", vec![row(2, 64, "auto", 2.0)]);
+        for runs in [vec![old.clone(), new.clone()], vec![new, old]] {
+            let [merged] = by_machine(runs).try_into().unwrap();
+            assert_eq!(merged.rows, [row(2, 64, "auto", 2.0), row(2, 64, "nccl", 7.0)]);
+            assert_eq!(merged.provenance.source_hash, MIXED);
+            assert_eq!(merged.provenance.version, provenance().version);
+        }
+    }
+
+    #[test]
+    fn a_run_that_is_replaced_altogether_leaves_no_trace() {
+        let old = run("2026-01-01T00:00:00Z", "a", vec![row(2, 64, "auto", 1.0)]);
+        let new = run("2026-01-02T00:00:00Z", "b", vec![row(2, 64, "auto", 2.0)]);
+        assert_eq!(by_machine(vec![old, new.clone()]), [new]);
+    }
+
+    #[test]
+    fn other_machines_stay_apart() {
+        let a = run("2026-01-01T00:00:00Z", "a", vec![]);
+        let mut b = run("2026-01-02T00:00:00Z", "a", vec![]);
+        b.provenance.nccl = "2.29".into();
+        assert_eq!(by_machine(vec![a.clone(), b.clone()]), [b, a]);
+    }
+}

@@ -1,0 +1,32 @@
+//! What a benchmark knows besides running: sizes, bandwidths, statistics, and every form a result is written in.
+//!
+//! Nothing here touches a device or a rank. The measuring loop hands in times in microseconds, one value a repeat,
+//! and gets rows back; [`results`] is the one form that is stored, everything else is derived from it:
+//!
+//! - [`text`] streams rows to a terminal in nccl-tests' columns, [`csv`] flattens them for a spreadsheet;
+//! - [`markdown`] and [`svg`] make the tables and plots of the README, and [`readme`] puts them there;
+//! - [`compare`] finds the baseline of a row, so that a ratio is always computed and never stored.
+
+pub mod bandwidth;
+pub mod case;
+pub mod compare;
+pub mod csv;
+pub mod markdown;
+pub mod merge;
+pub mod output;
+pub mod provenance;
+pub mod readme;
+pub mod results;
+pub mod scale;
+pub mod size;
+pub mod stats;
+pub mod svg;
+pub mod text;
+
+pub use bandwidth::Bandwidth;
+pub use case::{Case, Series};
+pub use compare::{Baseline, Comparison};
+pub use provenance::Provenance;
+pub use results::{Results, Row};
+pub use size::{Bytes, SizeSweep, Step};
+pub use stats::Summary;

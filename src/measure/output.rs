@@ -1,0 +1,98 @@
+//! Files that are replaced as a whole or not at all.
+
+use std::fs::Permissions;
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use tempfile::{Builder, NamedTempFile};
+
+use crate::error::{Error, Result};
+
+/// Replaces the contents of `path` by a rename, so that no reader and no crash ever shows half of it. Links are followed.
+///
+/// Errors: [`Error::Io`] with the path if its directory cannot be written, [`Error::InvalidArgument`] if `path` is
+/// something other than a file; the old contents stay.
+pub fn replace(path: &Path, contents: &str) -> Result<()> {
+    let target = target_of(path)?;
+    let failed = |error| Error::at_path("cannot write", path, error);
+    let mut file = temporary_beside(&target).map_err(failed)?;
+    file.write_all(contents.as_bytes()).map_err(failed)?;
+    file.as_file().sync_all().map_err(failed)?;
+    file.persist(&target).map_err(|error| failed(error.error))?;
+    Ok(())
+}
+
+/// Finds out before a long run whether [`replace`] will work, by everything but the rename. Leaves nothing behind.
+///
+/// Errors: as [`replace`].
+pub fn prove_writable(path: &Path) -> Result<()> {
+    let target = target_of(path)?;
+    temporary_beside(&target).map_err(|error| Error::at_path("cannot write", path, error))?;
+    Ok(())
+}
+
+/// Where the file itself is, behind links.
+fn target_of(path: &Path) -> Result<PathBuf> {
+    let Ok(target) = path.canonicalize() else { return Ok(path.to_owned()) };
+    // WHY: a rename over a device or a pipe would replace it by a file: `/dev/stdout` would be gone.
+    if target.is_file() {
+        Ok(target)
+    } else {
+        Err(Error::invalid(format!("cannot write {}: it exists and is not a regular file", path.display())))
+    }
+}
+
+fn temporary_beside(target: &Path) -> std::io::Result<NamedTempFile> {
+    let directory = match target.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    if target.file_name().is_none() {
+        return Err(std::io::ErrorKind::InvalidFilename.into());
+    }
+    // The umask applies, as to any other new file.
+    Builder::new().prefix(".myelon-").permissions(Permissions::from_mode(0o666)).tempfile_in(directory)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replacing_leaves_only_the_new_contents() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("out");
+        let link = directory.path().join("link");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        replace(&path, "a longer text").unwrap();
+        replace(&link, "text").unwrap();
+        prove_writable(&path).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "text");
+        assert!(link.is_symlink());
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn a_proof_creates_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        prove_writable(&directory.path().join("out")).unwrap();
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_is_no_file_is_refused_and_kept() {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("socket");
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        for path in [directory.path(), &socket] {
+            for result in [prove_writable(path), replace(path, "")] {
+                assert!(result.unwrap_err().to_string().contains("not a regular file"));
+            }
+        }
+        for path in [directory.path().join("missing/out"), PathBuf::from("")] {
+            let message = prove_writable(&path).unwrap_err().to_string();
+            assert!(message.contains(&format!("cannot write {}", path.display())), "{message}");
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! The stored form of a benchmark run: one JSON file, with where it was taken.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::measure::bandwidth::Bandwidth;
+use crate::measure::case::{Case, Series};
+use crate::measure::output;
+use crate::measure::provenance::Provenance;
+use crate::measure::size::Bytes;
+use crate::measure::stats::Summary;
+use crate::types::{DType, ReduceOp, WorldSize};
+
+/// Number of the form described here. A change that an old reader would get wrong takes the next one.
+pub const SCHEMA: u32 = 1;
+
+/// One run of the benchmark.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Results {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// Where, when and with what the rows were measured.
+    pub provenance: Provenance,
+    /// Measurements in the order they were finished.
+    pub rows: Vec<Row>,
+}
+
+/// One candidate's time for one case.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Row {
+    /// Ranks that took part.
+    pub ranks: WorldSize,
+    /// Message size.
+    pub bytes: u64,
+    /// Element type.
+    pub dtype: DType,
+    /// Operator.
+    pub op: ReduceOp,
+    /// Candidate as it was asked for: `auto`, a variant's name, or a baseline's.
+    pub requested: String,
+    /// Variant that ran; differs from `requested` where that says `auto`.
+    pub variant: String,
+    /// CTAs that ran; 0 where a baseline chose for itself.
+    pub lanes: u32,
+    /// Threads a CTA; 0 as for `lanes`.
+    pub threads: u32,
+    /// Whether each rank's result replaced its operand.
+    pub in_place: bool,
+    /// Operations in each replayed graph; 0 for host launches. Above 1, times are of the replays' means.
+    pub graph: u32,
+    /// Slowest rank's time over the repeats, microseconds an operation.
+    pub time_us: Summary,
+    /// [`Bandwidth::algbw_gbps`] of the p50.
+    pub algbw_gbps: f64,
+    /// [`Bandwidth::busbw_gbps`] of the p50.
+    pub busbw_gbps: f64,
+    /// Wrong elements over all ranks; null where results were not verified.
+    pub wrong: Option<u64>,
+}
+
+impl Row {
+    /// A row with its bandwidths filled in; both names alike, no lanes known: set what is.
+    pub fn measured(case: Case, requested: &str, time_us: Summary, wrong: Option<u64>) -> Self {
+        let Case { series, bytes } = case;
+        let bandwidth = Bandwidth::of_all_reduce(bytes, time_us.p50, series.ranks);
+        Self {
+            ranks: series.ranks,
+            bytes: bytes.0,
+            dtype: series.dtype,
+            op: series.op,
+            requested: requested.to_owned(),
+            variant: requested.to_owned(),
+            lanes: 0,
+            threads: 0,
+            in_place: series.in_place,
+            graph: series.graph,
+            time_us,
+            algbw_gbps: bandwidth.algbw_gbps,
+            busbw_gbps: bandwidth.busbw_gbps,
+            wrong,
+        }
+    }
+
+    /// What was measured, apart from the candidate and its time.
+    pub fn case(&self) -> Case {
+        let &Self { ranks, dtype, op, in_place, graph, bytes, .. } = self;
+        Series { ranks, dtype, op, in_place, graph }.at(Bytes(bytes))
+    }
+
+    /// Whether verification found a wrong element. A time of such a row means nothing.
+    pub fn is_wrong(&self) -> bool {
+        self.wrong.is_some_and(|wrong| wrong > 0)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let numbers = [self.time_us.p50, self.time_us.p99, self.time_us.min, self.algbw_gbps, self.busbw_gbps];
+        if numbers.iter().any(|number| !number.is_finite() || *number < 0.0) {
+            return Err("times and bandwidths must be finite and not negative".to_owned());
+        }
+        let Summary { p50, p99, min } = self.time_us;
+        if min > p50 || p50 > p99 {
+            return Err(format!("time_us must ascend from min to p50 to p99, not {min}, {p50}, {p99}"));
+        }
+        Ok(())
+    }
+}
+
+impl Results {
+    /// An empty run.
+    pub fn new(provenance: Provenance) -> Self {
+        Self { schema: SCHEMA, provenance, rows: Vec::new() }
+    }
+
+    /// Reads a file that [`Results::write`] made, or one edited by hand.
+    ///
+    /// Errors: [`Error::Io`] if the file cannot be read; [`Error::Config`] with file and place if it is not JSON, has
+    /// another schema, an unknown or missing field, or numbers no run can give.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(|error| Error::at_path("cannot read", path, error))?;
+        Self::parse(&text, &path.display().to_string())
+    }
+
+    /// As [`Results::read`], of a text; `source_name` is for errors.
+    pub fn parse(text: &str, source_name: &str) -> Result<Self> {
+        // WHY: the schema first, alone: another schema's file would fail over whichever field happens to differ.
+        #[derive(Deserialize)]
+        struct Header {
+            schema: u32,
+        }
+        let config = |key: String, detail: String| Error::Config { source_name: source_name.to_owned(), key, detail };
+        let json =
+            |error: serde_json::Error| config(format!("line {}", error.line()), format!("not a results file: {error}"));
+        let Header { schema } = serde_json::from_str(text).map_err(json)?;
+        if schema != SCHEMA {
+            let detail =
+                format!("{schema} is not the one known, {SCHEMA}: measure again, or use the version that wrote it");
+            return Err(config("schema".to_owned(), detail));
+        }
+        let results: Self = serde_json::from_str(text).map_err(json)?;
+        for (index, row) in results.rows.iter().enumerate() {
+            row.check().map_err(|detail| config(format!("rows[{index}]"), detail))?;
+        }
+        Ok(results)
+    }
+
+    /// The file's text: a line for the provenance and one a row, so that a diff shows which measurements changed.
+    ///
+    /// Errors: [`Error::InvalidArgument`] for numbers that [`Results::parse`] would refuse.
+    pub fn to_json(&self) -> Result<String> {
+        let json = |error: serde_json::Error| Error::invalid(format!("results cannot be written as JSON: {error}"));
+        let mut text = String::new();
+        let provenance = serde_json::to_string(&self.provenance).map_err(json)?;
+        let _ = write!(text, "{{\"schema\":{},\n\"provenance\":{provenance},\n\"rows\":[", self.schema);
+        for (index, row) in self.rows.iter().enumerate() {
+            row.check().map_err(|detail| Error::invalid(format!("rows[{index}]: {detail}")))?;
+            let separator = if index == 0 { "\n" } else { ",\n" };
+            let _ = write!(text, "{separator}{}", serde_json::to_string(row).map_err(json)?);
+        }
+        text.push_str("\n]}\n");
+        Ok(text)
+    }
+
+    /// Replaces `path` at once: a reader sees the old file or the new one.
+    ///
+    /// Errors: as [`Results::to_json`] and [`output::replace`].
+    pub fn write(&self, path: &Path) -> Result<()> {
+        output::replace(path, &self.to_json()?)
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::measure::provenance::tests::provenance;
+
+    /// A correct row that took `p50` microseconds for f32 sums out of place, 20 to a graph.
+    pub(crate) fn row(ranks: u32, bytes: u64, requested: &str, p50: f64) -> Row {
+        let ranks = WorldSize::new(ranks).unwrap();
+        let series = Series { ranks, dtype: DType::F32, op: ReduceOp::Sum, in_place: false, graph: 20 };
+        let time_us = Summary { p50, p99: p50 * 1.5, min: p50 * 0.5 };
+        Row::measured(series.at(Bytes(bytes)), requested, time_us, Some(0))
+    }
+
+    #[test]
+    fn the_file_has_the_documented_fields() {
+        let mut results = Results::new(provenance());
+        let ran = Row { variant: "ring".into(), lanes: 16, threads: 512, ..row(8, 1024, "auto", 4.0) };
+        results.rows = vec![ran, Row { wrong: None, ..row(8, 1024, "nccl", 8.0) }];
+        assert_eq!(
+            results.to_json().unwrap(),
+            r#"{"schema":1,
+"provenance":{"date":"2026-11-20T10:00:00Z","version":"0.1.0","source_hash":"1a2b3c4d","gpu":"NVIDIA H200","gpus":8,"link":"NV18","driver":"580.159","cuda":"13.0","nccl":"2.28.9","nvls":"off","cpu":"Test CPU"},
+"rows":[
+{"ranks":8,"bytes":1024,"dtype":"f32","op":"sum","requested":"auto","variant":"ring","lanes":16,"threads":512,"in_place":false,"graph":20,"time_us":{"p50":4.0,"p99":6.0,"min":2.0},"algbw_gbps":0.256,"busbw_gbps":0.448,"wrong":0},
+{"ranks":8,"bytes":1024,"dtype":"f32","op":"sum","requested":"nccl","variant":"nccl","lanes":0,"threads":0,"in_place":false,"graph":20,"time_us":{"p50":8.0,"p99":12.0,"min":4.0},"algbw_gbps":0.128,"busbw_gbps":0.224,"wrong":null}
+]}
+"#
+        );
+    }
+
+    #[test]
+    fn files_round_trip() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("run.json");
+        let mut results = Results::new(Provenance::of_this_host("0"));
+        results.write(&path).unwrap();
+        assert_eq!(Results::read(&path).unwrap(), results, "without rows");
+        results.rows = vec![row(2, 1, "auto", 1.0 / 3.0)];
+        results.write(&path).unwrap();
+        assert_eq!(Results::read(&path).unwrap(), results);
+    }
+
+    #[test]
+    fn bad_files_are_named_with_the_place() {
+        let mut results = Results::new(provenance());
+        results.rows = vec![row(2, 1024, "auto", 1.0)];
+        let good = results.to_json().unwrap();
+        assert!(Results::parse(&good, "x.json").is_ok());
+        for (bad, expected) in [
+            (good.replace("\"schema\":1", "\"schema\":2"), "x.json: schema: 2 is not the one known, 1"),
+            (good.replace("\"gpus\":8", "\"gpuz\":8"), "x.json: line 2: not a results file: unknown field `gpuz`"),
+            (good.replace("\"f32\"", "\"f31\""), "unknown data type 'f31'"),
+            (good.replace("\"ranks\":2", "\"ranks\":9"), "a world of 9 ranks"),
+            (good.replace("\"p50\":1.0", "\"p50\":7.0"), "x.json: rows[0]: time_us must ascend"),
+            (good.replace("\"min\":0.5", "\"min\":-0.5"), "x.json: rows[0]: times and bandwidths"),
+            ("[]".to_owned(), "not a results file"),
+            (String::new(), "not a results file"),
+        ] {
+            let message = Results::parse(&bad, "x.json").unwrap_err().to_string();
+            assert!(message.contains(expected), "{message}");
+        }
+    }
+
+    #[test]
+    fn numbers_no_reader_takes_are_not_written() {
+        let mut results = Results::new(provenance());
+        results.rows = vec![row(2, 1024, "auto", f64::NAN)];
+        assert!(results.to_json().unwrap_err().to_string().contains("rows[0]"));
+    }
+}

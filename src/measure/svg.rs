@@ -1,0 +1,291 @@
+//! One picture of a machine: time and bus bandwidth over the message size, both logarithmic, a row of panels a world size.
+//!
+//! WHY: written here and not by a plotting crate, because the picture has to follow the reader's light or dark theme: that
+//! takes a style sheet with a media query, where such crates write one colour into every element.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use crate::error::{Error, Result};
+use crate::measure::case::Series;
+use crate::measure::compare::{Baseline, Comparison};
+use crate::measure::provenance::Provenance;
+use crate::measure::results::{Results, Row};
+use crate::measure::scale::LogAxis;
+use crate::measure::size::Bytes;
+
+const WIDTH: f64 = 960.0;
+const HEADING: f64 = 104.0;
+const PANEL: Panel = Panel { width: 412.0, height: 214.0, left: 48.0, pitch_x: 472.0, top: 34.0, pitch_y: 292.0 };
+
+/// Measures of the grid of panels, in the picture's units.
+struct Panel {
+    width: f64,
+    height: f64,
+    left: f64,
+    pitch_x: f64,
+    top: f64,
+    pitch_y: f64,
+}
+
+/// The background is painted too: a page that ignores the reader's theme would leave light text on white otherwise.
+const STYLE: &str = "
+text { font: 12px Inter, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif; fill: #57606a }
+.title { font-size: 19px; font-weight: 600; fill: #1f2328 }
+.panel { font-size: 13px; font-weight: 600; fill: #1f2328 }
+.hint { font-weight: 400; fill: #6e7781 }
+.legend { font-size: 13px; fill: #1f2328 }
+.tick { font-size: 11px }
+.card { fill: #ffffff; stroke: #d0d7de }
+.grid { stroke: #d8dee4; stroke-width: 1; fill: none }
+.line { fill: none; stroke-width: 2; stroke-linejoin: round; stroke-linecap: round }
+.mark { stroke: #ffffff; stroke-width: 1.2 }
+.myelon.line { stroke: #d4380d; stroke-width: 3 } .myelon.mark { fill: #d4380d }
+.nccl.line { stroke: #6e7781 } .nccl.mark { fill: #6e7781 }
+.nccl_symmetric.line { stroke: #1a73c8 } .nccl_symmetric.mark { fill: #1a73c8 }
+@media (prefers-color-scheme: dark) {
+text { fill: #9198a1 }
+.title, .panel, .legend { fill: #e6edf3 }
+.hint { fill: #8b949e }
+.card { fill: #0d1117; stroke: #30363d }
+.grid { stroke: #262c36 }
+.mark { stroke: #0d1117 }
+.myelon.line { stroke: #ff7a45 } .myelon.mark { fill: #ff7a45 }
+.nccl.line { stroke: #9198a1 } .nccl.mark { fill: #9198a1 }
+.nccl_symmetric.line { stroke: #58a6ff } .nccl_symmetric.mark { fill: #58a6ff }
+}
+";
+
+/// A complete SVG file, without scripts, fonts or anything else to load.
+///
+/// Of several types, operators and modes it shows the one with the most sizes measured, at every world size; wrong
+/// results are left out, and so are sizes of 0.
+///
+/// Errors: [`Error::InvalidArgument`] if there is no row to show.
+pub fn plot(results: &Results) -> Result<String> {
+    let comparisons = of_one_kind(Comparison::of(&results.rows));
+    let first = comparisons.first().ok_or_else(|| Error::invalid("no rows to plot: measure something first"))?;
+    let height = HEADING + PANEL.pitch_y * comparisons.len() as f64;
+    let mut svg = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" width=\"{WIDTH}\" height=\"{height}\" role=\"img\" aria-labelledby=\"title\">\n<style>{STYLE}</style>\n"
+    );
+    heading(&mut svg, &results.provenance, first.series, &comparisons, height);
+    for (row, comparison) in comparisons.iter().enumerate() {
+        let top = HEADING + PANEL.pitch_y * row as f64 + PANEL.top;
+        let ranks = results.provenance.describe(comparison.series.ranks);
+        let time = Quantity { title: "time, µs", hint: "lower is better", of: |row| row.time_us.p50 };
+        panel(&mut svg, PANEL.left, top, &ranks, &time, comparison);
+        let busbw = Quantity { title: "bus bandwidth, GB/s", hint: "higher is better", of: |row| row.busbw_gbps };
+        panel(&mut svg, PANEL.left + PANEL.pitch_x, top, &ranks, &busbw, comparison);
+    }
+    svg.push_str("</svg>\n");
+    Ok(svg)
+}
+
+/// What a panel shows of a row.
+struct Quantity {
+    title: &'static str,
+    hint: &'static str,
+    of: fn(&Row) -> f64,
+}
+
+/// A curve: its class in the style sheet, its name, and its points by ascending size.
+struct Curve<'a> {
+    class: &'static str,
+    label: &'static str,
+    rows: Vec<&'a Row>,
+}
+
+/// Baselines first, so that Myelon is drawn over them.
+fn curves<'a>(comparison: &Comparison<'a>) -> Vec<Curve<'a>> {
+    let right = |row: &&Row| !row.is_wrong() && row.bytes > 0 && row.time_us.p50 > 0.0;
+    let of = |baseline: Baseline| Curve {
+        class: baseline.name(),
+        label: baseline.label(),
+        rows: comparison.lines.iter().filter_map(|line| line.baselines[baseline as usize]).filter(right).collect(),
+    };
+    let ours = comparison.lines.iter().filter_map(|line| line.ours).filter(right).collect();
+    let mut curves: Vec<_> = Baseline::ALL.into_iter().map(of).collect();
+    curves.push(Curve { class: "myelon", label: "Myelon", rows: ours });
+    curves.retain(|curve| !curve.rows.is_empty());
+    curves
+}
+
+/// The comparisons that differ in nothing but the ranks, of the kind with the most lines; the first kind of equal ones.
+fn of_one_kind(comparisons: Vec<Comparison<'_>>) -> Vec<Comparison<'_>> {
+    let kind = |series: Series| (series.dtype, series.op, series.in_place, series.graph);
+    let mut lines = BTreeMap::new();
+    for comparison in &comparisons {
+        *lines.entry(kind(comparison.series)).or_insert(0) += comparison.lines.len();
+    }
+    let most = lines.into_iter().rev().max_by_key(|&(_, count)| count).map(|(kind, _)| kind);
+    comparisons.into_iter().filter(|comparison| Some(kind(comparison.series)) == most).collect()
+}
+
+fn heading(svg: &mut String, provenance: &Provenance, series: Series, comparisons: &[Comparison<'_>], height: f64) {
+    let title = format!("All-reduce, {} {}", series.dtype, series.op);
+    let software = if provenance.gpus == 0 { String::new() } else { format!(" · {}", provenance.nccl_state()) };
+    let day = provenance.date.strftime("%Y-%m-%d");
+    let about = format!("{}{software} · p50 of the slowest rank, {} · {day}", provenance.machine(), series.mode());
+    let (title, about) = (escape(&title), escape(&about));
+    let (card_width, card_height) = (WIDTH - 1.0, height - 1.0);
+    let _ = writeln!(svg, "<title id=\"title\">{title}: {about}</title>");
+    let _ = writeln!(
+        svg,
+        "<rect class=\"card\" x=\"0.5\" y=\"0.5\" width=\"{card_width}\" height=\"{card_height}\" rx=\"8\"/>"
+    );
+    let _ =
+        writeln!(svg, "<text class=\"title\" x=\"24\" y=\"38\">{title}</text>\n<text x=\"24\" y=\"60\">{about}</text>");
+    let mut shown: Vec<(&str, &str)> = Vec::new();
+    for curve in comparisons.iter().flat_map(curves) {
+        if !shown.contains(&(curve.class, curve.label)) {
+            shown.push((curve.class, curve.label));
+        }
+    }
+    // Myelon, drawn last, is named first.
+    shown.sort_by_key(|&(class, _)| class != "myelon");
+    let mut x = 24.0;
+    for (class, label) in shown {
+        let _ = writeln!(svg, "<path class=\"line {class}\" d=\"M{x} 84h26\"/>{}", mark(class, x + 13.0, 84.0));
+        let _ = writeln!(svg, "<text class=\"legend\" x=\"{}\" y=\"88.5\">{label}</text>", x + 34.0);
+        x += 66.0 + 7.2 * label.len() as f64;
+    }
+}
+
+fn panel(svg: &mut String, left: f64, top: f64, ranks: &str, quantity: &Quantity, comparison: &Comparison<'_>) {
+    let (right, bottom) = (left + PANEL.width, top + PANEL.height);
+    let Quantity { title, hint, of } = quantity;
+    let _ = writeln!(
+        svg,
+        "<text class=\"panel\" x=\"{left}\" y=\"{}\">{ranks}: {title} <tspan class=\"hint\" dx=\"4\">{hint}</tspan></text>",
+        top - 12.0
+    );
+    let curves = curves(comparison);
+    let rows = || curves.iter().flat_map(|curve| curve.rows.iter().copied()).filter(|row| of(row) > 0.0);
+    let x_axis = LogAxis::holding(rows().map(|row| row.bytes as f64), 1.0, left + 10.0, right - 10.0);
+    let y_axis = LogAxis::holding(rows().map(of), 1.3, bottom, top);
+    let (Some(x_axis), Some(y_axis)) = (x_axis, y_axis) else {
+        let _ = writeln!(svg, "<text x=\"{left}\" y=\"{}\">nothing to show</text>", top + 20.0);
+        return;
+    };
+    for tick in y_axis.decimal_ticks(8) {
+        let y = y_axis.position(tick);
+        let _ = writeln!(svg, "<path class=\"grid\" d=\"M{left} {y:.1}H{right}\"/>");
+        let _ = writeln!(
+            svg,
+            "<text class=\"tick\" x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
+            left - 7.0,
+            y + 4.0,
+            plain(tick)
+        );
+    }
+    for tick in x_axis.binary_ticks(7) {
+        let x = x_axis.position(tick);
+        let _ = writeln!(svg, "<path class=\"grid\" d=\"M{x:.1} {top}V{}\"/>", bottom + 5.0);
+        let label = Bytes(tick as u64).human();
+        let _ = writeln!(
+            svg,
+            "<text class=\"tick\" x=\"{x:.1}\" y=\"{}\" text-anchor=\"middle\">{label}</text>",
+            bottom + 20.0
+        );
+    }
+    let _ = writeln!(svg, "<path class=\"grid\" d=\"M{left} {bottom}H{right}\"/>");
+    for Curve { class, rows, .. } in &curves {
+        let points: Vec<_> = rows.iter().filter(|row| of(row) > 0.0).collect();
+        let place = |row: &Row| (x_axis.position(row.bytes as f64), y_axis.position(of(row)));
+        let mut path = String::new();
+        for (index, row) in points.iter().enumerate() {
+            let (x, y) = place(row);
+            let _ = write!(path, "{}{x:.1} {y:.1}", if index == 0 { 'M' } else { 'L' });
+        }
+        let _ = writeln!(svg, "<path class=\"line {class}\" d=\"{path}\"/>");
+        for row in points {
+            let (x, y) = place(row);
+            let _ = writeln!(svg, "{}", mark(class, x, y));
+        }
+    }
+}
+
+/// A point of a curve. Shapes differ, so that the curves stay apart without colour.
+fn mark(class: &str, x: f64, y: f64) -> String {
+    match class {
+        "nccl" => {
+            format!("<rect class=\"mark {class}\" x=\"{:.1}\" y=\"{:.1}\" width=\"7\" height=\"7\"/>", x - 3.5, y - 3.5)
+        }
+        "nccl_symmetric" => {
+            format!("<path class=\"mark {class}\" d=\"M{x:.1} {:.1}l4.8 4.8l-4.8 4.8l-4.8 -4.8z\"/>", y - 4.8)
+        }
+        _ => format!("<circle class=\"mark {class}\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"4.2\"/>"),
+    }
+}
+
+/// A tick's number with no more digits than it has, and few enough for the margin: `0.05`, `2`, `3000`, `10k`, `1M`.
+fn plain(tick: f64) -> String {
+    let digits = (-tick.log10().floor()).max(0.0) as usize;
+    match tick {
+        1e6.. => format!("{:.0}M", tick / 1e6),
+        1e4.. => format!("{:.0}k", tick / 1e3),
+        _ => format!("{tick:.digits$}"),
+    }
+}
+
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::measure::provenance::tests::provenance;
+    use crate::measure::results::tests::row;
+    use crate::types::DType;
+
+    fn plotted(rows: Vec<Row>) -> String {
+        plot(&Results { rows, ..Results::new(provenance()) }).unwrap()
+    }
+
+    #[test]
+    fn every_right_point_is_drawn_in_both_panels() {
+        let wrong = Row { wrong: Some(1), ..row(8, 4096, "nccl", 9.0) };
+        let rows = vec![row(8, 1024, "auto", 2.0), row(8, 4096, "auto", 3.0), row(8, 1024, "nccl", 9.0), wrong];
+        let svg = plotted(rows);
+        // Two points and one, in two panels, and one mark each in the legend.
+        assert_eq!((svg.matches("<circle").count(), svg.matches("<rect class=\"mark nccl\"").count()), (5, 3));
+        assert!(
+            svg.contains(">1 KiB<")
+                && svg.contains(">4 KiB<")
+                && svg.contains("8 GPUs: time")
+                && svg.contains("NVLS off")
+        );
+        assert!(!svg.contains("NaN") && !svg.contains("inf"));
+    }
+
+    #[test]
+    fn each_world_size_has_its_row_and_other_kinds_stay_out() {
+        let half = Row { dtype: DType::F16, ..row(4, 1024, "auto", 2.0) };
+        let svg = plotted(vec![half, row(8, 1024, "auto", 2.0), row(2, 1024, "auto", 2.0), row(2, 2048, "auto", 2.0)]);
+        assert!(svg.contains("8 GPUs: time") && svg.contains("2 GPUs: time") && !svg.contains("4 GPUs"));
+        assert!(svg.contains("All-reduce, f32 sum<"));
+    }
+
+    #[test]
+    fn a_world_of_one_has_no_bandwidth_to_show() {
+        let svg = plotted(vec![row(1, 1024, "auto", 2.0)]);
+        assert_eq!(svg.matches("nothing to show").count(), 1);
+    }
+
+    #[test]
+    fn names_cannot_break_the_file() {
+        let mut results = Results { rows: vec![row(2, 64, "auto", 1.0)], ..Results::new(provenance()) };
+        results.provenance.gpu = "<A&B>".into();
+        assert!(plot(&results).unwrap().contains("&lt;A&amp;B&gt;"));
+        results.rows.clear();
+        assert!(plot(&results).unwrap_err().to_string().contains("no rows"));
+    }
+
+    #[test]
+    fn ticks_are_plain_numbers() {
+        let ticks = [0.05, 0.5, 2.0, 3000.0, 10_000.0, 300_000.0, 1e6].map(plain);
+        assert_eq!(ticks, ["0.05", "0.5", "2", "3000", "10k", "300k", "1M"]);
+    }
+}

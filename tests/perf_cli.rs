@@ -1,0 +1,133 @@
+//! `myelon-perf` as scripts see it: one line and the documented exit status for bad input, and a report's round trip.
+#![cfg(feature = "cli")]
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+fn perf(directory: &Path, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_myelon-perf")).args(arguments).current_dir(directory).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+/// Expects status 2, nothing on standard output, and one line that has all of `parts`.
+#[track_caller]
+fn refused(directory: &Path, arguments: &[&str], parts: &[&str]) {
+    let output = perf(directory, arguments);
+    let message = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{arguments:?}: {message}");
+    assert!(output.stdout.is_empty(), "{arguments:?}");
+    assert!(message.starts_with("error: ") && message.lines().count() == 1, "{arguments:?}: {message}");
+    for part in parts {
+        assert!(message.contains(part), "{arguments:?}: '{part}' is missing from: {message}");
+    }
+}
+
+const RESULTS: &str = r#"{"schema":1,
+"provenance":{"date":"2026-11-20T10:00:00Z","version":"0.1.0","source_hash":"1a2b","gpu":"NVIDIA H200","gpus":8,"link":"NV18","driver":"580.159","cuda":"13.0","nccl":"2.28.9","nvls":"off","cpu":"Test"},
+"rows":[
+{"ranks":8,"bytes":1024,"dtype":"f32","op":"sum","requested":"auto","variant":"ring","lanes":16,"threads":512,"in_place":false,"graph":20,"time_us":{"p50":4.0,"p99":6.0,"min":2.0},"algbw_gbps":0.256,"busbw_gbps":0.448,"wrong":0},
+{"ranks":8,"bytes":1024,"dtype":"f32","op":"sum","requested":"nccl","variant":"nccl","lanes":0,"threads":0,"in_place":false,"graph":20,"time_us":{"p50":8.0,"p99":12.0,"min":4.0},"algbw_gbps":0.128,"busbw_gbps":0.224,"wrong":0}
+]}
+"#;
+
+const README: &str = "# Title\n<!-- results:plot -->\n<!-- /results -->\nprose\n<!-- results:latency-8 -->\nold\n<!-- /results -->\n<!-- results:provenance -->\n<!-- /results -->\nend\n";
+
+#[test]
+fn bad_sweeps_are_refused_in_one_line() {
+    let directory = tempfile::tempdir().unwrap();
+    let here = directory.path();
+    let cases: [(&[&str], &[&str]); 13] = [
+        (&["-b", "12Q"], &["'12Q' is not a size", "64M"]),
+        (&["-b", "2M", "-e", "1M"], &["2M is larger", "swap -b and -e"]),
+        (&["-f", "1"], &["-f 1", "2 or more"]),
+        (&["-f", "2", "-i", "1K"], &["cannot be used with"]),
+        (&["--ranks", "9"], &["9 ranks", "1 to 8"]),
+        (&["--device", "tpu"], &["tpu", "auto, cuda, cpu"]),
+        (&["--variant", "nosuch"], &["unknown variant 'nosuch'", "auto, all"]),
+        (&["-d", "f31"], &["unknown data type 'f31'", "bf16"]),
+        (&["-o", "xor"], &["unknown operator 'xor'", "sum"]),
+        (&["--against", "mpi"], &["unknown baseline 'mpi'", "nccl_symmetric"]),
+        (&["--device", "cpu", "--against", "nccl"], &["NCCL runs on GPUs only"]),
+        (&["--device", "cpu", "--json", "missing/run.json"], &["cannot write missing/run.json"]),
+        (&["--jsn", "x"], &["--jsn", "--json"]),
+    ];
+    for (arguments, parts) in cases {
+        refused(here, arguments, parts);
+    }
+    assert_eq!(std::fs::read_dir(here).unwrap().count(), 0, "nothing is left behind");
+}
+
+#[test]
+fn help_documents_flags_examples_and_statuses() {
+    let output = perf(Path::new("."), &["--help"]);
+    assert_eq!(output.status.code(), Some(0));
+    for part in
+        ["-b, --minbytes", "-G, --cudagraph", "--share-gpus", "Examples:", "mpirun", "Exit status: 0", "2 the request"]
+    {
+        assert!(text(&output.stdout).contains(part), "'{part}' is missing");
+    }
+}
+
+#[test]
+fn a_report_fills_the_readme_and_then_has_nothing_to_do() {
+    let directory = tempfile::tempdir().unwrap();
+    let here = directory.path();
+    std::fs::create_dir_all(here.join("docs")).unwrap();
+    std::fs::write(here.join("run.json"), RESULTS).unwrap();
+    std::fs::write(here.join("README.md"), README).unwrap();
+    let line = ["report", "run.json", "--readme", "README.md", "--svg", "docs/plot.svg"];
+    let check = [&line[..], &["--check"]].concat();
+
+    let stale = perf(here, &check);
+    assert_eq!(stale.status.code(), Some(1));
+    assert_eq!(text(&stale.stderr).lines().count(), 2, "plot and README: {}", text(&stale.stderr));
+    assert_eq!(std::fs::read_to_string(here.join("README.md")).unwrap(), README);
+
+    let written = perf(here, &line);
+    assert_eq!((written.status.code(), text(&written.stdout)), (Some(0), ""), "{}", text(&written.stderr));
+    let readme = std::fs::read_to_string(here.join("README.md")).unwrap();
+    assert!(readme.contains("| 1 KiB | 4.00 | `ring` | 8.00 | 2.00× |"), "{readme}");
+    assert!(readme.contains("](<docs/plot.svg>)") && readme.contains("Measured on 2026-11-20"), "{readme}");
+    assert!(readme.starts_with("# Title\n") && readme.ends_with("end\n") && !readme.contains("old"), "{readme}");
+    assert!(std::fs::read_to_string(here.join("docs/plot.svg")).unwrap().starts_with("<svg"));
+    assert_eq!(perf(here, &check).status.code(), Some(0));
+
+    let printed = perf(here, &["report", "run.json"]);
+    assert_eq!(printed.status.code(), Some(0));
+    assert!(readme.contains(text(&printed.stdout).trim()), "the README has what is printed");
+}
+
+#[test]
+fn bad_reports_are_refused_in_one_line_and_touch_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let here = directory.path();
+    let write = |name: &str, contents: &str| std::fs::write(here.join(name), contents).unwrap();
+    write("run.json", RESULTS);
+    write("new.json", &RESULTS.replace("\"schema\":1", "\"schema\":7"));
+    write("other.json", &RESULTS.replace("H200", "B200"));
+    write("plain.md", "no markers\n");
+    write("open.md", "<!-- results:latency -->\n");
+    write("typo.md", "<!-- results:latencies -->\n<!-- /results -->\n");
+    let cases: [(&[&str], &[&str]); 9] = [
+        (&["report"], &["required", "RESULTS"]),
+        (&["report", "none.json"], &["cannot read none.json"]),
+        (&["report", "new.json"], &["new.json: schema: 7"]),
+        (&["report", "run.json", "--check"], &["--check has nothing to check"]),
+        (&["report", "run.json", "--svg", "missing/a.svg"], &["cannot write missing/a.svg"]),
+        (&["report", "run.json", "other.json", "--svg", "a.svg"], &["draws one machine", "H200", "B200"]),
+        (&["report", "run.json", "--readme", "plain.md", "--svg", "a.svg"], &["plain.md has no <!-- results:NAME -->"]),
+        (
+            &["report", "run.json", "--readme", "open.md", "--svg", "a.svg"],
+            &["open.md: line 1: 'latency' is never closed"],
+        ),
+        (&["report", "run.json", "--readme", "typo.md", "--svg", "a.svg"], &["'latencies'", "latency, latency-8"]),
+    ];
+    for (arguments, parts) in cases {
+        refused(here, arguments, parts);
+    }
+    assert!(!here.join("a.svg").exists());
+    assert_eq!(std::fs::read_to_string(here.join("open.md")).unwrap(), "<!-- results:latency -->\n");
+}
