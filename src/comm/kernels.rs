@@ -70,7 +70,9 @@ impl KernelTable {
         let start = outcome.floor_char_boundary(2048);
         let outcomes = bootstrap.all_gather("kernels prepared", &outcome.as_bytes()[..start])?;
         let loaded = loaded?;
-        if let Some((peer, outcome)) = bootstrap.world_size().ranks().zip(&outcomes).find(|(_, outcome)| !outcome.is_empty()) {
+        if let Some((peer, outcome)) =
+            bootstrap.world_size().ranks().zip(&outcomes).find(|(_, outcome)| !outcome.is_empty())
+        {
             return Err(Error::Bootstrap {
                 rank: bootstrap.rank(),
                 phase: "preparing kernels",

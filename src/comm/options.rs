@@ -89,19 +89,24 @@ mod tests {
     use super::*;
 
     fn parse(pairs: &[(&str, &str)]) -> Result<Options> {
-        Options::from_variables(&|name| pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned()))
+        Options::from_variables(&|name| {
+            pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
+        })
     }
 
     #[test]
     fn the_environment_is_heard() {
-        let options = parse(&[("MYELON_TIMEOUT", "0.5"), ("MYELON_SENTINEL", "0"), ("MYELON_VARIANT", "one_shot_push")]).unwrap();
+        let options =
+            parse(&[("MYELON_TIMEOUT", "0.5"), ("MYELON_SENTINEL", "0"), ("MYELON_VARIANT", "one_shot_push")]).unwrap();
         assert_eq!(options.timeout, Duration::from_millis(500));
         assert!(!options.sentinel && options.choice.is_some());
     }
 
     #[test]
     fn wrong_values_name_their_variable() {
-        for (key, value) in [("MYELON_TIMEOUT", "soon"), ("MYELON_TIMEOUT", "-1"), ("MYELON_SENTINEL", "yes"), ("MYELON_LANES", "2")] {
+        for (key, value) in
+            [("MYELON_TIMEOUT", "soon"), ("MYELON_TIMEOUT", "-1"), ("MYELON_SENTINEL", "yes"), ("MYELON_LANES", "2")]
+        {
             assert!(parse(&[(key, value)]).unwrap_err().to_string().contains(key));
         }
         assert!(parse(&[("MYELON_VARIANT", "warp_drive")]).is_err());

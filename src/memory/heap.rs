@@ -45,7 +45,8 @@ impl SymmetricHeap {
 
         // INVARIANT: the block is ready before anybody learns where it is.
         let published = publish(&own);
-        let card = serde_json::to_vec(&Card { process: process_token(), block: published, bytes }).expect("plain numbers");
+        let card =
+            serde_json::to_vec(&Card { process: process_token(), block: published, bytes }).expect("plain numbers");
         let cards = bootstrap.all_gather("exchanging heap addresses", &card)?;
         let cards: Vec<Card> = cards
             .iter()

@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::abi::{
-    HeapLayout, HeapState, LL_BUFFERS, LaneState, MAX_LANES, MAX_RING_SLOTS, MAX_WORLD, SENTINEL_BUFFERS, STAGING_BUFFERS,
+    HeapLayout, HeapState, LL_BUFFERS, LaneState, MAX_LANES, MAX_RING_SLOTS, MAX_WORLD, SENTINEL_BUFFERS,
+    STAGING_BUFFERS,
 };
 use crate::device::DeviceKind;
 use crate::error::{Error, Result};
@@ -110,13 +111,15 @@ mod tests {
     use super::*;
 
     fn limits() -> impl Strategy<Value = HeapLimits> {
-        (1..=MAX_LANES, 1u64..64, 1u64..64, 1u64..64, 1u64..64, 1u32..=4).prop_map(|(lanes, a, b, c, d, slots)| HeapLimits {
-            lanes,
-            sentinel_bytes: a * 128,
-            ll_bytes: b * 128,
-            staging_bytes: c * 128,
-            slot_bytes: d * 128,
-            ring_slots: 1 << slots,
+        (1..=MAX_LANES, 1u64..64, 1u64..64, 1u64..64, 1u64..64, 1u32..=4).prop_map(|(lanes, a, b, c, d, slots)| {
+            HeapLimits {
+                lanes,
+                sentinel_bytes: a * 128,
+                ll_bytes: b * 128,
+                staging_bytes: c * 128,
+                slot_bytes: d * 128,
+                ring_slots: 1 << slots,
+            }
         })
     }
 

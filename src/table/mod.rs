@@ -83,7 +83,8 @@ impl LaneTable {
                     .map(Some)
                     .ok_or_else(|| wrong(key(field), format!("'{text}' is not a size like 64K or 1M"))),
             };
-            let variant = Manifest::embedded().get(&raw.variant).map_err(|error| wrong(key("variant"), error.to_string()))?;
+            let variant =
+                Manifest::embedded().get(&raw.variant).map_err(|error| wrong(key("variant"), error.to_string()))?;
             if !variant.enabled {
                 return Err(wrong(key("variant"), format!("{} is disabled in the manifest", variant.name)));
             }
@@ -134,7 +135,9 @@ impl LaneTable {
                 threads: row.threads,
                 chunk_bytes: row.chunk_bytes,
             })
-            .ok_or_else(|| Error::unsupported(format!("no variant in the table serves {} {}", request.dtype, request.op)))
+            .ok_or_else(|| {
+                Error::unsupported(format!("no variant in the table serves {} {}", request.dtype, request.op))
+            })
     }
 }
 

@@ -67,7 +67,11 @@ impl std::hash::Hash for KernelKey {
 
 impl fmt::Display for KernelKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}<{}, {}, {} ranks, {} threads", self.variant.name, self.dtype, self.op, self.world_size, self.threads)?;
+        write!(
+            f,
+            "{}<{}, {}, {} ranks, {} threads",
+            self.variant.name, self.dtype, self.op, self.world_size, self.threads
+        )?;
         if self.stages > 0 {
             write!(f, ", {} stages", self.stages)?;
         }

@@ -126,7 +126,9 @@ pub struct Tuning {
 
 fn bytes<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
     let text = String::deserialize(deserializer)?;
-    parse_bytes(&text).map(Some).ok_or_else(|| serde::de::Error::custom(format!("'{text}' is not a size like 64K or 1M")))
+    parse_bytes(&text)
+        .map(Some)
+        .ok_or_else(|| serde::de::Error::custom(format!("'{text}' is not a size like 64K or 1M")))
 }
 
 /// Bytes from a spelling like `4096`, `64K`, `1M`, `2G`; binary multiples.
@@ -193,11 +195,8 @@ impl Manifest {
         struct File {
             variant: Vec<Arc<VariantSpec>>,
         }
-        let wrong = |key: &str, detail: String| Error::Config {
-            source_name: SOURCE_NAME.into(),
-            key: key.into(),
-            detail,
-        };
+        let wrong =
+            |key: &str, detail: String| Error::Config { source_name: SOURCE_NAME.into(), key: key.into(), detail };
         let file: File = toml::from_str(text).map_err(|error| wrong("variant", error.to_string()))?;
         for (index, spec) in file.variant.iter().enumerate() {
             if file.variant[..index].iter().any(|other| other.name == spec.name) {
@@ -253,7 +252,9 @@ mod tests {
 
     #[test]
     fn wrong_manifests_are_refused() {
-        for (from, to) in [("threads = 128", "threads = 100"), ("enabled = true", "enabled = false"), ("summary", "sumary")] {
+        for (from, to) in
+            [("threads = 128", "threads = 100"), ("enabled = true", "enabled = false"), ("summary", "sumary")]
+        {
             assert!(Manifest::parse(&SOURCE.replacen(from, to, 1)).is_err(), "{to}");
         }
         let twice = format!("{SOURCE}\n{}", &SOURCE[SOURCE.find("[[variant]]").unwrap()..]);

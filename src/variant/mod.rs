@@ -8,6 +8,6 @@ mod manifest;
 mod plan;
 
 pub use kernel::{KernelKey, VerifyKernel};
-pub use manifest::{Capacity, Manifest, Mailbox, Order, Rounding, Tuning, VariantSpec};
 pub(crate) use manifest::parse_bytes;
+pub use manifest::{Capacity, Mailbox, Manifest, Order, Rounding, Tuning, VariantSpec};
 pub use plan::{Choice, Plan, Request, Terrain};

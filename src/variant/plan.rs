@@ -92,7 +92,10 @@ impl Plan {
         if let Some(lanes) = choice.lanes
             && (lanes == 0 || lanes > layout.lane_count)
         {
-            return Err(Error::invalid(format!("{lanes} lanes: this communicator's heap holds 1 to {}", layout.lane_count)));
+            return Err(Error::invalid(format!(
+                "{lanes} lanes: this communicator's heap holds 1 to {}",
+                layout.lane_count
+            )));
         }
         let most_lanes = choice.lanes.unwrap_or(tuning.lanes).min(layout.lane_count);
         let sentinel = spec.mailbox == Mailbox::Sentinel && terrain.sentinel && request.dtype.is_float();

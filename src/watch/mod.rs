@@ -91,8 +91,11 @@ impl Watch {
                 theirs: operation_text(record.seen),
             };
         }
-        let culprits: Vec<_> =
-            self.world_size.ranks().filter(|peer| record.started[peer.index()] < record.operation && *peer != rank).collect();
+        let culprits: Vec<_> = self
+            .world_size
+            .ranks()
+            .filter(|peer| record.started[peer.index()] < record.operation && *peer != rank)
+            .collect();
         if code == FaultCode::PeerFault as u32 && culprits.is_empty() {
             return Error::Aborted { rank, detail: format!("the kernel of rank {peer} gave up") };
         }

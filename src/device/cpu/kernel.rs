@@ -89,19 +89,19 @@ impl Kernel {
     /// As [`crate::device::Device::launch`].
     pub(super) unsafe fn run(&self, arguments: &Arguments, shape: LaunchShape, site: &LaunchSite) {
         STACKS.with_borrow_mut(|stacks| {
-        let launch = CpuLaunch {
-            args: arguments.0.as_ptr().cast(),
-            order: std::ptr::from_ref(&site.launches).cast_mut().cast(),
-            stacks: stacks.at_least(u64::from(shape.grid) * u64::from(shape.block)),
-            stack_bytes: STACK_BYTES,
-            delay_seed: site.next_delay_seed(),
-            grid: shape.grid,
-            block: shape.block,
-            shared_bytes: shape.shared_bytes,
-            ordinal: site.ordinal,
-        };
-        // SAFETY: the entry point takes this struct, which outlives the call; the rest is the caller's promise.
-        unsafe { (self.entry)(&raw const launch) }
+            let launch = CpuLaunch {
+                args: arguments.0.as_ptr().cast(),
+                order: std::ptr::from_ref(&site.launches).cast_mut().cast(),
+                stacks: stacks.at_least(u64::from(shape.grid) * u64::from(shape.block)),
+                stack_bytes: STACK_BYTES,
+                delay_seed: site.next_delay_seed(),
+                grid: shape.grid,
+                block: shape.block,
+                shared_bytes: shape.shared_bytes,
+                ordinal: site.ordinal,
+            };
+            // SAFETY: the entry point takes this struct, which outlives the call; the rest is the caller's promise.
+            unsafe { (self.entry)(&raw const launch) }
         });
     }
 }

@@ -1,0 +1,353 @@
+//! Passing one file descriptor from each rank to every other, over Unix sockets of sequenced packets.
+//!
+//! Each rank listens in a directory that only its user can enter and tells the others path and token through the
+//! authenticated control plane; each then connects to every peer and sends one packet: token, rank, descriptor.
+//! What is received is used only if the sender runs as the same user, knows the token, and sent exactly one descriptor.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, sockopt,
+};
+use subtle::ConstantTimeEq;
+use tempfile::TempDir;
+
+use super::name_ranks;
+use super::unique_id::random_bytes;
+use crate::error::{Error, Result};
+use crate::types::Rank;
+
+const TOKEN_BYTES: usize = 32;
+const PACKET_BYTES: usize = TOKEN_BYTES + 4;
+/// Connections that have not sent their packet yet; more are dropped.
+const MAX_PENDING: usize = 64;
+/// How often the wait looks whether the group still lives.
+const SLICE: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+
+type Token = [u8; TOKEN_BYTES];
+
+/// Exchanges `fd` as [`Bootstrap::exchange_fds`](super::Bootstrap::exchange_fds) says.
+///
+/// `gather` is an all-gather of `phase`; `give_up` fails once the group has ended.
+pub(super) fn exchange(
+    rank: Rank,
+    phase: &'static str,
+    deadline: Duration,
+    fd: Option<BorrowedFd<'_>>,
+    gather: impl Fn(&[u8]) -> Result<Vec<Vec<u8>>>,
+    give_up: impl Fn() -> Result<()>,
+) -> Result<Vec<Option<OwnedFd>>> {
+    let inbox = Inbox::open();
+    // WHY: a rank without an inbox takes part all the same, so that the others hear its reason at once.
+    let notice = match &inbox {
+        Ok(inbox) => Notice::Open { offers: fd.is_some(), token: inbox.token, path: inbox.path.clone() },
+        Err(error) => Notice::Failed(super::cut_detail(&error.to_string()).to_owned()),
+    };
+    let notices = gather(&notice.encode())?;
+    let inbox = inbox?;
+    let until = Instant::now() + deadline;
+    let failed = |detail: String| Error::Bootstrap { rank, phase, detail };
+    let mut expected = vec![false; notices.len()];
+    for (peer, bytes) in (0..).map(Rank).zip(&notices).filter(|(peer, _)| *peer != rank) {
+        match Notice::decode(bytes) {
+            Some(Notice::Open { offers, token, path }) => {
+                expected[peer.index()] = offers;
+                if let Some(fd) = fd {
+                    send(fd, rank, &path, &token, until).map_err(|errno| {
+                        failed(format!(
+                            "giving rank {peer} a descriptor through {} failed ({errno}): processes in separate \
+                             containers need a common TMPDIR and user",
+                            path.display()
+                        ))
+                    })?;
+                }
+            }
+            Some(Notice::Failed(detail)) => {
+                return Err(failed(format!("rank {peer} cannot exchange descriptors: {detail}")));
+            }
+            None => {
+                return Err(failed(format!("rank {peer} sent a malformed notice: run the same release everywhere")));
+            }
+        }
+    }
+    inbox
+        .receive(&expected, || {
+            give_up()?;
+            Ok(Instant::now() < until)
+        })
+        .map_err(|end| match end {
+            End::Failed(error) => error,
+            End::Errno(errno) => failed(format!("waiting for descriptors failed: {errno}")),
+            End::Missing(missing) => {
+                failed(format!("no descriptor from {} within {:.1} s", name_ranks(&missing), deadline.as_secs_f64()))
+            }
+        })
+}
+
+/// What a rank tells the others before an exchange.
+#[derive(Debug, PartialEq, Eq)]
+enum Notice {
+    Open { offers: bool, token: Token, path: PathBuf },
+    Failed(String),
+}
+
+impl Notice {
+    fn encode(&self) -> Vec<u8> {
+        match self {
+            Self::Open { offers, token, path } => {
+                [&[u8::from(*offers)], token.as_slice(), path.as_os_str().as_bytes()].concat()
+            }
+            Self::Failed(detail) => [&[2], detail.as_bytes()].concat(),
+        }
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        match bytes.split_first()? {
+            (2, detail) => Some(Self::Failed(String::from_utf8_lossy(detail).into_owned())),
+            (&offers @ (0 | 1), rest) => {
+                let (token, path) = rest.split_first_chunk()?;
+                let path = PathBuf::from(std::ffi::OsString::from_vec(path.to_vec()));
+                Some(Self::Open { offers: offers == 1, token: *token, path })
+            }
+            _ => None,
+        }
+    }
+}
+
+enum End {
+    Failed(Error),
+    Errno(Errno),
+    Missing(Vec<Rank>),
+}
+
+/// A listening socket in a directory of its own, both gone when dropped.
+struct Inbox {
+    listener: OwnedFd,
+    token: Token,
+    path: PathBuf,
+    _directory: TempDir,
+}
+
+impl Inbox {
+    fn open() -> Result<Self> {
+        // WHY: a socket path has at most 107 bytes, and some TMPDIRs leave no room for a name.
+        let base =
+            Some(std::env::temp_dir()).filter(|base| base.as_os_str().len() <= 80).unwrap_or_else(|| "/tmp".into());
+        let directory = tempfile::Builder::new()
+            .prefix("myelon-")
+            .permissions(std::fs::Permissions::from_mode(0o700))
+            .tempdir_in(&base)
+            .map_err(|source| Error::at_path("making a directory (TMPDIR chooses another) in", &base, source))?;
+        let path = directory.path().join("fds");
+        let fail = |errno: Errno| Error::at_path("listening at", &path, errno.into());
+        let listener = socket(SocketFlags::CLOEXEC | SocketFlags::NONBLOCK).map_err(fail)?;
+        rustix::net::bind(&listener, &SocketAddrUnix::new(&path).map_err(fail)?).map_err(fail)?;
+        rustix::net::listen(&listener, MAX_PENDING as i32).map_err(fail)?;
+        Ok(Self { listener, token: random_bytes()?, path, _directory: directory })
+    }
+
+    /// Accepts packets until every rank in `expected` has sent one, as long as `go_on` says so.
+    fn receive(&self, expected: &[bool], go_on: impl Fn() -> Result<bool>) -> Result<Vec<Option<OwnedFd>>, End> {
+        let mut received: Vec<Option<OwnedFd>> = expected.iter().map(|_| None).collect();
+        let mut pending: Vec<OwnedFd> = Vec::new();
+        let missing = |received: &[Option<OwnedFd>]| -> Vec<Rank> {
+            let missing =
+                expected.iter().zip(received).zip(0..).filter(|((expected, fd), _)| **expected && fd.is_none());
+            missing.map(|(_, rank)| Rank(rank)).collect()
+        };
+        while !missing(&received).is_empty() {
+            if !go_on().map_err(End::Failed)? {
+                return Err(End::Missing(missing(&received)));
+            }
+            let mut polled: Vec<_> =
+                std::iter::once(&self.listener).chain(&pending).map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
+            match poll(&mut polled, Some(&SLICE)) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(errno) => return Err(End::Errno(errno)),
+            }
+            let ready: Vec<bool> = polled.iter().map(|fd| !fd.revents().is_empty()).collect();
+            let mut ready = ready.into_iter();
+            let acceptable = ready.next() == Some(true);
+            let (talking, silent): (Vec<_>, Vec<_>) = pending.into_iter().zip(ready).partition(|(_, ready)| *ready);
+            for (connection, _) in talking {
+                match self.take_packet(&connection) {
+                    Ok((sender, fd)) if expected.get(sender as usize) == Some(&true) => {
+                        // A second descriptor from one rank changes nothing: the first stays.
+                        received[sender as usize].get_or_insert(fd);
+                    }
+                    Ok((sender, _)) => tracing::warn!("dropped a descriptor that rank {sender} had not offered"),
+                    Err(why) => tracing::warn!("dropped a connection to {}: {why}", self.path.display()),
+                }
+            }
+            pending = silent.into_iter().map(|(connection, _)| connection).collect();
+            if acceptable {
+                self.accept(&mut pending);
+            }
+        }
+        Ok(received)
+    }
+
+    fn accept(&self, pending: &mut Vec<OwnedFd>) {
+        let connection = match rustix::net::accept_with(&self.listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+            Ok(connection) => connection,
+            Err(errno) => return tracing::warn!("accepting at {} failed: {errno}", self.path.display()),
+        };
+        match check_user(connection.as_fd()) {
+            Ok(()) if pending.len() < MAX_PENDING => pending.push(connection),
+            Ok(()) => tracing::warn!("dropped a connection to {}: too many are silent", self.path.display()),
+            Err(errno) => tracing::warn!("dropped a connection of another user to {}: {errno}", self.path.display()),
+        }
+    }
+
+    fn take_packet(&self, connection: &OwnedFd) -> Result<(u32, OwnedFd), String> {
+        let mut packet = [0; PACKET_BYTES + 1];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
+        let message = rustix::net::recvmsg(connection, &mut [IoSliceMut::new(&mut packet)], &mut control, flags)
+            .map_err(|errno| errno.to_string())?;
+        // INVARIANT: everything received is owned here, so a refused packet closes what it brought.
+        let fds: Vec<OwnedFd> = control
+            .drain()
+            .filter_map(|message| match message {
+                RecvAncillaryMessage::ScmRights(fds) => Some(fds),
+                _ => None,
+            })
+            .flatten()
+            .collect();
+        if message.flags.intersects(ReturnFlags::CTRUNC | ReturnFlags::TRUNC) || message.bytes != PACKET_BYTES {
+            return Err(format!("a packet of {} bytes, {:?}", message.bytes, message.flags));
+        }
+        if !bool::from(packet[..TOKEN_BYTES].ct_eq(&self.token)) {
+            return Err("a wrong token".into());
+        }
+        let [fd] = <[OwnedFd; 1]>::try_from(fds).map_err(|fds| format!("{} descriptors instead of one", fds.len()))?;
+        let sender: [u8; 4] = packet[TOKEN_BYTES..PACKET_BYTES].try_into().expect("a packet ends with 4 bytes of rank");
+        Ok((u32::from_le_bytes(sender), fd))
+    }
+}
+
+fn send(fd: BorrowedFd<'_>, rank: Rank, path: &Path, token: &Token, until: Instant) -> Result<(), Errno> {
+    let connection = socket(SocketFlags::CLOEXEC)?;
+    // On Unix sockets this bounds the wait of `connect` for room in the peer's queue, too.
+    let limit = until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+    sockopt::set_socket_timeout(&connection, sockopt::Timeout::Send, Some(limit))?;
+    rustix::net::connect(&connection, &SocketAddrUnix::new(path)?)?;
+    check_user(connection.as_fd())?;
+    let packet = [token.as_slice(), &rank.0.to_le_bytes()].concat();
+    let fds = [fd];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    control.push(SendAncillaryMessage::ScmRights(&fds));
+    let sent = rustix::net::sendmsg(&connection, &[IoSlice::new(&packet)], &mut control, SendFlags::NOSIGNAL)?;
+    if sent == PACKET_BYTES { Ok(()) } else { Err(Errno::MSGSIZE) }
+}
+
+fn socket(flags: SocketFlags) -> Result<OwnedFd, Errno> {
+    rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
+}
+
+/// Checks that the other end runs as this user.
+fn check_user(connection: BorrowedFd<'_>) -> Result<(), Errno> {
+    let peer = sockopt::socket_peercred(connection)?;
+    if peer.uid == rustix::process::geteuid() { Ok(()) } else { Err(Errno::PERM) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::fs::{MemfdFlags, memfd_create};
+
+    fn memfd(text: &str) -> OwnedFd {
+        let fd = memfd_create("fds-test", MemfdFlags::CLOEXEC).unwrap();
+        rustix::io::write(&fd, text.as_bytes()).unwrap();
+        fd
+    }
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(5)
+    }
+
+    #[test]
+    fn notices_round_trip() {
+        for notice in [
+            Notice::Open { offers: true, token: [7; 32], path: "/tmp/x/fds".into() },
+            Notice::Open { offers: false, token: [0; 32], path: "".into() },
+            Notice::Failed("no space".into()),
+        ] {
+            assert_eq!(Notice::decode(&notice.encode()), Some(notice));
+        }
+        assert_eq!(Notice::decode(&[]), None);
+        assert_eq!(Notice::decode(&[1, 2, 3]), None);
+        assert_eq!(Notice::decode(&[9; 40]), None);
+    }
+
+    #[test]
+    fn the_inbox_is_private_and_goes_away() {
+        let inbox = Inbox::open().unwrap();
+        let directory = inbox.path.parent().unwrap().to_owned();
+        assert_eq!(directory.metadata().unwrap().permissions().mode() & 0o777, 0o700);
+        drop(inbox);
+        assert!(!directory.exists());
+    }
+
+    /// A silent connection, a wrong token, a short packet, none and two descriptors, a rank that offered nothing: all are
+    /// dropped, and the good packet behind them still comes through.
+    #[test]
+    fn only_the_expected_packet_is_taken() {
+        let inbox = Inbox::open().unwrap();
+        let fd = memfd("good");
+        let raw = |packet: &[u8], fds: &[BorrowedFd<'_>]| {
+            let connection = socket(SocketFlags::CLOEXEC).unwrap();
+            rustix::net::connect(&connection, &SocketAddrUnix::new(&inbox.path).unwrap()).unwrap();
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
+            let mut control = SendAncillaryBuffer::new(&mut space);
+            if !fds.is_empty() {
+                assert!(control.push(SendAncillaryMessage::ScmRights(fds)));
+            }
+            if !packet.is_empty() {
+                rustix::net::sendmsg(&connection, &[IoSlice::new(packet)], &mut control, SendFlags::NOSIGNAL).unwrap();
+            }
+            connection
+        };
+        let packet = |token: &Token, rank: u32| [token.as_slice(), &rank.to_le_bytes()].concat();
+        let good = packet(&inbox.token, 1);
+        let _open = [
+            raw(&[], &[]),
+            raw(&packet(&[0; 32], 1), &[fd.as_fd()]),
+            raw(&good[..PACKET_BYTES - 1], &[fd.as_fd()]),
+            raw(&[good.as_slice(), &[0]].concat(), &[fd.as_fd()]),
+            raw(&good, &[]),
+            raw(&good, &[fd.as_fd(); 2]),
+            raw(&good, &[fd.as_fd(); 5]),
+            raw(&packet(&inbox.token, 0), &[fd.as_fd()]),
+            raw(&packet(&inbox.token, 4_000_000_000), &[fd.as_fd()]),
+        ];
+        let alone = inbox.receive(&[false, true], {
+            let until = Instant::now() + Duration::from_millis(400);
+            move || Ok(Instant::now() < until)
+        });
+        assert!(matches!(alone, Err(End::Missing(missing)) if missing == [Rank(1)]));
+        let _silent = raw(&[], &[]);
+        send(fd.as_fd(), Rank(1), &inbox.path, &inbox.token, soon()).unwrap();
+        let until = soon();
+        let Ok(mut received) = inbox.receive(&[false, true], || Ok(Instant::now() < until)) else {
+            panic!("not received")
+        };
+        assert!(received[0].is_none());
+        let got = received[1].take().unwrap();
+        let mut text = [0; 8];
+        assert_eq!(rustix::io::pread(&got, &mut text, 0), Ok(4));
+        assert_eq!(&text[..4], b"good");
+        assert!(rustix::io::fcntl_getfd(&got).unwrap().contains(rustix::io::FdFlags::CLOEXEC));
+    }
+}

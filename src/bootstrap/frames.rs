@@ -1,0 +1,70 @@
+//! Frames over a byte stream, before and after the handshake.
+
+use std::io;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+use super::handshake::{HandshakeError, Sealer, TAG_BYTES};
+use super::wire::{HEADER_BYTES, Header, Message, WireError};
+
+/// Why no message could be read.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum FrameError {
+    #[error("the connection was closed")]
+    Closed,
+    #[error("{0}")]
+    Io(io::Error),
+    #[error(transparent)]
+    Wire(#[from] WireError),
+    #[error(transparent)]
+    Handshake(#[from] HandshakeError),
+    #[error("a message with a wrong tag")]
+    Forged,
+}
+
+impl From<io::Error> for FrameError {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => Self::Closed,
+            _ => Self::Io(error),
+        }
+    }
+}
+
+/// Reads one message; with a sealer its tag is checked before its payload is looked at.
+///
+/// Not cancel-safe: a caller that gives up drops the connection.
+pub(super) async fn read_message(
+    stream: &mut (impl AsyncRead + Unpin),
+    sealer: Option<&mut Sealer>,
+) -> Result<Message, FrameError> {
+    let mut header = [0; HEADER_BYTES];
+    stream.read_exact(&mut header).await?;
+    let Header { kind, length } = Header::parse(header)?;
+    let mut frame = vec![0; HEADER_BYTES + length];
+    frame[..HEADER_BYTES].copy_from_slice(&header);
+    stream.read_exact(&mut frame[HEADER_BYTES..]).await?;
+    if let Some(sealer) = sealer {
+        let mut tag = [0; TAG_BYTES];
+        stream.read_exact(&mut tag).await?;
+        if !sealer.check(&frame, &tag) {
+            return Err(FrameError::Forged);
+        }
+    }
+    Ok(Message::decode(kind, &frame[HEADER_BYTES..])?)
+}
+
+/// Writes one message, tagged if there is a sealer.
+pub(super) async fn write_message(
+    stream: &mut (impl AsyncWrite + Unpin),
+    sealer: Option<&mut Sealer>,
+    message: &Message,
+) -> Result<(), FrameError> {
+    let mut frame = message.encode();
+    if let Some(sealer) = sealer {
+        let tag = sealer.tag(&frame);
+        frame.extend_from_slice(&tag);
+    }
+    stream.write_all(&frame).await?;
+    Ok(())
+}

@@ -1,0 +1,181 @@
+//! Ranks as threads of one process.
+
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::events::Events;
+use super::peers::Peers;
+use super::rounds::{Failure, Rounds, Step};
+use super::{Bootstrap, ControlEvent, check_contribution, cut_detail};
+use crate::error::{Error, Result};
+use crate::types::{Rank, WorldSize};
+
+/// One rank of a group that lives in one process.
+#[derive(Debug)]
+pub struct LocalBootstrap {
+    rank: Rank,
+    group: Arc<Group>,
+    /// Taken by the collective that is running on this rank.
+    turn: Mutex<()>,
+}
+
+#[derive(Debug)]
+struct Group {
+    world: WorldSize,
+    deadline: Duration,
+    state: Mutex<State>,
+    changed: Condvar,
+    events: Vec<Events>,
+}
+
+#[derive(Debug)]
+struct State {
+    rounds: Rounds,
+    peers: Peers,
+    /// What the rank's last round came to, until it picks it up.
+    outcomes: Vec<Option<Outcome>>,
+    /// Descriptors on offer in the running exchange.
+    offers: Vec<Option<OwnedFd>>,
+}
+
+type Outcome = Result<Arc<Vec<Vec<u8>>>, Failure>;
+
+impl LocalBootstrap {
+    /// One bootstrap for each rank, in rank order; each goes to a thread of its own.
+    ///
+    /// `deadline` bounds every collective, from the moment a rank enters it.
+    pub fn group(world: WorldSize, deadline: Duration) -> Vec<Self> {
+        let state = State {
+            rounds: Rounds::new(world),
+            peers: Peers::new(world),
+            outcomes: world.ranks().map(|_| None).collect(),
+            offers: world.ranks().map(|_| None).collect(),
+        };
+        let group = Arc::new(Group {
+            world,
+            deadline,
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+            events: world.ranks().map(|_| Events::default()).collect(),
+        });
+        world.ranks().map(|rank| Self { rank, group: Arc::clone(&group), turn: Mutex::new(()) }).collect()
+    }
+
+    fn gather(&self, phase: &'static str, bytes: &[u8]) -> Result<Arc<Vec<Vec<u8>>>> {
+        check_contribution(self.rank, phase, bytes)?;
+        let me = self.rank.index();
+        let entered = Instant::now();
+        let mut state = self.group.lock();
+        state.peers.check(self.rank, phase)?;
+        match state.rounds.give(self.rank, phase.into(), bytes.to_vec()) {
+            Some(Step::Waiting) => {}
+            Some(Step::Complete(all)) => {
+                let all = Arc::new(all);
+                state.outcomes.fill(Some(Ok(all)));
+                self.group.changed.notify_all();
+            }
+            Some(Step::Failed(failure)) => {
+                state.outcomes.fill(Some(Err(failure)));
+                self.group.changed.notify_all();
+            }
+            None => return Err(Error::invalid(format!("rank {me} is already in a collective"))),
+        }
+        loop {
+            if let Some(outcome) = state.outcomes[me].take() {
+                return outcome.map_err(|failure| failure.to_error(self.rank, phase));
+            }
+            state.peers.check(self.rank, phase)?;
+            let Some(remaining) = self.group.deadline.checked_sub(entered.elapsed()) else {
+                let failure = state.rounds.expire(self.rank, self.group.deadline);
+                state.outcomes.fill(Some(Err(failure)));
+                self.group.changed.notify_all();
+                continue;
+            };
+            state = self.group.changed.wait_timeout(state, remaining).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+impl Bootstrap for LocalBootstrap {
+    fn rank(&self) -> Rank {
+        self.rank
+    }
+
+    fn world_size(&self) -> WorldSize {
+        self.group.world
+    }
+
+    fn all_gather(&self, phase: &'static str, bytes: &[u8]) -> Result<Vec<Vec<u8>>> {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        self.gather(phase, bytes).map(Arc::unwrap_or_clone)
+    }
+
+    fn exchange_fds(&self, phase: &'static str, fd: Option<BorrowedFd<'_>>) -> Result<Vec<Option<OwnedFd>>> {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let duplicate = |fd: BorrowedFd<'_>| {
+            fd.try_clone_to_owned()
+                .map_err(|source| Error::io(format!("rank {}: duplicating a descriptor", self.rank), source))
+        };
+        let offer = fd.map(duplicate).transpose()?;
+        self.group.lock().offers[self.rank.index()] = offer;
+        self.gather(phase, &[])?;
+        let received = {
+            use std::os::fd::AsFd;
+            let state = self.group.lock();
+            let others =
+                self.group.world.ranks().map(|rank| state.offers[rank.index()].as_ref().filter(|_| rank != self.rank));
+            others.map(|offer| offer.map(AsFd::as_fd).map(duplicate).transpose()).collect::<Result<Vec<_>>>()
+        };
+        // INVARIANT: an offer stays until everyone has duplicated it, so a rank that failed to still comes here.
+        self.gather(phase, &[])?;
+        self.group.lock().offers[self.rank.index()] = None;
+        received
+    }
+
+    fn listen(&self, listener: Arc<dyn Fn(ControlEvent) + Send + Sync>) {
+        self.group.events[self.rank.index()].listen(listener);
+    }
+
+    fn announce_abort(&self, detail: &str) {
+        let event = self.group.lock().peers.aborted(self.rank, cut_detail(detail));
+        self.group.tell_peers(self.rank, &event);
+    }
+
+    fn leave(&self, deadline: Duration) -> bool {
+        let entered = Instant::now();
+        let mut state = self.group.lock();
+        state.peers.left(self.rank);
+        self.group.changed.notify_all();
+        loop {
+            if let Some(all) = state.peers.all_left() {
+                return all;
+            }
+            let Some(remaining) = deadline.checked_sub(entered.elapsed()) else { return false };
+            state = self.group.changed.wait_timeout(state, remaining).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+impl Drop for LocalBootstrap {
+    fn drop(&mut self) {
+        let event = self.group.lock().peers.lost(self.rank, "its bootstrap was dropped without a goodbye");
+        if let Some(event) = event {
+            self.group.tell_peers(self.rank, &event);
+        }
+    }
+}
+
+impl Group {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // WHY: nothing under this lock panics half-way through a change, so a poisoned state is still whole.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell_peers(&self, from: Rank, event: &ControlEvent) {
+        self.changed.notify_all();
+        for peer in self.world.peers(from) {
+            self.events[peer.index()].emit(event.clone());
+        }
+    }
+}

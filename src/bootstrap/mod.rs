@@ -1,0 +1,144 @@
+//! How ranks find each other, exchange small messages and pass file descriptors.
+//!
+//! A communicator sees only the trait [`Bootstrap`]. Three things implement or make one:
+//!
+//! | ranks are | use | they meet by |
+//! |---|---|---|
+//! | threads of one process | [`LocalBootstrap::group`] | shared memory |
+//! | processes of one node | [`TcpBootstrap::connect`] | a [`UniqueId`] that one of them made and passed on |
+//!
+//! Deciding and doing are apart: `wire`, `handshake`, `hub`, and `rounds` are pure functions of
+//! bytes, messages and time; `server`, `tcp` and `fds` own the sockets and files.
+
+mod connect;
+mod events;
+mod fds;
+mod frames;
+mod handshake;
+mod host;
+mod hub;
+mod local;
+mod peers;
+mod rounds;
+mod server;
+mod tcp;
+mod unique_id;
+mod wire;
+
+use std::fmt;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::error::{Error, Result};
+use crate::types::{Rank, WorldSize};
+
+pub use host::check_one_host;
+pub use local::LocalBootstrap;
+pub use server::RendezvousServer;
+pub use tcp::{TcpBootstrap, TcpOptions};
+pub use unique_id::{UNIQUE_ID_BYTES, UniqueId};
+
+/// Most bytes one rank may give to an all-gather.
+pub const MAX_CONTRIBUTION: usize = 16 * 1024;
+/// Most bytes the name of a phase may have.
+pub const MAX_PHASE: usize = 64;
+
+/// What a communicator needs of its control plane.
+///
+/// Collectives (`all_gather`, `barrier`, `exchange_fds`) are called by every rank in the same order with the same
+/// phase; a rank runs one at a time, further threads wait their turn. Each ends within the deadline the bootstrap was
+/// made with. A failed collective ends the bootstrap for collectives: later ones return an error at once, because
+/// the ranks no longer agree on where they are.
+///
+/// Dropping a bootstrap without [`Bootstrap::leave`] counts as a loss of this rank.
+pub trait Bootstrap: Send + Sync + fmt::Debug {
+    /// This rank.
+    fn rank(&self) -> Rank;
+
+    /// Ranks in the group.
+    fn world_size(&self) -> WorldSize;
+
+    /// Everyone's bytes in rank order, the caller's own included.
+    ///
+    /// Shape: at most [`MAX_CONTRIBUTION`] bytes from each rank, lengths may differ.
+    ///
+    /// Errors: [`Error::InvalidArgument`] for too many bytes (nothing was sent, the call can be repeated);
+    /// [`Error::PeerMismatch`] when another rank is in another phase; [`Error::Bootstrap`] with the missing ranks
+    /// after the deadline; [`Error::PeerLost`] or [`Error::Aborted`] as soon as that is known.
+    fn all_gather(&self, phase: &'static str, bytes: &[u8]) -> Result<Vec<Vec<u8>>>;
+
+    /// Returns once every rank has come to `phase`. Errors: as [`Bootstrap::all_gather`].
+    fn barrier(&self, phase: &'static str) -> Result<()> {
+        self.all_gather(phase, &[]).map(drop)
+    }
+
+    /// Gives `fd` to every peer and receives one from each peer that gave one.
+    ///
+    /// Shape: one element a rank; the own one is `None`, as is that of a rank that gave `None`. What is received is a
+    /// descriptor of its own, close-on-exec, for the same open file.
+    ///
+    /// Errors: as [`Bootstrap::all_gather`]; [`Error::Bootstrap`] naming the ranks whose descriptor did not come.
+    fn exchange_fds(&self, phase: &'static str, fd: Option<BorrowedFd<'_>>) -> Result<Vec<Option<OwnedFd>>>;
+
+    /// Installs the listener of control-plane events; those that came before are delivered at once.
+    ///
+    /// Ordering: events come one at a time, in the order they happened, on a thread of the bootstrap or of a peer.
+    /// Only the first listener counts; a later one is dropped with a warning.
+    fn listen(&self, listener: Arc<dyn Fn(ControlEvent) + Send + Sync>);
+
+    /// Tells every peer that this rank gives up; never blocks. `detail` is cut to 512 bytes.
+    fn announce_abort(&self, detail: &str);
+
+    /// Says goodbye, so that the end of this rank's connection is no loss, and waits until every peer has said so.
+    ///
+    /// Returns true if all did within `deadline`; false at once if one was lost.
+    fn leave(&self, deadline: Duration) -> bool;
+}
+
+/// What a control plane tells besides the answers to calls.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ControlEvent {
+    /// A rank's process ended or stopped answering. With the own rank: the peers gave this one up.
+    PeerLost {
+        /// Rank that is gone.
+        rank: Rank,
+        /// How it was noticed.
+        detail: String,
+    },
+    /// A rank gave up and said so.
+    PeerAborted {
+        /// Rank that gave up.
+        rank: Rank,
+        /// Its reason.
+        detail: String,
+    },
+}
+
+/// Checks what every implementation refuses before it sends anything.
+fn check_contribution(rank: Rank, phase: &str, bytes: &[u8]) -> Result<()> {
+    if phase.is_empty() || phase.len() > MAX_PHASE {
+        return Err(Error::invalid(format!(
+            "rank {rank}: the phase name '{phase}' has {} bytes: use 1 to {MAX_PHASE}",
+            phase.len()
+        )));
+    }
+    if bytes.len() > MAX_CONTRIBUTION {
+        return Err(Error::invalid(format!(
+            "rank {rank} gave {} bytes to phase '{phase}': the limit is {MAX_CONTRIBUTION}",
+            bytes.len()
+        )));
+    }
+    Ok(())
+}
+
+/// `detail` cut to what a message can carry, at a character boundary.
+fn cut_detail(detail: &str) -> &str {
+    let end = (0..=wire::MAX_DETAIL.min(detail.len())).rev().find(|&end| detail.is_char_boundary(end));
+    &detail[..end.unwrap_or(0)]
+}
+
+fn name_ranks(ranks: &[Rank]) -> String {
+    let names: Vec<_> = ranks.iter().map(Rank::to_string).collect();
+    format!("{} {}", if ranks.len() == 1 { "rank" } else { "ranks" }, names.join(", "))
+}

@@ -1,0 +1,327 @@
+//! One rank's end of the rendezvous: a blocking face over one TCP connection that a thread of its own drives.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use super::connect::{Connection, Meeting, connect};
+use super::events::Events;
+use super::frames::{FrameError, read_message};
+use super::handshake::Session;
+use super::peers::Peers;
+use super::rounds::Failure;
+use super::server::{RendezvousServer, write_all};
+use super::wire::Message;
+use super::{Bootstrap, ControlEvent, UniqueId, check_contribution, cut_detail, fds};
+use crate::error::{Error, Result};
+use crate::types::{Rank, WorldSize};
+
+/// How long an answer of the server may take beyond the deadline it keeps for a rank.
+const ANSWER_GRACE: Duration = Duration::from_secs(1);
+
+/// Limits and places of a TCP rendezvous.
+#[derive(Clone, Debug)]
+pub struct TcpOptions {
+    /// Longest wait of connecting and of each collective.
+    pub deadline: Duration,
+    /// Silence after which a rank counts as lost. The server's value holds for the whole group.
+    pub silence: Duration,
+    /// Address that a new rendezvous server listens on.
+    pub bind: IpAddr,
+}
+
+impl Default for TcpOptions {
+    /// 30 s, 5 s, loopback.
+    fn default() -> Self {
+        Self { deadline: Duration::from_secs(30), silence: Duration::from_secs(5), bind: Ipv4Addr::LOCALHOST.into() }
+    }
+}
+
+/// One rank of a group of processes, connected through a [`RendezvousServer`].
+pub struct TcpBootstrap {
+    shared: Arc<Shared>,
+    deadline: Duration,
+    /// Taken by the collective that is running on this rank.
+    turn: Mutex<()>,
+    /// To the connection's thread; dropped to end it.
+    outgoing: Option<mpsc::UnboundedSender<Message>>,
+    /// Kept for as long as this rank.
+    server: Option<RendezvousServer>,
+}
+
+/// What the connection's thread and the callers share.
+struct Shared {
+    rank: Rank,
+    world: WorldSize,
+    state: Mutex<State>,
+    changed: Condvar,
+    events: Events,
+}
+
+struct State {
+    peers: Peers,
+    /// Answer to the running all-gather, or the failure of all rounds.
+    outcome: Option<Result<Vec<Vec<u8>>, Failure>>,
+    /// Rank whose process the server lives in.
+    host: Rank,
+    /// The connection's thread is done.
+    finished: bool,
+}
+
+impl TcpBootstrap {
+    /// Joins the group of `id` and waits until all its ranks have come.
+    ///
+    /// Blocks the calling thread; may be called inside somebody else's async runtime.
+    ///
+    /// Errors: [`Error::InvalidArgument`] for a rank outside the world; [`Error::Bootstrap`] when the server cannot be
+    /// reached, does not know the secret, or ranks are missing at the deadline (they are named);
+    /// [`Error::PeerMismatch`] when the group has another size.
+    pub fn connect(id: &UniqueId, rank: Rank, world: WorldSize, options: &TcpOptions) -> Result<Self> {
+        Self::connect_by(Meeting::at(*id), rank, world, options)
+    }
+
+    /// As [`TcpBootstrap::connect`], at a place that may become known or change while this waits.
+    pub(super) fn connect_by(meeting: Meeting, rank: Rank, world: WorldSize, options: &TcpOptions) -> Result<Self> {
+        if rank.0 >= world.get() {
+            return Err(Error::invalid(format!(
+                "rank {rank} in a world of {world}: ranks are 0 to {}",
+                world.get() - 1
+            )));
+        }
+        let entered = Instant::now();
+        let shared = Arc::new(Shared {
+            rank,
+            world,
+            state: Mutex::new(State { peers: Peers::new(world), outcome: None, host: Rank(0), finished: false }),
+            changed: Condvar::new(),
+            events: Events::default(),
+        });
+        let (outgoing, messages) = mpsc::unbounded_channel();
+        let (started, outcome) = std::sync::mpsc::sync_channel(1);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|source| Error::io(format!("rank {rank}: starting the bootstrap"), source))?;
+        let (deadline, driven) = (options.deadline, Arc::clone(&shared));
+        std::thread::Builder::new()
+            .name(format!("myelon-rank-{rank}"))
+            .spawn(move || {
+                runtime.block_on(async {
+                    match connect(meeting, rank, world, deadline).await {
+                        Ok(connection) => {
+                            let _ = started.send(Ok(()));
+                            drive(connection, &driven, messages).await;
+                        }
+                        Err(error) => drop(started.send(Err(error))),
+                    }
+                });
+                driven.lock().finished = true;
+                driven.changed.notify_all();
+            })
+            .map_err(|source| Error::io(format!("rank {rank}: starting the bootstrap's thread"), source))?;
+        let phase = "connecting";
+        outcome.recv().unwrap_or_else(|_| {
+            Err(Error::Bootstrap { rank, phase, detail: "its thread ended early; the log has the panic".into() })
+        })?;
+        let bootstrap =
+            Self { shared, deadline: options.deadline, turn: Mutex::new(()), outgoing: Some(outgoing), server: None };
+        bootstrap.gather("join", &[], options.deadline.saturating_sub(entered.elapsed()))?;
+        Ok(bootstrap)
+    }
+
+    /// Keeps `server` for as long as this rank.
+    pub fn hosting(mut self, server: RendezvousServer) -> Self {
+        self.server = Some(server);
+        self
+    }
+
+    fn send(&self, message: Message) {
+        // WHY: a send fails only after the connection has ended, and then `peers` says why.
+        let _ = self.outgoing.as_ref().map(|outgoing| outgoing.send(message));
+    }
+
+    fn gather(&self, phase: &'static str, bytes: &[u8], deadline: Duration) -> Result<Vec<Vec<u8>>> {
+        let rank = self.shared.rank;
+        check_contribution(rank, phase, bytes)?;
+        let entered = Instant::now();
+        let mut state = self.shared.lock();
+        if let Some(Err(failure)) = &state.outcome {
+            return Err(failure.to_error(rank, phase));
+        }
+        state.peers.check(rank, phase)?;
+        self.send(Message::Contribute { deadline, phase: phase.into(), bytes: bytes.to_vec() });
+        loop {
+            match &mut state.outcome {
+                Some(Err(failure)) => return Err(failure.to_error(rank, phase)),
+                answer @ Some(Ok(_)) => {
+                    if let Some(Ok(parts)) = answer.take() {
+                        return Ok(parts);
+                    }
+                }
+                None => {}
+            }
+            state.peers.check(rank, phase)?;
+            let Some(remaining) = (deadline + ANSWER_GRACE).checked_sub(entered.elapsed()) else {
+                let detail = format!("the rendezvous server did not answer within {:.1} s", deadline.as_secs_f64());
+                state.peers.closed(&detail);
+                return Err(Error::Bootstrap { rank, phase, detail });
+            };
+            state = self.shared.changed.wait_timeout(state, remaining).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+impl Bootstrap for TcpBootstrap {
+    fn rank(&self) -> Rank {
+        self.shared.rank
+    }
+
+    fn world_size(&self) -> WorldSize {
+        self.shared.world
+    }
+
+    fn all_gather(&self, phase: &'static str, bytes: &[u8]) -> Result<Vec<Vec<u8>>> {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        self.gather(phase, bytes, self.deadline)
+    }
+
+    fn exchange_fds(&self, phase: &'static str, fd: Option<BorrowedFd<'_>>) -> Result<Vec<Option<OwnedFd>>> {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let give_up = || self.shared.lock().peers.check(self.shared.rank, phase);
+        let gather = |bytes: &[u8]| self.gather(phase, bytes, self.deadline);
+        fds::exchange(self.shared.rank, phase, self.deadline, fd, gather, give_up)
+    }
+
+    fn listen(&self, listener: Arc<dyn Fn(ControlEvent) + Send + Sync>) {
+        self.shared.events.listen(listener);
+    }
+
+    fn announce_abort(&self, detail: &str) {
+        let detail = cut_detail(detail);
+        self.shared.lock().peers.aborted(self.shared.rank, detail);
+        self.shared.changed.notify_all();
+        self.send(Message::Aborted { rank: self.shared.rank, detail: detail.into() });
+    }
+
+    fn leave(&self, deadline: Duration) -> bool {
+        let entered = Instant::now();
+        let mut state = self.shared.lock();
+        if !state.peers.has_left(self.shared.rank) {
+            state.peers.left(self.shared.rank);
+            self.send(Message::Left { rank: self.shared.rank });
+            self.shared.changed.notify_all();
+        }
+        loop {
+            if let Some(all) = state.peers.all_left() {
+                return all;
+            }
+            let Some(remaining) = deadline.checked_sub(entered.elapsed()) else { return false };
+            state = self.shared.changed.wait_timeout(state, remaining).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+impl Drop for TcpBootstrap {
+    /// Waits, at most a second, until what was said last is on its way.
+    fn drop(&mut self) {
+        self.outgoing = None;
+        let state = self.shared.lock();
+        let _ = self.shared.changed.wait_timeout_while(state, Duration::from_secs(1), |state| !state.finished);
+    }
+}
+
+impl fmt::Debug for TcpBootstrap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Shared { rank, world, .. } = &*self.shared;
+        f.debug_struct("TcpBootstrap").field("rank", rank).field("world", world).finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // WHY: nothing under this lock panics half-way through a change, so a poisoned state is still whole.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes in what the server says. False: it broke the protocol.
+    fn receive(&self, message: Message) -> bool {
+        let mut state = self.lock();
+        let named = match &message {
+            Message::Lost { rank, .. }
+            | Message::Aborted { rank, .. }
+            | Message::Left { rank }
+            | Message::HostedBy { rank } => rank.0 < self.world.get(),
+            Message::Gathered { parts } => parts.len() == self.world.get() as usize,
+            _ => true,
+        };
+        if !named {
+            return false;
+        }
+        let mut event = None;
+        match message {
+            Message::Ping => {}
+            Message::Gathered { parts } => state.outcome = Some(Ok(parts)),
+            Message::RoundFailed { failure } => state.outcome = Some(Err(failure)),
+            Message::Lost { rank, detail } => event = state.peers.lost(rank, &detail),
+            Message::Aborted { rank, detail } => event = Some(state.peers.aborted(rank, &detail)),
+            Message::Left { rank } => state.peers.left(rank),
+            Message::HostedBy { rank } => state.host = rank,
+            _ => return false,
+        }
+        drop(state);
+        self.changed.notify_all();
+        if let Some(event) = event {
+            self.events.emit(event);
+        }
+        true
+    }
+
+    /// The connection ended: the host is lost, unless it said goodbye.
+    fn server_gone(&self, detail: &str) {
+        let mut state = self.lock();
+        let host = state.host;
+        let event =
+            if host == self.rank || state.peers.has_left(self.rank) { None } else { state.peers.lost(host, detail) };
+        state.peers.closed("the rendezvous server has ended");
+        drop(state);
+        self.changed.notify_all();
+        if let Some(event) = event {
+            self.events.emit(event);
+        }
+    }
+}
+
+/// Carries messages both ways until the connection or the bootstrap ends.
+async fn drive(connection: Connection, shared: &Shared, messages: mpsc::UnboundedReceiver<Message>) {
+    let Connection { stream, session: Session { mut send, mut receive }, silence } = connection;
+    let (mut reader, mut writer) = TcpStream::into_split(stream);
+    let reading = async {
+        loop {
+            match timeout(silence, read_message(&mut reader, Some(&mut receive))).await {
+                Ok(Ok(message)) => {
+                    if !shared.receive(message) {
+                        return "the rendezvous server broke the protocol".to_owned();
+                    }
+                }
+                Ok(Err(FrameError::Closed)) => return "its process, which hosts the rendezvous, has ended".into(),
+                Ok(Err(error)) => return format!("the connection to the rendezvous in its process failed: {error}"),
+                Err(_) => {
+                    return format!(
+                        "not responding: the rendezvous in its process was silent for {:.1} s",
+                        silence.as_secs_f64()
+                    );
+                }
+            }
+        }
+    };
+    tokio::select! {
+        detail = reading => shared.server_gone(&detail),
+        () = write_all(&mut writer, &mut send, messages, silence) => {}
+    }
+}
