@@ -124,6 +124,11 @@ impl CpuCompiler {
         &self.version
     }
 
+    /// Name or path of the compiler.
+    pub fn program(&self) -> &str {
+        &self.command[0]
+    }
+
     /// The sanitizer kernels are built with.
     pub fn sanitizer(&self) -> Option<Sanitizer> {
         self.sanitizer
@@ -217,6 +222,8 @@ fn version_of(command: &[String]) -> Option<String> {
 fn run(command: &mut Command, deadline: Duration) -> io::Result<(ExitStatus, String)> {
     let (mut reader, writer) = io::pipe()?;
     command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer).env("LC_ALL", "C");
+    // A sanitizer that was preloaded for the kernels would judge the compiler too, and finds it leaking.
+    command.env_remove("LD_PRELOAD");
     // A group of its own, so that the compiler's own children end with it.
     command.process_group(0);
     let mut child = command.spawn()?;
