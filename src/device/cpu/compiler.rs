@@ -277,7 +277,10 @@ mod tests {
     fn macros_reach_the_kernel_and_the_tree_is_unpacked_whole() {
         let directory = tempfile::tempdir().unwrap();
         let compiler = CpuCompiler::find(None).unwrap().with_defines("A=3 B").unwrap();
-        let entry = "#if A != 3 || !defined(B) || MYELON_CPU != 1\n#error missing\n#endif\n";
+        // Includes are relative to the tree's root.
+        let probe = unpack_tree(directory.path()).unwrap().join("probe/probe.cuh");
+        replace(&probe, "#define PROBE 1\n").unwrap();
+        let entry = "#include \"probe/probe.cuh\"\n#if PROBE != 1 || A != 3 || !defined(B) || MYELON_CPU != 1\n#error missing\n#endif\n";
         compiler.compile(&kernel(entry), &output_in(&directory)).unwrap();
         let tree = unpack_tree(directory.path()).unwrap();
         for (name, text) in source::files() {

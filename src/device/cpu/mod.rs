@@ -63,13 +63,7 @@ impl CpuDevice {
     /// Two devices of one number are two devices. Errors: as [`CpuCompiler::from_environment`], and
     /// [`Error::Config`] for a `MYELON_CPU_DELAYS` that is no number.
     pub fn new(ordinal: u32) -> Result<Arc<Self>> {
-        let delays = env::var("MYELON_CPU_DELAYS").unwrap_or_default();
-        let delays = if delays.trim().is_empty() { Ok(0) } else { delays.trim().parse() };
-        let delays = delays.map_err(|error| Error::Config {
-            source_name: "environment".into(),
-            key: "MYELON_CPU_DELAYS".into(),
-            detail: format!("{error}: set it to a seed from 1 to {}, or unset it", u64::MAX),
-        })?;
+        let delays = parse_delays(&env::var("MYELON_CPU_DELAYS").unwrap_or_default())?;
         Ok(Self::with_compiler(ordinal, CpuCompiler::from_environment()?, delays))
     }
 
@@ -282,6 +276,18 @@ fn check_range(what: &str, start: DevicePtr, bytes: u64) -> Result<()> {
         return Err(Error::invalid(format!("{what} {:#x} of {bytes} bytes is no range of memory", start.0)));
     }
     Ok(())
+}
+
+/// Seed in `MYELON_CPU_DELAYS`; zero where it is empty.
+fn parse_delays(text: &str) -> Result<u64> {
+    if text.trim().is_empty() {
+        return Ok(0);
+    }
+    text.trim().parse().map_err(|error| Error::Config {
+        source_name: "environment".into(),
+        key: "MYELON_CPU_DELAYS".into(),
+        detail: format!("{error}: set it to a seed from 1 to {}, or unset it", u64::MAX),
+    })
 }
 
 /// The processor's marketing name; its architecture where the system does not tell.

@@ -310,3 +310,9 @@ fn the_device_says_what_it_is() {
     assert_eq!(properties.identity, format!("cpu3@{}", std::process::id()));
     assert!(!properties.name.is_empty() && !properties.driver.is_empty() && properties.multiprocessors >= 1);
 }
+
+#[test]
+fn the_seed_of_delays_is_a_number_or_an_error() {
+    assert_eq!((parse_delays("").unwrap(), parse_delays(" 17 ").unwrap()), (0, 17));
+    assert!(parse_delays("yes").unwrap_err().to_string().contains("MYELON_CPU_DELAYS"));
+}
