@@ -124,6 +124,11 @@ impl CpuCompiler {
         &self.version
     }
 
+    /// Name or path of the compiler.
+    pub fn program(&self) -> &str {
+        &self.command[0]
+    }
+
     /// The sanitizer kernels are built with.
     pub fn sanitizer(&self) -> Option<Sanitizer> {
         self.sanitizer
@@ -217,6 +222,8 @@ fn version_of(command: &[String]) -> Option<String> {
 fn run(command: &mut Command, deadline: Duration) -> io::Result<(ExitStatus, String)> {
     let (mut reader, writer) = io::pipe()?;
     command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer).env("LC_ALL", "C");
+    // A sanitizer that was preloaded for the kernels would judge the compiler too, and finds it leaking.
+    command.env_remove("LD_PRELOAD");
     // A group of its own, so that the compiler's own children end with it.
     command.process_group(0);
     let mut child = command.spawn()?;
@@ -270,7 +277,10 @@ mod tests {
     fn macros_reach_the_kernel_and_the_tree_is_unpacked_whole() {
         let directory = tempfile::tempdir().unwrap();
         let compiler = CpuCompiler::find(None).unwrap().with_defines("A=3 B").unwrap();
-        let entry = "#if A != 3 || !defined(B) || MYELON_CPU != 1\n#error missing\n#endif\n";
+        // Includes are relative to the tree's root.
+        let probe = unpack_tree(directory.path()).unwrap().join("probe/probe.cuh");
+        replace(&probe, "#define PROBE 1\n").unwrap();
+        let entry = "#include \"probe/probe.cuh\"\n#if PROBE != 1 || A != 3 || !defined(B) || MYELON_CPU != 1\n#error missing\n#endif\n";
         compiler.compile(&kernel(entry), &output_in(&directory)).unwrap();
         let tree = unpack_tree(directory.path()).unwrap();
         for (name, text) in source::files() {

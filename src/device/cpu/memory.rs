@@ -3,12 +3,10 @@
 use std::alloc::{Layout, alloc, dealloc};
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::OwnedFd;
-use std::ptr::NonNull;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fstat, ftruncate, memfd_create};
-use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 
 use crate::error::{Error, Result};
 
@@ -50,7 +48,7 @@ impl Heap {
 /// A zeroed, page-aligned mapping; unmapped when dropped.
 #[derive(Debug)]
 pub(super) struct Mapping {
-    address: NonNull<u8>,
+    address: *mut u8,
     length: usize,
     /// The memfd behind it, where other processes can map it too.
     file: Option<OwnedFd>,
@@ -65,10 +63,7 @@ impl Mapping {
     /// Memory of this process alone.
     pub(super) fn private(bytes: u64) -> Result<Self> {
         let length = checked_length(bytes)?;
-        let (access, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE);
-        // SAFETY: a new mapping at an address of the kernel's choice overlaps nothing.
-        let address = unsafe { mmap_anonymous(std::ptr::null_mut(), length, access, flags) };
-        Self::new(address, length, None)
+        Self::new(length, None)
     }
 
     /// Memory in a memfd of exactly this size.
@@ -90,14 +85,11 @@ impl Mapping {
         if (size.st_size as u64) < bytes {
             return Err(Error::invalid(format!("a shared block of {} bytes was announced as {bytes}", size.st_size)));
         }
-        let (access, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED);
-        // SAFETY: a new mapping at an address of the kernel's choice overlaps nothing.
-        let address = unsafe { mmap(std::ptr::null_mut(), length, access, flags, &file, 0) };
-        Self::new(address, length, Some(file))
+        Self::new(length, Some(file))
     }
 
     pub(super) fn address(&self) -> *mut u8 {
-        self.address.as_ptr()
+        self.address
     }
 
     /// A new descriptor of the memfd; `None` for private memory.
@@ -106,18 +98,28 @@ impl Mapping {
         self.file.as_ref().map(OwnedFd::try_clone)
     }
 
-    fn new(address: rustix::io::Result<*mut std::ffi::c_void>, length: usize, file: Option<OwnedFd>) -> Result<Self> {
-        let address = address.map_err(|e| Error::io(format!("mapping {length} bytes"), io::Error::from(e)))?;
-        let address = NonNull::new(address.cast()).ok_or_else(|| Error::io("mapping", io::ErrorKind::OutOfMemory))?;
-        Ok(Self { address, length, file })
+    // WHY: libc's functions and not rustix's, which are bare system calls: the sanitizers watch only the former,
+    // and would take what a new mapping holds for what the last one at that address did.
+    fn new(length: usize, file: Option<OwnedFd>) -> Result<Self> {
+        let (flags, fd) = match &file {
+            Some(file) => (libc::MAP_SHARED, file.as_raw_fd()),
+            None => (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1),
+        };
+        let access = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: a new mapping at an address of the kernel's choice overlaps nothing.
+        let address = unsafe { libc::mmap(std::ptr::null_mut(), length, access, flags, fd, 0) };
+        if address == libc::MAP_FAILED {
+            return Err(Error::io(format!("mapping {length} bytes"), io::Error::last_os_error()));
+        }
+        Ok(Self { address: address.cast(), length, file })
     }
 }
 
 impl Drop for Mapping {
     fn drop(&mut self) {
         // SAFETY: mapped in the constructor with this length; the owners of the address have let go of it.
-        if let Err(error) = unsafe { munmap(self.address.as_ptr().cast(), self.length) } {
-            tracing::warn!(%error, "a mapping was not given back");
+        if unsafe { libc::munmap(self.address.cast(), self.length) } != 0 {
+            tracing::warn!(error = %io::Error::last_os_error(), "a mapping was not given back");
         }
     }
 }

@@ -12,8 +12,8 @@ mod memory;
 mod queue;
 mod stream;
 mod table;
+mod tsan;
 
-use std::any::Any;
 use std::env;
 use std::fs;
 use std::os::fd::OwnedFd;
@@ -63,13 +63,7 @@ impl CpuDevice {
     /// Two devices of one number are two devices. Errors: as [`CpuCompiler::from_environment`], and
     /// [`Error::Config`] for a `MYELON_CPU_DELAYS` that is no number.
     pub fn new(ordinal: u32) -> Result<Arc<Self>> {
-        let delays = env::var("MYELON_CPU_DELAYS").unwrap_or_default();
-        let delays = if delays.trim().is_empty() { Ok(0) } else { delays.trim().parse() };
-        let delays = delays.map_err(|error| Error::Config {
-            source_name: "environment".into(),
-            key: "MYELON_CPU_DELAYS".into(),
-            detail: format!("{error}: set it to a seed from 1 to {}, or unset it", u64::MAX),
-        })?;
+        let delays = parse_delays(&env::var("MYELON_CPU_DELAYS").unwrap_or_default())?;
         Ok(Self::with_compiler(ordinal, CpuCompiler::from_environment()?, delays))
     }
 
@@ -177,7 +171,11 @@ impl Device for CpuDevice {
         Ok(shared_block(Mapping::of_file(fd, bytes)?, bytes))
     }
 
-    fn grant_access(&self, _block: &SharedBlock) -> Result<()> {
+    fn grant_access(&self, block: &SharedBlock) -> Result<()> {
+        // All threads of the process reach it anyway. ORDER: against `shared_block`.
+        if let Some(mapping) = block.owner.downcast_ref::<Mapping>() {
+            tsan::acquire(mapping);
+        }
         Ok(())
     }
 
@@ -267,8 +265,10 @@ impl Device for CpuDevice {
 
 fn shared_block(mapping: Mapping, bytes: u64) -> SharedBlock {
     let address = DevicePtr(mapping.address() as u64);
-    let owner: Arc<dyn Any + Send + Sync> = Arc::new(mapping);
-    SharedBlock { address, bytes, owner }
+    let mapping = Arc::new(mapping);
+    // ORDER: making a mapping counts as a write to ThreadSanitizer; against `grant_access` in another rank's thread.
+    tsan::release(&*mapping);
+    SharedBlock { address, bytes, owner: mapping }
 }
 
 fn check_range(what: &str, start: DevicePtr, bytes: u64) -> Result<()> {
@@ -276,6 +276,18 @@ fn check_range(what: &str, start: DevicePtr, bytes: u64) -> Result<()> {
         return Err(Error::invalid(format!("{what} {:#x} of {bytes} bytes is no range of memory", start.0)));
     }
     Ok(())
+}
+
+/// Seed in `MYELON_CPU_DELAYS`; zero where it is empty.
+fn parse_delays(text: &str) -> Result<u64> {
+    if text.trim().is_empty() {
+        return Ok(0);
+    }
+    text.trim().parse().map_err(|error| Error::Config {
+        source_name: "environment".into(),
+        key: "MYELON_CPU_DELAYS".into(),
+        detail: format!("{error}: set it to a seed from 1 to {}, or unset it", u64::MAX),
+    })
 }
 
 /// The processor's marketing name; its architecture where the system does not tell.
@@ -286,5 +298,7 @@ fn processor_name() -> String {
     name.unwrap_or_else(|| env::consts::ARCH.to_owned())
 }
 
+#[cfg(test)]
+mod sanitize_tests;
 #[cfg(test)]
 mod tests;

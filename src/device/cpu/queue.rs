@@ -9,6 +9,7 @@ use std::time::Instant;
 use crossbeam::channel::{Receiver, Sender, unbounded};
 
 use super::kernel::{Arguments, Kernel, LaunchSite};
+use super::tsan;
 use crate::device::LaunchShape;
 use crate::error::{Error, Result};
 
@@ -53,10 +54,13 @@ pub(super) struct Record {
 impl Record {
     /// When it was reached; `None` before.
     pub(super) fn reached(&self) -> Option<Instant> {
-        *locked(&self.reached)
+        let reached = *locked(&self.reached);
+        reached.inspect(|_| tsan::acquire(self))
     }
 
     fn reach(&self) {
+        // ORDER: against `wait` and `reached`.
+        tsan::release(self);
         *locked(&self.reached) = Some(Instant::now());
         self.changed.notify_all();
     }
@@ -65,6 +69,7 @@ impl Record {
     fn wait(&self) {
         let guard = self.changed.wait_while(locked(&self.reached), |reached| reached.is_none());
         drop(guard.unwrap_or_else(PoisonError::into_inner));
+        tsan::acquire(self);
     }
 }
 
@@ -73,6 +78,9 @@ impl Record {
 struct Progress {
     counts: Mutex<Counts>,
     changed: Condvar,
+    /// Names of two orderings for ThreadSanitizer: host to worker, and back.
+    pushed: u8,
+    passed: u8,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -114,6 +122,8 @@ impl Queue {
     pub(super) fn push(&self, item: Item) -> Result<()> {
         // ORDER: counted before it is sent, so `done` never passes `queued`.
         locked(&self.progress.counts).queued += 1;
+        // ORDER: what the host did before, against the worker before it runs the item.
+        tsan::release(&self.progress.pushed);
         let sent = self.sender.as_ref().is_some_and(|sender| sender.send(item).is_ok());
         if sent { Ok(()) } else { Err(self.worker_is_gone()) }
     }
@@ -121,6 +131,7 @@ impl Queue {
     /// Whether everything pushed so far is done.
     pub(super) fn is_idle(&self) -> Result<bool> {
         let counts = *locked(&self.progress.counts);
+        tsan::acquire(&self.progress.passed);
         if counts.ended && !counts.is_idle() { Err(self.worker_is_gone()) } else { Ok(counts.is_idle()) }
     }
 
@@ -130,6 +141,7 @@ impl Queue {
         let target = counts.queued;
         let waiting = |counts: &mut Counts| counts.done < target && !counts.ended;
         let counts = self.progress.changed.wait_while(counts, waiting).unwrap_or_else(PoisonError::into_inner);
+        tsan::acquire(&self.progress.passed);
         if counts.done >= target { Ok(()) } else { Err(self.worker_is_gone()) }
     }
 
@@ -163,9 +175,12 @@ fn work(receiver: &Receiver<Item>, progress: &Progress, site: &LaunchSite) {
     }
     let _ending = Ending(progress);
     for item in receiver {
+        tsan::acquire(&progress.pushed);
         item.run(site);
         // ORDER: dropped before it counts as done, so nothing of the item is alive after `synchronize`.
         drop(item);
+        // ORDER: against whoever finds the stream idle.
+        tsan::release(&progress.passed);
         locked(&progress.counts).done += 1;
         progress.changed.notify_all();
     }

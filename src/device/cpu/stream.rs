@@ -93,7 +93,9 @@ impl Stream {
         let capture = locked(&self.capture).take();
         let capture = capture.ok_or_else(|| Error::invalid("the stream is not being captured"))?;
         let items = locked(&capture.items).take();
-        for stream in std::mem::take(&mut *locked(&capture.joined)) {
+        // Taken out first: `hold` locks a stream before this list.
+        let joined = std::mem::take(&mut *locked(&capture.joined));
+        for stream in joined {
             if let Some(stream) = stream.upgrade() {
                 locked(&stream.capture).take_if(|theirs| Arc::ptr_eq(theirs, &capture));
             }

@@ -20,7 +20,7 @@ const PROLOGUE: &str = "
 ";
 
 /// `word = word * factor + term`: the result tells the order of the launches.
-const APPEND: &str = "
+pub(super) const APPEND: &str = "
     struct Args { u64* word; u64 factor, term; };
     KERNEL { const Args* a = (const Args*)launch->args; *a->word = *a->word * a->factor + a->term; }
 ";
@@ -50,53 +50,62 @@ const REPORT: &str = "
 ";
 
 const SPINS: u64 = 100_000_000;
-const ONE: LaunchShape = LaunchShape { grid: 1, block: 1, shared_bytes: 0, dependent: false };
+pub(super) const ONE: LaunchShape = LaunchShape { grid: 1, block: 1, shared_bytes: 0, dependent: false };
 
 /// A device with a cache of its own.
-struct Bench {
-    device: Arc<dyn Device>,
+pub(super) struct Bench {
+    pub(super) device: Arc<dyn Device>,
     cache: Cache,
     _directory: tempfile::TempDir,
 }
 
 impl Bench {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self::with_delays(0)
     }
 
     fn with_delays(delays: u64) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let device = CpuDevice::with_compiler(3, CpuCompiler::find(None).unwrap(), delays);
+        let device = CpuDevice::with_compiler(3, CpuCompiler::from_environment().unwrap(), delays);
         Self { device, cache: Cache::at(directory.path()).unwrap(), _directory: directory }
     }
 
-    fn load(&self, body: &str) -> KernelHandle {
+    pub(super) fn load(&self, body: &str) -> KernelHandle {
         let source = KernelSource { name: "probe".into(), entry: format!("{PROLOGUE}{body}") };
         self.device.load(&self.cache.compile(self.device.compiler(), &source).unwrap()).unwrap()
     }
 
-    fn stream(&self) -> Stream {
+    pub(super) fn stream(&self) -> Stream {
         Stream::new(&self.device).unwrap()
     }
 
     /// Zeroed words.
-    fn words(&self, count: usize, stream: &Stream) -> Buffer {
+    pub(super) fn words(&self, count: usize, stream: &Stream) -> Buffer {
         let buffer = Buffer::new(&self.device, 8 * count as u64).unwrap();
         buffer.upload(&vec![0; 8 * count], stream).unwrap();
         buffer
     }
 
-    fn launch(&self, kernel: KernelHandle, shape: LaunchShape, args: &[u64], stream: &Stream) {
+    pub(super) fn launch(&self, kernel: KernelHandle, shape: LaunchShape, args: &[u64], stream: &Stream) {
         let bytes: Vec<u8> = args.iter().flat_map(|word| word.to_ne_bytes()).collect();
         // SAFETY: the arguments are what the kernel of the test takes; the buffers outlive the synchronisation.
         unsafe { self.device.launch(kernel, shape, &bytes, stream.handle()) }.unwrap();
     }
 }
 
-fn read(buffer: &Buffer, stream: &Stream) -> Vec<u64> {
+pub(super) fn read(buffer: &Buffer, stream: &Stream) -> Vec<u64> {
     let mut bytes = vec![0; buffer.bytes() as usize];
     buffer.download(&mut bytes, stream).unwrap();
     bytes.chunks_exact(8).map(|word| u64::from_ne_bytes(word.try_into().unwrap())).collect()
+}
+
+/// Far longer than anything here takes, so that what hangs fails.
+fn wait_until(condition: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < Duration::from_secs(60));
+        std::thread::yield_now();
+    }
 }
 
 #[test]
@@ -165,9 +174,7 @@ fn events_order_streams_and_keep_time() {
     device.record_event(end, second.handle()).unwrap();
     // SAFETY: the words live in `words`; the kernel accesses them atomically.
     let flag = |index| unsafe { AtomicU64::from_ptr(word(index) as *mut u64) };
-    while flag(0).load(Ordering::Acquire) != 1 {
-        std::thread::yield_now();
-    }
+    wait_until(|| flag(0).load(Ordering::Acquire) == 1);
     std::thread::sleep(Duration::from_millis(20));
     assert!(!device.event_is_reached(end).unwrap());
     assert!(!device.stream_is_idle(second.handle()).unwrap());
@@ -289,10 +296,9 @@ fn dropping_a_device_does_not_wait_for_a_spinning_kernel() {
         .collect();
     // SAFETY: the words live for ever.
     unsafe { bench.device.launch(kernel, ONE, &args, stream) }.unwrap();
-    while words[0].load(Ordering::Acquire) != 1 {
-        std::thread::yield_now();
-    }
-    drop(bench);
+    wait_until(|| words[0].load(Ordering::Acquire) == 1);
+    let dropping = std::thread::spawn(move || drop(bench));
+    wait_until(|| dropping.is_finished());
     words[1].store(1, Ordering::Release);
 }
 
@@ -303,4 +309,10 @@ fn the_device_says_what_it_is() {
     assert_eq!((properties.kind, properties.ordinal, properties.arch.as_str()), (DeviceKind::Cpu, 3, "cpu"));
     assert_eq!(properties.identity, format!("cpu3@{}", std::process::id()));
     assert!(!properties.name.is_empty() && !properties.driver.is_empty() && properties.multiprocessors >= 1);
+}
+
+#[test]
+fn the_seed_of_delays_is_a_number_or_an_error() {
+    assert_eq!((parse_delays("").unwrap(), parse_delays(" 17 ").unwrap()), (0, 17));
+    assert!(parse_delays("yes").unwrap_err().to_string().contains("MYELON_CPU_DELAYS"));
 }

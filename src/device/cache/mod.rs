@@ -5,9 +5,9 @@
 //! for them. Writers hold a lock on `<key>.lock`; the operating system drops it when its holder dies, so a crash
 //! leaves nothing that has to be repaired by hand.
 
-use std::env;
+mod directory;
+
 use std::fs::{self, File};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -18,8 +18,7 @@ use sha2::{Digest, Sha256};
 use super::{Compiler, KernelImage, KernelSource, source};
 use crate::error::{Error, Result};
 
-/// Environment variable that names the cache directory.
-pub const DIRECTORY_VARIABLE: &str = "MYELON_CACHE";
+pub use directory::DIRECTORY_VARIABLE;
 
 /// Longest wait for another thread or process that compiles the same kernel.
 const LOCK_DEADLINE: Duration = Duration::from_secs(120);
@@ -61,14 +60,7 @@ impl Cache {
     /// Errors: [`Error::Config`] when the directory cannot be made, or when the temporary one belongs to or can be
     /// written by somebody else: what lies in it gets executed.
     pub fn of_user() -> Result<Self> {
-        let uid = rustix::process::geteuid().as_raw();
-        let fallback = env::temp_dir().join(format!("myelon-{uid}"));
-        let chosen = choose_directory(|name| env::var_os(name).map(PathBuf::from));
-        let cache = Self::at(chosen.clone().unwrap_or(fallback))?;
-        if chosen.is_none() {
-            cache.check_private(uid)?;
-        }
-        Ok(cache)
+        Ok(Self { directory: directory::of_user()?, lock_deadline: LOCK_DEADLINE })
     }
 
     /// The cache in `directory`, which is made if need be, readable by its owner alone.
@@ -76,8 +68,7 @@ impl Cache {
     /// Errors: [`Error::Config`] naming `MYELON_CACHE`.
     pub fn at(directory: impl Into<PathBuf>) -> Result<Self> {
         let directory = directory.into();
-        let mut builder = fs::DirBuilder::new();
-        builder.recursive(true).mode(0o700).create(&directory).map_err(|error| unusable(&directory, &error))?;
+        directory::make(&directory)?;
         Ok(Self { directory, lock_deadline: LOCK_DEADLINE })
     }
 
@@ -108,7 +99,7 @@ impl Cache {
         let start = Instant::now();
         let mut options = File::options();
         let lock = options.create(true).truncate(false).write(true).open(&entry.lock);
-        let lock = lock.map_err(|error| unusable(&self.directory, &error))?;
+        let lock = lock.map_err(|error| directory::unusable(&self.directory, &error))?;
         loop {
             let locked = lock.try_lock_exclusive().map_err(|e| Error::at_path("locking", &entry.lock, e))?;
             // ORDER: looked at after the lock was tried, so whoever gets the lock sees what its last holder wrote.
@@ -137,7 +128,8 @@ impl Cache {
         // deleted when the compile fails; what a crash leaves behind keeps a name that nothing looks for.
         let draft = |ending: &str| {
             let file = tempfile::Builder::new().prefix("draft-").suffix(ending).tempfile_in(&self.directory);
-            file.map(tempfile::NamedTempFile::into_temp_path).map_err(|error| unusable(&self.directory, &error))
+            file.map(tempfile::NamedTempFile::into_temp_path)
+                .map_err(|error| directory::unusable(&self.directory, &error))
         };
         let (image, described) = (draft(&format!(".{}", compiler.extension()))?, draft(".json")?);
         compiler.compile(source, &image)?;
@@ -160,14 +152,6 @@ impl Cache {
             draft.persist(file).map_err(|e| Error::at_path("renaming a compiled kernel to", file, e.error))?;
         }
         Ok(())
-    }
-
-    fn check_private(&self, uid: u32) -> Result<()> {
-        let metadata = fs::symlink_metadata(&self.directory).map_err(|error| unusable(&self.directory, &error))?;
-        if metadata.is_dir() && metadata.uid() == uid && metadata.mode() & 0o022 == 0 {
-            return Ok(());
-        }
-        Err(unusable(&self.directory, "others can write to it, and what lies in it is executed"))
     }
 }
 
@@ -197,30 +181,9 @@ impl Entry {
     }
 }
 
-/// The directory that the environment asks for; empty variables count as unset, a relative `XDG_CACHE_HOME` too
-/// (XDG base directory specification).
-fn choose_directory(variable: impl Fn(&str) -> Option<PathBuf>) -> Option<PathBuf> {
-    let variable = |name| variable(name).filter(|value| !value.as_os_str().is_empty());
-    variable(DIRECTORY_VARIABLE)
-        .or_else(|| variable("XDG_CACHE_HOME").filter(|path| path.is_absolute()).map(|path| path.join("myelon")))
-        .or_else(|| variable("HOME").map(|home| home.join(".cache/myelon")))
-}
-
-fn unusable(directory: &Path, why: impl std::fmt::Display) -> Error {
-    Error::Config {
-        source_name: "environment".into(),
-        key: DIRECTORY_VARIABLE.into(),
-        detail: format!(
-            "the kernel cache {} cannot be used ({why}): set it to a directory that you can write to",
-            directory.display()
-        ),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
     use std::sync::atomic::{AtomicU32, Ordering};
 
     /// Writes the entry text as the image, slowly, and counts.
@@ -335,34 +298,5 @@ mod tests {
         assert_eq!(compiler.compiles.load(Ordering::Relaxed), 0);
         drop(lock);
         cache.compile(&compiler, &kernel("text")).unwrap();
-    }
-
-    #[test]
-    fn the_directory_follows_the_environment() {
-        let choose = |variables: &[(&str, &str)]| {
-            choose_directory(|name| {
-                let found = variables.iter().find(|(key, _)| *key == name);
-                found.map(|(_, value)| PathBuf::from(value))
-            })
-        };
-        let all = [("MYELON_CACHE", "/m"), ("XDG_CACHE_HOME", "/x"), ("HOME", "/h")];
-        assert_eq!(choose(&all), Some("/m".into()));
-        assert_eq!(choose(&all[1..]), Some("/x/myelon".into()));
-        assert_eq!(choose(&all[2..]), Some("/h/.cache/myelon".into()));
-        assert_eq!(choose(&[("MYELON_CACHE", ""), ("XDG_CACHE_HOME", "x")]), None);
-    }
-
-    #[test]
-    fn an_unusable_directory_is_an_error_that_names_the_variable() {
-        let (directory, cache) = new_cache();
-        let file = directory.path().join("file");
-        fs::write(&file, "").unwrap();
-        let message = Cache::at(file.join("cache")).unwrap_err().to_string();
-        assert!(message.contains("MYELON_CACHE") && message.contains("file/cache"), "{message}");
-
-        let uid = rustix::process::geteuid().as_raw();
-        cache.check_private(uid).unwrap();
-        fs::set_permissions(cache.directory(), fs::Permissions::from_mode(0o777)).unwrap();
-        assert!(cache.check_private(uid).unwrap_err().to_string().contains("MYELON_CACHE"));
     }
 }
