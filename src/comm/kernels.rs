@@ -67,8 +67,8 @@ impl KernelTable {
         // Everyone hears of a failure before it is returned, so that nobody goes on alone.
         let outcome = loaded.as_ref().err().map(ToString::to_string).unwrap_or_default();
         // Compilers write long logs; peers need the start.
-        let start = outcome.floor_char_boundary(2048);
-        let outcomes = bootstrap.all_gather("kernels prepared", &outcome.as_bytes()[..start])?;
+        let start: String = outcome.chars().take(1000).collect();
+        let outcomes = bootstrap.all_gather("kernels prepared", start.as_bytes())?;
         let loaded = loaded?;
         if let Some((peer, outcome)) =
             bootstrap.world_size().ranks().zip(&outcomes).find(|(_, outcome)| !outcome.is_empty())

@@ -2,7 +2,7 @@
 
 #![allow(dead_code)]
 
-pub mod reference;
+pub(crate) mod reference;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,10 +18,10 @@ use myelon_ccl::{Communicator, Options, Rank};
 
 /// SplitMix64: the same decisions on every rank from one seed.
 #[derive(Clone)]
-pub struct Random(pub u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
-    pub fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -29,18 +29,18 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    pub fn below(&mut self, limit: u64) -> u64 {
+    pub(crate) fn below(&mut self, limit: u64) -> u64 {
         self.next() % limit
     }
 
-    pub fn pick<'a, T>(&mut self, items: &'a [T]) -> &'a T {
+    pub(crate) fn pick<'a, T>(&mut self, items: &'a [T]) -> &'a T {
         &items[self.below(items.len() as u64) as usize]
     }
 }
 
 /// The devices of a test: `MYELON_TEST_DEVICE=cuda` takes the visible GPUs (several ranks share one if there are fewer),
 /// anything else the CPU device.
-pub fn devices(ranks: u32) -> Vec<Arc<dyn Device>> {
+pub(crate) fn devices(ranks: u32) -> Vec<Arc<dyn Device>> {
     if device_kind() == DeviceKind::Cpu {
         return (0..ranks).map(|rank| CpuDevice::new(rank).unwrap() as Arc<dyn Device>).collect();
     }
@@ -49,7 +49,7 @@ pub fn devices(ranks: u32) -> Vec<Arc<dyn Device>> {
     (0..ranks).map(|rank| Arc::clone(&opened[(rank % gpus) as usize]) as Arc<dyn Device>).collect()
 }
 
-pub fn device_kind() -> DeviceKind {
+pub(crate) fn device_kind() -> DeviceKind {
     match std::env::var("MYELON_TEST_DEVICE").as_deref() {
         Ok("cuda") => DeviceKind::Cuda,
         _ => DeviceKind::Cpu,
@@ -57,11 +57,11 @@ pub fn device_kind() -> DeviceKind {
 }
 
 /// Cells so small that ordinary messages take several pieces, wrap rings and change buffers.
-pub fn small_limits() -> HeapLimits {
+pub(crate) fn small_limits() -> HeapLimits {
     HeapLimits { lanes: 4, sentinel_bytes: 4096, ll_bytes: 2048, staging_bytes: 1024, slot_bytes: 512, ring_slots: 4 }
 }
 
-pub fn options() -> Options {
+pub(crate) fn options() -> Options {
     Options {
         timeout: Duration::from_secs(60),
         limits: Some(small_limits()),
@@ -71,7 +71,7 @@ pub fn options() -> Options {
 }
 
 /// Runs `body` on every rank, a thread each; a panic on one rank is the test's.
-pub fn on_ranks<T: Send>(ranks: u32, options: &Options, body: impl Fn(Communicator) -> T + Sync) -> Vec<T> {
+pub(crate) fn on_ranks<T: Send>(ranks: u32, options: &Options, body: impl Fn(Communicator) -> T + Sync) -> Vec<T> {
     let communicators = Communicator::threads(&devices(ranks), options).unwrap();
     std::thread::scope(|scope| {
         let threads: Vec<_> = communicators
@@ -90,11 +90,11 @@ pub fn on_ranks<T: Send>(ranks: u32, options: &Options, body: impl Fn(Communicat
 
 /// One operation of a test, as all ranks see it.
 #[derive(Clone, Debug)]
-pub struct Operation {
-    pub choice: Choice,
-    pub request: Request,
-    pub in_place: bool,
-    pub seed: u64,
+pub(crate) struct Operation {
+    pub(crate) choice: Choice,
+    pub(crate) request: Request,
+    pub(crate) in_place: bool,
+    pub(crate) seed: u64,
 }
 
 /// Guard bytes before and after every operand.
@@ -102,15 +102,15 @@ const GUARD: u64 = 64;
 const GUARD_BYTE: u8 = 0xc3;
 
 /// A rank's operands, reused from operation to operation.
-pub struct Bench {
-    pub communicator: Communicator,
+pub(crate) struct Bench {
+    pub(crate) communicator: Communicator,
     input: Buffer,
     output: Buffer,
-    pub streams: Vec<Stream>,
+    pub(crate) streams: Vec<Stream>,
 }
 
 impl Bench {
-    pub fn new(communicator: Communicator, most_bytes: u64) -> Self {
+    pub(crate) fn new(communicator: Communicator, most_bytes: u64) -> Self {
         let device = communicator.device();
         let bytes = most_bytes + 2 * GUARD + 16;
         let input = Buffer::new(device, bytes).unwrap();
@@ -121,7 +121,7 @@ impl Bench {
 
     /// Runs one operation and compares every byte, guards included, with the reference. `skew` is this rank's own
     /// misalignment in elements; `stream` its choice of stream.
-    pub fn run(&self, operation: &Operation, skew: u64, stream: usize) {
+    pub(crate) fn run(&self, operation: &Operation, skew: u64, stream: usize) {
         let Operation { choice, request, in_place, seed } = operation;
         let rank = self.communicator.rank();
         let world_size = self.communicator.world_size();
@@ -176,7 +176,7 @@ impl Bench {
 }
 
 /// A rank's own misalignment: ranks differ on purpose.
-pub fn skew(random: &mut Random, rank: Rank) -> u64 {
+pub(crate) fn skew(random: &mut Random, rank: Rank) -> u64 {
     let draw = random.next();
     if draw & 1 == 0 { 0 } else { (draw >> 8).wrapping_add(u64::from(rank.0)) % 5 }
 }

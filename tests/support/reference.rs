@@ -16,7 +16,7 @@ enum Value {
 }
 
 /// A rank's input: ordinary values with a sprinkle of the awkward ones.
-pub fn input(request: &Request, seed: u64, rank: Rank) -> Vec<u8> {
+pub(crate) fn input(request: &Request, seed: u64, rank: Rank) -> Vec<u8> {
     let mut random = Random(seed ^ (u64::from(rank.0) + 1) << 48);
     let mut bytes = Vec::with_capacity(request.bytes() as usize);
     for _ in 0..request.count {
@@ -47,7 +47,7 @@ fn awkward(draw: u64) -> f64 {
 }
 
 /// The result for every element.
-pub fn all_reduce(variant: &Arc<VariantSpec>, request: &Request, inputs: &[Vec<u8>], plan: Plan) -> Vec<u8> {
+pub(crate) fn all_reduce(variant: &Arc<VariantSpec>, request: &Request, inputs: &[Vec<u8>], plan: Plan) -> Vec<u8> {
     let size = request.dtype.size_bytes();
     let world = inputs.len();
     let mut result = Vec::with_capacity(request.bytes() as usize);
@@ -80,7 +80,7 @@ pub fn all_reduce(variant: &Arc<VariantSpec>, request: &Request, inputs: &[Vec<u
 }
 
 /// The first element that differs; any NaN equals any other.
-pub fn first_difference(dtype: DType, seen: &[u8], expected: &[u8]) -> Option<usize> {
+pub(crate) fn first_difference(dtype: DType, seen: &[u8], expected: &[u8]) -> Option<usize> {
     let size = dtype.size_bytes();
     let is_nan = |bytes: &[u8]| match decode(dtype, bytes) {
         Value::F32(value) => value.is_nan(),
