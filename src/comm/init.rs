@@ -124,7 +124,7 @@ fn agree(
     let properties = device.properties();
     let ours = Hello {
         version: env!("CARGO_PKG_VERSION").into(),
-        kernels: source::tree_hash().into(),
+        kernels: source::tree_hash()?.into(),
         tables: source::hash_of([Manifest::source(), table.source()]),
         kind: properties.kind,
         arch: properties.arch.clone(),
