@@ -2,7 +2,8 @@
 //
 // Fibers yield at barriers, failed polls and warp-wide operations only. A rank is one OS thread, so everything between
 // two yields is atomic inside a rank and concurrent between ranks, which is the harder half to get right. Injected
-// delays (CpuLaunch::delay_seed) make fibers sit out rounds and ranks sleep, from a seeded sequence.
+// delays (CpuLaunch::delay_seed) make fibers sit out rounds and ranks sleep, at yields and between the stores that
+// peers see, from a seeded sequence.
 #pragma once
 #include <sched.h>
 #include <stdio.h>
@@ -56,6 +57,13 @@ inline void inject_delay() {
   const u64 draw = next_random(grid->delay_state);
   if ((draw & 63) == 0) current->asleep = static_cast<u32>(draw >> 8) & 31;
   if ((draw & 4095) == 1) sleep_us(static_cast<u32>(draw >> 16) % 200);
+}
+
+// Between two stores that peers see: one in 1024 is late, and its rank with it.
+inline void inject_store_delay() {
+  if (grid->delay_state == 0) return;
+  const u64 draw = next_random(grid->delay_state);
+  if ((draw & 1023) == 2) sleep_us(static_cast<u32>(draw >> 16) % 200);
 }
 
 // Lets another fiber run. When nothing moved for two rounds, lets another OS thread run: the peers are behind.
