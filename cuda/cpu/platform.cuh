@@ -31,7 +31,7 @@ inline void sync_cta() {
   const u32 generation = __atomic_load_n(&cta.generation, __ATOMIC_ACQUIRE);
   if (__atomic_add_fetch(&cta.arrived, 1, __ATOMIC_ACQ_REL) == cta.threads) {
     cta.arrived = 0;
-    grid->idle_yields = 0;
+    note_progress();
     __atomic_store_n(&cta.generation, generation + 1, __ATOMIC_RELEASE);
     return;
   }
