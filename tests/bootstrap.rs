@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use myelon_ccl::bootstrap::{
     Bootstrap, ControlEvent, LocalBootstrap, MAX_CONTRIBUTION, RendezvousServer, TcpBootstrap, TcpOptions, UniqueId,
-    check_one_host,
+    check_one_host, from_env,
 };
 use myelon_ccl::{Error, MAX_WORLD_SIZE, Rank, WorldSize};
 
@@ -409,6 +409,9 @@ fn attack_duplicate_rank_and_wrong_world() {
 #[ignore = "run by the tests that need processes of their own"]
 fn rank_process() {
     let Ok(role) = std::env::var("MYELON_TEST_ROLE") else { return };
+    if role == "launched" {
+        return use_it(&*from_env(&options(LONG)).unwrap().expect("a launcher in the environment"));
+    }
     let variable = |name: &str| std::env::var(name).unwrap();
     let (rank, size) = (Rank(variable("TEST_RANK").parse().unwrap()), world(variable("TEST_WORLD").parse().unwrap()));
     let options = TcpOptions { silence: Duration::from_secs(1), ..options(LONG) };
@@ -462,6 +465,24 @@ fn processes_exchange_descriptors() {
     for process in &mut others {
         assert!(process.0.wait().unwrap().success());
     }
+}
+
+/// What `mpirun -n 4` does, without its library: processes of one parent whose variables say who they are.
+#[test]
+fn launched_processes_meet_through_a_file() {
+    let files = tempfile::tempdir().unwrap();
+    let start = |rank: u32| {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--ignored", "--exact", "rank_process", "--nocapture"]).env("MYELON_TEST_ROLE", "launched");
+        command.env("TMPDIR", files.path()).env("PMI_RANK", rank.to_string()).env("PMI_SIZE", "4");
+        Process(command.stdout(Stdio::null()).spawn().unwrap())
+    };
+    for mut process in (0..4).map(start).collect::<Vec<_>>() {
+        assert!(process.0.wait().unwrap().success());
+    }
+    let left: Vec<_> =
+        files.path().read_dir().unwrap().flat_map(|entry| entry.unwrap().path().read_dir().unwrap()).collect();
+    assert!(left.is_empty(), "the address file stays behind: {left:?}");
 }
 
 /// The event and the error that rank 0 sees after `signal` hits rank 1, a process of its own.

@@ -6,17 +6,21 @@
 //! |---|---|---|
 //! | threads of one process | [`LocalBootstrap::group`] | shared memory |
 //! | processes of one node | [`TcpBootstrap::connect`] | a [`UniqueId`] that one of them made and passed on |
+//! | started by a launcher | [`from_env`] | what the launcher put into the environment |
 //!
-//! Deciding and doing are apart: `wire`, `handshake`, `hub`, and `rounds` are pure functions of
-//! bytes, messages and time; `server`, `tcp` and `fds` own the sockets and files.
+//! Deciding and doing are apart: `wire`, `handshake`, `hub`, `rounds` and [`launcher`] are pure functions of
+//! bytes, messages and time; `server`, `tcp`, `fds` and `address_file` own the sockets and files.
 
+mod address_file;
 mod connect;
+mod env;
 mod events;
 mod fds;
 mod frames;
 mod handshake;
 mod host;
 mod hub;
+pub mod launcher;
 mod local;
 mod peers;
 mod rounds;
@@ -33,6 +37,7 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 use crate::types::{Rank, WorldSize};
 
+pub use env::from_env;
 pub use host::check_one_host;
 pub use local::LocalBootstrap;
 pub use server::RendezvousServer;

@@ -218,10 +218,14 @@ impl Bootstrap for TcpBootstrap {
             self.shared.changed.notify_all();
         }
         loop {
-            if let Some(all) = state.peers.all_left() {
+            let all_left = state.peers.all_left();
+            // WHY: the server in this process closes this connection last, after it has told everyone the end; to
+            // return before would let the process end first.
+            let told = state.finished || state.host != self.shared.rank || all_left != Some(true);
+            if let Some(all) = all_left.filter(|_| told) {
                 return all;
             }
-            let Some(remaining) = deadline.checked_sub(entered.elapsed()) else { return false };
+            let Some(remaining) = deadline.checked_sub(entered.elapsed()) else { return all_left == Some(true) };
             state = self.shared.changed.wait_timeout(state, remaining).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
