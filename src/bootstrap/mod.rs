@@ -8,6 +8,8 @@
 //! | processes of one node | [`TcpBootstrap::connect`] | a [`UniqueId`] that one of them made and passed on |
 //! | started by a launcher | [`from_env`] | what the launcher put into the environment |
 //!
+//! With the cargo feature `mpi`, `bootstrap::mpi::connect` passes the id through MPI itself.
+//!
 //! Deciding and doing are apart: `wire`, `handshake`, `hub`, `rounds` and [`launcher`] are pure functions of
 //! bytes, messages and time; `server`, `tcp`, `fds` and `address_file` own the sockets and files.
 
@@ -22,6 +24,8 @@ mod host;
 mod hub;
 pub mod launcher;
 mod local;
+#[cfg(feature = "mpi")]
+pub mod mpi;
 mod peers;
 mod rounds;
 mod server;
