@@ -1,6 +1,6 @@
 //! From a launcher's environment to a connected bootstrap.
 
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -30,16 +30,26 @@ pub fn from_env(options: &TcpOptions) -> Result<Option<Box<dyn Bootstrap>>> {
     from_variables(&|name| std::env::var(name).ok(), &std::env::temp_dir(), options)
 }
 
+impl UniqueId {
+    /// A new id, and the server that its ranks meet at; keep the server until all are connected.
+    ///
+    /// The server listens on loopback or on `MYELON_SOCKET_ADDR`.
+    ///
+    /// Errors: [`Error::Config`] for a bad `MYELON_SOCKET_ADDR`; those of [`RendezvousServer::start`].
+    pub fn create() -> Result<(Self, RendezvousServer)> {
+        let lookup = |name: &str| std::env::var(name).ok();
+        let server = RendezvousServer::start(&with_interface(&lookup, &TcpOptions::default())?)?;
+        Ok((server.id(), server))
+    }
+}
+
 fn from_variables(
     lookup: &impl Fn(&str) -> Option<String>,
     files: &Path,
     options: &TcpOptions,
 ) -> Result<Option<Box<dyn Bootstrap>>> {
     let Some(info) = Launcher::from_env(lookup)? else { return Ok(None) };
-    let mut options = options.clone();
-    if let Some(text) = lookup("MYELON_SOCKET_ADDR").filter(|text| !text.is_empty()) {
-        options.bind = parse_interface(&text)?;
-    }
+    let options = with_interface(lookup, &options.checked()?)?;
     if info.world_size.get() == 1 {
         let alone = LocalBootstrap::group(info.world_size, options.deadline).pop();
         return Ok(alone.map(|bootstrap| Box::new(bootstrap) as Box<dyn Bootstrap>));
@@ -118,17 +128,23 @@ fn resolve(host: &str, port: u16) -> Result<SocketAddr> {
     found.iter().find(|address| address.is_ipv4()).or(found.first()).copied().ok_or_else(none)
 }
 
-fn parse_interface(text: &str) -> Result<IpAddr> {
-    text.trim().parse().map_err(|_| Error::Config {
-        source_name: "environment".into(),
-        key: "MYELON_SOCKET_ADDR".into(),
-        detail: format!("'{text}' is not an IP address: give one of this machine, 127.0.0.1 by default"),
-    })
+/// `options` with the interface that `MYELON_SOCKET_ADDR` chooses.
+fn with_interface(lookup: &impl Fn(&str) -> Option<String>, options: &TcpOptions) -> Result<TcpOptions> {
+    let text = lookup("MYELON_SOCKET_ADDR").filter(|text| !text.is_empty());
+    let parse = |text: String| {
+        text.trim().parse().map_err(|_| Error::Config {
+            source_name: "environment".into(),
+            key: "MYELON_SOCKET_ADDR".into(),
+            detail: format!("'{text}' is not an IP address: give one of this machine, 127.0.0.1 by default"),
+        })
+    };
+    let bind = text.map(parse).transpose()?.unwrap_or(options.bind);
+    Ok(TcpOptions { bind, ..options.clone() })
 }
 
 #[cfg(test)]
 mod tests {
-    use std::net::TcpListener;
+    use std::net::{IpAddr, TcpListener};
 
     use super::*;
 
@@ -245,8 +261,15 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_interface_is_named() {
-        let error = parse_interface("eth0").unwrap_err().to_string();
+    fn the_variable_chooses_the_interface() {
+        let bound = |text: &str| with_interface(&|_| Some(text.to_owned()), &options());
+        assert_eq!(bound("").unwrap().bind, options().bind);
+        assert_eq!(bound("127.0.0.2").unwrap().bind, IpAddr::from([127, 0, 0, 2]));
+        let error = bound("eth0").unwrap_err().to_string();
         assert!(error.contains("MYELON_SOCKET_ADDR") && error.contains("'eth0'"), "{error}");
+        let everywhere = RendezvousServer::start(&bound("0.0.0.0").unwrap()).unwrap();
+        assert!(everywhere.id().address().ip().is_loopback(), "an id leads somewhere");
+        let narrow = RendezvousServer::start(&bound("127.0.0.2").unwrap()).unwrap();
+        assert_eq!(narrow.id().address().ip(), IpAddr::from([127, 0, 0, 2]));
     }
 }

@@ -42,7 +42,7 @@ impl RendezvousServer {
     ///
     /// An unspecified address (`0.0.0.0`, `::`) listens on every interface; the id then names the loopback one.
     ///
-    /// Errors: [`Error::Io`] when the address cannot be listened on.
+    /// Errors: [`Error::Io`] when the address cannot be listened on; [`Error::InvalidArgument`] for bad options.
     pub fn start(options: &TcpOptions) -> Result<Self> {
         let (listener, port) = listen(SocketAddr::new(options.bind, 0))?;
         let reachable = match options.bind {
@@ -75,7 +75,7 @@ impl RendezvousServer {
 
     fn run(listener: TcpListener, id: UniqueId, options: &TcpOptions) -> Result<Self> {
         let (owner, owner_gone) = oneshot::channel();
-        let (secret, silence) = (*id.secret(), options.silence);
+        let (secret, silence) = (*id.secret(), options.checked()?.silence);
         let process = process_token()?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -86,16 +86,6 @@ impl RendezvousServer {
             .spawn(move || runtime.block_on(serve(listener, secret, Hub::new(process, silence), silence, owner_gone)))
             .map_err(|source| Error::io("starting the thread of the rendezvous server", source))?;
         Ok(Self { id, owner: Some(owner) })
-    }
-}
-
-impl UniqueId {
-    /// A new id, and the server on loopback that its ranks meet at; keep the server until all are connected.
-    ///
-    /// Errors: as [`RendezvousServer::start`].
-    pub fn create() -> Result<(Self, RendezvousServer)> {
-        let server = RendezvousServer::start(&TcpOptions::default())?;
-        Ok((server.id(), server))
     }
 }
 
