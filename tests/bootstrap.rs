@@ -412,6 +412,9 @@ fn rank_process() {
     if role == "launched" {
         return use_it(&*from_env(&options(LONG)).unwrap().expect("a launcher in the environment"));
     }
+    if role == "repeat" {
+        return repeat_without_leak();
+    }
     let variable = |name: &str| std::env::var(name).unwrap();
     let (rank, size) = (Rank(variable("TEST_RANK").parse().unwrap()), world(variable("TEST_WORLD").parse().unwrap()));
     let options = TcpOptions { silence: Duration::from_secs(1), ..options(LONG) };
@@ -428,6 +431,28 @@ fn rank_process() {
             bootstrap.barrier("all here").unwrap();
             std::thread::sleep(LONG);
         }
+    }
+}
+
+/// Group after group, good and failed: descriptors and threads all come back.
+fn repeat_without_leak() {
+    let count = |what: &str| std::fs::read_dir(format!("/proc/self/{what}")).unwrap().count();
+    let before = (count("fd"), count("task"));
+    for _ in 0..5 {
+        over_tcp(4, &options(LONG), |bootstrap| use_it(&bootstrap));
+        over_threads(4, LONG, |bootstrap| use_it(&bootstrap));
+        over_tcp(3, &options(LONG), |bootstrap| drop(bootstrap.barrier("then gone")));
+        let server = RendezvousServer::start(&options(SHORT)).unwrap();
+        assert!(TcpBootstrap::connect(&server.id(), Rank(0), world(2), &options(SHORT)).is_err());
+    }
+    let until = Instant::now() + LONG;
+    while (count("fd"), count("task")) != before {
+        assert!(
+            Instant::now() < until,
+            "{:?} descriptors and threads, {before:?} before",
+            (count("fd"), count("task"))
+        );
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 
@@ -465,6 +490,12 @@ fn processes_exchange_descriptors() {
     for process in &mut others {
         assert!(process.0.wait().unwrap().success());
     }
+}
+
+#[test]
+fn nothing_is_left_behind() {
+    let mut process = Process::start("repeat", 0, 1, None);
+    assert!(process.0.wait().unwrap().success());
 }
 
 /// What `mpirun -n 4` does, without its library: processes of one parent whose variables say who they are.
