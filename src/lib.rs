@@ -3,6 +3,7 @@
 #![warn(missing_docs)]
 
 pub mod abi;
+pub mod baseline;
 pub mod device;
 pub mod error;
 pub mod types;

@@ -15,7 +15,7 @@ mod memory;
 mod module;
 pub mod nvrtc;
 mod stream;
-mod topology;
+pub(crate) mod topology;
 mod usage;
 
 use std::os::fd::OwnedFd;
