@@ -29,20 +29,20 @@ fn in_world(body: impl Fn(&NcclCommunicator, &CudaDevice, WorldSize) + Sync) {
     let world = WorldSize::new(gpus.min(8)).unwrap();
     println!("NCCL {version}, {world} GPUs, NVLS {}", baseline::nvls());
     let board = Mutex::new(vec![Vec::new(); world.get() as usize]);
+    let devices: Vec<_> = world.ranks().map(|rank| CudaDevice::new(rank.0).unwrap()).collect();
     let barrier = Barrier::new(world.get() as usize);
     std::thread::scope(|scope| {
         for rank in world.ranks() {
-            let (board, barrier, body) = (&board, &barrier, &body);
+            let (board, barrier, body, device) = (&board, &barrier, &body, &devices[rank.index()]);
             scope.spawn(move || {
                 let all_gather = |bytes: &[u8]| -> Result<Vec<Vec<u8>>> {
                     board.lock().unwrap()[rank.index()] = bytes.to_vec();
                     barrier.wait();
                     Ok(board.lock().unwrap().clone())
                 };
-                let device = CudaDevice::new(rank.0).unwrap();
                 let communicator = NcclCommunicator::connect(&all_gather, rank, world, rank.0, PATIENCE).unwrap();
                 assert_eq!(communicator.version(), version);
-                body(&communicator, &device, world);
+                body(&communicator, device, world);
                 communicator.check().unwrap();
                 communicator.finalize().unwrap();
                 let error = run(&communicator, DevicePtr(0), StreamHandle(0)).unwrap_err();

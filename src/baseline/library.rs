@@ -94,32 +94,29 @@ impl Library {
         Ok(Self { functions, version })
     }
 
-    /// NCCL's name for an element type.
-    pub(super) fn data_type(&self, dtype: DType) -> Result<ncclDataType_t> {
-        data_type(dtype, self.version)
+    /// For the calls of one rank.
+    pub(super) fn of(self, rank: Rank) -> RankLibrary {
+        RankLibrary { functions: self.functions, version: self.version, rank }
     }
 }
 
 /// NCCL as one rank calls it: errors name the rank.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RankLibrary {
-    pub(super) library: Library,
+    pub(super) functions: Functions,
+    pub(super) version: NcclVersion,
     pub(super) rank: Rank,
 }
 
 impl RankLibrary {
-    pub(super) fn functions(&self) -> &Functions {
-        &self.library.functions
-    }
-
     /// Turns NCCL's result into ours.
     pub(super) fn check(&self, call: &'static str, code: c_int) -> Result<()> {
         if code == 0 {
             return Ok(());
         }
         // SAFETY: gives a static string for any code.
-        let mut detail = text(unsafe { (self.functions().ncclGetErrorString)(code) });
-        if let Some(last) = self.functions().ncclGetLastError {
+        let mut detail = text(unsafe { (self.functions.ncclGetErrorString)(code) });
+        if let Some(last) = self.functions.ncclGetLastError {
             // SAFETY: the argument is unused and may be null; the string lives until the next error of this thread.
             let last = text(unsafe { last(std::ptr::null_mut()) });
             if !last.trim().is_empty() {
@@ -138,7 +135,10 @@ fn text(string: *const c_char) -> String {
     unsafe { CStr::from_ptr(string) }.to_string_lossy().into_owned()
 }
 
-fn data_type(dtype: DType, version: NcclVersion) -> Result<ncclDataType_t> {
+/// NCCL's name for an element type.
+///
+/// Errors: [`Error::Unsupported`] for one that this release lacks.
+pub(super) fn data_type(dtype: DType, version: NcclVersion) -> Result<ncclDataType_t> {
     if dtype.is_fp8() && version < FIRST_WITH_FP8 {
         return Err(Error::unsupported(format!(
             "NCCL {version} cannot reduce {dtype}: {FIRST_WITH_FP8} is the first that can"
@@ -208,7 +208,7 @@ mod tests {
         match Library::open() {
             Ok(library) => {
                 assert!(library.version >= OLDEST);
-                let library = RankLibrary { library, rank: Rank(3) };
+                let library = library.of(Rank(3));
                 assert!(library.check("ncclAllReduce", 0).is_ok());
                 let error = library.check("ncclAllReduce", 4).unwrap_err().to_string();
                 assert!(error.starts_with("ncclAllReduce failed on rank 3: invalid argument"), "{error}");

@@ -6,6 +6,7 @@
 mod agreement;
 mod bounded;
 mod library;
+mod live;
 mod nccl;
 mod window;
 

@@ -1,22 +1,20 @@
 //! A communicator of NCCL with bounded waits.
 
 use std::ffi::c_int;
-use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use cudarc::nccl::sys::{ncclComm_t, ncclUniqueId};
 
 use super::agreement;
 use super::bounded::within;
-use super::library::{Library, NcclVersion, RankLibrary, operator};
+use super::library::{Library, NcclVersion, RankLibrary, data_type, operator};
+use super::live::{Handle, PARTING_PATIENCE, Shared, no_return};
 use crate::device::cuda::driver::Context;
 use crate::device::cuda::topology;
 use crate::device::{DevicePtr, StreamHandle};
 use crate::error::{Error, Result};
 use crate::types::{DType, Rank, ReduceOp, WorldSize};
-
-/// Longest wait for NCCL to let go of a communicator.
-const PARTING_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Gives the bytes of every rank to every rank, in rank order; blocks until all have called it.
 pub type AllGather<'a> = dyn Fn(&[u8]) -> Result<Vec<Vec<u8>>> + 'a;
@@ -25,36 +23,6 @@ pub type AllGather<'a> = dyn Fn(&[u8]) -> Result<Vec<Vec<u8>>> + 'a;
 #[derive(Debug)]
 pub struct NcclCommunicator {
     shared: Arc<Shared>,
-}
-
-/// What a communicator and its symmetric buffers have in common.
-#[derive(Debug)]
-pub(super) struct Shared {
-    pub(super) library: RankLibrary,
-    pub(super) context: Context,
-    pub(super) patience: Duration,
-    /// NCCL forbids two calls on one communicator at a time; each holds this lock.
-    state: Mutex<State>,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum State {
-    Live(Handle),
-    /// Given back or given up, and why.
-    Closed(&'static str),
-}
-
-/// A communicator's pointer, to move between threads.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Handle(ncclComm_t);
-
-// SAFETY: NCCL lets any thread call on a communicator, one at a time; `Shared::state` sees to the latter.
-unsafe impl Send for Handle {}
-
-impl Handle {
-    pub(super) fn get(self) -> ncclComm_t {
-        self.0
-    }
 }
 
 impl NcclCommunicator {
@@ -73,19 +41,18 @@ impl NcclCommunicator {
         patience: Duration,
     ) -> Result<Self> {
         let prepared = prepare(rank, world, ordinal);
-        let ours = prepared.as_ref().map(|prepared| (prepared.library.library.version, prepared.id.as_ref()));
+        let ours = prepared.as_ref().map(|prepared| (prepared.library.version, prepared.id.as_ref()));
         let contributions = all_gather(&agreement::contribution(ours))?;
         // The own failure says more than the verdict that is made of it.
         let Prepared { library, context, .. } = prepared?;
         let id = agreement::agree(rank, world.get(), &contributions)?;
         let handle = start(library, context.clone(), world, id, patience)?;
-        let state = Mutex::new(State::Live(handle));
-        Ok(Self { shared: Arc::new(Shared { library, context, patience, state }) })
+        Ok(Self { shared: Arc::new(Shared::new(library, context, patience, handle)) })
     }
 
     /// Release of NCCL in use.
     pub fn version(&self) -> NcclVersion {
-        self.shared.library.library.version
+        self.shared.library.version
     }
 
     /// Queues an all-reduce of `count` elements; `output` may equal `input`.
@@ -103,14 +70,14 @@ impl NcclCommunicator {
         op: ReduceOp,
         stream: StreamHandle,
     ) -> Result<()> {
-        let dtype = self.shared.library.library.data_type(dtype)?;
+        let dtype = data_type(dtype, self.version())?;
         let count = usize::try_from(count)
             .map_err(|_| Error::invalid(format!("{count} elements do not fit the address space")))?;
         self.shared.context.bind()?;
         self.shared.call("ncclAllReduce", |library, handle| {
             // SAFETY: the communicator is live and locked; buffers and stream are the caller's promise.
             unsafe {
-                (library.functions().ncclAllReduce)(
+                (library.functions.ncclAllReduce)(
                     input.0 as usize as *const _,
                     output.0 as usize as *mut _,
                     count,
@@ -130,7 +97,7 @@ impl NcclCommunicator {
         let mut failure: c_int = 0;
         self.shared.call("ncclCommGetAsyncError", |library, handle| {
             // SAFETY: the communicator is live and locked; the code goes to a local.
-            unsafe { (library.functions().ncclCommGetAsyncError)(handle.get(), &mut failure) }
+            unsafe { (library.functions.ncclCommGetAsyncError)(handle.get(), &mut failure) }
         })?;
         self.shared.library.check("an operation in the background", failure)
     }
@@ -146,13 +113,13 @@ impl NcclCommunicator {
         let Some(handle) = self.shared.close("it was finalized")? else { return Ok(()) };
         self.shared.part("ncclCommFinalize", self.shared.patience, move |library, context| {
             context.bind()?;
-            if let Some(finalize) = library.functions().ncclCommFinalize {
+            if let Some(finalize) = library.functions.ncclCommFinalize {
                 // SAFETY: the communicator is live, and `close` left this the only user.
                 let code = unsafe { finalize(handle.get()) };
                 library.check("ncclCommFinalize", code)?;
             }
             // SAFETY: as above; not used afterwards.
-            let code = unsafe { (library.functions().ncclCommDestroy)(handle.get()) };
+            let code = unsafe { (library.functions.ncclCommDestroy)(handle.get()) };
             library.check("ncclCommDestroy", code)
         })
     }
@@ -166,7 +133,7 @@ impl NcclCommunicator {
         self.shared.part("ncclCommAbort", PARTING_PATIENCE, move |library, context| {
             context.bind()?;
             // SAFETY: the communicator is live, and `close` left this the only user; not used afterwards.
-            let code = unsafe { (library.functions().ncclCommAbort)(handle.get()) };
+            let code = unsafe { (library.functions.ncclCommAbort)(handle.get()) };
             library.check("ncclCommAbort", code)
         })
     }
@@ -188,12 +155,12 @@ impl Drop for NcclCommunicator {
 ///
 /// Errors: those of `work`, else [`Error::Nccl`] where the group does not start or end.
 pub fn group<T>(rank: Rank, work: impl FnOnce() -> Result<T>) -> Result<T> {
-    let library = RankLibrary { library: Library::open()?, rank };
+    let library = Library::open()?.of(rank);
     // SAFETY: no arguments; the group is ended below on every path that does not unwind.
-    library.check("ncclGroupStart", unsafe { (library.functions().ncclGroupStart)() })?;
+    library.check("ncclGroupStart", unsafe { (library.functions.ncclGroupStart)() })?;
     let outcome = work();
     // SAFETY: ends the group that was started above on this thread.
-    let ended = unsafe { (library.functions().ncclGroupEnd)() };
+    let ended = unsafe { (library.functions.ncclGroupEnd)() };
     let outcome = outcome?;
     library.check("ncclGroupEnd", ended)?;
     Ok(outcome)
@@ -210,7 +177,7 @@ fn prepare(rank: Rank, world: WorldSize, ordinal: u32) -> Result<Prepared> {
     if rank.0 >= world.get() {
         return Err(Error::invalid(format!("rank {rank} in a world of {world} ranks, which are counted from 0")));
     }
-    let library = RankLibrary { library: Library::open()?, rank };
+    let library = Library::open()?.of(rank);
     topology::device(ordinal)?;
     let context = Context::new(ordinal)?;
     if rank != Rank(0) {
@@ -218,7 +185,7 @@ fn prepare(rank: Rank, world: WorldSize, ordinal: u32) -> Result<Prepared> {
     }
     let mut id = ncclUniqueId { internal: [0; 128] };
     // SAFETY: the id goes to a local.
-    library.check("ncclGetUniqueId", unsafe { (library.functions().ncclGetUniqueId)(&mut id) })?;
+    library.check("ncclGetUniqueId", unsafe { (library.functions.ncclGetUniqueId)(&mut id) })?;
     Ok(Prepared { library, context, id: Some(id) })
 }
 
@@ -237,97 +204,12 @@ fn start(
         let mut communicator: ncclComm_t = std::ptr::null_mut();
         // SAFETY: the world is at most 8 and the rank below it; the pointer goes to a local.
         let code = unsafe {
-            (library.functions().ncclCommInitRank)(&mut communicator, world.get() as c_int, id, rank.0 as c_int)
+            (library.functions.ncclCommInitRank)(&mut communicator, world.get() as c_int, id, rank.0 as c_int)
         };
         library.check("ncclCommInitRank", code)?;
-        Ok(Handle(communicator))
+        Ok(Handle::new(communicator))
     })?;
     connected.unwrap_or_else(|| Err(no_return(rank, "ncclCommInitRank", patience)))
-}
-
-fn no_return(rank: Rank, call: &'static str, patience: Duration) -> Error {
-    let detail =
-        format!("it did not return within {} s: is every rank alive and in the same call?", patience.as_secs());
-    Error::Nccl { rank, call, detail }
-}
-
-impl Shared {
-    /// One call on the live communicator, under its lock.
-    pub(super) fn call(&self, call: &'static str, work: impl FnOnce(&RankLibrary, Handle) -> c_int) -> Result<()> {
-        let state = self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        match *state {
-            State::Live(handle) => self.library.check(call, work(&self.library, handle)),
-            State::Closed(why) => Err(self.closed(call, why)),
-        }
-    }
-
-    /// One bounded piece of work on the live communicator, under its lock; where it does not return the communicator
-    /// is given up, since that thread still uses it.
-    pub(super) fn long_call<T: Send + 'static>(
-        &self,
-        call: &'static str,
-        work: impl FnOnce(RankLibrary, &Context, Handle) -> Result<T> + Send + 'static,
-    ) -> Result<T> {
-        let mut state = self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let handle = match *state {
-            State::Live(handle) => handle,
-            State::Closed(why) => return Err(self.closed(call, why)),
-        };
-        let (library, context) = (self.library, self.context.clone());
-        within(self.patience, move || work(library, &context, handle))?.unwrap_or_else(|| {
-            *state = State::Closed("a call on it never returned");
-            Err(no_return(self.library.rank, call, self.patience))
-        })
-    }
-
-    /// Whether calls are still possible.
-    pub(super) fn is_live(&self) -> bool {
-        matches!(*self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner()), State::Live(_))
-    }
-
-    /// One bounded piece of work that needs no live communicator.
-    pub(super) fn part(
-        &self,
-        call: &'static str,
-        patience: Duration,
-        work: impl FnOnce(RankLibrary, &Context) -> Result<()> + Send + 'static,
-    ) -> Result<()> {
-        let (library, context) = (self.library, self.context.clone());
-        within(patience, move || work(library, &context))?
-            .unwrap_or_else(|| Err(no_return(self.library.rank, call, patience)))
-    }
-
-    /// Takes the communicator out of use; `None` where it was already.
-    fn close(&self, why: &'static str) -> Result<Option<Handle>> {
-        let Some(mut state) = self.lock_within(PARTING_PATIENCE) else {
-            let detail = "another thread's call on this communicator does not return".into();
-            return Err(Error::Nccl { rank: self.library.rank, call: "closing the communicator", detail });
-        };
-        match std::mem::replace(&mut *state, State::Closed(why)) {
-            State::Live(handle) => Ok(Some(handle)),
-            State::Closed(before) => {
-                *state = State::Closed(before);
-                Ok(None)
-            }
-        }
-    }
-
-    /// WHY: aborting under a running call would free memory that the call uses, and a lock has no deadline of its own.
-    fn lock_within(&self, patience: Duration) -> Option<MutexGuard<'_, State>> {
-        let deadline = Instant::now() + patience;
-        loop {
-            match self.state.try_lock() {
-                Ok(state) => return Some(state),
-                Err(TryLockError::Poisoned(poisoned)) => return Some(poisoned.into_inner()),
-                Err(TryLockError::WouldBlock) if Instant::now() >= deadline => return None,
-                Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(1)),
-            }
-        }
-    }
-
-    fn closed(&self, call: &'static str, why: &str) -> Error {
-        Error::Nccl { rank: self.library.rank, call, detail: format!("this communicator is closed: {why}") }
-    }
 }
 
 #[cfg(test)]
@@ -353,11 +235,5 @@ mod tests {
         let said = said.into_inner();
         assert_eq!(said[..4], [0; 4]);
         assert_eq!(String::from_utf8_lossy(&said[4..]), error.to_string());
-    }
-
-    #[test]
-    fn a_call_that_does_not_return_names_rank_call_and_wait() {
-        let message = no_return(Rank(5), "ncclCommInitRank", Duration::from_secs(120)).to_string();
-        assert!(message.starts_with("ncclCommInitRank failed on rank 5: it did not return within 120 s"), "{message}");
     }
 }

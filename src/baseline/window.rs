@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use cudarc::nccl::sys::ncclWindow_t;
 
-use super::nccl::{NcclCommunicator, Shared};
+use super::live::Shared;
+use super::nccl::NcclCommunicator;
 use crate::device::DevicePtr;
 use crate::error::{Error, Result};
 
@@ -46,7 +47,7 @@ impl NcclCommunicator {
     /// [`Error::Nccl`] where NCCL fails or the other ranks do not come, and the communicator is then given up.
     pub fn symmetric_buffer(&self, bytes: u64) -> Result<SymmetricBuffer> {
         let shared = self.shared();
-        let functions = *shared.library.functions();
+        let functions = shared.library.functions;
         let (Some(allocate), Some(free), Some(register), Some(_)) = (
             functions.ncclMemAlloc,
             functions.ncclMemFree,
@@ -55,7 +56,7 @@ impl NcclCommunicator {
         ) else {
             return Err(Error::unsupported(format!(
                 "NCCL {} has no symmetric windows: 2.27 is the first that has",
-                shared.library.library.version
+                shared.library.version
             )));
         };
         let size = window_size(bytes)?;
@@ -99,7 +100,7 @@ impl SymmetricBuffer {
 
 impl Drop for SymmetricBuffer {
     fn drop(&mut self) {
-        let functions = *self.shared.library.functions();
+        let functions = self.shared.library.functions;
         let (Some(deregister), Some(free)) = (functions.ncclCommWindowDeregister, functions.ncclMemFree) else {
             return;
         };

@@ -14,6 +14,7 @@ pub mod locate;
 mod memory;
 mod module;
 pub mod nvrtc;
+mod nvrtc_library;
 mod stream;
 pub(crate) mod topology;
 mod usage;
