@@ -10,6 +10,8 @@ use crate::device::{Compiler, KernelSource, source};
 use crate::error::{Error, Result};
 
 const ERROR_COMPILATION: c_int = 6;
+/// First release that caches results, in the driver's cache and where there is a driver (NVRTC's manual, "Caching").
+const FIRST_WITH_CACHE: CudaVersion = CudaVersion { major: 12, minor: 9 };
 
 /// Compiles for one architecture; safe to use from several threads, each with a program of its own.
 #[derive(Debug)]
@@ -36,7 +38,7 @@ impl Nvrtc {
 
     fn open(arch: &str, driver: Option<CudaVersion>) -> Result<Self> {
         let library = Library::open(driver)?;
-        let compiler = Self { options: options(arch)?, arch: arch.to_owned(), library };
+        let compiler = Self { options: options(arch, library.version)?, arch: arch.to_owned(), library };
         compiler.check_arch()?;
         Ok(compiler)
     }
@@ -183,13 +185,15 @@ impl Drop for OpenProgram<'_> {
     }
 }
 
-fn options(arch: &str) -> Result<Vec<CString>> {
-    [&format!("--gpu-architecture={arch}"), "--std=c++17", "-lineinfo", "--ptxas-options=-v"]
-        .into_iter()
-        .map(|option| {
-            CString::new(option).map_err(|_| Error::invalid(format!("architecture '{arch:?}' has a zero byte in it")))
-        })
-        .collect()
+fn options(arch: &str, version: CudaVersion) -> Result<Vec<CString>> {
+    let arch = CString::new(format!("--gpu-architecture={arch}"))
+        .map_err(|_| Error::invalid(format!("architecture {arch:?} has a zero byte in it")))?;
+    let mut options = vec![arch, c"--std=c++17".into(), c"-lineinfo".into(), c"--ptxas-options=-v".into()];
+    // WHY: results have a cache of ours, and a hit in NVRTC's own gives no log to read registers and spills from.
+    if version >= FIRST_WITH_CACHE {
+        options.push(c"--no-cache".into());
+    }
+    Ok(options)
 }
 
 fn pointers(strings: &[CString]) -> Vec<*const c_char> {
@@ -260,6 +264,7 @@ mod tests {
         if nvrtc_or_skip("sm_90a").is_none() {
             return;
         }
+        assert!(Nvrtc::new("sm_90\0a").unwrap_err().to_string().contains("zero byte"));
         for arch in ["sm_12", "cpu", ""] {
             let message = Nvrtc::new(arch).unwrap_err().to_string();
             assert!(message.contains(&format!("'{arch}'")) && message.contains("sm_90"), "{message}");
