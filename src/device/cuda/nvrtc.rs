@@ -189,6 +189,9 @@ fn options(arch: &str, version: CudaVersion) -> Result<Vec<CString>> {
     let arch = CString::new(format!("--gpu-architecture={arch}"))
         .map_err(|_| Error::invalid(format!("architecture {arch:?} has a zero byte in it")))?;
     let mut options = vec![arch, c"--std=c++17".into(), c"-lineinfo".into(), c"--ptxas-options=-v".into()];
+    // WHY: the host's compilers have this builtin and NVRTC does not; the sources assert the layout of shared structures
+    // with it. The operator is the one that NVRTC folds to a constant.
+    options.push(c"-D__builtin_offsetof(type,member)=__INTADDR__(&((type*)0)->member)".into());
     // WHY: results have a cache of ours, and a hit in NVRTC's own gives no log to read registers and spills from.
     if version >= FIRST_WITH_CACHE {
         options.push(c"--no-cache".into());
@@ -240,6 +243,21 @@ mod tests {
         let usage = resource_usage(&log).unwrap_or_else(|| panic!("no usage in: {log}"));
         assert!(usage.registers > 0 && usage.spill_bytes == 0, "{usage:?}");
         assert!(nvrtc.identity().contains("sm_90a") && nvrtc.identity().contains(&nvrtc.version().to_string()));
+    }
+
+    #[test]
+    fn offsets_are_asserted_as_on_the_host() {
+        let Some(nvrtc) = nvrtc_or_skip("sm_90a") else { return };
+        let asserting = |offset: u32| {
+            let entry = format!(
+                "struct Pair {{ int first, second; }};\n\
+                 static_assert(__builtin_offsetof(Pair, second) == {offset}, \"Pair differs\");\n\
+                 extern \"C\" __global__ void myelon_kernel() {{}}\n"
+            );
+            nvrtc.machine_code(&kernel(&entry), &[])
+        };
+        assert!(asserting(4).is_ok());
+        assert!(asserting(8).unwrap_err().to_string().contains("Pair differs"));
     }
 
     #[test]
