@@ -53,9 +53,10 @@ struct alignas(128) LaneState {
   u64 signal[kMaxWorld];
   u64 signal_padding[8];
   u64 signal_sequence;
+  u64 staging_uses;
   u64 published;
   u64 consumed;
-  u64 private_padding[13];
+  u64 private_padding[12];
   u64 gating;
   u64 gating_padding[15];
   u64 slot_sequence[kMaxRingSlots];

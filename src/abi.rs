@@ -111,12 +111,14 @@ pub struct LaneState {
     pub signal_padding: [u64; 8],
     /// Barriers passed so far; private to the lane.
     pub signal_sequence: u64,
+    /// Operations of this lane that staged so far; its low bit chooses the half. Private.
+    pub staging_uses: u64,
     /// Slots published to the next rank so far; private.
     pub published: u64,
     /// Slots consumed from the previous rank so far; private.
     pub consumed: u64,
     /// Keeps the private words on a line of their own.
-    pub private_padding: [u64; 13],
+    pub private_padding: [u64; 12],
     /// Slots that the next rank has released: written by it, read before a claim.
     pub gating: u64,
     /// Keeps `gating` on a line of its own.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use myelon_ccl::bootstrap::{
     Bootstrap, ControlEvent, LocalBootstrap, MAX_CONTRIBUTION, RendezvousServer, TcpBootstrap, TcpOptions, UniqueId,
-    check_one_host,
+    check_one_host, from_env,
 };
 use myelon_ccl::{Error, MAX_WORLD_SIZE, Rank, WorldSize};
 
@@ -409,6 +409,12 @@ fn attack_duplicate_rank_and_wrong_world() {
 #[ignore = "run by the tests that need processes of their own"]
 fn rank_process() {
     let Ok(role) = std::env::var("MYELON_TEST_ROLE") else { return };
+    if role == "launched" {
+        return use_it(&*from_env(&options(LONG)).unwrap().expect("a launcher in the environment"));
+    }
+    if role == "repeat" {
+        return repeat_without_leak();
+    }
     let variable = |name: &str| std::env::var(name).unwrap();
     let (rank, size) = (Rank(variable("TEST_RANK").parse().unwrap()), world(variable("TEST_WORLD").parse().unwrap()));
     let options = TcpOptions { silence: Duration::from_secs(1), ..options(LONG) };
@@ -425,6 +431,28 @@ fn rank_process() {
             bootstrap.barrier("all here").unwrap();
             std::thread::sleep(LONG);
         }
+    }
+}
+
+/// Group after group, good and failed: descriptors and threads all come back.
+fn repeat_without_leak() {
+    let count = |what: &str| std::fs::read_dir(format!("/proc/self/{what}")).unwrap().count();
+    let before = (count("fd"), count("task"));
+    for _ in 0..5 {
+        over_tcp(4, &options(LONG), |bootstrap| use_it(&bootstrap));
+        over_threads(4, LONG, |bootstrap| use_it(&bootstrap));
+        over_tcp(3, &options(LONG), |bootstrap| drop(bootstrap.barrier("then gone")));
+        let server = RendezvousServer::start(&options(SHORT)).unwrap();
+        assert!(TcpBootstrap::connect(&server.id(), Rank(0), world(2), &options(SHORT)).is_err());
+    }
+    let until = Instant::now() + LONG;
+    while (count("fd"), count("task")) != before {
+        assert!(
+            Instant::now() < until,
+            "{:?} descriptors and threads, {before:?} before",
+            (count("fd"), count("task"))
+        );
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 
@@ -462,6 +490,30 @@ fn processes_exchange_descriptors() {
     for process in &mut others {
         assert!(process.0.wait().unwrap().success());
     }
+}
+
+#[test]
+fn nothing_is_left_behind() {
+    let mut process = Process::start("repeat", 0, 1, None);
+    assert!(process.0.wait().unwrap().success());
+}
+
+/// What `mpirun -n 4` does, without its library: processes of one parent whose variables say who they are.
+#[test]
+fn launched_processes_meet_through_a_file() {
+    let files = tempfile::tempdir().unwrap();
+    let start = |rank: u32| {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--ignored", "--exact", "rank_process", "--nocapture"]).env("MYELON_TEST_ROLE", "launched");
+        command.env("TMPDIR", files.path()).env("PMI_RANK", rank.to_string()).env("PMI_SIZE", "4");
+        Process(command.stdout(Stdio::null()).spawn().unwrap())
+    };
+    for mut process in (0..4).map(start).collect::<Vec<_>>() {
+        assert!(process.0.wait().unwrap().success());
+    }
+    let left: Vec<_> =
+        files.path().read_dir().unwrap().flat_map(|entry| entry.unwrap().path().read_dir().unwrap()).collect();
+    assert!(left.is_empty(), "the address file stays behind: {left:?}");
 }
 
 /// The event and the error that rank 0 sees after `signal` hits rank 1, a process of its own.

@@ -23,6 +23,7 @@ struct Cta {
   u32 ended;       // threads that returned
   u32 arrived;     // threads at the barrier
   u32 generation;  // barriers completed
+  u32 vetoes[2];   // false votes of the barrier under way, by its generation's parity
 };
 
 struct Grid {
@@ -151,7 +152,7 @@ MYELON_SCHEDULER void run_grid(const CpuLaunch* launch, void (*body)(const void*
   run.live = static_cast<u32>(fibers);
   run.delay_state = launch->delay_seed;
   for (u32 cta = 0; cta < launch->grid; ++cta) {
-    run.ctas[cta] = Cta{shared + cta * shared_stride, cta, launch->block, 0, 0, 0};
+    run.ctas[cta] = Cta{shared + cta * shared_stride, cta, launch->block, 0, 0, 0, {0, 0}};
   }
   for (u64 i = 0; i < fibers; ++i) {
     Fiber& fiber = run.fibers[i];

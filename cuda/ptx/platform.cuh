@@ -29,6 +29,9 @@ MYELON_DEVICE u8* shared_memory() {
 // Barrier of all threads of the CTA; orders their memory accesses among themselves.
 MYELON_DEVICE void sync_cta() { __syncthreads(); }
 
+// As sync_cta; true when `vote` is true on every thread.
+MYELON_DEVICE bool sync_cta_and(bool vote) { return __syncthreads_and(vote) != 0; }
+
 // Called between two failed polls. Does nothing here; the CPU form lets other threads run.
 MYELON_DEVICE void poll_pause() {}
 

@@ -68,3 +68,51 @@ pub(super) async fn write_message(
     stream.write_all(&frame).await?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bootstrap::handshake::{Claim, ClientHandshake, ServerHandshake, Session};
+    use crate::types::Rank;
+
+    fn sessions() -> (Session, Session) {
+        let claim = Claim { rank: 0, world: 2, process: 1 };
+        let (client, hello) = ClientHandshake::start([9; 32], [1; 32], claim);
+        let (server, reply) = ServerHandshake::answer([9; 32], [2; 32], &hello).unwrap();
+        let (proof, ours) = client.finish(&reply).unwrap();
+        (ours, server.finish(&proof).unwrap().1)
+    }
+
+    fn run<T>(body: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(body)
+    }
+
+    #[test]
+    fn sealed_messages_come_through_and_changed_ones_do_not() {
+        let message = Message::Lost { rank: Rank(1), detail: "closed".into() };
+        let (mut ours, mut theirs) = sessions();
+        let mut bytes = Vec::new();
+        run(write_message(&mut bytes, Some(&mut ours.send), &message)).unwrap();
+        let read = run(read_message(&mut bytes.as_slice(), Some(&mut theirs.receive)));
+        assert_eq!(read.unwrap(), message);
+        for at in [HEADER_BYTES, bytes.len() - 1] {
+            let (_, mut fresh) = sessions();
+            let mut changed = bytes.clone();
+            changed[at] ^= 1;
+            let read = run(read_message(&mut changed.as_slice(), Some(&mut fresh.receive)));
+            assert!(matches!(read, Err(FrameError::Forged)), "{read:?}");
+        }
+        // The very frame again: its number is over.
+        let read = run(read_message(&mut bytes.as_slice(), Some(&mut theirs.receive)));
+        assert!(matches!(read, Err(FrameError::Forged)), "{read:?}");
+    }
+
+    #[test]
+    fn a_cut_frame_is_an_end() {
+        let bytes = Message::Left { rank: Rank(1) }.encode();
+        for length in 0..bytes.len() {
+            let read = run(read_message(&mut &bytes[..length], None));
+            assert!(matches!(read, Err(FrameError::Closed)), "{length}: {read:?}");
+        }
+    }
+}

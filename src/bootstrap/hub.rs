@@ -153,6 +153,11 @@ impl Hub {
         std::mem::take(&mut self.out)
     }
 
+    /// The rank in whose process this server runs.
+    pub(super) fn host(&self) -> Option<Rank> {
+        self.group.as_ref()?.host
+    }
+
     /// Whether every rank has left or is lost.
     pub(super) fn is_finished(&self) -> bool {
         let over = |member: &Member| matches!(member, Member::Left | Member::Lost);

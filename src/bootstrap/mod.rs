@@ -6,18 +6,27 @@
 //! |---|---|---|
 //! | threads of one process | [`LocalBootstrap::group`] | shared memory |
 //! | processes of one node | [`TcpBootstrap::connect`] | a [`UniqueId`] that one of them made and passed on |
+//! | started by a launcher | [`from_env`] | what the launcher put into the environment |
 //!
-//! Deciding and doing are apart: `wire`, `handshake`, `hub`, and `rounds` are pure functions of
-//! bytes, messages and time; `server`, `tcp` and `fds` own the sockets and files.
+//! With the cargo feature `mpi`, `bootstrap::mpi::connect` passes the id through MPI itself.
+//!
+//! Deciding and doing are apart: `wire`, `handshake`, `hub`, `rounds` and [`launcher`] are pure functions of
+//! bytes, messages and time; `server`, `tcp`, `fds` and `address_file` own the sockets and files.
 
+mod address_file;
+mod codec;
 mod connect;
+mod env;
 mod events;
 mod fds;
 mod frames;
 mod handshake;
 mod host;
 mod hub;
+pub mod launcher;
 mod local;
+#[cfg(feature = "mpi")]
+pub mod mpi;
 mod peers;
 mod rounds;
 mod server;
@@ -33,6 +42,7 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 use crate::types::{Rank, WorldSize};
 
+pub use env::from_env;
 pub use host::check_one_host;
 pub use local::LocalBootstrap;
 pub use server::RendezvousServer;
@@ -141,4 +151,25 @@ fn cut_detail(detail: &str) -> &str {
 fn name_ranks(ranks: &[Rank]) -> String {
     let names: Vec<_> = ranks.iter().map(Rank::to_string).collect();
     format!("{} {}", if ranks.len() == 1 { "rank" } else { "ranks" }, names.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn contributions_are_checked_before_anything_is_sent() {
+        let refused =
+            |phase: &str, bytes: usize| check_contribution(Rank(3), phase, &vec![0; bytes]).unwrap_err().to_string();
+        assert!(check_contribution(Rank(3), "heap", &[0; MAX_CONTRIBUTION]).is_ok());
+        assert!(refused("heap", MAX_CONTRIBUTION + 1).contains("rank 3 gave 16385 bytes"));
+        assert!(refused(&"x".repeat(MAX_PHASE + 1), 0).contains("65 bytes"));
+        assert!(refused("", 0).contains("0 bytes"));
+    }
+
+    #[test]
+    fn details_are_cut_between_characters() {
+        assert_eq!(cut_detail("short"), "short");
+        assert_eq!(cut_detail(&format!("a{}", "é".repeat(300))).len(), wire::MAX_DETAIL - 1);
+    }
 }

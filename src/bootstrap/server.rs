@@ -22,6 +22,8 @@ use crate::types::{MAX_WORLD_SIZE, Rank};
 pub(super) const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(2);
 /// Connections that may be in their handshake at once; more wait in the listener's queue.
 const MAX_UNAUTHENTICATED: usize = 64;
+/// How long a connection may take to write what is left when the server ends.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 /// How long a detached server waits for its first rank.
 const DETACHED_PATIENCE: Duration = Duration::from_secs(600);
 
@@ -40,7 +42,7 @@ impl RendezvousServer {
     ///
     /// An unspecified address (`0.0.0.0`, `::`) listens on every interface; the id then names the loopback one.
     ///
-    /// Errors: [`Error::Io`] when the address cannot be listened on.
+    /// Errors: [`Error::Io`] when the address cannot be listened on; [`Error::InvalidArgument`] for bad options.
     pub fn start(options: &TcpOptions) -> Result<Self> {
         let (listener, port) = listen(SocketAddr::new(options.bind, 0))?;
         let reachable = match options.bind {
@@ -73,7 +75,7 @@ impl RendezvousServer {
 
     fn run(listener: TcpListener, id: UniqueId, options: &TcpOptions) -> Result<Self> {
         let (owner, owner_gone) = oneshot::channel();
-        let (secret, silence) = (*id.secret(), options.silence);
+        let (secret, silence) = (*id.secret(), options.checked()?.silence);
         let process = process_token()?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -84,16 +86,6 @@ impl RendezvousServer {
             .spawn(move || runtime.block_on(serve(listener, secret, Hub::new(process, silence), silence, owner_gone)))
             .map_err(|source| Error::io("starting the thread of the rendezvous server", source))?;
         Ok(Self { id, owner: Some(owner) })
-    }
-}
-
-impl UniqueId {
-    /// A new id, and the server on loopback that its ranks meet at; keep the server until all are connected.
-    ///
-    /// Errors: as [`RendezvousServer::start`].
-    pub fn create() -> Result<(Self, RendezvousServer)> {
-        let server = RendezvousServer::start(&TcpOptions::default())?;
-        Ok((server.id(), server))
     }
 }
 
@@ -114,8 +106,15 @@ fn listen(address: SocketAddr) -> Result<(TcpListener, u16)> {
     Ok((listener, port))
 }
 
+/// The hub's end of one connection.
+struct Link {
+    sender: mpsc::UnboundedSender<Message>,
+    /// Ends when the connection has written everything and closed.
+    closed: oneshot::Receiver<()>,
+}
+
 enum Input {
-    Joining { claim: Claim, sender: mpsc::UnboundedSender<Message>, admitted: oneshot::Sender<Result<Rank, Refusal>> },
+    Joining { claim: Claim, link: Link, admitted: oneshot::Sender<Result<Rank, Refusal>> },
     Received { rank: Rank, message: Message },
     Gone { rank: Rank, detail: String },
 }
@@ -129,7 +128,7 @@ async fn serve(
 ) {
     let (inputs, mut inbox) = mpsc::channel(256);
     let acceptor = tokio::spawn(accept(listener, secret, silence, inputs));
-    let mut senders: Vec<Option<mpsc::UnboundedSender<Message>>> = vec![None; MAX_WORLD_SIZE as usize];
+    let mut links: Vec<Option<Link>> = (0..MAX_WORLD_SIZE).map(|_| None).collect();
     let mut has_owner = true;
     let mut first_rank_by: Option<Instant> = None;
     loop {
@@ -137,10 +136,10 @@ async fn serve(
         tokio::select! {
             input = inbox.recv() => match input {
                 None => break,
-                Some(Input::Joining { claim, sender, admitted }) => {
+                Some(Input::Joining { claim, link, admitted }) => {
                     let verdict = hub.join(claim.rank, claim.world, claim.process);
                     if let Ok(rank) = verdict {
-                        senders[rank.index()] = Some(sender);
+                        links[rank.index()] = Some(link);
                         first_rank_by = None;
                     }
                     let _ = admitted.send(verdict);
@@ -149,42 +148,51 @@ async fn serve(
                     if !hub.receive(rank, message, Instant::now()) {
                         tracing::warn!("rank {rank} sent a message out of turn; cutting it off");
                         hub.gone(rank, "it broke the bootstrap protocol");
-                        deliver(&mut hub, &senders);
-                        senders[rank.index()] = None;
+                        deliver(&mut hub, &links);
+                        links[rank.index()] = None;
                     }
                 }
                 Some(Input::Gone { rank, detail }) => {
                     hub.gone(rank, &detail);
-                    deliver(&mut hub, &senders);
-                    senders[rank.index()] = None;
+                    deliver(&mut hub, &links);
+                    links[rank.index()] = None;
                 }
             },
             () = sleep_until(wake.unwrap_or_else(Instant::now).into()), if wake.is_some() => hub.expire(Instant::now()),
             kept = &mut owner, if has_owner => {
                 has_owner = false;
-                if kept.is_ok() && senders.iter().all(Option::is_none) {
+                if kept.is_ok() && links.iter().all(Option::is_none) {
                     first_rank_by = Some(Instant::now() + DETACHED_PATIENCE);
                 }
             }
         }
-        deliver(&mut hub, &senders);
+        deliver(&mut hub, &links);
         let waiting = first_rank_by.is_some_and(|by| by > Instant::now());
-        let deserted = !has_owner && !waiting && senders.iter().all(Option::is_none);
+        let deserted = !has_owner && !waiting && links.iter().all(Option::is_none);
         if hub.is_finished() || deserted {
             break;
         }
     }
-    // The listener closes first; then every connection flushes what it was told and closes.
     acceptor.abort();
-    drop(senders);
-    let flushed = async { while inbox.recv().await.is_some() {} };
-    let _ = timeout(Duration::from_secs(1), flushed).await;
+    // WHY: the host's connection closes last, because its process, and this server with it, may end right after.
+    let host = hub.host().and_then(|host| links[host.index()].take());
+    let mut closing: Vec<_> = links.into_iter().flatten().map(|link| link.closed).collect();
+    let all_closed = async {
+        for closed in &mut closing {
+            let _ = closed.await;
+        }
+    };
+    let _ = timeout(LAST_WORDS, all_closed).await;
+    if let Some(Link { sender, closed }) = host {
+        drop(sender);
+        let _ = timeout(LAST_WORDS, closed).await;
+    }
 }
 
-fn deliver(hub: &mut Hub, senders: &[Option<mpsc::UnboundedSender<Message>>]) {
+fn deliver(hub: &mut Hub, links: &[Option<Link>]) {
     for (rank, message) in hub.take_messages() {
-        if let Some(sender) = &senders[rank.index()] {
-            let _ = sender.send(message);
+        if let Some(link) = &links[rank.index()] {
+            let _ = link.sender.send(message);
         }
     }
 }
@@ -240,7 +248,9 @@ async fn serve_rank(
     let Session { mut send, mut receive } = session;
     let (sender, messages) = mpsc::unbounded_channel();
     let (admitted, verdict) = oneshot::channel();
-    if inputs.send(Input::Joining { claim, sender, admitted }).await.is_err() {
+    let (_closing, closed) = oneshot::channel();
+    let link = Link { sender, closed };
+    if inputs.send(Input::Joining { claim, link, admitted }).await.is_err() {
         return;
     }
     let rank = match verdict.await {

@@ -28,9 +28,9 @@ const ANSWER_GRACE: Duration = Duration::from_secs(1);
 /// Limits and places of a TCP rendezvous.
 #[derive(Clone, Debug)]
 pub struct TcpOptions {
-    /// Longest wait of connecting and of each collective.
+    /// Longest wait of connecting and of each collective; more than a day counts as a day.
     pub deadline: Duration,
-    /// Silence after which a rank counts as lost. The server's value holds for the whole group.
+    /// Silence after which a rank counts as lost: 100 ms to a day. The server's value holds for the whole group.
     pub silence: Duration,
     /// Address that a new rendezvous server listens on.
     pub bind: IpAddr,
@@ -40,6 +40,22 @@ impl Default for TcpOptions {
     /// 30 s, 5 s, loopback.
     fn default() -> Self {
         Self { deadline: Duration::from_secs(30), silence: Duration::from_secs(5), bind: Ipv4Addr::LOCALHOST.into() }
+    }
+}
+
+impl TcpOptions {
+    pub(super) const SHORTEST_SILENCE: Duration = Duration::from_millis(100);
+    const LONGEST: Duration = Duration::from_secs(24 * 3600);
+
+    /// INVARIANT: with what this gives, sums of time cannot overflow and heartbeats leave room to work.
+    pub(super) fn checked(&self) -> Result<Self> {
+        if !(Self::SHORTEST_SILENCE..=Self::LONGEST).contains(&self.silence) {
+            return Err(Error::invalid(format!(
+                "a silence of {:?}: use 100 ms to a day, 5 s by default",
+                self.silence
+            )));
+        }
+        Ok(Self { deadline: self.deadline.min(Self::LONGEST), ..self.clone() })
     }
 }
 
@@ -79,7 +95,7 @@ impl TcpBootstrap {
     ///
     /// Blocks the calling thread; may be called inside somebody else's async runtime.
     ///
-    /// Errors: [`Error::InvalidArgument`] for a rank outside the world; [`Error::Bootstrap`] when the server cannot be
+    /// Errors: [`Error::InvalidArgument`] for a rank outside the world or bad options; [`Error::Bootstrap`] when the server cannot be
     /// reached, does not know the secret, or ranks are missing at the deadline (they are named);
     /// [`Error::PeerMismatch`] when the group has another size.
     pub fn connect(id: &UniqueId, rank: Rank, world: WorldSize, options: &TcpOptions) -> Result<Self> {
@@ -94,6 +110,7 @@ impl TcpBootstrap {
                 world.get() - 1
             )));
         }
+        let options = options.checked()?;
         let entered = Instant::now();
         let shared = Arc::new(Shared {
             rank,
@@ -218,10 +235,14 @@ impl Bootstrap for TcpBootstrap {
             self.shared.changed.notify_all();
         }
         loop {
-            if let Some(all) = state.peers.all_left() {
+            let all_left = state.peers.all_left();
+            // WHY: the server in this process closes this connection last, after it has told everyone the end; to
+            // return before would let the process end first.
+            let told = state.finished || state.host != self.shared.rank || all_left != Some(true);
+            if let Some(all) = all_left.filter(|_| told) {
                 return all;
             }
-            let Some(remaining) = deadline.checked_sub(entered.elapsed()) else { return false };
+            let Some(remaining) = deadline.checked_sub(entered.elapsed()) else { return all_left == Some(true) };
             state = self.shared.changed.wait_timeout(state, remaining).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
@@ -300,6 +321,7 @@ impl Shared {
 /// Carries messages both ways until the connection or the bootstrap ends.
 async fn drive(connection: Connection, shared: &Shared, messages: mpsc::UnboundedReceiver<Message>) {
     let Connection { stream, session: Session { mut send, mut receive }, silence } = connection;
+    let silence = silence.max(TcpOptions::SHORTEST_SILENCE);
     let (mut reader, mut writer) = TcpStream::into_split(stream);
     let reading = async {
         loop {
@@ -323,5 +345,22 @@ async fn drive(connection: Connection, shared: &Shared, messages: mpsc::Unbounde
     tokio::select! {
         detail = reading => shared.server_gone(&detail),
         () = write_all(&mut writer, &mut send, messages, silence) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_out_of_range_are_errors_and_endless_deadlines_a_day() {
+        let options = |silence| TcpOptions { deadline: Duration::MAX, silence, ..TcpOptions::default() };
+        assert!(options(Duration::ZERO).checked().is_err());
+        assert!(options(Duration::MAX).checked().is_err());
+        let server = RendezvousServer::start(&options(Duration::from_secs(5))).unwrap();
+        let world = WorldSize::new(1).unwrap();
+        let alone = TcpBootstrap::connect(&server.id(), Rank(0), world, &options(Duration::from_secs(5))).unwrap();
+        assert!(alone.exchange_fds("nothing", None).unwrap()[0].is_none());
+        assert!(alone.leave(Duration::MAX));
     }
 }

@@ -10,6 +10,7 @@
 
 use std::time::Duration;
 
+use super::codec::{Reader, Writer};
 use super::rounds::Failure;
 use super::{MAX_CONTRIBUTION, MAX_PHASE};
 use crate::types::{MAX_WORLD_SIZE, Rank};
@@ -272,7 +273,7 @@ impl Message {
                 let parts = (0..count).map(|_| input.block(MAX_CONTRIBUTION).map(<[u8]>::to_vec));
                 Self::Gathered { parts: parts.collect::<Result<_, _>>()? }
             }
-            Kind::RoundFailed => Self::RoundFailed { failure: input.failure()? },
+            Kind::RoundFailed => Self::RoundFailed { failure: read_failure(&mut input)? },
             Kind::Ping => Self::Ping,
             Kind::Lost => Self::Lost { rank: input.rank()?, detail: input.text(MAX_DETAIL)? },
             Kind::Aborted => Self::Aborted { rank: input.rank()?, detail: input.text(MAX_DETAIL)? },
@@ -283,90 +284,22 @@ impl Message {
     }
 }
 
-#[derive(Default)]
-struct Writer(Vec<u8>);
-
-impl Writer {
-    fn raw(&mut self, bytes: &[u8]) -> &mut Self {
-        self.0.extend_from_slice(bytes);
-        self
-    }
-
-    fn u32(&mut self, value: u32) -> &mut Self {
-        self.raw(&value.to_le_bytes())
-    }
-
-    /// A duration in whole milliseconds, cut to 49 days.
-    fn millis(&mut self, duration: Duration) -> &mut Self {
-        self.u32(u32::try_from(duration.as_millis()).unwrap_or(u32::MAX))
-    }
-
-    fn block(&mut self, bytes: &[u8]) -> &mut Self {
-        self.u32(bytes.len() as u32).raw(bytes)
-    }
-}
-
-struct Reader<'a> {
-    kind: Kind,
-    rest: &'a [u8],
-}
-
-impl<'a> Reader<'a> {
-    fn wrong(&self, what: &'static str) -> WireError {
-        WireError::Malformed { kind: self.kind, what }
-    }
-
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], WireError> {
-        let (&array, rest) = self.rest.split_first_chunk().ok_or_else(|| self.wrong("too short"))?;
-        self.rest = rest;
-        Ok(array)
-    }
-
-    fn u32(&mut self) -> Result<u32, WireError> {
-        self.array().map(u32::from_le_bytes)
-    }
-
-    fn millis(&mut self) -> Result<Duration, WireError> {
-        self.u32().map(|millis| Duration::from_millis(millis.into()))
-    }
-
-    fn rank(&mut self) -> Result<Rank, WireError> {
-        let rank = self.u32()?;
-        if rank < MAX_WORLD_SIZE { Ok(Rank(rank)) } else { Err(self.wrong("rank out of range")) }
-    }
-
-    fn block(&mut self, limit: usize) -> Result<&'a [u8], WireError> {
-        let length = self.u32()? as usize;
-        if length > limit {
-            return Err(self.wrong("a part over its limit"));
-        }
-        let (block, rest) = self.rest.split_at_checked(length).ok_or_else(|| self.wrong("too short"))?;
-        self.rest = rest;
-        Ok(block)
-    }
-
-    fn text(&mut self, limit: usize) -> Result<String, WireError> {
-        let bytes = self.block(limit)?;
-        std::str::from_utf8(bytes).map(str::to_owned).map_err(|_| self.wrong("text that is not UTF-8"))
-    }
-
-    fn failure(&mut self) -> Result<Failure, WireError> {
-        match self.array()? {
-            [0] => {
-                let (mask, waiter, waited) = (self.u32()?, self.rank()?, self.millis()?);
-                let missing = (0..MAX_WORLD_SIZE).filter(|rank| mask & 1 << rank != 0).map(Rank).collect();
-                if mask >> MAX_WORLD_SIZE != 0 {
-                    return Err(self.wrong("rank out of range"));
-                }
-                Ok(Failure::Missing { missing, waiter, waited, phase: self.text(MAX_PHASE)? })
+fn read_failure(input: &mut Reader<'_>) -> Result<Failure, WireError> {
+    match input.array()? {
+        [0] => {
+            let (mask, waiter, waited) = (input.u32()?, input.rank()?, input.millis()?);
+            let missing = (0..MAX_WORLD_SIZE).filter(|rank| mask & 1 << rank != 0).map(Rank).collect();
+            if mask >> MAX_WORLD_SIZE != 0 {
+                return Err(input.wrong("rank out of range"));
             }
-            [1] => {
-                let first = (self.rank()?, self.text(MAX_PHASE)?);
-                let second = (self.rank()?, self.text(MAX_PHASE)?);
-                Ok(Failure::Mismatch { first, second })
-            }
-            _ => Err(self.wrong("unknown failure")),
+            Ok(Failure::Missing { missing, waiter, waited, phase: input.text(MAX_PHASE)? })
         }
+        [1] => {
+            let first = (input.rank()?, input.text(MAX_PHASE)?);
+            let second = (input.rank()?, input.text(MAX_PHASE)?);
+            Ok(Failure::Mismatch { first, second })
+        }
+        _ => Err(input.wrong("unknown failure")),
     }
 }
 

@@ -110,24 +110,39 @@ impl Plan {
             sentinel,
         };
         let element_bytes = request.dtype.size_bytes() as u64;
-        let (capacity_bytes, step_bytes) = match spec.capacity {
-            Capacity::Mailbox => (if sentinel { layout.sentinel_bytes } else { layout.ll_bytes }, 0),
-            Capacity::Staging => (most_lanes as u64 * layout.staging_bytes, layout.staging_bytes),
-            Capacity::Unbounded => (u64::MAX, layout.slot_bytes),
+        let world = u64::from(terrain.world_size.get());
+        // What one launch holds, what a lane holds of it, and the packs that make a lane worth its launch.
+        let (capacity_bytes, cell_bytes, lane_packs) = match spec.capacity {
+            Capacity::Mailbox => (if sentinel { layout.sentinel_bytes } else { layout.ll_bytes }, u64::MAX, 1),
+            Capacity::Staging => (u64::from(most_lanes) * layout.staging_bytes, layout.staging_bytes, 1),
+            Capacity::Unbounded => (u64::MAX, u64::MAX, world),
         };
         let piece_elements = capacity_bytes / element_bytes;
-        let chunk_bytes = chunk(choice, tuning, step_bytes);
-        // A lane works on whole packs, a thread on at least one: more lanes than that would only add launch cost.
-        let packs = (request.count.min(piece_elements) * element_bytes).div_ceil(PACK_BYTES);
-        let lanes = packs.div_ceil(threads as u64).clamp(1, most_lanes as u64) as u32;
+        let piece_bytes = request.count.min(piece_elements) * element_bytes;
+        // A thread works on at least one pack: more lanes than that would only add launch cost.
+        let worthwhile = piece_bytes.div_ceil(PACK_BYTES).div_ceil(u64::from(threads) * lane_packs);
+        let lanes = worthwhile.max(piece_bytes.div_ceil(cell_bytes)).clamp(1, u64::from(most_lanes)) as u32;
+        let chunk_bytes = chunk(choice, tuning, layout.slot_bytes);
         let shared_bytes = stages * terrain.world_size.get() * threads * PACK_BYTES as u32;
-        Ok(Self { kernel, lanes, shared_bytes: SHARED_HEADER_BYTES + shared_bytes, chunk_bytes, piece_elements })
+        Ok(Self { kernel, lanes, shared_bytes, chunk_bytes, piece_elements })
     }
 
-    /// The shard that an element of a message belongs to, for variants whose order is rotated: it names the rank whose
-    /// input comes first.
-    pub fn shard_of(&self, _count: u64, _element: u64) -> u32 {
-        0
+    /// The shard that an element of a message belongs to, for variants whose order is rotated: it is the rank whose input
+    /// comes first. Mirror of `cuda/base/share.cuh` and `cuda/algo/ring.cuh`.
+    pub fn shard_of(&self, count: u64, element: u64) -> u32 {
+        let world = u64::from(self.kernel.world_size.get());
+        let per_pack = PACK_BYTES / self.kernel.dtype.size_bytes() as u64;
+        let (packs, pack) = (count.div_ceil(per_pack), element / per_pack);
+        // Part and offset within it of `index`, when `packs` packs are cut into `parts`; and the packs of that part.
+        let locate = |packs: u64, parts: u64, index: u64| {
+            let each = packs.div_ceil(parts);
+            let part = index / each;
+            (part, index - part * each, each.min(packs - part * each))
+        };
+        let (_, in_lane, lane_packs) = locate(packs, u64::from(self.lanes), pack);
+        let rounds = lane_packs.div_ceil(u64::from(self.chunk_bytes) / PACK_BYTES * world);
+        let (_, in_round, round_packs) = locate(lane_packs, rounds, in_lane);
+        locate(round_packs, world, in_round).0 as u32
     }
 
     /// The launches that `count` elements take: offset and count of each, in elements.
@@ -143,10 +158,8 @@ impl Plan {
     }
 }
 
-/// Shared memory that every kernel has for the CTA's common words.
-const SHARED_HEADER_BYTES: u32 = 128;
-
-fn chunk(choice: &Choice, tuning: &Tuning, step_bytes: u64) -> u32 {
-    let wanted = choice.chunk_bytes.or(tuning.chunk).unwrap_or(step_bytes).min(step_bytes);
-    (wanted / PACK_BYTES * PACK_BYTES).max(PACK_BYTES.min(step_bytes)) as u32
+/// Bytes of a ring step: whole packs, at most a slot.
+fn chunk(choice: &Choice, tuning: &Tuning, slot_bytes: u64) -> u32 {
+    let wanted = choice.chunk_bytes.or(tuning.chunk).unwrap_or(slot_bytes).min(slot_bytes);
+    (wanted / PACK_BYTES * PACK_BYTES).max(PACK_BYTES) as u32
 }

@@ -1,0 +1,52 @@
+// staging: a lane's cell of the heap that peers read from: user buffers are plain memory that no peer can reach.
+//
+// Two halves alternate from operation to operation of the lane.
+// INVARIANT: a half is written again only two operations of this lane later. In between lies an operation with a barrier,
+// which every peer's lane joined after it had finished reading.
+#pragma once
+#include "base/share.cuh"
+#include "sync/barrier.cuh"
+
+namespace myelon {
+
+template <class T>
+class Staging {
+ public:
+  // Reads the lane's counter; all threads, before the first barrier.
+  MYELON_DEVICE explicit Staging(const Context& context)
+      : context_(context), uses_(ld_relaxed_sys(&context.lane_state(context.args.rank)->staging_uses)) {}
+
+  // Address of pack `index` of this lane's share, in the cell of `rank`.
+  MYELON_DEVICE u8* address(u32 rank, u64 index) const {
+    const HeapLayout& layout = context_.args.layout;
+    const u64 half = context_.lane * kStagingBuffers + uses_ % kStagingBuffers;
+    return context_.in_heap<u8>(rank, layout.staging + half * layout.staging_bytes + index * kPackBytes);
+  }
+
+  MYELON_DEVICE Pack<T> load(u32 rank, u64 index) const {
+    Pack<T> pack;
+    pack.bytes = ld_weak_16(address(rank, index));
+    return pack;
+  }
+
+  MYELON_DEVICE void store(u64 index, Pack<T> pack) const { st_weak_16(address(context_.args.rank, index), pack.bytes); }
+
+  // Copies this lane's share of the user's input into the own cell.
+  MYELON_DEVICE void copy_in(Share share) const {
+    const Args& args = context_.args;
+    for_each_pack<4, T>(
+        share.packs, [&](u64 i) { return load_pack<T>(args.input, share.first + i, args.count); },
+        [&](u64 i, Pack<T> pack) { store(i, pack); });
+  }
+
+  // Leaves the counter for the next launch. After a barrier, by all threads.
+  MYELON_DEVICE void finish() {
+    if (thread_index() == 0) context_.lane_state(context_.args.rank)->staging_uses = uses_ + 1;
+  }
+
+ private:
+  const Context context_;
+  const u64 uses_;
+};
+
+}  // namespace myelon
