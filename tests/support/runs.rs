@@ -7,7 +7,7 @@ use myelon_ccl::variant::{Choice, Manifest, Request, VariantSpec};
 use myelon_ccl::{DType, Options, ReduceOp};
 use serde::Deserialize;
 
-use super::{Bench, Operation, Random, on_ranks, options, skew};
+use super::{Bench, Operation, Random, on_ranks, options, skew, small_limits};
 
 /// A sequence of seeded operations.
 #[derive(Clone, Debug, Deserialize)]
@@ -20,6 +20,8 @@ pub(crate) struct Run {
     pairs: Vec<String>,
     /// Names of the variants; every enabled one if absent.
     variants: Option<Vec<String>>,
+    /// Slots of a ring, instead of those of `small_limits`.
+    ring_slots: Option<u32>,
     /// What the child is started with.
     #[serde(default)]
     pub(crate) environment: BTreeMap<String, String>,
@@ -49,7 +51,10 @@ impl Run {
     /// Runs it in this process, every result compared with the reference. `MYELON_TIMEOUT` bounds each wait.
     pub(crate) fn perform(&self) {
         let (variants, pairs) = (self.variants(), self.pairs());
-        let options = Options { timeout: Options::from_env().unwrap().timeout, ..options() };
+        let mut limits = small_limits();
+        limits.ring_slots = self.ring_slots.unwrap_or(limits.ring_slots);
+        let timeout = Options::from_env().unwrap().timeout;
+        let options = Options { timeout, limits: Some(limits), ..options() };
         on_ranks(self.ranks, &options, |communicator| {
             let rank = communicator.rank();
             let bench = Bench::new(communicator, MOST_BYTES);
