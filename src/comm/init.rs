@@ -1,6 +1,7 @@
 //! Bringing a communicator up: agree on who runs what, map the heaps, load the kernels.
 
 use std::mem::ManuallyDrop;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -77,6 +78,7 @@ impl Communicator {
             table,
             issue,
             options,
+            told: AtomicBool::new(false),
         };
         communicator.prepare_types(&communicator.options.prepare)?;
         tracing::info!(

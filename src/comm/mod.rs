@@ -6,6 +6,7 @@ mod options;
 
 use std::fmt;
 use std::mem::ManuallyDrop;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -42,6 +43,8 @@ pub struct Communicator {
     table: Arc<LaneTable>,
     options: Options,
     issue: Mutex<IssueOrder>,
+    /// Whether the peers have been told of a fault that this rank found.
+    told: AtomicBool,
 }
 
 /// Which stream the last operation went to. One communicator is one sequence of operations.
@@ -122,7 +125,7 @@ impl Communicator {
     ) -> Result<()> {
         check_operands(request, input, output)?;
         let plan = self.plan(choice, request)?;
-        self.watch.check()?;
+        self.status()?;
         if request.count == 0 {
             return Ok(());
         }
@@ -145,7 +148,7 @@ impl Communicator {
                 heap: self.heap.bases(),
                 control: self.watch.page().0,
                 deadline_ns: self.options.timeout.as_nanos() as u64,
-                descriptor: descriptor(count, request.dtype as u8, request.op as u8),
+                descriptor: descriptor(request.count, request.dtype as u8, request.op as u8),
                 layout: *self.heap.layout(),
                 rank: self.rank().0,
                 chunk_bytes: plan.chunk_bytes,
@@ -240,19 +243,26 @@ impl Communicator {
     /// Bounded: every wait inside a kernel has the communicator's deadline, and ends when a peer is lost.
     pub fn synchronize(&self, stream: StreamHandle) -> Result<()> {
         self.device.synchronize_stream(stream)?;
-        self.watch.check()
+        self.status()
     }
 
-    /// What went wrong so far, without waiting.
+    /// What went wrong so far, without waiting for operations. A fault that this rank found is passed on to its peers when it is first
+    /// told here, by an operation or by [`Communicator::synchronize`]: they may not be waiting for anything.
     pub fn status(&self) -> Result<()> {
-        self.watch.check()
+        self.watch.check().inspect_err(|error| {
+            let own = matches!(error, Error::Stalled { .. } | Error::PeerMismatch { .. });
+            if own && !self.told.swap(true, Ordering::Relaxed) {
+                self.bootstrap.announce_abort(&error.to_string());
+            }
+        })
     }
 
     /// Ends every running and future operation of this communicator, on this rank at once and on its peers as soon as they
     /// hear of it. From any thread.
     pub fn abort(&self, detail: &str) {
-        self.watch.abort(detail);
+        // Peers first: their kernels hear of ours as soon as it stops, their hosts should know why by then.
         self.bootstrap.announce_abort(detail);
+        self.watch.abort(detail);
     }
 
     /// Waits a bounded time for this rank's kernels to end; false if they did not.
