@@ -64,6 +64,8 @@ enum Reason {
     Mismatch,
     /// ThreadSanitizer's report.
     DataRace,
+    /// AddressSanitizer's report.
+    OutsideMemory,
     /// The CPU device: not all threads of a CTA come to a barrier.
     DivergentBarrier,
     /// Nothing ended the child but its deadline.
@@ -71,7 +73,8 @@ enum Reason {
 }
 
 /// The words that only this reason brings with it.
-const SIGNS: [(&str, Reason); 7] = [
+const SIGNS: [(&str, Reason); 8] = [
+    ("ERROR: AddressSanitizer", Reason::OutsideMemory),
     ("WARNING: ThreadSanitizer: data race", Reason::DataRace),
     ("wrote past its output", Reason::WroteOutside),
     ("expected [", Reason::WrongResult),
