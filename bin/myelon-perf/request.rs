@@ -19,6 +19,8 @@ pub(crate) trait Surroundings {
     fn has_nccl(&self) -> bool;
     /// Names of the variants that can be asked for.
     fn variants(&self) -> Vec<String>;
+    /// Whether `all` takes this variant.
+    fn is_enabled(&self, variant: &str) -> bool;
     /// Why a variant cannot serve this, in words that follow "variant 'x' "; none if it can.
     fn refusal(&self, variant: &str, ranks: WorldSize, dtype: DType, op: ReduceOp) -> Option<String>;
 }
@@ -36,7 +38,6 @@ pub(crate) enum Placement {
 
 /// A sweep that can run as it stands.
 #[derive(Clone, Debug)]
-#[cfg_attr(not(test), expect(dead_code, reason = "read by the measuring loop"))]
 pub(crate) struct SweepRequest {
     pub(crate) device: DeviceKind,
     pub(crate) ranks: WorldSize,
@@ -108,11 +109,7 @@ impl SweepRequest {
             graph => format!("graph replay, {graph} operations a graph"),
         };
         let place = if self.in_place { "in place" } else { "out of place" };
-        let shared = if self.share_gpus { "; ranks may share GPUs: times mean nothing" } else { "" };
-        format!(
-            "{} {} ranks, {repeats} after {} warm-ups, {issue}, {place}{shared}",
-            self.ranks, self.device, self.warmup
-        )
+        format!("{} {} ranks, {repeats} after {} warm-ups, {issue}, {place}", self.ranks, self.device, self.warmup)
     }
 }
 
@@ -140,7 +137,7 @@ fn ranks(args: &SweepArgs, device: DeviceKind, here: &dyn Surroundings) -> Resul
             _ => Ok(launched),
         };
     }
-    let default = if device == DeviceKind::Cpu { 2 } else { gpus.min(MAX_WORLD_SIZE) };
+    let default = if device == DeviceKind::Cpu { 4 } else { gpus.min(MAX_WORLD_SIZE) };
     let ranks = args.ranks.map_or_else(|| WorldSize::new(default), Ok)?;
     if device == DeviceKind::Cuda && ranks.get() > gpus && !args.share_gpus {
         let plural = if gpus == 1 { "" } else { "s" };
@@ -204,7 +201,7 @@ pub(crate) mod fake {
     use super::*;
     use crate::args::Cli;
 
-    /// Two variants: `ring` has no 8-bit floats, `pair` runs over two ranks only.
+    /// Three variants: `ring` has no 8-bit floats, `pair` runs over two ranks only, `slow` is disabled.
     #[derive(Clone, Copy)]
     pub(crate) struct Fake {
         pub(crate) gpus: u32,
@@ -223,7 +220,10 @@ pub(crate) mod fake {
             self.nccl
         }
         fn variants(&self) -> Vec<String> {
-            vec!["ring".into(), "pair".into()]
+            vec!["ring".into(), "pair".into(), "slow".into()]
+        }
+        fn is_enabled(&self, variant: &str) -> bool {
+            variant != "slow"
         }
         fn refusal(&self, variant: &str, ranks: WorldSize, dtype: DType, _op: ReduceOp) -> Option<String> {
             match variant {
@@ -258,7 +258,7 @@ mod tests {
     #[test]
     fn defaults_follow_the_machine() {
         let cpu = check("", CPU).unwrap();
-        assert_eq!((cpu.device, cpu.ranks.get(), cpu.placement), (DeviceKind::Cpu, 2, Placement::Threads));
+        assert_eq!((cpu.device, cpu.ranks.get(), cpu.placement), (DeviceKind::Cpu, 4, Placement::Threads));
         assert_eq!((cpu.sizes.largest(), cpu.against.len()), (Some(Bytes(1 << 20)), 0));
         let node = check("", NODE).unwrap();
         assert_eq!((node.device, node.ranks.get(), node.placement), (DeviceKind::Cuda, 8, Placement::Processes));
@@ -308,7 +308,7 @@ mod tests {
         refused("-n 0", CPU, "-n 0 measures nothing");
         let request = check("-n 1 -w 2 -c 3 -G 4 --in-place --share-gpus", CPU).unwrap();
         assert_eq!((request.check, request.json.is_none(), request.csv.is_none()), (3, true, true));
-        let settings = "2 cpu ranks, 1 repeat after 2 warm-ups, graph replay, 4 operations a graph, in place; ranks may share GPUs: times mean nothing";
+        let settings = "4 cpu ranks, 1 repeat after 2 warm-ups, graph replay, 4 operations a graph, in place";
         assert_eq!(request.settings(), settings);
     }
 }
