@@ -108,7 +108,9 @@ fn conclude(outcomes: &[(u32, Result<u64>)]) -> ExitCode {
     for (rank, outcome) in outcomes {
         worst = worst.max(status(outcome));
         if let Err(error) = outcome {
-            fail(worst, &format!("rank {rank}: {error}"));
+            // Most errors name the rank themselves.
+            let (who, text) = (format!("rank {rank}"), error.to_string());
+            fail(exit::FAILED, &if text.contains(&who) { text } else { format!("{who}: {text}") });
         }
     }
     ExitCode::from(worst)

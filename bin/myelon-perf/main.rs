@@ -16,7 +16,7 @@ mod request;
 mod sweep;
 mod verify;
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -82,7 +82,11 @@ fn log_to_stderr() -> Result<()> {
         key: name.into(),
         detail: format!("'{text}' is no filter ({error}): write a level such as info, or target=level pairs"),
     })?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        .init();
     Ok(())
 }
 
