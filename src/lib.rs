@@ -3,6 +3,7 @@
 #![warn(missing_docs)]
 
 pub mod abi;
+pub mod baseline;
 pub mod bootstrap;
 pub mod comm;
 pub mod device;

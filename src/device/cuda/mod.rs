@@ -14,8 +14,9 @@ pub mod locate;
 mod memory;
 mod module;
 pub mod nvrtc;
+mod nvrtc_library;
 mod stream;
-mod topology;
+pub(crate) mod topology;
 mod usage;
 
 use std::os::fd::OwnedFd;

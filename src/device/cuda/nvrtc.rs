@@ -1,46 +1,22 @@
 //! NVRTC: kernels compiled at run time, straight to the machine code of one architecture.
 
-use std::ffi::{CStr, CString, c_char, c_int, c_void};
-use std::path::{Path, PathBuf};
+use std::ffi::{CString, c_char, c_int};
+use std::path::Path;
 
 use super::driver::CudaVersion;
-use super::functions::function_table;
-use super::locate::{self, Found};
+use super::nvrtc_library::{Library, Program};
 use super::usage::resource_usage;
 use crate::device::{Compiler, KernelSource, source};
 use crate::error::{Error, Result};
 
-type Program = *mut c_void;
-
-function_table! {
-    /// Functions of NVRTC, as `nvrtc.h` declares them; `nvrtcResult` is a C enum.
-    Functions
-    required {
-        nvrtcVersion: fn(*mut c_int, *mut c_int) -> c_int;
-        nvrtcGetErrorString: fn(c_int) -> *const c_char;
-        nvrtcGetNumSupportedArchs: fn(*mut c_int) -> c_int;
-        nvrtcGetSupportedArchs: fn(*mut c_int) -> c_int;
-        nvrtcCreateProgram: fn(*mut Program, *const c_char, *const c_char, c_int, *const *const c_char, *const *const c_char) -> c_int;
-        nvrtcDestroyProgram: fn(*mut Program) -> c_int;
-        nvrtcCompileProgram: fn(Program, c_int, *const *const c_char) -> c_int;
-        nvrtcGetCUBINSize: fn(Program, *mut usize) -> c_int;
-        nvrtcGetCUBIN: fn(Program, *mut c_char) -> c_int;
-        nvrtcGetProgramLogSize: fn(Program, *mut usize) -> c_int;
-        nvrtcGetProgramLog: fn(Program, *mut c_char) -> c_int;
-    }
-    optional {}
-}
-
-const SUCCESS: c_int = 0;
 const ERROR_COMPILATION: c_int = 6;
+/// First release that caches results, in the driver's cache and where there is a driver (NVRTC's manual, "Caching").
+const FIRST_WITH_CACHE: CudaVersion = CudaVersion { major: 12, minor: 9 };
 
 /// Compiles for one architecture; safe to use from several threads, each with a program of its own.
 #[derive(Debug)]
 pub struct Nvrtc {
-    functions: Functions,
-    version: CudaVersion,
-    /// Size of the library's file: tells apart patch releases, which report one version.
-    library_bytes: u64,
+    library: Library,
     arch: String,
     options: Vec<CString>,
 }
@@ -61,31 +37,15 @@ impl Nvrtc {
     }
 
     fn open(arch: &str, driver: Option<CudaVersion>) -> Result<Self> {
-        let found = locate::open(&locate::NVRTC, &|found| {
-            let functions = Functions::load(found).map_err(|error| error.to_string())?;
-            let version = version_of(&functions).map_err(|error| error.to_string())?;
-            check_against_driver(version, driver)
-        })?;
-        let functions = Functions::load(&found)?;
-        let version = version_of(&functions)?;
-        let file = file_of(&functions);
-        if let Some(directory) = file.as_deref().and_then(Path::parent) {
-            open_builtins(directory, version);
-        }
-        let compiler = Self {
-            library_bytes: file.and_then(|file| file.metadata().ok()).map_or(0, |metadata| metadata.len()),
-            options: options(arch)?,
-            arch: arch.to_owned(),
-            functions,
-            version,
-        };
-        compiler.check_arch(&found)?;
+        let library = Library::open(driver)?;
+        let compiler = Self { options: options(arch, library.version)?, arch: arch.to_owned(), library };
+        compiler.check_arch()?;
         Ok(compiler)
     }
 
     /// Release of the library.
     pub fn version(&self) -> CudaVersion {
-        self.version
+        self.library.version
     }
 
     /// Architecture it compiles for.
@@ -93,27 +53,27 @@ impl Nvrtc {
         &self.arch
     }
 
-    fn check_arch(&self, found: &Found) -> Result<()> {
+    fn check_arch(&self) -> Result<()> {
         let mut count = 0;
         // SAFETY: the count goes to a local.
-        self.check("nvrtcGetNumSupportedArchs", unsafe { (self.functions.nvrtcGetNumSupportedArchs)(&mut count) })?;
+        self.library.check("nvrtcGetNumSupportedArchs", unsafe {
+            (self.library.functions.nvrtcGetNumSupportedArchs)(&mut count)
+        })?;
         let mut known: Vec<c_int> = vec![0; usize::try_from(count).unwrap_or(0)];
         // SAFETY: the array holds as many entries as NVRTC just said it writes.
-        self.check("nvrtcGetSupportedArchs", unsafe { (self.functions.nvrtcGetSupportedArchs)(known.as_mut_ptr()) })?;
+        self.library.check("nvrtcGetSupportedArchs", unsafe {
+            (self.library.functions.nvrtcGetSupportedArchs)(known.as_mut_ptr())
+        })?;
         match arch_number(&self.arch) {
             Some(number) if known.contains(&number) => Ok(()),
             _ => Err(Error::unsupported(format!(
                 "NVRTC {} ({}) cannot compile for '{}': it knows {}; MYELON_NVRTC_LIB can name another release",
-                self.version,
-                found.origin,
+                self.library.version,
+                self.library.origin,
                 self.arch,
                 known.iter().map(|arch| format!("sm_{arch}")).collect::<Vec<_>>().join(", ")
             ))),
         }
-    }
-
-    fn check(&self, call: &'static str, code: c_int) -> Result<()> {
-        check(&self.functions, call, code)
     }
 
     /// Compiles over `headers` (name, text); gives the machine code and the compiler's log.
@@ -127,10 +87,10 @@ impl Nvrtc {
         let texts = headers.iter().map(|(_, header)| text(header)).collect::<Result<Vec<_>>>()?;
         let (names, texts, options) = (pointers(&names), pointers(&texts), pointers(&self.options));
 
-        let mut program = OpenProgram { handle: std::ptr::null_mut(), functions: &self.functions };
+        let mut program = OpenProgram { handle: std::ptr::null_mut(), library: &self.library };
         // SAFETY: both arrays have as many terminated strings as the count says; NVRTC copies what it is given.
-        self.check("nvrtcCreateProgram", unsafe {
-            (self.functions.nvrtcCreateProgram)(
+        self.library.check("nvrtcCreateProgram", unsafe {
+            (self.library.functions.nvrtcCreateProgram)(
                 &mut program.handle,
                 entry.as_ptr(),
                 name.as_ptr(),
@@ -140,13 +100,14 @@ impl Nvrtc {
             )
         })?;
         // SAFETY: the program exists; the array has as many terminated strings as the count says.
-        let outcome =
-            unsafe { (self.functions.nvrtcCompileProgram)(program.handle, options.len() as c_int, options.as_ptr()) };
+        let outcome = unsafe {
+            (self.library.functions.nvrtcCompileProgram)(program.handle, options.len() as c_int, options.as_ptr())
+        };
         let log = program.log()?;
         if outcome == ERROR_COMPILATION {
             return Err(failed(log));
         }
-        self.check("nvrtcCompileProgram", outcome).map_err(|error| failed(format!("{error}\n{log}")))?;
+        self.library.check("nvrtcCompileProgram", outcome).map_err(|error| failed(format!("{error}\n{log}")))?;
         Ok((program.cubin()?, log))
     }
 }
@@ -154,7 +115,7 @@ impl Nvrtc {
 impl Compiler for Nvrtc {
     fn identity(&self) -> String {
         let options: Vec<_> = self.options.iter().map(|option| option.to_string_lossy()).collect();
-        format!("nvrtc {} ({} bytes) {}", self.version, self.library_bytes, options.join(" "))
+        format!("nvrtc {} ({} bytes) {}", self.library.version, self.library.file_bytes, options.join(" "))
     }
 
     fn extension(&self) -> &'static str {
@@ -174,21 +135,27 @@ impl Compiler for Nvrtc {
 /// A program that is destroyed when dropped.
 struct OpenProgram<'a> {
     handle: Program,
-    functions: &'a Functions,
+    library: &'a Library,
 }
 
 impl OpenProgram<'_> {
     fn log(&self) -> Result<String> {
         // SAFETY: each function gets the live program and room of the size that NVRTC gave.
         let bytes = unsafe {
-            self.read("nvrtcGetProgramLog", self.functions.nvrtcGetProgramLogSize, self.functions.nvrtcGetProgramLog)?
+            self.read(
+                "nvrtcGetProgramLog",
+                self.library.functions.nvrtcGetProgramLogSize,
+                self.library.functions.nvrtcGetProgramLog,
+            )?
         };
         Ok(String::from_utf8_lossy(&bytes).trim_end_matches('\0').to_owned())
     }
 
     fn cubin(&self) -> Result<Vec<u8>> {
         // SAFETY: as in `log`.
-        unsafe { self.read("nvrtcGetCUBIN", self.functions.nvrtcGetCUBINSize, self.functions.nvrtcGetCUBIN) }
+        unsafe {
+            self.read("nvrtcGetCUBIN", self.library.functions.nvrtcGetCUBINSize, self.library.functions.nvrtcGetCUBIN)
+        }
     }
 
     /// # Safety
@@ -201,10 +168,10 @@ impl OpenProgram<'_> {
     ) -> Result<Vec<u8>> {
         let mut bytes = 0;
         // SAFETY: the program is live; the size goes to a local.
-        check(self.functions, call, unsafe { size(self.handle, &mut bytes) })?;
+        self.library.check(call, unsafe { size(self.handle, &mut bytes) })?;
         let mut buffer = vec![0u8; bytes];
         // SAFETY: the buffer has the size that the pair's first function gave.
-        check(self.functions, call, unsafe { content(self.handle, buffer.as_mut_ptr().cast()) })?;
+        self.library.check(call, unsafe { content(self.handle, buffer.as_mut_ptr().cast()) })?;
         Ok(buffer)
     }
 }
@@ -213,18 +180,23 @@ impl Drop for OpenProgram<'_> {
     fn drop(&mut self) {
         if !self.handle.is_null() {
             // SAFETY: created by nvrtcCreateProgram and not used afterwards.
-            unsafe { (self.functions.nvrtcDestroyProgram)(&mut self.handle) };
+            unsafe { (self.library.functions.nvrtcDestroyProgram)(&mut self.handle) };
         }
     }
 }
 
-fn options(arch: &str) -> Result<Vec<CString>> {
-    [&format!("--gpu-architecture={arch}"), "--std=c++17", "-lineinfo", "--ptxas-options=-v"]
-        .into_iter()
-        .map(|option| {
-            CString::new(option).map_err(|_| Error::invalid(format!("architecture '{arch:?}' has a zero byte in it")))
-        })
-        .collect()
+fn options(arch: &str, version: CudaVersion) -> Result<Vec<CString>> {
+    let arch = CString::new(format!("--gpu-architecture={arch}"))
+        .map_err(|_| Error::invalid(format!("architecture {arch:?} has a zero byte in it")))?;
+    let mut options = vec![arch, c"--std=c++17".into(), c"-lineinfo".into(), c"--ptxas-options=-v".into()];
+    // WHY: the host's compilers have this builtin and NVRTC does not; the sources assert the layout of shared structures
+    // with it. The operator is the one that NVRTC folds to a constant.
+    options.push(c"-D__builtin_offsetof(type,member)=__INTADDR__(&((type*)0)->member)".into());
+    // WHY: results have a cache of ours, and a hit in NVRTC's own gives no log to read registers and spills from.
+    if version >= FIRST_WITH_CACHE {
+        options.push(c"--no-cache".into());
+    }
+    Ok(options)
 }
 
 fn pointers(strings: &[CString]) -> Vec<*const c_char> {
@@ -234,57 +206,6 @@ fn pointers(strings: &[CString]) -> Vec<*const c_char> {
 /// 90 of `sm_90a`.
 fn arch_number(arch: &str) -> Option<c_int> {
     arch.strip_prefix("sm_")?.trim_end_matches(['a', 'f']).parse().ok()
-}
-
-fn check(functions: &Functions, call: &'static str, code: c_int) -> Result<()> {
-    if code == SUCCESS {
-        return Ok(());
-    }
-    // SAFETY: gives a static terminated string for any code.
-    let text = unsafe { CStr::from_ptr((functions.nvrtcGetErrorString)(code)) };
-    Err(Error::Driver { call, code, detail: text.to_string_lossy().into_owned() })
-}
-
-fn version_of(functions: &Functions) -> Result<CudaVersion> {
-    let (mut major, mut minor) = (0, 0);
-    // SAFETY: both numbers go to locals.
-    check(functions, "nvrtcVersion", unsafe { (functions.nvrtcVersion)(&mut major, &mut minor) })?;
-    Ok(CudaVersion { major: u32::try_from(major).unwrap_or(0), minor: u32::try_from(minor).unwrap_or(0) })
-}
-
-fn check_against_driver(version: CudaVersion, driver: Option<CudaVersion>) -> Result<(), String> {
-    match driver {
-        Some(driver) if version > driver => Err(format!(
-            "NVRTC {version} is newer than the driver, which supports CUDA {driver}: install NVRTC {driver} or older, or update the driver"
-        )),
-        _ => Ok(()),
-    }
-}
-
-/// The file that the library was loaded from.
-fn file_of(functions: &Functions) -> Option<PathBuf> {
-    // SAFETY: an all-zero Dl_info is a valid value, and the address is that of a function of the library.
-    let path = unsafe {
-        let mut info: libc::Dl_info = std::mem::zeroed();
-        let address = functions.nvrtcVersion as *const c_void;
-        if libc::dladdr(address, &mut info) == 0 || info.dli_fname.is_null() {
-            return None;
-        }
-        CStr::from_ptr(info.dli_fname)
-    };
-    Some(PathBuf::from(path.to_str().ok()?))
-}
-
-/// NVRTC opens this library by its bare name at the first compile, which fails where it lies outside the loader's
-/// search. Open already, it is found by that name.
-fn open_builtins(directory: &Path, version: CudaVersion) {
-    let path = directory.join(format!("libnvrtc-builtins.so.{version}"));
-    let flags = libloading::os::unix::RTLD_NOW | libloading::os::unix::RTLD_LOCAL;
-    // SAFETY: the library holds data and no initialiser with requirements; it is kept open for good.
-    match unsafe { libloading::os::unix::Library::open(Some(&path), flags) } {
-        Ok(library) => std::mem::forget(library),
-        Err(error) => tracing::debug!(path = %path.display(), %error, "NVRTC's builtins are not beside it"),
-    }
 }
 
 #[cfg(test)]
@@ -325,6 +246,21 @@ mod tests {
     }
 
     #[test]
+    fn offsets_are_asserted_as_on_the_host() {
+        let Some(nvrtc) = nvrtc_or_skip("sm_90a") else { return };
+        let asserting = |offset: u32| {
+            let entry = format!(
+                "struct Pair {{ int first, second; }};\n\
+                 static_assert(__builtin_offsetof(Pair, second) == {offset}, \"Pair differs\");\n\
+                 extern \"C\" __global__ void myelon_kernel() {{}}\n"
+            );
+            nvrtc.machine_code(&kernel(&entry), &[])
+        };
+        assert!(asserting(4).is_ok());
+        assert!(asserting(8).unwrap_err().to_string().contains("Pair differs"));
+    }
+
+    #[test]
     fn an_error_in_a_header_names_header_and_kernel() {
         let Some(nvrtc) = nvrtc_or_skip("sm_90a") else { return };
         let headers = [("base/broken.cuh", "int broken( { }\n")];
@@ -346,20 +282,11 @@ mod tests {
         if nvrtc_or_skip("sm_90a").is_none() {
             return;
         }
+        assert!(Nvrtc::new("sm_90\0a").unwrap_err().to_string().contains("zero byte"));
         for arch in ["sm_12", "cpu", ""] {
             let message = Nvrtc::new(arch).unwrap_err().to_string();
             assert!(message.contains(&format!("'{arch}'")) && message.contains("sm_90"), "{message}");
         }
-    }
-
-    #[test]
-    fn a_compiler_newer_than_the_driver_is_turned_down() {
-        let version = |major, minor| CudaVersion { major, minor };
-        let refusal = check_against_driver(version(13, 0), Some(version(12, 8))).unwrap_err();
-        assert!(refusal.contains("13.0") && refusal.contains("12.8"), "{refusal}");
-        assert!(check_against_driver(version(12, 8), Some(version(13, 0))).is_ok());
-        assert!(check_against_driver(version(13, 0), Some(version(13, 0))).is_ok());
-        assert!(check_against_driver(version(13, 0), None).is_ok());
     }
 
     #[test]

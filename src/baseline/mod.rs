@@ -1,0 +1,40 @@
+//! NCCL, as the baseline to measure against and as the variant that runs where it wins.
+//!
+//! Two forms: plain, on any buffer, and with symmetric windows ([`SymmetricBuffer`], NCCL 2.27 and newer), which is the
+//! faster of the two at small sizes and so the one to beat. NCCL reads its own environment; nothing here changes it.
+
+mod agreement;
+mod bounded;
+mod library;
+mod live;
+mod nccl;
+mod window;
+
+pub use self::library::{NcclVersion, version};
+pub use self::nccl::{AllGather, NcclCommunicator, group};
+pub use self::window::SymmetricBuffer;
+
+/// Whether NCCL may reduce inside NVLink switches: `off` where `NCCL_NVLS_ENABLE=0`, else `default`.
+pub fn nvls() -> &'static str {
+    nvls_of(std::env::var("NCCL_NVLS_ENABLE").ok().as_deref())
+}
+
+fn nvls_of(value: Option<&str>) -> &'static str {
+    match value.map(str::trim) {
+        Some("0") => "off",
+        _ => "default",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_zero_turns_nvls_off() {
+        assert_eq!(nvls_of(Some("0")), "off");
+        for value in [None, Some(""), Some("1"), Some("2")] {
+            assert_eq!(nvls_of(value), "default");
+        }
+    }
+}
