@@ -5,6 +5,7 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use myelon_ccl::bootstrap::UniqueId;
 use myelon_ccl::measure::{Results, Row};
 use myelon_ccl::variant::Manifest;
 
@@ -179,6 +180,28 @@ fn ranks_of_a_launcher_measure_together_and_one_prints() {
     assert!(text(&first.stdout).contains("# 2 cpu ranks") && second.stdout.is_empty());
     let rows = Results::read(&directory.path().join("run.json")).unwrap().rows;
     assert_eq!(rows.iter().map(|row| (row.bytes, row.wrong)).collect::<Vec<_>>(), [(1024, Some(0)), (4096, Some(0))]);
+}
+
+/// The ranks' half of a run that starts a process a rank: they meet at a server of their parent.
+#[test]
+fn ranks_meet_at_the_server_of_the_process_that_started_them() {
+    let directory = tempfile::tempdir().unwrap();
+    let (id, server) = UniqueId::create().unwrap();
+    let line = ["--device", "cpu", "-b", "1K", "-e", "1K", "-n", "1", "--ranks", "2"];
+    let running = launched(directory.path(), &line)
+        .map(|mut rank| rank.env_remove("MYELON_ROOT").env("MYELON_PERF_ID", id.to_text()).spawn().unwrap());
+    let outputs = running.map(|rank| rank.wait_with_output().unwrap());
+    drop(server);
+    for output in &outputs {
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    }
+    assert!(text(&outputs[0].stdout).contains("0 OK"));
+    let other_size = command(directory.path(), &["--device", "cpu", "--ranks", "3"])
+        .envs([("MYELON_RANK", "0"), ("MYELON_WORLD_SIZE", "2"), ("MYELON_PERF_ID", &id.to_text())])
+        .output()
+        .unwrap();
+    assert_eq!(other_size.status.code(), Some(2));
+    assert!(text(&other_size.stderr).contains("the launcher started 2"), "{}", text(&other_size.stderr));
 }
 
 #[test]

@@ -1,10 +1,11 @@
 //! A candidate at one size: what runs it, and in which shape.
 
-use myelon_ccl::measure::Bytes;
+use myelon_ccl::Result;
 use myelon_ccl::measure::compare::AUTO;
+use myelon_ccl::measure::{Baseline, Bytes};
 use myelon_ccl::variant::{Choice, Manifest, Plan, Request};
-use myelon_ccl::{Communicator, Result};
 
+use crate::bench::Bench;
 use crate::job::{Candidate, Job};
 
 /// What queues an operation.
@@ -14,6 +15,8 @@ pub(crate) enum Engine {
     Auto,
     /// This variant.
     Variant(Choice),
+    /// Another library.
+    Rival(Baseline),
 }
 
 /// A candidate of a case. Equal on all ranks.
@@ -33,8 +36,10 @@ pub(crate) struct Planned {
 
 /// Plans every candidate of a job at one size, and the kernels they need.
 ///
-/// Errors: those of [`Communicator::choose`] and [`Communicator::plan`], the same on all ranks.
-pub(crate) fn plan(communicator: &Communicator, job: &Job, size: Bytes) -> Result<(Vec<Planned>, Vec<Plan>)> {
+/// Errors: those of [`Communicator::choose`](myelon_ccl::Communicator::choose) and
+/// [`Communicator::plan`](myelon_ccl::Communicator::plan), the same on all ranks.
+pub(crate) fn plan(bench: &Bench, job: &Job, against: &[Baseline], size: Bytes) -> Result<(Vec<Planned>, Vec<Plan>)> {
+    let communicator = bench.communicator();
     let request = Request { count: size.elements(job.dtype), dtype: job.dtype, op: job.op };
     let (mut planned, mut plans) = (Vec::new(), Vec::new());
     for candidate in &job.candidates {
@@ -55,6 +60,18 @@ pub(crate) fn plan(communicator: &Communicator, job: &Job, size: Bytes) -> Resul
             engine,
         });
         plans.push(plan);
+    }
+    for &baseline in against {
+        if bench.rival_supports(baseline, &request)? {
+            planned.push(Planned {
+                requested: baseline.name().to_owned(),
+                variant: baseline.name().to_owned(),
+                lanes: 0,
+                threads: 0,
+                request,
+                engine: Engine::Rival(baseline),
+            });
+        }
     }
     Ok((planned, plans))
 }

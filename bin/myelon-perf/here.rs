@@ -1,5 +1,6 @@
 //! What a request is checked against: this machine, this build, this process's environment.
 
+use myelon_ccl::baseline;
 use myelon_ccl::device::cuda;
 use myelon_ccl::variant::Manifest;
 use myelon_ccl::{DType, ReduceOp, Result, WorldSize};
@@ -38,7 +39,7 @@ impl Surroundings for Here {
     }
 
     fn has_nccl(&self) -> bool {
-        false
+        baseline::version().is_ok()
     }
 
     fn variants(&self) -> Vec<String> {

@@ -2,6 +2,7 @@
 
 use std::process;
 
+use myelon_ccl::baseline;
 use myelon_ccl::device::{DeviceKind, cuda, source};
 use myelon_ccl::measure::Provenance;
 use myelon_ccl::measure::text::RankLine;
@@ -79,6 +80,10 @@ pub(crate) fn provenance(communicator: &Communicator) -> Provenance {
     }
     if let Ok(compiler) = cuda::Nvrtc::new(&properties.arch) {
         provenance.cuda = compiler.version().to_string();
+    }
+    if let Ok(version) = baseline::version() {
+        provenance.nccl = version.to_string();
+        provenance.nvls = baseline::nvls().to_owned();
     }
     provenance
 }

@@ -13,6 +13,7 @@ mod printer;
 mod processes;
 mod report;
 mod request;
+mod rival;
 mod sweep;
 mod verify;
 

@@ -84,7 +84,7 @@ impl SweepRequest {
             graph: args.graph,
             in_place: args.in_place,
             jobs: job::jobs(args, ranks, here)?,
-            against: baselines(args, device, here)?,
+            against: baselines(args, device, ranks, here)?,
             json: args.json.clone(),
             csv: args.csv.clone(),
         };
@@ -166,9 +166,12 @@ fn sizes(args: &SweepArgs, device: DeviceKind) -> Result<SizeSweep> {
     SizeSweep::new(begin, end, args.step.map_or(Step::Factor(args.factor), Step::Add))
 }
 
-fn baselines(args: &SweepArgs, device: DeviceKind, here: &dyn Surroundings) -> Result<Vec<Baseline>> {
+fn baselines(args: &SweepArgs, device: DeviceKind, ranks: WorldSize, here: &dyn Surroundings) -> Result<Vec<Baseline>> {
+    // NCCL refuses two ranks on one GPU.
+    let shared = args.share_gpus && ranks.get() > here.gpus();
     let Some(asked) = &args.against else {
-        return Ok(if device == DeviceKind::Cuda && here.has_nccl() { vec![Baseline::Nccl] } else { Vec::new() });
+        let usable = device == DeviceKind::Cuda && !shared && here.has_nccl();
+        return Ok(if usable { vec![Baseline::Nccl] } else { Vec::new() });
     };
     let chosen: Vec<_> =
         Baseline::ALL.into_iter().filter(|&baseline| asked.contains(&Against::Baseline(baseline))).collect();
@@ -178,6 +181,11 @@ fn baselines(args: &SweepArgs, device: DeviceKind, here: &dyn Surroundings) -> R
     }
     if device == DeviceKind::Cpu {
         return Err(Error::unsupported(format!("--against {first}: NCCL runs on GPUs only; leave it out on the CPU")));
+    }
+    if shared {
+        return Err(Error::unsupported(format!(
+            "--against {first}: NCCL needs a GPU for each of the {ranks} ranks; leave it out where ranks share GPUs"
+        )));
     }
     if !here.has_nccl() {
         return Err(Error::unsupported(format!(
@@ -298,6 +306,10 @@ mod tests {
         refused("--against nccl", CPU, "NCCL runs on GPUs only");
         refused("--against nccl", Fake { nccl: false, ..NODE }, "libnccl.so.2 was not found");
         refused("--against nccl,none", NODE, "leave one of the two out");
+        let one = Fake { gpus: 1, ..NODE };
+        refused("--ranks 2 --share-gpus --against nccl", one, "NCCL needs a GPU for each of the 2 ranks");
+        assert!(check("--ranks 2 --share-gpus", one).unwrap().against.is_empty());
+        assert_eq!(check("--share-gpus", NODE).unwrap().against, [Baseline::Nccl]);
     }
 
     #[test]

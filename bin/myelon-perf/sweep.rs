@@ -24,6 +24,8 @@ pub(crate) fn measure(communicator: Communicator, request: &SweepRequest) -> Res
     if let Err(error) = &outcome {
         bench.communicator().abort(&error.to_string());
     }
+    // WHY: before the verdict, which nothing may follow.
+    let outcome = outcome.and_then(|wrong| bench.close().map(|()| wrong));
     let Some(printer) = printer else { return outcome };
     if outcome.is_ok() {
         printer.verdict();
@@ -66,7 +68,7 @@ impl Sweep<'_> {
         let verifier = Verifier::prepare(communicator, job.dtype, job.op)?;
         let (mut cases, mut plans) = (Vec::new(), Vec::new());
         for size in self.request.sizes.clone() {
-            let (planned, needed) = plan(communicator, job, size)?;
+            let (planned, needed) = plan(self.bench, job, &self.request.against, size)?;
             cases.push((size, planned));
             plans.extend(needed);
         }
@@ -124,7 +126,7 @@ impl Sweep<'_> {
             return Ok(0);
         }
         let (bench, stream, request) = (self.bench, self.bench.stream(), &planned.request);
-        let operands = bench.operands(planned);
+        let operands = bench.operands(&planned.engine);
         let once = || {
             verifier.fill(operands.input, request, stream)?;
             if operands.output != operands.input {
@@ -155,7 +157,7 @@ impl Sweep<'_> {
         let (start, end) = (Event::new(device)?, Event::new(device)?);
         let mut turns = Vec::new();
         for planned in planned {
-            verifier.fill(bench.operands(planned).input, &planned.request, stream)?;
+            verifier.fill(bench.operands(&planned.engine).input, &planned.request, stream)?;
             let replay = match graph {
                 0 => None,
                 graph => Some(bench.capture(|| (0..graph).try_for_each(|_| bench.issue(planned)))?),
