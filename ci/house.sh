@@ -15,8 +15,8 @@ rules=(asm clobber includes variant_size order_pairs ring_words placeholders fil
 
 # Floors of cuda/, lowest first. Folders on one line stand beside each other.
 cuda_floors='abi.cuh
-base
 ptx cpu
+base
 reduce
 sync
 proto
@@ -25,8 +25,8 @@ algo verify'
 # Floors of src/, lowest first. Modules on one line may import each other one way; the lowest ones freely.
 src_floors='types error abi
 device variant table measure
-memory
-bootstrap watch
+bootstrap
+memory watch
 baseline
 comm
 lib'

@@ -111,6 +111,16 @@ struct VerifyArgs {
   u32 world_size;
 };
 
+struct PairArgs {
+  u8* heap[kMaxWorld];
+  u64 scratch;
+  u64 bytes;
+  u64* wrong;
+  u64 seed;
+  u32 rank;
+  u32 world_size;
+};
+
 static_assert(sizeof(HeapLayout) == 96, "HeapLayout differs from src/abi.rs");
 static_assert(sizeof(HeapState) == 256, "HeapState differs from src/abi.rs");
 static_assert(sizeof(LaneState) == 512, "LaneState differs from src/abi.rs");
@@ -118,6 +128,7 @@ static_assert(sizeof(FaultRecord) == 112, "FaultRecord differs from src/abi.rs")
 static_assert(sizeof(ControlPage) == 120, "ControlPage differs from src/abi.rs");
 static_assert(sizeof(Args) == 216, "Args differs from src/abi.rs");
 static_assert(sizeof(VerifyArgs) == 48, "VerifyArgs differs from src/abi.rs");
+static_assert(sizeof(PairArgs) == 104, "PairArgs differs from src/abi.rs");
 static_assert(__builtin_offsetof(HeapState, peer_fault) == 128, "HeapState differs from src/abi.rs");
 static_assert(__builtin_offsetof(LaneState, gating) == 256, "LaneState differs from src/abi.rs");
 static_assert(__builtin_offsetof(LaneState, slot_sequence) == 384, "LaneState differs from src/abi.rs");

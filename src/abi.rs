@@ -225,6 +225,26 @@ pub struct VerifyArgs {
     pub world_size: u32,
 }
 
+/// Arguments of the kernels that try every ordered pair of ranks when a communicator comes up.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct PairArgs {
+    /// Base of each rank's heap as this rank maps it.
+    pub heap: [u64; MAX_WORLD],
+    /// Offset of the scratch area in every heap: `[source][bytes]`, `[source]` written by that rank.
+    pub scratch: u64,
+    /// Bytes a pair tries; whole packs.
+    pub bytes: u64,
+    /// `[u64; 2 * MAX_WORLD]` of host memory: packs from rank `r` that came wrong, then packs loaded wrong from rank `r`.
+    pub wrong: u64,
+    /// Seed of the data.
+    pub seed: u64,
+    /// This rank.
+    pub rank: u32,
+    /// Ranks.
+    pub world_size: u32,
+}
+
 const _: () = {
     use std::mem::{offset_of, size_of};
     assert!(size_of::<HeapLayout>() == 96);
@@ -238,6 +258,7 @@ const _: () = {
     assert!(size_of::<Args>() == 216);
     assert!(offset_of!(Args, layout) == 112);
     assert!(size_of::<VerifyArgs>() == 48);
+    assert!(size_of::<PairArgs>() == 104);
 };
 
 /// The bytes of an argument struct, as a launch takes them.
@@ -255,6 +276,8 @@ pub unsafe trait Plain: Copy {}
 unsafe impl Plain for Args {}
 // SAFETY: as above.
 unsafe impl Plain for VerifyArgs {}
+// SAFETY: as above.
+unsafe impl Plain for PairArgs {}
 // SAFETY: as above.
 unsafe impl Plain for HeapState {}
 

@@ -121,6 +121,19 @@ pub enum Error {
         detail: String,
     },
 
+    /// A step that every rank takes by itself failed on another one.
+    #[error("rank {rank} stops because rank {peer} failed: {detail}")]
+    PeerFailed {
+        /// Rank that heard of it.
+        rank: Rank,
+        /// Rank that failed.
+        peer: Rank,
+        /// What [`Error::is_environment`] says of its error.
+        environment: bool,
+        /// Its error.
+        detail: String,
+    },
+
     /// A wait inside a kernel passed its deadline. The output is undefined; build a new communicator.
     #[error(
         "stalled: rank {rank} lane {lane} waited {} ms for rank {peer}: expected {expected}, seen {seen} (operation {operation}); {}",
@@ -208,6 +221,12 @@ impl Error {
 
     /// Whether another communicator may work where this one failed (the fallback to NCCL asks).
     pub fn is_environment(&self) -> bool {
-        matches!(self, Self::LibraryMissing { .. } | Self::NoPeerAccess { .. } | Self::Driver { .. })
+        matches!(
+            self,
+            Self::LibraryMissing { .. }
+                | Self::NoPeerAccess { .. }
+                | Self::Driver { .. }
+                | Self::PeerFailed { environment: true, .. }
+        )
     }
 }

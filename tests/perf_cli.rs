@@ -1,11 +1,40 @@
 //! `myelon-perf` as scripts see it: one line and the documented exit status for bad input, and a report's round trip.
 #![cfg(feature = "cli")]
 
+use std::net::TcpListener;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+
+use myelon_ccl::bootstrap::UniqueId;
+use myelon_ccl::measure::{Results, Row};
+use myelon_ccl::variant::Manifest;
+
+/// Kernels are compiled once for all tests.
+const CACHE: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/kernels");
+
+/// The program, unaware of who runs the tests: no launcher, no settings, no GPU.
+fn command(directory: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_myelon-perf"));
+    for (name, _) in std::env::vars_os() {
+        let name = name.to_string_lossy();
+        if ["MYELON_", "OMPI_", "PMI"].iter().any(|prefix| name.starts_with(prefix)) {
+            command.env_remove(&*name);
+        }
+    }
+    command.args(arguments).current_dir(directory).env("MYELON_CACHE", CACHE);
+    command
+}
 
 fn perf(directory: &Path, arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_myelon-perf")).args(arguments).current_dir(directory).output().unwrap()
+    command(directory, arguments).output().unwrap()
+}
+
+/// Expects status 0 and reads what `--json run.json` wrote.
+#[track_caller]
+fn measured(directory: &Path, arguments: &[&str]) -> Vec<Row> {
+    let output = perf(directory, &[arguments, &["--device", "cpu", "--json", "run.json"]].concat());
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    Results::read(&directory.join("run.json")).unwrap().rows
 }
 
 fn text(bytes: &[u8]) -> &str {
@@ -58,6 +87,141 @@ fn bad_sweeps_are_refused_in_one_line() {
         refused(here, arguments, parts);
     }
     assert_eq!(std::fs::read_dir(here).unwrap().count(), 0, "nothing is left behind");
+}
+
+#[test]
+fn a_sweep_measures_and_verifies_every_enabled_variant() {
+    let directory = tempfile::tempdir().unwrap();
+    let line =
+        ["--ranks", "3", "-b", "1K", "-e", "16K", "-f", "16", "-n", "3", "-w", "1", "--variant", "all", "-c", "2"];
+    let rows = measured(directory.path(), &line);
+    let requested = |bytes: u64| {
+        let mut names: Vec<_> =
+            rows.iter().filter(|row| row.bytes == bytes).map(|row| row.requested.as_str()).collect();
+        names.sort_unstable();
+        names
+    };
+    let mut expected: Vec<_> = Manifest::embedded().enabled().map(|spec| spec.name.as_str()).collect();
+    expected.push("auto");
+    expected.sort_unstable();
+    assert_eq!([requested(1024), requested(16384)], [expected.clone(), expected]);
+    for row in &rows {
+        assert_eq!((row.ranks.get(), row.wrong, row.graph), (3, Some(0), 0), "{row:?}");
+        assert!(row.lanes > 0 && row.threads > 0 && row.time_us.min > 0.0, "{row:?}");
+    }
+}
+
+#[test]
+fn replays_in_place_and_narrow_types_are_verified_too() {
+    let directory = tempfile::tempdir().unwrap();
+    let line = [
+        "--ranks",
+        "2",
+        "-b",
+        "3",
+        "-e",
+        "4099",
+        "-i",
+        "2048",
+        "-n",
+        "2",
+        "-w",
+        "0",
+        "-G",
+        "3",
+        "-c",
+        "4",
+        "--in-place",
+    ];
+    let rows = measured(directory.path(), &[&line[..], &["-d", "bf16,i8", "-o", "sum,max"]].concat());
+    assert_eq!(rows.len(), 2 * 2 * 3);
+    assert!(rows.iter().all(|row| row.in_place && row.graph == 3 && row.wrong == Some(0)), "{rows:?}");
+    let unverified = measured(directory.path(), &["--ranks", "1", "-b", "64", "-e", "64", "-n", "1", "-c", "0"]);
+    assert!(unverified.iter().all(|row| row.wrong.is_none()), "{unverified:?}");
+}
+
+/// The test data is spoiled after it was made, by a header that the compiler is told to read first.
+#[test]
+fn a_wrong_result_is_counted_and_told_by_the_exit_status() {
+    let directory = tempfile::tempdir().unwrap();
+    let here = directory.path();
+    let plant = "#include \"verify/pattern.cuh\"\n#define narrow(...) narrow((__VA_ARGS__) + 1)\n";
+    std::fs::write(here.join("plant.h"), plant).unwrap();
+    let line = ["--device", "cpu", "--ranks", "2", "-b", "1K", "-e", "1K", "-n", "1", "--json", "run.json"];
+    let compiler = format!("c++ -include {}", here.join("plant.h").display());
+    let output =
+        command(here, &line).env("MYELON_CXX", compiler).env("MYELON_CACHE", here.join("kernels")).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).contains("512 FAILED"), "{}", text(&output.stdout));
+    let rows = Results::read(&here.join("run.json")).unwrap().rows;
+    assert_eq!(rows[0].wrong, Some(512), "256 elements on each of two ranks");
+}
+
+/// As a launcher starts them; the ranks meet at a port that was free a moment ago.
+fn launched(directory: &Path, arguments: &[&str]) -> [Command; 2] {
+    let root = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    ["0", "1"].map(|rank| {
+        let mut command = command(directory, arguments);
+        command.env("MYELON_RANK", rank).env("MYELON_WORLD_SIZE", "2").env("MYELON_ROOT", &root);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    })
+}
+
+#[test]
+fn ranks_of_a_launcher_measure_together_and_one_prints() {
+    let directory = tempfile::tempdir().unwrap();
+    let line = ["--device", "cpu", "-b", "1K", "-e", "4K", "-n", "2", "-w", "1", "--json", "run.json"];
+    let running = launched(directory.path(), &line).map(|mut rank| rank.spawn().unwrap());
+    let [first, second] = running.map(|rank| rank.wait_with_output().unwrap());
+    for output in [&first, &second] {
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    }
+    assert!(text(&first.stdout).contains("# 2 cpu ranks") && second.stdout.is_empty());
+    let rows = Results::read(&directory.path().join("run.json")).unwrap().rows;
+    assert_eq!(rows.iter().map(|row| (row.bytes, row.wrong)).collect::<Vec<_>>(), [(1024, Some(0)), (4096, Some(0))]);
+}
+
+/// The ranks' half of a run that starts a process a rank: they meet at a server of their parent.
+#[test]
+fn ranks_meet_at_the_server_of_the_process_that_started_them() {
+    let directory = tempfile::tempdir().unwrap();
+    let (id, server) = UniqueId::create().unwrap();
+    let line = ["--device", "cpu", "-b", "1K", "-e", "1K", "-n", "1", "--ranks", "2"];
+    let running = launched(directory.path(), &line)
+        .map(|mut rank| rank.env_remove("MYELON_ROOT").env("MYELON_PERF_ID", id.to_text()).spawn().unwrap());
+    let outputs = running.map(|rank| rank.wait_with_output().unwrap());
+    drop(server);
+    for output in &outputs {
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    }
+    assert!(text(&outputs[0].stdout).contains("0 OK"));
+    let other_size = command(directory.path(), &["--device", "cpu", "--ranks", "3"])
+        .envs([("MYELON_RANK", "0"), ("MYELON_WORLD_SIZE", "2"), ("MYELON_PERF_ID", &id.to_text())])
+        .output()
+        .unwrap();
+    assert_eq!(other_size.status.code(), Some(2));
+    assert!(text(&other_size.stderr).contains("the launcher started 2"), "{}", text(&other_size.stderr));
+}
+
+#[test]
+fn a_lost_rank_ends_the_others_and_the_results_so_far_are_kept() {
+    let directory = tempfile::tempdir().unwrap();
+    let line = ["--device", "cpu", "-b", "4", "-e", "1M", "-i", "4", "-n", "1", "-w", "0", "--json", "run.json"];
+    let [mut first, mut second] = launched(directory.path(), &line);
+    let mut first = first.spawn().unwrap();
+    let mut second = second.spawn().unwrap();
+    // Rows come as they are measured: once there is one, the ranks are in the middle of the sweep.
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(first.stdout.take().unwrap()));
+    assert!(lines.any(|line| !line.unwrap().starts_with('#')), "no row came");
+    second.kill().unwrap();
+    second.wait().unwrap();
+    // Read on, so that the first rank is not held up by a full pipe.
+    let _ = lines.count();
+    let output = first.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(3), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("rank 1"), "{}", text(&output.stderr));
+    assert!(!Results::read(&directory.path().join("run.json")).unwrap().rows.is_empty());
 }
 
 #[test]

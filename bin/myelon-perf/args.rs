@@ -9,7 +9,7 @@ use myelon_ccl::{DType, Error, ReduceOp, WorldSize};
 const AFTER_HELP: &str = "\
 Examples:
   myelon-perf
-      1K to 64M over all GPUs, beside NCCL; without a GPU, 1K to 1M over two CPU ranks
+      1K to 64M over all GPUs, beside NCCL; without a GPU, 1K to 1M over four CPU ranks
   myelon-perf -b 1K -e 1G -f 2 -n 100 -G 20 --against nccl,nccl_symmetric --json run.json
       small latencies as applications with CUDA graphs see them, kept for `report`
   myelon-perf --variant all -b 64K -e 64K -d bf16
@@ -79,7 +79,7 @@ pub(crate) struct SweepArgs {
     /// Where kernels run; auto takes GPUs where there are any.
     #[arg(long, value_enum, value_name = "DEVICE", default_value_t = DeviceArg::Auto)]
     pub(crate) device: DeviceArg,
-    /// How many ranks to start: as many as GPUs unless told, 2 on the CPU; a launcher decides it otherwise.
+    /// How many ranks to start: as many as GPUs unless told, 4 on the CPU; a launcher decides it otherwise.
     #[arg(long, value_name = "N", value_parser = ranks)]
     pub(crate) ranks: Option<WorldSize>,
     /// Keep the ranks in this process, a thread each, instead of a process a GPU.
@@ -88,7 +88,7 @@ pub(crate) struct SweepArgs {
     /// Let several ranks use one GPU: for correctness only, their times mean nothing.
     #[arg(long)]
     pub(crate) share_gpus: bool,
-    /// Candidates: `auto` is what the lane table chooses, `all` is every variant, the rest are names.
+    /// Candidates: `auto` is what the lane table chooses, `all` is every enabled variant, the rest are names.
     #[arg(long = "variant", value_name = "NAME,..", value_delimiter = ',', default_value = "auto")]
     pub(crate) variants: Vec<String>,
     /// Measure nccl or nccl_symmetric too, for a ratio column; nccl unless told if it is installed, `none` for neither.

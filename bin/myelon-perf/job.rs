@@ -46,7 +46,7 @@ pub(crate) fn jobs(args: &SweepArgs, ranks: WorldSize, here: &dyn Surroundings) 
     }
     if all_variants {
         names.push(AUTO);
-        names.extend(known.iter().map(String::as_str));
+        names.extend(known.iter().map(String::as_str).filter(|name| here.is_enabled(name)));
     }
     let mut seen = BTreeSet::new();
     names.retain(|name| seen.insert(*name));
@@ -99,8 +99,12 @@ mod tests {
 
     #[test]
     fn named_variants_must_exist_and_support_what_is_named() {
-        refused("--variant rign", CPU, "unknown variant 'rign': --variant takes auto, all, and of names ring, pair");
-        refused("--variant ring -d e4m3", CPU, "variant 'ring' has no 8-bit floats (asked for e4m3 sum over 2 ranks)");
+        refused(
+            "--variant rign",
+            CPU,
+            "unknown variant 'rign': --variant takes auto, all, and of names ring, pair, slow",
+        );
+        refused("--variant ring -d e4m3", CPU, "variant 'ring' has no 8-bit floats (asked for e4m3 sum over 4 ranks)");
         refused("--variant auto,pair", NODE, "runs over 2 ranks");
         refused("--variant pair -d all", NODE, "runs over 2 ranks");
     }
@@ -110,6 +114,8 @@ mod tests {
         let jobs = check("--variant ring,ring -d all", CPU).unwrap().jobs;
         assert_eq!(jobs.len(), DType::ALL.len() - 2);
         assert!(jobs.iter().all(|job| job.candidates == [Candidate::Variant("ring".into())]));
+        let named = check("--variant slow", NODE).unwrap().jobs;
+        assert_eq!(named[0].candidates, [Candidate::Variant("slow".into())], "a disabled variant can be named");
         let jobs = check("--variant all -d e4m3,half -o all", NODE).unwrap().jobs;
         assert_eq!(jobs.len(), 2 * ReduceOp::ALL.len());
         for job in jobs {

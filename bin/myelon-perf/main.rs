@@ -1,18 +1,33 @@
 //! `myelon-perf`: measures all-reduce the way nccl-tests does, and turns stored results into tables and plots.
 
 mod args;
+mod bench;
+mod candidate;
+mod exchange;
+mod here;
 mod job;
+mod launch;
+mod machine;
+mod place;
+mod printer;
+mod processes;
 mod report;
 mod request;
+mod rival;
 mod sweep;
+mod verify;
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
 use clap::error::ErrorKind;
+use myelon_ccl::{Error, Result};
+use tracing_subscriber::EnvFilter;
 
-use args::{Cli, Command};
+use args::{Cli, Command, SweepArgs};
+use here::Here;
+use launch::Launch;
 use request::SweepRequest;
 
 /// What a script can tell from the exit status; `--help` lists the same four.
@@ -43,11 +58,37 @@ fn main() -> ExitCode {
             Ok(report) => report.write().unwrap_or_else(|error| fail(exit::FAILED, &error.to_string())),
             Err(error) => fail(exit::USAGE, &error.to_string()),
         },
-        None => match SweepRequest::check(&cli.sweep, &sweep::Here) {
-            Ok(request) => sweep::run(request).unwrap_or_else(|error| fail(exit::FAILED, &error.to_string())),
+        None => match prepare(&cli.sweep) {
+            Ok(launch) => launch.run(),
             Err(error) => fail(exit::USAGE, &error.to_string()),
         },
     }
+}
+
+/// Everything that can be refused before a rank starts.
+fn prepare(args: &SweepArgs) -> Result<Launch> {
+    log_to_stderr()?;
+    let here = Here::look()?;
+    Launch::prepare(SweepRequest::check(args, &here)?, &here)
+}
+
+/// Log lines go to standard error, as `MYELON_LOG` or else `RUST_LOG` filters them; warnings unless told.
+fn log_to_stderr() -> Result<()> {
+    let variables = ["MYELON_LOG", "RUST_LOG"];
+    let set =
+        variables.into_iter().find_map(|name| Some((name, std::env::var(name).ok().filter(|text| !text.is_empty())?)));
+    let (name, text) = set.unwrap_or(("MYELON_LOG", "warn".to_owned()));
+    let filter = EnvFilter::try_new(&text).map_err(|error| Error::Config {
+        source_name: "environment".into(),
+        key: name.into(),
+        detail: format!("'{text}' is no filter ({error}): write a level such as info, or target=level pairs"),
+    })?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        .init();
+    Ok(())
 }
 
 fn fail(code: u8, message: &str) -> ExitCode {

@@ -19,6 +19,8 @@ pub(crate) trait Surroundings {
     fn has_nccl(&self) -> bool;
     /// Names of the variants that can be asked for.
     fn variants(&self) -> Vec<String>;
+    /// Whether `all` takes this variant.
+    fn is_enabled(&self, variant: &str) -> bool;
     /// Why a variant cannot serve this, in words that follow "variant 'x' "; none if it can.
     fn refusal(&self, variant: &str, ranks: WorldSize, dtype: DType, op: ReduceOp) -> Option<String>;
 }
@@ -36,7 +38,6 @@ pub(crate) enum Placement {
 
 /// A sweep that can run as it stands.
 #[derive(Clone, Debug)]
-#[cfg_attr(not(test), expect(dead_code, reason = "read by the measuring loop"))]
 pub(crate) struct SweepRequest {
     pub(crate) device: DeviceKind,
     pub(crate) ranks: WorldSize,
@@ -83,7 +84,7 @@ impl SweepRequest {
             graph: args.graph,
             in_place: args.in_place,
             jobs: job::jobs(args, ranks, here)?,
-            against: baselines(args, device, here)?,
+            against: baselines(args, device, ranks, here)?,
             json: args.json.clone(),
             csv: args.csv.clone(),
         };
@@ -108,11 +109,7 @@ impl SweepRequest {
             graph => format!("graph replay, {graph} operations a graph"),
         };
         let place = if self.in_place { "in place" } else { "out of place" };
-        let shared = if self.share_gpus { "; ranks may share GPUs: times mean nothing" } else { "" };
-        format!(
-            "{} {} ranks, {repeats} after {} warm-ups, {issue}, {place}{shared}",
-            self.ranks, self.device, self.warmup
-        )
+        format!("{} {} ranks, {repeats} after {} warm-ups, {issue}, {place}", self.ranks, self.device, self.warmup)
     }
 }
 
@@ -140,7 +137,7 @@ fn ranks(args: &SweepArgs, device: DeviceKind, here: &dyn Surroundings) -> Resul
             _ => Ok(launched),
         };
     }
-    let default = if device == DeviceKind::Cpu { 2 } else { gpus.min(MAX_WORLD_SIZE) };
+    let default = if device == DeviceKind::Cpu { 4 } else { gpus.min(MAX_WORLD_SIZE) };
     let ranks = args.ranks.map_or_else(|| WorldSize::new(default), Ok)?;
     if device == DeviceKind::Cuda && ranks.get() > gpus && !args.share_gpus {
         let plural = if gpus == 1 { "" } else { "s" };
@@ -169,9 +166,12 @@ fn sizes(args: &SweepArgs, device: DeviceKind) -> Result<SizeSweep> {
     SizeSweep::new(begin, end, args.step.map_or(Step::Factor(args.factor), Step::Add))
 }
 
-fn baselines(args: &SweepArgs, device: DeviceKind, here: &dyn Surroundings) -> Result<Vec<Baseline>> {
+fn baselines(args: &SweepArgs, device: DeviceKind, ranks: WorldSize, here: &dyn Surroundings) -> Result<Vec<Baseline>> {
+    // NCCL refuses two ranks on one GPU.
+    let shared = args.share_gpus && ranks.get() > here.gpus();
     let Some(asked) = &args.against else {
-        return Ok(if device == DeviceKind::Cuda && here.has_nccl() { vec![Baseline::Nccl] } else { Vec::new() });
+        let usable = device == DeviceKind::Cuda && !shared && here.has_nccl();
+        return Ok(if usable { vec![Baseline::Nccl] } else { Vec::new() });
     };
     let chosen: Vec<_> =
         Baseline::ALL.into_iter().filter(|&baseline| asked.contains(&Against::Baseline(baseline))).collect();
@@ -181,6 +181,11 @@ fn baselines(args: &SweepArgs, device: DeviceKind, here: &dyn Surroundings) -> R
     }
     if device == DeviceKind::Cpu {
         return Err(Error::unsupported(format!("--against {first}: NCCL runs on GPUs only; leave it out on the CPU")));
+    }
+    if shared {
+        return Err(Error::unsupported(format!(
+            "--against {first}: NCCL needs a GPU for each of the {ranks} ranks; leave it out where ranks share GPUs"
+        )));
     }
     if !here.has_nccl() {
         return Err(Error::unsupported(format!(
@@ -204,7 +209,7 @@ pub(crate) mod fake {
     use super::*;
     use crate::args::Cli;
 
-    /// Two variants: `ring` has no 8-bit floats, `pair` runs over two ranks only.
+    /// Three variants: `ring` has no 8-bit floats, `pair` runs over two ranks only, `slow` is disabled.
     #[derive(Clone, Copy)]
     pub(crate) struct Fake {
         pub(crate) gpus: u32,
@@ -223,7 +228,10 @@ pub(crate) mod fake {
             self.nccl
         }
         fn variants(&self) -> Vec<String> {
-            vec!["ring".into(), "pair".into()]
+            vec!["ring".into(), "pair".into(), "slow".into()]
+        }
+        fn is_enabled(&self, variant: &str) -> bool {
+            variant != "slow"
         }
         fn refusal(&self, variant: &str, ranks: WorldSize, dtype: DType, _op: ReduceOp) -> Option<String> {
             match variant {
@@ -258,7 +266,7 @@ mod tests {
     #[test]
     fn defaults_follow_the_machine() {
         let cpu = check("", CPU).unwrap();
-        assert_eq!((cpu.device, cpu.ranks.get(), cpu.placement), (DeviceKind::Cpu, 2, Placement::Threads));
+        assert_eq!((cpu.device, cpu.ranks.get(), cpu.placement), (DeviceKind::Cpu, 4, Placement::Threads));
         assert_eq!((cpu.sizes.largest(), cpu.against.len()), (Some(Bytes(1 << 20)), 0));
         let node = check("", NODE).unwrap();
         assert_eq!((node.device, node.ranks.get(), node.placement), (DeviceKind::Cuda, 8, Placement::Processes));
@@ -298,6 +306,10 @@ mod tests {
         refused("--against nccl", CPU, "NCCL runs on GPUs only");
         refused("--against nccl", Fake { nccl: false, ..NODE }, "libnccl.so.2 was not found");
         refused("--against nccl,none", NODE, "leave one of the two out");
+        let one = Fake { gpus: 1, ..NODE };
+        refused("--ranks 2 --share-gpus --against nccl", one, "NCCL needs a GPU for each of the 2 ranks");
+        assert!(check("--ranks 2 --share-gpus", one).unwrap().against.is_empty());
+        assert_eq!(check("--share-gpus", NODE).unwrap().against, [Baseline::Nccl]);
     }
 
     #[test]
@@ -308,7 +320,7 @@ mod tests {
         refused("-n 0", CPU, "-n 0 measures nothing");
         let request = check("-n 1 -w 2 -c 3 -G 4 --in-place --share-gpus", CPU).unwrap();
         assert_eq!((request.check, request.json.is_none(), request.csv.is_none()), (3, true, true));
-        let settings = "2 cpu ranks, 1 repeat after 2 warm-ups, graph replay, 4 operations a graph, in place; ranks may share GPUs: times mean nothing";
+        let settings = "4 cpu ranks, 1 repeat after 2 warm-ups, graph replay, 4 operations a graph, in place";
         assert_eq!(request.settings(), settings);
     }
 }

@@ -1,43 +1,196 @@
-//! Runs a checked request.
+//! The loop of one rank: every case verified, then timed, candidates taking turns.
 
-use std::process::ExitCode;
+use myelon_ccl::device::handles::Event;
+use myelon_ccl::measure::{Bytes, Row, Series, Summary};
+use myelon_ccl::{Communicator, Rank, Result};
 
-use myelon_ccl::{DType, Error, ReduceOp, Result, WorldSize};
+use crate::bench::{Bench, Replay};
+use crate::candidate::{Planned, plan};
+use crate::exchange;
+use crate::job::Job;
+use crate::machine;
+use crate::printer::Printer;
+use crate::request::SweepRequest;
+use crate::verify::Verifier;
 
-use crate::request::{Surroundings, SweepRequest};
+/// Measures on this rank. Collective. Returns how many elements were wrong on all ranks together.
+///
+/// Errors: the first on this rank; the other ranks are told, and end with an error too. What rank 0 has measured by
+/// then is stored all the same.
+pub(crate) fn measure(communicator: Communicator, request: &SweepRequest) -> Result<u64> {
+    let bench = Bench::new(communicator, request)?;
+    let mut printer = None;
+    let outcome = run(&bench, request, &mut printer);
+    if let Err(error) = &outcome {
+        bench.communicator().abort(&error.to_string());
+    }
+    // WHY: before the verdict, which nothing may follow.
+    let outcome = outcome.and_then(|wrong| bench.close().map(|()| wrong));
+    let Some(printer) = printer else { return outcome };
+    if outcome.is_ok() {
+        printer.verdict();
+    }
+    // WHY: the failure on the way first: it says more than one that may follow from it.
+    let stored = printer.store();
+    outcome.and_then(|wrong| stored.map(|()| wrong))
+}
 
-/// This machine and this build.
-pub(crate) struct Here;
+/// Every job in turn. `printer` is filled on rank 0 only.
+fn run(bench: &Bench, request: &SweepRequest, printer: &mut Option<Printer>) -> Result<u64> {
+    let communicator = bench.communicator();
+    let seats = machine::seats(communicator)?;
+    if communicator.rank() == Rank(0) {
+        let caution = machine::caution(request.device, &seats);
+        let cases = (request.jobs.len() * request.sizes.clone().count()) as u64;
+        let provenance = machine::provenance(communicator)?;
+        *printer = Some(Printer::start(request, provenance, &machine::lines(&seats), caution, cases));
+    }
+    let mut sweep = Sweep { bench, request, printer, cases: 0, wrong: 0 };
+    for job in &request.jobs {
+        sweep.job(job)?;
+    }
+    Ok(sweep.wrong)
+}
 
-impl Surroundings for Here {
-    /// Counted by the kernel driver's own list, so that asking does not create a CUDA context.
-    fn gpus(&self) -> u32 {
-        std::fs::read_dir("/proc/driver/nvidia/gpus").map_or(0, |entries| entries.count() as u32)
+struct Sweep<'a> {
+    bench: &'a Bench,
+    request: &'a SweepRequest,
+    printer: &'a mut Option<Printer>,
+    /// Cases so far: each has operation numbers of its own.
+    cases: u64,
+    wrong: u64,
+}
+
+impl Sweep<'_> {
+    /// All sizes of one type and operator. Compiles and loads first, so that nothing does while an operation runs.
+    fn job(&mut self, job: &Job) -> Result<()> {
+        let communicator = self.bench.communicator();
+        let verifier = Verifier::prepare(communicator, job.dtype, job.op)?;
+        let (mut cases, mut plans) = (Vec::new(), Vec::new());
+        for size in self.request.sizes.clone() {
+            let (planned, needed) = plan(self.bench, job, &self.request.against, size)?;
+            cases.push((size, planned));
+            plans.extend(needed);
+        }
+        communicator.prepare(&plans)?;
+        let outcome = cases.iter().try_for_each(|(size, planned)| self.case(job, *size, planned, &verifier));
+        if outcome.is_err() {
+            // INVARIANT: the verifier's counters outlive the kernels that use them.
+            self.bench.settle();
+        }
+        outcome
     }
 
-    fn launched(&self) -> Option<WorldSize> {
-        None
+    fn case(&mut self, job: &Job, size: Bytes, planned: &[Planned], verifier: &Verifier) -> Result<()> {
+        let request = self.request;
+        if let Some(printer) = &self.printer {
+            printer.announce(format!("{} {} {size}", job.dtype, job.op));
+        }
+        self.cases += 1;
+        let mut wrong = Vec::new();
+        for (index, planned) in planned.iter().enumerate() {
+            // Numbers far apart: no operation of one candidate has the data of another's.
+            let first = (self.cases << 40) + ((index as u64) << 32);
+            wrong.push(self.verify(planned, verifier, first)?);
+        }
+        let series_us = self.time(planned, verifier)?;
+
+        let bootstrap = &**self.bench.communicator().bootstrap();
+        let wrong = exchange::sums(bootstrap, "counting wrong elements", &wrong)?;
+        let ranks = self.bench.communicator().world_size();
+        let &Job { dtype, op, .. } = job;
+        let series = Series { ranks, dtype, op, in_place: request.in_place, graph: request.graph };
+        let mut rows = Vec::new();
+        for ((planned, series_us), wrong) in planned.iter().zip(&series_us).zip(wrong) {
+            let ranks_us = exchange::series(bootstrap, "comparing times", series_us)?;
+            let wrong = (request.check > 0).then_some(wrong);
+            self.wrong += wrong.unwrap_or(0);
+            rows.push(Row {
+                variant: planned.variant.clone(),
+                lanes: planned.lanes,
+                threads: planned.threads,
+                ..Row::measured(series.at(size), &planned.requested, Summary::of_ranks(&ranks_us)?, wrong)
+            });
+        }
+        if let Some(printer) = &mut self.printer {
+            printer.rows(rows);
+        }
+        Ok(())
     }
 
-    fn has_nccl(&self) -> bool {
-        false
+    /// Wrong elements on this rank over the operations that were asked for, all with data of their own: `first` and
+    /// those after it. With graphs at least two replays, since the second is where a frozen argument shows.
+    fn verify(&self, planned: &Planned, verifier: &Verifier, first: u64) -> Result<u64> {
+        let &SweepRequest { check, graph, .. } = self.request;
+        if check == 0 {
+            return Ok(0);
+        }
+        let (bench, stream, request) = (self.bench, self.bench.stream(), &planned.request);
+        let operands = bench.operands(&planned.engine);
+        let once = || {
+            verifier.fill(operands.input, request, stream)?;
+            if operands.output != operands.input {
+                verifier.poison(operands.output, request, stream)?;
+            }
+            bench.issue(planned)?;
+            verifier.check(operands.output, request, stream)
+        };
+        verifier.restart(first, stream)?;
+        if graph == 0 {
+            (0..check).try_for_each(|_| once())?;
+            bench.finish()?;
+        } else {
+            let replay = bench.capture(|| (0..graph).try_for_each(|_| once()))?;
+            (0..check.div_ceil(graph).max(2)).try_for_each(|_| replay.launch())?;
+            bench.finish()?;
+        }
+        verifier.wrong(stream)
     }
 
-    fn variants(&self) -> Vec<String> {
-        Vec::new()
-    }
-
-    fn refusal(&self, _variant: &str, _ranks: WorldSize, _dtype: DType, _op: ReduceOp) -> Option<String> {
-        Some("is not part of this build".to_owned())
+    /// This rank's time of each repeat, microseconds an operation, one series a candidate.
+    ///
+    /// Candidates take turns, so that a drift of clocks or temperature meets all of them alike.
+    fn time(&self, planned: &[Planned], verifier: &Verifier) -> Result<Vec<Vec<f32>>> {
+        let &SweepRequest { warmup, repeats, graph, .. } = self.request;
+        let (bench, stream) = (self.bench, self.bench.stream());
+        let device = bench.communicator().device();
+        let (start, end) = (Event::new(device)?, Event::new(device)?);
+        let mut turns = Vec::new();
+        for planned in planned {
+            verifier.fill(bench.operands(&planned.engine).input, &planned.request, stream)?;
+            let replay = match graph {
+                0 => None,
+                graph => Some(bench.capture(|| (0..graph).try_for_each(|_| bench.issue(planned)))?),
+            };
+            turns.push(Turn { planned, replay, series_us: Vec::new() });
+        }
+        bench.finish()?;
+        for repeat in 0..u64::from(warmup) + u64::from(repeats) {
+            for turn in &mut turns {
+                bench.communicator().bootstrap().barrier("starting a repeat")?;
+                // WHY: hosts leave a barrier at different times, but no rank leaves an all-reduce before all are in it.
+                bench.issue(turn.planned)?;
+                start.record(stream.handle())?;
+                let operations = match &turn.replay {
+                    Some(replay) => replay.launch().map(|()| graph)?,
+                    None => bench.issue(turn.planned).map(|()| 1)?,
+                };
+                end.record(stream.handle())?;
+                bench.finish()?;
+                if repeat >= u64::from(warmup) {
+                    let nanoseconds = end.elapsed_ns_since(&start)?;
+                    turn.series_us.push((nanoseconds as f64 / 1e3 / f64::from(operations)) as f32);
+                }
+            }
+        }
+        Ok(turns.into_iter().map(|turn| turn.series_us).collect())
     }
 }
 
-/// Measures what was asked for and writes what was asked for; the exit status says whether every result was right.
-///
-/// Errors: [`Error::Unsupported`] always: this build has no communicator to measure.
-pub(crate) fn run(request: SweepRequest) -> Result<ExitCode> {
-    Err(Error::unsupported(format!(
-        "cannot measure {}: this build has no communicator yet; `report` works",
-        request.settings()
-    )))
+/// One candidate while it is timed.
+struct Turn<'a> {
+    planned: &'a Planned,
+    /// None where the host launches each operation.
+    replay: Option<Replay<'a>>,
+    series_us: Vec<f32>,
 }

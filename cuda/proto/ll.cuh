@@ -45,6 +45,7 @@ class LlMailbox {
     if (flag_ <= kLlBuffers && epoch_ >= kLlBuffers) clear_other_buffer();
   }
 
+  // ORDER: [ll-clear] after a wrap, the lines that the peer will store to next were cleared before this.
   MYELON_DEVICE void send(u32 peer, u64 index, Pack<T> pack) const {
     const u64 flag = static_cast<u64>(flag_) << 32;
     u8* to = cell(peer, epoch_, context_.args.rank, index);

@@ -80,6 +80,7 @@ MYELON_DEVICE_COLD bool cold_wait(Context context, Probe probe, u32 peer, u64 ex
               static_cast<u32>(peer_fault >> 32));
       return false;
     }
+    // ORDER: [abort] relaxed: nothing is read behind the word; the host knows its own reason (src/watch).
     if (ld_relaxed_sys(&args.control->abort) != 0) {
       give_up(context, kFaultAborted, peer, expected, probe.seen(), waited);
       return false;

@@ -32,6 +32,7 @@ mod rounds;
 mod server;
 mod tcp;
 mod unique_id;
+mod verdict;
 mod wire;
 
 use std::fmt;
@@ -48,6 +49,7 @@ pub use local::LocalBootstrap;
 pub use server::RendezvousServer;
 pub use tcp::{TcpBootstrap, TcpOptions};
 pub use unique_id::{UNIQUE_ID_BYTES, UniqueId};
+pub use verdict::agree;
 
 /// Most bytes one rank may give to an all-gather.
 pub const MAX_CONTRIBUTION: usize = 16 * 1024;

@@ -7,17 +7,17 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::kernels::KernelTable;
-use super::{Communicator, IssueOrder, Options};
-use crate::bootstrap::{Bootstrap, LocalBootstrap};
+use super::engine::{Engine, KernelEngine};
+use super::{Communicator, Fallback, IssueOrder, Options};
+use crate::baseline::NcclCommunicator;
+use crate::bootstrap::{Bootstrap, LocalBootstrap, check_one_host};
 use crate::device::handles::Event;
 use crate::device::{Device, DeviceKind, source};
 use crate::error::{Error, Result};
-use crate::memory::{HeapLimits, SymmetricHeap};
+use crate::memory::HeapLimits;
 use crate::table::LaneTable;
 use crate::types::{Rank, WorldSize};
 use crate::variant::Manifest;
-use crate::watch::Watch;
 
 /// What ranks tell each other first. Everything but `device` must be equal.
 #[derive(Serialize, Deserialize, PartialEq, Debug)]
@@ -58,34 +58,30 @@ impl Communicator {
         let limits = options.limits.unwrap_or_else(|| HeapLimits::of(kind));
         let sharers = agree(&device, &*bootstrap, &options, &table, limits)?;
 
-        let (rank, world_size) = (bootstrap.rank(), bootstrap.world_size());
-        let watch = Arc::new(Watch::new(&device, rank, world_size)?);
-        let (layout, bytes) = limits.layout(world_size)?;
-        let heap = SymmetricHeap::create(&device, &*bootstrap, layout, bytes)?;
-        let listener = Arc::downgrade(&watch);
-        bootstrap.listen(Arc::new(move |event| {
-            if let Some(watch) = listener.upgrade() {
-                watch.hear(event);
+        let made = KernelEngine::create(&device, &bootstrap, &options, table, limits, sharers);
+        let engine = match made {
+            Ok(kernels) => Engine::Kernels(kernels),
+            Err(error) if error.is_environment() && options.fallback == Fallback::Nccl && kind == DeviceKind::Cuda => {
+                tracing::warn!(rank = bootstrap.rank().0, %error, "running on NCCL instead of Myelon's kernels");
+                Engine::Nccl(connect_nccl(&device, &*bootstrap, &options)?)
             }
-        }));
-        let issue = Mutex::new(IssueOrder { last: None, event: Event::new(&device)?, several_streams: false });
-        let communicator = Self {
-            heap: ManuallyDrop::new(heap),
-            watch: ManuallyDrop::new(watch),
-            kernels: KernelTable::new(sharers),
-            device,
-            bootstrap,
-            table,
-            issue,
-            options,
-            told: AtomicBool::new(false),
+            Err(error) => return Err(error),
         };
-        communicator.prepare_types(&communicator.options.prepare)?;
+        let issue = Mutex::new(IssueOrder {
+            last: None,
+            event: Event::new(&device)?,
+            several_streams: false,
+            kept: [None, None],
+        });
+        let told = AtomicBool::new(false);
+        let communicator = Self { engine: ManuallyDrop::new(engine), device, bootstrap, issue, told };
+        communicator.prepare_types(&options.prepare)?;
         tracing::info!(
-            rank = rank.0,
-            world_size = world_size.get(),
+            rank = communicator.rank().0,
+            world_size = communicator.world_size().get(),
             device = %communicator.device.properties().name,
-            heap_mib = bytes >> 20,
+            engine = communicator.engine(),
+            heap_mib = communicator.footprint_bytes() >> 20,
             "communicator up"
         );
         Ok(communicator)
@@ -111,8 +107,19 @@ impl Communicator {
     }
 }
 
+fn connect_nccl(device: &Arc<dyn Device>, bootstrap: &dyn Bootstrap, options: &Options) -> Result<NcclCommunicator> {
+    let patience = if options.timeout.is_zero() { INIT_DEADLINE } else { options.timeout };
+    NcclCommunicator::connect(
+        &|bytes| bootstrap.all_gather("connecting NCCL", bytes),
+        bootstrap.rank(),
+        bootstrap.world_size(),
+        device.properties().ordinal,
+        patience,
+    )
+}
+
 /// Longest wait for a peer while a communicator comes up within one process: compiling is part of it.
-const INIT_DEADLINE: Duration = Duration::from_secs(120);
+pub(super) const INIT_DEADLINE: Duration = Duration::from_secs(120);
 
 /// Compares what must be equal; returns how many ranks share this rank's device.
 fn agree(
@@ -122,6 +129,7 @@ fn agree(
     table: &LaneTable,
     limits: HeapLimits,
 ) -> Result<u32> {
+    check_one_host(bootstrap)?;
     let rank = bootstrap.rank();
     let properties = device.properties();
     let ours = Hello {

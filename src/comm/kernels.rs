@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
 
-use crate::bootstrap::Bootstrap;
+use crate::bootstrap::{Bootstrap, agree};
 use crate::device::cache::compile_cached;
 use crate::device::{Device, KernelHandle};
 use crate::error::{Error, Result};
@@ -63,22 +63,7 @@ impl KernelTable {
             }
         }
         bootstrap.barrier("preparing kernels")?;
-        let loaded = load_all(device, &missing, self.sharers);
-        // Everyone hears of a failure before it is returned, so that nobody goes on alone.
-        let outcome = loaded.as_ref().err().map(ToString::to_string).unwrap_or_default();
-        // Compilers write long logs; peers need the start.
-        let start: String = outcome.chars().take(1000).collect();
-        let outcomes = bootstrap.all_gather("kernels prepared", start.as_bytes())?;
-        let loaded = loaded?;
-        if let Some((peer, outcome)) =
-            bootstrap.world_size().ranks().zip(&outcomes).find(|(_, outcome)| !outcome.is_empty())
-        {
-            return Err(Error::Bootstrap {
-                rank: bootstrap.rank(),
-                phase: "preparing kernels",
-                detail: format!("rank {peer}: {}", String::from_utf8_lossy(outcome)),
-            });
-        }
+        let loaded = agree(bootstrap, "kernels prepared", load_all(device, &missing, self.sharers))?;
         if !loaded.is_empty() {
             self.kernels.rcu(|before| {
                 let mut after = HashMap::clone(before);

@@ -1,27 +1,31 @@
 //! [`Communicator`]: one all-reduce from request to launch.
 
+mod cuda_slices;
+mod engine;
 mod init;
 mod kernels;
 mod options;
+mod place;
 
+use std::any::Any;
 use std::fmt;
 use std::mem::ManuallyDrop;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::abi::{Args, bytes_of, descriptor};
 use crate::bootstrap::Bootstrap;
 use crate::device::handles::Event;
-use crate::device::{Device, DevicePtr, LaunchShape, StreamHandle};
+use crate::device::{Device, DevicePtr, StreamHandle};
 use crate::error::{Error, Result};
-use crate::memory::SymmetricHeap;
-use crate::table::LaneTable;
 use crate::types::{DType, Rank, ReduceOp, WorldSize};
-use crate::variant::{Choice, Plan, Request, Terrain};
-use crate::watch::Watch;
+use crate::variant::{Choice, Plan, Request};
 
-pub use options::Options;
+use engine::{Engine, KernelEngine};
+use kernels::Loaded;
+
+pub use cuda_slices::Element;
+pub use options::{Fallback, Options};
 
 /// A group of ranks that reduce together, seen from one of them.
 ///
@@ -35,13 +39,9 @@ pub use options::Options;
 /// Threads: may be shared; calls from several threads take turns.
 pub struct Communicator {
     // Dropped by hand: leaked when a kernel cannot be proven to have ended.
-    heap: ManuallyDrop<SymmetricHeap>,
-    watch: ManuallyDrop<Arc<Watch>>,
+    engine: ManuallyDrop<Engine>,
     device: Arc<dyn Device>,
     bootstrap: Arc<dyn Bootstrap>,
-    kernels: kernels::KernelTable,
-    table: Arc<LaneTable>,
-    options: Options,
     issue: Mutex<IssueOrder>,
     /// Whether the peers have been told of a fault that this rank found.
     told: AtomicBool,
@@ -53,6 +53,8 @@ struct IssueOrder {
     event: Event,
     /// Set once a second stream was seen: from then on every operation is followed by a record of `event`.
     several_streams: bool,
+    /// Keeps streams alive that came with an owner: `last`, and the one before while the next operation is being issued.
+    kept: [Option<Arc<dyn Any + Send + Sync>>; 2],
 }
 
 impl Communicator {
@@ -77,9 +79,20 @@ impl Communicator {
         &self.bootstrap
     }
 
-    /// Bytes of device memory this communicator holds on this rank.
+    /// Bytes of device memory this communicator holds on this rank; 0 on NCCL, which does not say.
     pub fn footprint_bytes(&self) -> u64 {
-        self.heap.bytes()
+        match &*self.engine {
+            Engine::Kernels(kernels) => kernels.footprint_bytes(),
+            Engine::Nccl(_) => 0,
+        }
+    }
+
+    /// What runs the operations: `myelon`, or `nccl` after a fallback.
+    pub fn engine(&self) -> &'static str {
+        match &*self.engine {
+            Engine::Kernels(_) => "myelon",
+            Engine::Nccl(_) => "nccl",
+        }
     }
 
     /// Reduces `count` elements of every rank's `input` into every rank's `output`, with the variant the table chooses.
@@ -106,9 +119,20 @@ impl Communicator {
         stream: StreamHandle,
     ) -> Result<()> {
         let request = Request { count, dtype, op };
-        let choice = self.choose(&request)?;
-        // SAFETY: the caller's promise is this function's.
-        unsafe { self.all_reduce_as(&choice, &request, input, output, stream) }
+        match &*self.engine {
+            Engine::Kernels(kernels) => {
+                let choice = kernels.choose(&request)?;
+                // SAFETY: the caller's promise is this function's.
+                unsafe { self.all_reduce_as(&choice, &request, input, output, stream) }
+            }
+            Engine::Nccl(nccl) => {
+                check_operands(&request, input, output)?;
+                let mut issue = self.begin_issue(stream)?;
+                // SAFETY: the caller's promise is this function's.
+                unsafe { nccl.all_reduce(input, output, count, dtype, op, stream)? };
+                self.end_issue(&mut issue, stream)
+            }
+        }
     }
 
     /// As [`Communicator::all_reduce`], with a variant and shape of the caller's. Every rank makes the same choice.
@@ -124,113 +148,95 @@ impl Communicator {
         stream: StreamHandle,
     ) -> Result<()> {
         check_operands(request, input, output)?;
-        let plan = self.plan(choice, request)?;
+        let kernels = self.kernels()?;
+        let plan = kernels.plan(choice, request)?;
         self.status()?;
         if request.count == 0 {
             return Ok(());
         }
-        let kernel = self.kernel(&plan, stream)?;
-        kernel.check_resident(&plan)?;
-        let mut issue = self.issue.lock().unwrap_or_else(PoisonError::into_inner);
-        self.order_before(&mut issue, stream)?;
-        let element_bytes = request.dtype.size_bytes() as u64;
-        let shape = LaunchShape {
-            grid: plan.lanes,
-            block: plan.kernel.threads,
-            shared_bytes: plan.shared_bytes,
-            dependent: false,
-        };
-        for (offset, count) in plan.pieces(request.count) {
-            let args = Args {
-                input: input.offset(offset * element_bytes).0,
-                output: output.offset(offset * element_bytes).0,
-                count,
-                heap: self.heap.bases(),
-                control: self.watch.page().0,
-                deadline_ns: self.options.timeout.as_nanos() as u64,
-                descriptor: descriptor(request.count, request.dtype as u8, request.op as u8),
-                layout: *self.heap.layout(),
-                rank: self.rank().0,
-                chunk_bytes: plan.chunk_bytes,
-            };
-            // SAFETY: `Args` is what every collective kernel takes; heap and page live until no kernel runs, the operands
-            // by the caller's promise.
-            unsafe { self.device.launch(kernel.handle, shape, bytes_of(&args), stream)? };
-        }
-        self.order_after(&mut issue, stream)
+        let kernel = self.ready_kernel(kernels, &plan, stream)?;
+        let mut issue = self.begin_issue(stream)?;
+        // SAFETY: the caller's promise is this function's.
+        unsafe { kernels.launch(&*self.device, kernel, &plan, request, input, output, stream)? };
+        self.end_issue(&mut issue, stream)
     }
 
     /// What [`Communicator::all_reduce`] would take for a request: the table's choice.
+    ///
+    /// Errors: [`Error::Unsupported`] on NCCL, which does not say.
     pub fn choose(&self, request: &Request) -> Result<Choice> {
-        match &self.options.choice {
-            Some(choice) if choice.variant.supports(request.dtype, request.op).is_ok() => Ok(choice.clone()),
-            _ => self.table.choose(self.world_size(), request),
-        }
+        self.kernels()?.choose(request)
     }
 
     /// How a request would run under a choice.
     pub fn plan(&self, choice: &Choice, request: &Request) -> Result<Plan> {
-        let terrain = Terrain {
-            device: self.device.properties().kind,
-            world_size: self.world_size(),
-            layout: self.heap.layout(),
-            sentinel: self.options.sentinel,
-        };
-        Plan::new(&terrain, request, choice)
+        self.kernels()?.plan(choice, request)
     }
 
     /// Compiles and loads what the plans need, on all ranks. Collective; every rank passes the same plans.
     ///
     /// A case that was not prepared prepares itself at its first use, which is an error inside a graph capture.
     pub fn prepare(&self, plans: &[Plan]) -> Result<()> {
-        self.kernels.prepare(&*self.bootstrap, &self.device, plans.iter().map(|plan| (&plan.kernel, plan.shared_bytes)))
+        self.kernels()?.prepare(&*self.bootstrap, &self.device, plans)
     }
 
     /// Prepares everything the table may choose for these types and operators, at every size. Collective.
     pub fn prepare_types(&self, types: &[(DType, ReduceOp)]) -> Result<()> {
-        let mut plans = Vec::new();
-        for &(dtype, op) in types {
-            // Tables and tunings change at sizes of their own; powers of two up to 4 GiB visit all that matter.
-            for power in 0..=32 {
-                let request = Request { count: (1u64 << power).div_ceil(dtype.size_bytes() as u64), dtype, op };
-                let plan = self.plan(&self.choose(&request)?, &request)?;
-                if !plans.iter().any(|known: &Plan| known.kernel == plan.kernel) {
-                    plans.push(plan);
-                }
-            }
+        match &*self.engine {
+            Engine::Kernels(kernels) => kernels.prepare_types(&*self.bootstrap, &self.device, types),
+            Engine::Nccl(_) => Ok(()),
         }
-        self.prepare(&plans)
     }
 
-    fn kernel(&self, plan: &Plan, stream: StreamHandle) -> Result<kernels::Loaded> {
-        if let Some(kernel) = self.kernels.get(&plan.kernel) {
+    fn kernels(&self) -> Result<&KernelEngine> {
+        match &*self.engine {
+            Engine::Kernels(kernels) => Ok(kernels),
+            Engine::Nccl(_) => {
+                Err(Error::unsupported("this communicator fell back to NCCL, which has no variants to choose from"))
+            }
+        }
+    }
+
+    fn ready_kernel(&self, kernels: &KernelEngine, plan: &Plan, stream: StreamHandle) -> Result<Loaded> {
+        if let Some(kernel) = kernels.loaded(plan) {
             return Ok(kernel);
         }
         if self.device.is_capturing(stream)? {
             return Err(Error::invalid(format!(
-                "{} is not prepared, and cannot be while stream is being captured: call prepare before the capture",
+                "{} is not prepared, and cannot be while its stream is being captured: call prepare before the capture",
                 plan.kernel
             )));
         }
         self.prepare(std::slice::from_ref(plan))?;
-        Ok(self.kernels.get(&plan.kernel).expect("prepare loads what it is given"))
+        Ok(kernels.loaded(plan).expect("prepare loads what it is given"))
     }
 
-    /// Makes `stream` wait for the operation before this one, if that went elsewhere.
-    fn order_before(&self, issue: &mut IssueOrder, stream: StreamHandle) -> Result<()> {
-        let Some(last) = issue.last.filter(|&last| last != stream) else { return Ok(()) };
+    /// Keeps the owner of the next operation's stream until another stream has taken its place.
+    fn keep_stream(&self, owner: Arc<dyn Any + Send + Sync>) {
+        let mut issue = self.issue.lock().unwrap_or_else(PoisonError::into_inner);
+        if issue.kept[0].as_ref().is_none_or(|kept| !Arc::ptr_eq(kept, &owner)) {
+            issue.kept.rotate_right(1);
+            issue.kept[0] = Some(owner);
+        }
+    }
+
+    /// Takes the turn, and makes `stream` wait for the operation before this one, if that went elsewhere.
+    fn begin_issue(&self, stream: StreamHandle) -> Result<MutexGuard<'_, IssueOrder>> {
+        let mut issue = self.issue.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(last) = issue.last.filter(|&last| last != stream) else { return Ok(issue) };
         // Captured work cannot wait for work outside the capture: there the user orders the replays.
         if self.device.is_capturing(stream)? || self.device.is_capturing(last)? {
-            return Ok(());
+            return Ok(issue);
         }
         if !issue.several_streams {
             issue.event.record(last)?;
             issue.several_streams = true;
         }
-        issue.event.hold(stream)
+        issue.event.hold(stream)?;
+        Ok(issue)
     }
 
-    fn order_after(&self, issue: &mut IssueOrder, stream: StreamHandle) -> Result<()> {
+    fn end_issue(&self, issue: &mut IssueOrder, stream: StreamHandle) -> Result<()> {
         issue.last = Some(stream);
         if issue.several_streams && !self.device.is_capturing(stream)? {
             issue.event.record(stream)?;
@@ -246,10 +252,16 @@ impl Communicator {
         self.status()
     }
 
-    /// What went wrong so far, without waiting for operations. A fault that this rank found is passed on to its peers when it is first
-    /// told here, by an operation or by [`Communicator::synchronize`]: they may not be waiting for anything.
+    /// What went wrong so far, without waiting for operations.
+    ///
+    /// A fault that this rank found is passed on to its peers when it is first told, here, by an operation or by
+    /// [`Communicator::synchronize`]: they may not be waiting for anything.
     pub fn status(&self) -> Result<()> {
-        self.watch.check().inspect_err(|error| {
+        let state = match &*self.engine {
+            Engine::Kernels(kernels) => kernels.watch().check(),
+            Engine::Nccl(nccl) => nccl.check(),
+        };
+        state.inspect_err(|error| {
             let own = matches!(error, Error::Stalled { .. } | Error::PeerMismatch { .. });
             if own && !self.told.swap(true, Ordering::Relaxed) {
                 self.bootstrap.announce_abort(&error.to_string());
@@ -262,7 +274,14 @@ impl Communicator {
     pub fn abort(&self, detail: &str) {
         // Peers first: their kernels hear of ours as soon as it stops, their hosts should know why by then.
         self.bootstrap.announce_abort(detail);
-        self.watch.abort(detail);
+        match &*self.engine {
+            Engine::Kernels(kernels) => kernels.watch().abort(detail),
+            Engine::Nccl(nccl) => {
+                if let Err(error) = nccl.abort() {
+                    tracing::warn!(rank = self.rank().0, %error, "NCCL did not abort");
+                }
+            }
+        }
     }
 
     /// Waits a bounded time for this rank's kernels to end; false if they did not.
@@ -299,11 +318,8 @@ impl Drop for Communicator {
         }
         // Peers may still load from our heap: it is theirs too (SharedBlock), so nothing is freed under them.
         self.bootstrap.leave(LEAVE_PATIENCE);
-        // SAFETY: dropped once, here; nothing uses either afterwards.
-        unsafe {
-            ManuallyDrop::drop(&mut self.heap);
-            ManuallyDrop::drop(&mut self.watch);
-        }
+        // SAFETY: dropped once, here; nothing uses it afterwards.
+        unsafe { ManuallyDrop::drop(&mut self.engine) }
     }
 }
 
@@ -313,6 +329,7 @@ impl fmt::Debug for Communicator {
             .field("rank", &self.rank())
             .field("world_size", &self.world_size())
             .field("device", &self.device)
+            .field("engine", &self.engine())
             .finish_non_exhaustive()
     }
 }

@@ -24,6 +24,8 @@ pub struct Options {
     pub sentinel: bool,
     /// Whether several ranks may use one GPU: for tests of correctness.
     pub share_devices: bool,
+    /// What to do where ranks cannot reach each other's memory.
+    pub fallback: Fallback,
     /// Types and operators to compile and load at once.
     pub prepare: Vec<(DType, ReduceOp)>,
 }
@@ -37,9 +39,19 @@ impl Default for Options {
             choice: None,
             sentinel: true,
             share_devices: false,
+            fallback: Fallback::Refuse,
             prepare: Vec::new(),
         }
     }
+}
+
+/// What to do where this machine cannot run Myelon's kernels between the ranks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fallback {
+    /// Say what is missing.
+    Refuse,
+    /// Run on NCCL, and say so in the log and in [`Communicator::engine`](super::Communicator::engine).
+    Nccl,
 }
 
 impl Options {

@@ -2,18 +2,19 @@
 
 use std::any::Any;
 use std::collections::HashMap;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
 
 use serde::{Deserialize, Serialize};
 
+use super::pair_check;
 use crate::abi::{HeapLayout, MAX_WORLD, SENTINEL_BUFFERS, SENTINEL_BYTE};
-use crate::bootstrap::Bootstrap;
+use crate::bootstrap::{Bootstrap, agree};
 use crate::device::handles::Stream;
 use crate::device::{Device, DevicePtr, SharedBlock};
 use crate::error::{Error, Result};
-use crate::types::WorldSize;
+use crate::types::{Rank, WorldSize};
 
 /// This rank's heap and its view of every peer's, all mapped for this rank's device.
 ///
@@ -23,7 +24,7 @@ pub struct SymmetricHeap {
     blocks: Vec<SharedBlock>,
     layout: HeapLayout,
     bytes: u64,
-    published: u64,
+    _published: Published,
 }
 
 /// How a rank's block is found by its peers.
@@ -31,63 +32,43 @@ pub struct SymmetricHeap {
 struct Card {
     process: u64,
     block: u64,
-    bytes: u64,
 }
 
 impl SymmetricHeap {
     /// Allocates this rank's heap, readies it, and maps every peer's. Collective.
     ///
-    /// Errors: [`Error::PeerMismatch`] when sizes differ, [`Error::NoPeerAccess`] naming the peer that cannot be mapped.
+    /// Every rank passes the same layout.
+    ///
+    /// Errors: [`Error::NoPeerAccess`] naming the peer that cannot be mapped, or whose memory does not hold what is stored
+    /// there; [`Error::PeerFailed`] where that happened to another rank; those of the bootstrap.
     pub fn create(device: &Arc<dyn Device>, bootstrap: &dyn Bootstrap, layout: HeapLayout, bytes: u64) -> Result<Self> {
-        let rank = bootstrap.rank();
-        let own = device.allocate_shared(bytes)?;
-        poison(device, &own, &layout, bootstrap.world_size())?;
+        let allocated = device.allocate_shared(bytes).and_then(|block| {
+            poison(device, &block, &layout, bootstrap.world_size())?;
+            Ok(block)
+        });
+        let own = agree(bootstrap, "allocating heaps", allocated)?;
 
         // INVARIANT: the block is ready before anybody learns where it is.
-        let published = publish(&own);
-        let card =
-            serde_json::to_vec(&Card { process: process_token(), block: published, bytes }).expect("plain numbers");
+        let published = Published::new(&own);
+        let card = serde_json::to_vec(&Card { process: process_token(), block: published.id }).expect("plain numbers");
         let cards = bootstrap.all_gather("exchanging heap addresses", &card)?;
         let cards: Vec<Card> = cards
             .iter()
             .map(|card| serde_json::from_slice(card).map_err(|error| Error::invalid(format!("heap card: {error}"))))
             .collect::<Result<_>>()?;
         let across_processes = cards.iter().any(|card| card.process != process_token());
-        let mut fds = if across_processes {
-            let fd = device.export_shared(&own)?;
+        let fds = if across_processes {
+            let fd = agree(bootstrap, "exporting heaps", device.export_shared(&own))?;
             bootstrap.exchange_fds("exchanging heap descriptors", Some(fd.as_fd()))?
         } else {
             Vec::new()
         };
-
-        let mut blocks = Vec::with_capacity(cards.len());
-        for (peer, card) in bootstrap.world_size().ranks().zip(&cards) {
-            if card.bytes != bytes {
-                return Err(Error::PeerMismatch {
-                    rank,
-                    peer,
-                    what: "the size of the heap".into(),
-                    ours: format!("{bytes} bytes"),
-                    theirs: format!("{} bytes", card.bytes),
-                });
-            }
-            let unreachable = |detail: String| Error::NoPeerAccess { rank, peer, detail };
-            let block = if peer == rank {
-                own.clone()
-            } else if card.process == process_token() {
-                let block = look_up(card.block).ok_or_else(|| unreachable("it is gone already".into()))?;
-                device.grant_access(&block).map_err(|error| unreachable(error.to_string()))?;
-                block
-            } else {
-                let fd = fds.get_mut(peer.index()).and_then(Option::take);
-                let fd = fd.ok_or_else(|| unreachable("it sent no file descriptor".into()))?;
-                device.import_shared(fd, bytes).map_err(|error| unreachable(error.to_string()))?
-            };
-            blocks.push(block);
-        }
+        let mapped = map_peers(device, bootstrap, &own, &cards, fds);
         // A peer of this process finds our block only while we hold it: everyone maps before anyone goes on.
-        bootstrap.all_gather("mapping heaps", &[])?;
-        Ok(Self { blocks, layout, bytes, published })
+        let blocks = agree(bootstrap, "mapping heaps", mapped)?;
+        let heap = Self { blocks, layout, bytes, _published: published };
+        pair_check::run(device, bootstrap, &heap)?;
+        Ok(heap)
     }
 
     /// Base address of every rank's heap as this rank maps it; zero past the world size.
@@ -110,10 +91,30 @@ impl SymmetricHeap {
     }
 }
 
-impl Drop for SymmetricHeap {
-    fn drop(&mut self) {
-        lock(&PUBLISHED).remove(&self.published);
-    }
+/// Every rank's block as this rank maps it.
+fn map_peers(
+    device: &Arc<dyn Device>,
+    bootstrap: &dyn Bootstrap,
+    own: &SharedBlock,
+    cards: &[Card],
+    mut fds: Vec<Option<OwnedFd>>,
+) -> Result<Vec<SharedBlock>> {
+    let rank = bootstrap.rank();
+    let map = |(peer, card): (Rank, &Card)| {
+        let unreachable = |detail: String| Error::NoPeerAccess { rank, peer, detail };
+        if peer == rank {
+            Ok(own.clone())
+        } else if card.process == process_token() {
+            let block = look_up(card.block).ok_or_else(|| unreachable("it is gone already".into()))?;
+            device.grant_access(&block).map_err(|error| unreachable(error.to_string()))?;
+            Ok(block)
+        } else {
+            let fd = fds.get_mut(peer.index()).and_then(Option::take);
+            let fd = fd.ok_or_else(|| unreachable("it sent no file descriptor".into()))?;
+            device.import_shared(fd, own.bytes).map_err(|error| unreachable(error.to_string()))
+        }
+    };
+    bootstrap.world_size().ranks().zip(cards).map(map).collect()
 }
 
 fn poison(device: &Arc<dyn Device>, block: &SharedBlock, layout: &HeapLayout, world_size: WorldSize) -> Result<()> {
@@ -124,29 +125,42 @@ fn poison(device: &Arc<dyn Device>, block: &SharedBlock, layout: &HeapLayout, wo
     stream.synchronize()
 }
 
-/// A block of this process that peers of this process can map without a file descriptor.
+/// A block that peers of this process can map without a file descriptor, as long as this lives.
+#[derive(Debug)]
 struct Published {
+    id: u64,
+}
+
+struct Entry {
     address: DevicePtr,
     bytes: u64,
     owner: Weak<dyn Any + Send + Sync>,
 }
 
-static PUBLISHED: LazyLock<Mutex<HashMap<u64, Published>>> = LazyLock::new(Mutex::default);
+static PUBLISHED: LazyLock<Mutex<HashMap<u64, Entry>>> = LazyLock::new(Mutex::default);
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+fn published() -> MutexGuard<'static, HashMap<u64, Entry>> {
+    PUBLISHED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn publish(block: &SharedBlock) -> u64 {
-    static NEXT: AtomicU64 = AtomicU64::new(1);
-    let id = NEXT.fetch_add(1, Ordering::Relaxed);
-    let entry = Published { address: block.address, bytes: block.bytes, owner: Arc::downgrade(&block.owner) };
-    lock(&PUBLISHED).insert(id, entry);
-    id
+impl Published {
+    fn new(block: &SharedBlock) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let id = NEXT.fetch_add(1, Ordering::Relaxed);
+        let entry = Entry { address: block.address, bytes: block.bytes, owner: Arc::downgrade(&block.owner) };
+        published().insert(id, entry);
+        Self { id }
+    }
+}
+
+impl Drop for Published {
+    fn drop(&mut self) {
+        published().remove(&self.id);
+    }
 }
 
 fn look_up(id: u64) -> Option<SharedBlock> {
-    let published = lock(&PUBLISHED);
+    let published = published();
     let entry = published.get(&id)?;
     Some(SharedBlock { address: entry.address, bytes: entry.bytes, owner: entry.owner.upgrade()? })
 }

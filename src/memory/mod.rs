@@ -2,6 +2,7 @@
 
 mod heap;
 mod layout;
+mod pair_check;
 
 pub use heap::SymmetricHeap;
 pub use layout::HeapLimits;

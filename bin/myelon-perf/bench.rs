@@ -1,0 +1,156 @@
+//! One rank's place of work: communicator, stream and operands, and how a candidate's operation is queued there.
+
+use myelon_ccl::device::DevicePtr;
+use myelon_ccl::device::handles::{Buffer, Graph, Stream};
+use myelon_ccl::{Communicator, Error, Result};
+
+use myelon_ccl::measure::Baseline;
+use myelon_ccl::variant::Request;
+
+use crate::candidate::{Engine, Planned};
+use crate::request::SweepRequest;
+use crate::rival::Rival;
+
+/// Where a rank measures. The operands have room for the largest size of the sweep.
+pub(crate) struct Bench {
+    // INVARIANT: declared first, so that it is dropped while the stream of its last operation exists.
+    communicator: Communicator,
+    stream: Stream,
+    input: Buffer,
+    output: Buffer,
+    in_place: bool,
+    rival: Option<Rival>,
+}
+
+/// Where an operation reads and writes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Operands {
+    pub(crate) input: DevicePtr,
+    pub(crate) output: DevicePtr,
+}
+
+impl Bench {
+    /// Allocates what the sweep needs on this rank.
+    ///
+    /// Errors: those of the device; the other ranks are told.
+    pub(crate) fn new(communicator: Communicator, request: &SweepRequest) -> Result<Self> {
+        let bytes = request.sizes.largest().map_or(0, |bytes| bytes.0);
+        let device = communicator.device();
+        let allocate = || {
+            let input = Buffer::new(device, if request.in_place { 0 } else { bytes })?;
+            let output = Buffer::new(device, bytes)?;
+            Ok((Stream::new(device)?, input, output, Rival::connect(&communicator, request, bytes)?))
+        };
+        let (stream, input, output, rival) =
+            allocate().inspect_err(|error: &Error| communicator.abort(&error.to_string()))?;
+        Ok(Self { communicator, stream, input, output, in_place: request.in_place, rival })
+    }
+
+    pub(crate) fn communicator(&self) -> &Communicator {
+        &self.communicator
+    }
+
+    pub(crate) fn stream(&self) -> &Stream {
+        &self.stream
+    }
+
+    /// The operands of an engine; equal addresses where results replace them.
+    pub(crate) fn operands(&self, engine: &Engine) -> Operands {
+        if let (Engine::Rival(Baseline::NcclSymmetric), Some(rival)) = (engine, &self.rival)
+            && let Some(operands) = rival.symmetric_operands()
+        {
+            return operands;
+        }
+        let output = self.output.address();
+        Operands { input: if self.in_place { output } else { self.input.address() }, output }
+    }
+
+    /// Whether a baseline has the type and operator of this request.
+    pub(crate) fn rival_supports(&self, baseline: Baseline, request: &Request) -> Result<bool> {
+        let Some(rival) = &self.rival else { return Ok(false) };
+        rival.supports(request, self.operands(&Engine::Rival(baseline)), &self.stream)
+    }
+
+    /// Queues one operation.
+    pub(crate) fn issue(&self, planned: &Planned) -> Result<()> {
+        let operands @ Operands { input, output } = self.operands(&planned.engine);
+        let (request, stream) = (&planned.request, self.stream.handle());
+        match &planned.engine {
+            // SAFETY: the operands have room for the largest size, and live until `drop` has synchronised the stream.
+            Engine::Auto => unsafe {
+                self.communicator.all_reduce(input, output, request.count, request.dtype, request.op, stream)
+            },
+            // SAFETY: as above.
+            Engine::Variant(choice) => unsafe {
+                self.communicator.all_reduce_as(choice, request, input, output, stream)
+            },
+            Engine::Rival(baseline) => match &self.rival {
+                // SAFETY: as above.
+                Some(rival) => unsafe { rival.issue(request, operands, stream) },
+                None => Err(Error::unsupported(format!("{baseline} is not connected"))),
+            },
+        }
+    }
+
+    /// Records what `work` queues, to be replayed.
+    pub(crate) fn capture(&self, work: impl FnOnce() -> Result<()>) -> Result<Replay<'_>> {
+        Ok(Replay { graph: self.stream.capture(work)?, bench: self })
+    }
+
+    /// Waits until everything queued has finished, and says what went wrong with it.
+    pub(crate) fn finish(&self) -> Result<()> {
+        if let Some(rival) = &self.rival {
+            rival.wait(&self.communicator, &self.stream)?;
+        }
+        self.communicator.synchronize(self.stream.handle())
+    }
+
+    /// Takes leave of the other ranks after a sweep that came to its end. Collective.
+    pub(crate) fn close(mut self) -> Result<()> {
+        self.finish()?;
+        self.rival.take().map_or(Ok(()), Rival::close)
+    }
+
+    /// Leaves nothing queued behind. What is still running after a failure is told to stop, so that the wait is short.
+    pub(crate) fn settle(&self) {
+        let device = self.communicator.device();
+        if !device.stream_is_idle(self.stream.handle()).unwrap_or(true) {
+            self.communicator.abort("the sweep failed on this rank");
+            if let Some(rival) = &self.rival {
+                rival.abort();
+            }
+        }
+        // What went wrong was reported by the call that noticed.
+        let _ = self.stream.synchronize();
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        self.settle();
+        // Still here only after a failure, and then the other ranks may never come to say goodbye.
+        if let Some(rival) = &self.rival {
+            rival.abort();
+        }
+    }
+}
+
+/// A captured graph whose launches have finished before it goes.
+pub(crate) struct Replay<'a> {
+    graph: Graph,
+    bench: &'a Bench,
+}
+
+impl Replay<'_> {
+    /// Queues everything that was captured.
+    pub(crate) fn launch(&self) -> Result<()> {
+        self.graph.launch(&self.bench.stream)
+    }
+}
+
+impl Drop for Replay<'_> {
+    fn drop(&mut self) {
+        // INVARIANT: a graph is given back only when no launch of it is queued.
+        self.bench.settle();
+    }
+}

@@ -1,0 +1,81 @@
+//! What a request is checked against: this machine, this build, this process's environment.
+
+use myelon_ccl::baseline;
+use myelon_ccl::device::cuda;
+use myelon_ccl::variant::Manifest;
+use myelon_ccl::{DType, ReduceOp, Result, WorldSize};
+
+use crate::place::Place;
+use crate::request::Surroundings;
+
+/// This machine and this build.
+pub(crate) struct Here {
+    gpus: u32,
+    place: Option<Place>,
+}
+
+impl Here {
+    /// Looks at the driver and the environment, once.
+    ///
+    /// Errors: [`myelon_ccl::Error::Config`] for launcher variables that make no sense.
+    pub(crate) fn look() -> Result<Self> {
+        // WHY: a machine without a driver has no GPUs, which is no mistake: the CPU takes their place.
+        Ok(Self { gpus: cuda::device_count().unwrap_or(0), place: Place::from_env()? })
+    }
+
+    /// Where a launcher put this process.
+    pub(crate) fn place(&self) -> Option<&Place> {
+        self.place.as_ref()
+    }
+}
+
+impl Surroundings for Here {
+    fn gpus(&self) -> u32 {
+        self.gpus
+    }
+
+    fn launched(&self) -> Option<WorldSize> {
+        self.place.as_ref().map(|place| place.world_size)
+    }
+
+    fn has_nccl(&self) -> bool {
+        baseline::version().is_ok()
+    }
+
+    fn variants(&self) -> Vec<String> {
+        Manifest::embedded().all().map(|spec| spec.name.clone()).collect()
+    }
+
+    fn is_enabled(&self, variant: &str) -> bool {
+        Manifest::embedded().get(variant).is_ok_and(|spec| spec.enabled)
+    }
+
+    fn refusal(&self, variant: &str, _ranks: WorldSize, dtype: DType, op: ReduceOp) -> Option<String> {
+        let supported = Manifest::embedded().get(variant).and_then(|spec| spec.supports(dtype, op));
+        let message = supported.err()?.to_string();
+        let subject = format!("variant {variant} ");
+        Some(message.strip_prefix(&subject).map_or_else(|| message.clone(), str::to_owned))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_variant_of_the_manifest_can_be_asked_for() {
+        let here = Here { gpus: 0, place: None };
+        let ranks = WorldSize::new(2).unwrap();
+        assert_eq!(here.variants().len(), Manifest::embedded().all().count());
+        for spec in Manifest::embedded().all() {
+            assert_eq!(here.is_enabled(&spec.name), spec.enabled);
+            for &dtype in DType::ALL {
+                for &op in ReduceOp::ALL {
+                    let refusal = here.refusal(&spec.name, ranks, dtype, op);
+                    assert_eq!(refusal.is_none(), spec.supports(dtype, op).is_ok());
+                    assert!(refusal.is_none_or(|why| !why.contains(&spec.name)), "the caller names the variant");
+                }
+            }
+        }
+    }
+}

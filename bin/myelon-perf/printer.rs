@@ -1,0 +1,99 @@
+//! What rank 0 shows and stores.
+
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use myelon_ccl::Result;
+use myelon_ccl::measure::text::{RankLine, TextTable};
+use myelon_ccl::measure::{Baseline, Provenance, Results, Row, csv, output};
+
+use crate::request::SweepRequest;
+
+/// The table on standard output, the progress on a terminal, and the files at the end.
+pub(crate) struct Printer {
+    table: TextTable,
+    against: Vec<Baseline>,
+    results: Results,
+    progress: ProgressBar,
+    json: Option<PathBuf>,
+    csv: Option<PathBuf>,
+}
+
+impl Printer {
+    /// Prints the header. `cases` is how many there will be.
+    pub(crate) fn start(
+        request: &SweepRequest,
+        provenance: Provenance,
+        ranks: &[RankLine],
+        caution: Option<&str>,
+        cases: u64,
+    ) -> Self {
+        let table = TextTable::new(&request.against);
+        let mut settings = request.settings();
+        if let Some(caution) = caution {
+            settings += "\n# ";
+            settings += caution;
+        }
+        let progress = if std::io::stderr().is_terminal() {
+            let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {msg} {eta}").ok();
+            let bar = ProgressBar::with_draw_target(Some(cases), ProgressDrawTarget::stderr());
+            style.into_iter().fold(bar, ProgressBar::with_style)
+        } else {
+            ProgressBar::hidden()
+        };
+        let printer = Self {
+            table,
+            against: request.against.clone(),
+            results: Results::new(provenance),
+            progress,
+            json: request.json.clone(),
+            csv: request.csv.clone(),
+        };
+        printer.print(&printer.table.header(&printer.results.provenance, &settings, ranks));
+        printer
+    }
+
+    /// Shows what is about to be measured.
+    pub(crate) fn announce(&self, case: String) {
+        self.progress.set_message(case);
+    }
+
+    /// Prints the rows of one case, baselines among them.
+    pub(crate) fn rows(&mut self, rows: Vec<Row>) {
+        let first = self.results.rows.len();
+        self.results.rows.extend(rows);
+        for index in first..self.results.rows.len() {
+            let row = &self.results.rows[index];
+            let ratios: Vec<_> =
+                self.against.iter().map(|baseline| baseline.ratio(row, &self.results.rows[first..])).collect();
+            let line = self.table.row(row, &ratios);
+            self.print(&line);
+        }
+        self.progress.inc(1);
+    }
+
+    /// Prints the verdict of a run that came to its end.
+    pub(crate) fn verdict(&self) {
+        self.progress.finish_and_clear();
+        self.print(&self.table.footer());
+    }
+
+    /// Writes the files: all rows so far.
+    ///
+    /// Errors: those of [`Results::write`] and [`output::replace`]; the second file is tried all the same.
+    pub(crate) fn store(&self) -> Result<()> {
+        self.progress.finish_and_clear();
+        let json = self.json.as_ref().map_or(Ok(()), |path| self.results.write(path));
+        let csv = self.csv.as_ref().map_or(Ok(()), |path| output::replace(path, &csv::render(&self.results)?));
+        json.and(csv)
+    }
+
+    fn print(&self, text: &str) {
+        self.progress.suspend(|| {
+            let mut out = std::io::stdout().lock();
+            // A reader that closes the pipe early has seen what it wanted; the files are still to be written.
+            let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+        });
+    }
+}

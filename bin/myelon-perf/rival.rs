@@ -1,0 +1,124 @@
+//! NCCL on the same stream, for the rows that Myelon is held against.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use myelon_ccl::baseline::{NcclCommunicator, SymmetricBuffer};
+use myelon_ccl::device::handles::Stream;
+use myelon_ccl::device::{Device, StreamHandle};
+use myelon_ccl::measure::Baseline;
+use myelon_ccl::variant::Request;
+use myelon_ccl::{Communicator, Error, Rank, Result};
+
+use crate::bench::Operands;
+use crate::request::SweepRequest;
+
+/// Longest wait for the other ranks, and for what is queued.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// A wait polls without a pause for this long, so that short operations do not pay for a sleep.
+const EAGER: Duration = Duration::from_millis(1);
+
+/// NCCL over the ranks of a communicator.
+pub(crate) struct Rival {
+    rank: Rank,
+    // INVARIANT: declared before `communicator`, which goes only once its windows are gone.
+    symmetric: Option<Windows>,
+    communicator: NcclCommunicator,
+}
+
+/// Operands that are registered on all ranks.
+struct Windows {
+    input: Option<SymmetricBuffer>,
+    output: SymmetricBuffer,
+}
+
+impl Rival {
+    /// Connects the same ranks through NCCL; none where nothing is measured against it. Collective.
+    ///
+    /// Errors: those of [`NcclCommunicator::connect`] and [`NcclCommunicator::symmetric_buffer`].
+    pub(crate) fn connect(communicator: &Communicator, request: &SweepRequest, bytes: u64) -> Result<Option<Self>> {
+        if request.against.is_empty() {
+            return Ok(None);
+        }
+        let (rank, bootstrap) = (communicator.rank(), communicator.bootstrap());
+        let ordinal = communicator.device().properties().ordinal;
+        let all_gather = |bytes: &[u8]| bootstrap.all_gather("connecting nccl", bytes);
+        let nccl = NcclCommunicator::connect(&all_gather, rank, communicator.world_size(), ordinal, PATIENCE)?;
+        let symmetric = if request.against.contains(&Baseline::NcclSymmetric) {
+            let output = nccl.symmetric_buffer(bytes)?;
+            let input = if request.in_place { None } else { Some(nccl.symmetric_buffer(bytes)?) };
+            Some(Windows { input, output })
+        } else {
+            None
+        };
+        Ok(Some(Self { rank, symmetric, communicator: nccl }))
+    }
+
+    /// The registered operands; none where nothing is measured on them.
+    pub(crate) fn symmetric_operands(&self) -> Option<Operands> {
+        let Windows { input, output } = self.symmetric.as_ref()?;
+        let input = input.as_ref().unwrap_or(output);
+        Some(Operands { input: input.address(), output: output.address() })
+    }
+
+    /// Queues one operation.
+    ///
+    /// Errors: [`Error::Unsupported`] before anything is queued, for a type that this NCCL lacks.
+    ///
+    /// # Safety
+    /// As [`NcclCommunicator::all_reduce`].
+    pub(crate) unsafe fn issue(&self, request: &Request, operands: Operands, stream: StreamHandle) -> Result<()> {
+        let Operands { input, output } = operands;
+        // SAFETY: the caller's promise is this function's.
+        unsafe { self.communicator.all_reduce(input, output, request.count, request.dtype, request.op, stream) }
+    }
+
+    /// Whether this NCCL has the type and operator; the same answer on all ranks, which run one release of it.
+    pub(crate) fn supports(&self, request: &Request, operands: Operands, stream: &Stream) -> Result<bool> {
+        let nothing = Request { count: 0, ..*request };
+        // SAFETY: no element is touched.
+        match unsafe { self.issue(&nothing, operands, stream.handle()) } {
+            Err(Error::Unsupported(detail)) => {
+                tracing::warn!(rank = self.rank.0, detail, "measured without NCCL");
+                Ok(false)
+            }
+            outcome => outcome.map(|()| true),
+        }
+    }
+
+    /// Waits until the stream has passed everything, as long as neither library reports a failure.
+    ///
+    /// WHY: a kernel of NCCL waits for a lost peer for ever, so the stream may not be waited for without a bound.
+    pub(crate) fn wait(&self, communicator: &Communicator, stream: &Stream) -> Result<()> {
+        let (device, start): (&Arc<dyn Device>, _) = (communicator.device(), Instant::now());
+        while !device.stream_is_idle(stream.handle())? {
+            if start.elapsed() < EAGER {
+                std::hint::spin_loop();
+                continue;
+            }
+            communicator.status()?;
+            self.communicator.check()?;
+            if start.elapsed() > PATIENCE {
+                let detail = format!("the operations queued have not ended in {} s", PATIENCE.as_secs());
+                return Err(Error::Nccl { rank: self.rank, call: "ncclAllReduce", detail });
+            }
+            std::thread::sleep(Duration::from_micros(50));
+        }
+        self.communicator.check()
+    }
+
+    /// Ends whatever runs on this rank.
+    pub(crate) fn abort(&self) {
+        if let Err(error) = self.communicator.abort() {
+            tracing::warn!(rank = self.rank.0, %error, "NCCL does not let go");
+        }
+    }
+
+    /// Says goodbye to the other ranks. Collective; the stream has passed everything.
+    ///
+    /// Errors: those of [`NcclCommunicator::finalize`].
+    pub(crate) fn close(self) -> Result<()> {
+        drop(self.symmetric);
+        self.communicator.finalize()
+    }
+}

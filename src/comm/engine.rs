@@ -1,0 +1,171 @@
+//! What runs the operations of a communicator: Myelon's kernels, or NCCL where those cannot reach the peers.
+
+use std::sync::Arc;
+
+use super::Options;
+use super::kernels::{KernelTable, Loaded};
+use crate::abi::{Args, bytes_of, descriptor};
+use crate::baseline::NcclCommunicator;
+use crate::bootstrap::Bootstrap;
+use crate::device::{Device, DeviceKind, DevicePtr, LaunchShape, StreamHandle};
+use crate::error::Result;
+use crate::memory::{HeapLimits, SymmetricHeap};
+use crate::table::LaneTable;
+use crate::types::{DType, Rank, ReduceOp, WorldSize};
+use crate::variant::{Choice, Plan, Request, Terrain};
+use crate::watch::Watch;
+
+/// One of the two.
+pub(super) enum Engine {
+    /// The kernels in `cuda/`.
+    Kernels(KernelEngine),
+    /// The library that is there in any case.
+    Nccl(NcclCommunicator),
+}
+
+/// Heap, control page, kernels and table of one rank.
+pub(super) struct KernelEngine {
+    heap: SymmetricHeap,
+    watch: Arc<Watch>,
+    kernels: KernelTable,
+    table: Arc<LaneTable>,
+    choice: Option<Choice>,
+    deadline_ns: u64,
+    sentinel: bool,
+    kind: DeviceKind,
+    rank: Rank,
+    world_size: WorldSize,
+}
+
+impl KernelEngine {
+    /// Maps the heaps and listens to the control plane. Collective; fails on all ranks or on none.
+    pub(super) fn create(
+        device: &Arc<dyn Device>,
+        bootstrap: &Arc<dyn Bootstrap>,
+        options: &Options,
+        table: Arc<LaneTable>,
+        limits: HeapLimits,
+        sharers: u32,
+    ) -> Result<Self> {
+        let (rank, world_size) = (bootstrap.rank(), bootstrap.world_size());
+        let (layout, bytes) = limits.layout(world_size)?;
+        let heap = SymmetricHeap::create(device, &**bootstrap, layout, bytes)?;
+        let watch = Arc::new(Watch::new(device, rank, world_size)?);
+        let listener = Arc::downgrade(&watch);
+        bootstrap.listen(Arc::new(move |event| {
+            if let Some(watch) = listener.upgrade() {
+                watch.hear(event);
+            }
+        }));
+        Ok(Self {
+            heap,
+            watch,
+            kernels: KernelTable::new(sharers),
+            table,
+            choice: options.choice.clone(),
+            deadline_ns: options.timeout.as_nanos() as u64,
+            sentinel: options.sentinel,
+            kind: device.properties().kind,
+            rank,
+            world_size,
+        })
+    }
+
+    pub(super) fn watch(&self) -> &Watch {
+        &self.watch
+    }
+
+    pub(super) fn footprint_bytes(&self) -> u64 {
+        self.heap.bytes()
+    }
+
+    pub(super) fn choose(&self, request: &Request) -> Result<Choice> {
+        match &self.choice {
+            Some(choice) if choice.variant.supports(request.dtype, request.op).is_ok() => Ok(choice.clone()),
+            _ => self.table.choose(self.world_size, request),
+        }
+    }
+
+    pub(super) fn plan(&self, choice: &Choice, request: &Request) -> Result<Plan> {
+        let terrain = Terrain {
+            device: self.kind,
+            world_size: self.world_size,
+            layout: self.heap.layout(),
+            sentinel: self.sentinel,
+        };
+        Plan::new(&terrain, request, choice)
+    }
+
+    /// The plan's kernel, if it is prepared.
+    pub(super) fn loaded(&self, plan: &Plan) -> Option<Loaded> {
+        self.kernels.get(&plan.kernel)
+    }
+
+    pub(super) fn prepare(&self, bootstrap: &dyn Bootstrap, device: &Arc<dyn Device>, plans: &[Plan]) -> Result<()> {
+        self.kernels.prepare(bootstrap, device, plans.iter().map(|plan| (&plan.kernel, plan.shared_bytes)))
+    }
+
+    pub(super) fn prepare_types(
+        &self,
+        bootstrap: &dyn Bootstrap,
+        device: &Arc<dyn Device>,
+        types: &[(DType, ReduceOp)],
+    ) -> Result<()> {
+        let mut plans: Vec<Plan> = Vec::new();
+        for &(dtype, op) in types {
+            // Tables and tunings change at sizes of their own; powers of two up to 4 GiB visit all that matter.
+            for power in 0..=32 {
+                let request = Request { count: (1u64 << power).div_ceil(dtype.size_bytes() as u64), dtype, op };
+                let plan = self.plan(&self.choose(&request)?, &request)?;
+                if !plans.iter().any(|known| known.kernel == plan.kernel) {
+                    plans.push(plan);
+                }
+            }
+        }
+        if plans.is_empty() { Ok(()) } else { self.prepare(bootstrap, device, &plans) }
+    }
+
+    /// Launches the plan, piece by piece.
+    ///
+    /// # Safety
+    /// As [`super::Communicator::all_reduce`].
+    #[expect(clippy::too_many_arguments, reason = "a launch is what all of these meet in")]
+    pub(super) unsafe fn launch(
+        &self,
+        device: &dyn Device,
+        kernel: Loaded,
+        plan: &Plan,
+        request: &Request,
+        input: DevicePtr,
+        output: DevicePtr,
+        stream: StreamHandle,
+    ) -> Result<()> {
+        kernel.check_resident(plan)?;
+        let element_bytes = request.dtype.size_bytes() as u64;
+        let shape = LaunchShape {
+            grid: plan.lanes,
+            block: plan.kernel.threads,
+            shared_bytes: plan.shared_bytes,
+            dependent: false,
+        };
+        for (offset, count) in plan.pieces(request.count) {
+            let args = Args {
+                input: input.offset(offset * element_bytes).0,
+                output: output.offset(offset * element_bytes).0,
+                count,
+                heap: self.heap.bases(),
+                control: self.watch.page().0,
+                deadline_ns: self.deadline_ns,
+                // Of the whole message: pieces alike do not make messages alike.
+                descriptor: descriptor(request.count, request.dtype as u8, request.op as u8),
+                layout: *self.heap.layout(),
+                rank: self.rank.0,
+                chunk_bytes: plan.chunk_bytes,
+            };
+            // SAFETY: `Args` is what every collective kernel takes; heap and page live until no kernel runs, the operands
+            // by the caller's promise.
+            unsafe { device.launch(kernel.handle, shape, bytes_of(&args), stream)? };
+        }
+        Ok(())
+    }
+}
