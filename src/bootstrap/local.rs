@@ -8,6 +8,7 @@ use super::events::Events;
 use super::peers::Peers;
 use super::rounds::{Failure, Rounds, Step};
 use super::{Bootstrap, ControlEvent, check_contribution, cut_detail};
+use crate::device::cpu::tsan;
 use crate::error::{Error, Result};
 use crate::types::{Rank, WorldSize};
 
@@ -68,6 +69,8 @@ impl LocalBootstrap {
         let entered = Instant::now();
         let mut state = self.group.lock();
         state.peers.check(self.rank, phase)?;
+        // ORDER: against the end of the round, below: kernels of one rank before it, kernels of another after it.
+        tsan::release(&*self.group);
         match state.rounds.give(self.rank, phase.into(), bytes.to_vec()) {
             Some(Step::Waiting) => {}
             Some(Step::Complete(all)) => {
@@ -83,6 +86,7 @@ impl LocalBootstrap {
         }
         loop {
             if let Some(outcome) = state.outcomes[me].take() {
+                tsan::acquire(&*self.group);
                 return outcome.map_err(|failure| failure.to_error(self.rank, phase));
             }
             state.peers.check(self.rank, phase)?;

@@ -12,7 +12,7 @@ mod memory;
 mod queue;
 mod stream;
 mod table;
-mod tsan;
+pub(crate) mod tsan;
 
 use std::env;
 use std::fs;

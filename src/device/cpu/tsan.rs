@@ -12,12 +12,12 @@ use libloading::os::unix::Library;
 type Annotate = unsafe extern "C" fn(*mut c_void);
 
 /// Everything before [`release`] of the same object happened before what follows.
-pub(super) fn acquire<T>(object: &T) {
+pub(crate) fn acquire<T>(object: &T) {
     annotate(object, |(acquire, _)| *acquire);
 }
 
 /// Partner of [`acquire`]. The address of `object` is what counts.
-pub(super) fn release<T>(object: &T) {
+pub(crate) fn release<T>(object: &T) {
     annotate(object, |(_, release)| *release);
 }
 
