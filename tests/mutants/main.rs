@@ -73,12 +73,14 @@ enum Reason {
 }
 
 /// The words that only this reason brings with it.
-const SIGNS: [(&str, Reason); 8] = [
+const SIGNS: [(&str, Reason); 9] = [
     ("ERROR: AddressSanitizer", Reason::OutsideMemory),
     ("WARNING: ThreadSanitizer: data race", Reason::DataRace),
     ("wrote past its output", Reason::WroteOutside),
     ("expected [", Reason::WrongResult),
     ("Stalled {", Reason::Stalled),
+    // A rank that heard of a peer's stall before its own.
+    ("waited too long", Reason::Stalled),
     ("PeerMismatch {", Reason::Mismatch),
     ("wait at a barrier", Reason::DivergentBarrier),
     ("a barrier after a thread of the CTA has returned", Reason::DivergentBarrier),
