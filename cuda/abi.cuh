@@ -74,7 +74,7 @@ struct FaultRecord {
   u32 code;
   u32 lane;
   u32 peer;
-  u32 padding;
+  u32 peer_code;
   u64 expected;
   u64 seen;
   u64 operation;

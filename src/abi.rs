@@ -95,7 +95,7 @@ pub struct HeapState {
     pub fault_claimed: u32,
     /// Keeps what peers write on a line of its own.
     pub padding: [u64; 8],
-    /// Set by a peer whose kernel gave up: its rank plus one. Ends every wait here.
+    /// Set by a peer whose kernel gave up: its rank plus one, its [`FaultCode`] above 32 bits. Ends every wait here.
     pub peer_fault: u64,
     /// Fills the line of `peer_fault`.
     pub peer_padding: [u64; 15],
@@ -153,8 +153,8 @@ pub struct FaultRecord {
     pub lane: u32,
     /// Rank it waited for, or that disagrees.
     pub peer: u32,
-    /// Keeps what follows aligned.
-    pub padding: u32,
+    /// With [`FaultCode::PeerFault`]: the [`FaultCode`] of the peer.
+    pub peer_code: u32,
     /// Value waited for, or the own descriptor.
     pub expected: u64,
     /// Value seen last, or the peer's descriptor.

@@ -61,11 +61,11 @@ pub(crate) fn caution(kind: DeviceKind, seats: &[Seat]) -> Option<&'static str> 
 }
 
 /// Where this run is taken, as far as it can be found out.
-pub(crate) fn provenance(communicator: &Communicator) -> Provenance {
+pub(crate) fn provenance(communicator: &Communicator) -> Result<Provenance> {
     let properties = communicator.device().properties();
-    let mut provenance = Provenance::of_this_host(source::tree_hash());
+    let mut provenance = Provenance::of_this_host(source::tree_hash()?);
     if properties.kind == DeviceKind::Cpu {
-        return provenance;
+        return Ok(provenance);
     }
     provenance.gpu = properties.name.clone();
     provenance.driver = properties.driver.clone();
@@ -85,7 +85,7 @@ pub(crate) fn provenance(communicator: &Communicator) -> Provenance {
         provenance.nccl = version.to_string();
         provenance.nvls = baseline::nvls().to_owned();
     }
-    provenance
+    Ok(provenance)
 }
 
 #[cfg(test)]

@@ -42,7 +42,7 @@ fn run(bench: &Bench, request: &SweepRequest, printer: &mut Option<Printer>) -> 
     if communicator.rank() == Rank(0) {
         let caution = machine::caution(request.device, &seats);
         let cases = (request.jobs.len() * request.sizes.clone().count()) as u64;
-        let provenance = machine::provenance(communicator);
+        let provenance = machine::provenance(communicator)?;
         *printer = Some(Printer::start(request, provenance, &machine::lines(&seats), caution, cases));
     }
     let mut sweep = Sweep { bench, request, printer, cases: 0, wrong: 0 };

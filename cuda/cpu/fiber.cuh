@@ -9,6 +9,7 @@
 #include <sanitizer/tsan_interface.h>
 #endif
 #if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
 
@@ -75,6 +76,14 @@ myelon_fiber_switch:
 #error "the CPU device has fibers for x86-64 and aarch64; add this processor's switch here"
 #endif
 
+// What schedules fibers. It runs on one OS thread and between them, so it needs no orderings, and ThreadSanitizer, to
+// which fibers are threads, must not look at it: a kernel's races would drown in reports of this.
+#if defined(__SANITIZE_THREAD__)
+#define MYELON_SCHEDULER inline __attribute__((noinline, no_sanitize("thread")))
+#else
+#define MYELON_SCHEDULER inline
+#endif
+
 extern "C" void myelon_fiber_switch(void** save_stack_pointer, void* load_stack_pointer);
 
 namespace myelon {
@@ -99,7 +108,7 @@ struct Fiber {
 constexpr u64 kStackCanary = 0x6d79656c6f6e2121ull;
 
 // Lays out a first frame that "returns" into `entry`.
-inline void prepare_fiber(Fiber& fiber, void (*entry)()) {
+MYELON_SCHEDULER void prepare_fiber(Fiber& fiber, void (*entry)()) {
   *reinterpret_cast<u64*>(fiber.stack) = kStackCanary;
   void** top = reinterpret_cast<void**>(fiber.stack + fiber.stack_bytes);
 #if defined(__x86_64__)
@@ -116,7 +125,7 @@ inline void prepare_fiber(Fiber& fiber, void (*entry)()) {
 }
 
 // Leaves `from` for `to`. `finished`: `from` never runs again.
-inline void switch_fiber(Fiber& from, Fiber& to, bool finished) {
+MYELON_SCHEDULER void switch_fiber(Fiber& from, Fiber& to, bool finished) {
 #if defined(__SANITIZE_THREAD__)
   // Without synchronisation: threads of a CTA must order themselves, as on a GPU.
   __tsan_switch_to_fiber(to.sanitizer, 1);

@@ -23,14 +23,24 @@ MYELON_DEVICE void st_relaxed_sys_16(void* address, Bytes16 value) {
   // Upper half first: PTX promises no order between them, and this is the one that code is less likely to expect.
   u64* half = static_cast<u64*>(address);
   __atomic_store_n(half + 1, value.half[1], __ATOMIC_RELAXED);
+  inject_store_delay();
   __atomic_store_n(half, value.half[0], __ATOMIC_RELAXED);
 }
 
 MYELON_DEVICE u64 ld_relaxed_sys(const u64* address) { return __atomic_load_n(address, __ATOMIC_RELAXED); }
 MYELON_DEVICE u32 ld_relaxed_sys(const u32* address) { return __atomic_load_n(address, __ATOMIC_RELAXED); }
 MYELON_DEVICE u64 ld_acquire_sys(const u64* address) { return __atomic_load_n(address, __ATOMIC_ACQUIRE); }
-MYELON_DEVICE void st_relaxed_sys(u64* address, u64 value) { __atomic_store_n(address, value, __ATOMIC_RELAXED); }
-MYELON_DEVICE void st_release_sys(u64* address, u64 value) { __atomic_store_n(address, value, __ATOMIC_RELEASE); }
+
+MYELON_DEVICE void st_relaxed_sys(u64* address, u64 value) {
+  inject_store_delay();
+  __atomic_store_n(address, value, __ATOMIC_RELAXED);
+}
+
+MYELON_DEVICE void st_release_sys(u64* address, u64 value) {
+  inject_store_delay();
+  __atomic_store_n(address, value, __ATOMIC_RELEASE);
+}
+
 MYELON_DEVICE void st_release_sys(u32* address, u32 value) { __atomic_store_n(address, value, __ATOMIC_RELEASE); }
 
 MYELON_DEVICE u32 atomic_add_acq_rel_gpu(u32* address, u32 value) {

@@ -34,7 +34,7 @@ inline bool sync_cta_and(bool vote) {
     __atomic_store_n(&cta.arrived, 0, __ATOMIC_RELAXED);
     // INVARIANT: all threads have read the votes of the barrier before this one: they have arrived at this one.
     __atomic_store_n(&cta.vetoes[(generation + 1) & 1], 0, __ATOMIC_RELAXED);
-    grid->idle_yields = 0;
+    note_progress();
     __atomic_store_n(&cta.generation, generation + 1, __ATOMIC_RELEASE);
   } else {
     while (__atomic_load_n(&cta.generation, __ATOMIC_ACQUIRE) == generation) yield();

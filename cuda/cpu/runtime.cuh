@@ -2,7 +2,8 @@
 //
 // Fibers yield at barriers, failed polls and warp-wide operations only. A rank is one OS thread, so everything between
 // two yields is atomic inside a rank and concurrent between ranks, which is the harder half to get right. Injected
-// delays (CpuLaunch::delay_seed) make fibers sit out rounds and ranks sleep, from a seeded sequence.
+// delays (CpuLaunch::delay_seed) make fibers sit out rounds and ranks sleep, at yields and between the stores that
+// peers see, from a seeded sequence.
 #pragma once
 #include <sched.h>
 #include <stdio.h>
@@ -39,7 +40,7 @@ struct Grid {
 static thread_local Grid* grid = nullptr;
 static thread_local Fiber* current = nullptr;
 
-inline u64 next_random(u64& state) {
+MYELON_SCHEDULER u64 next_random(u64& state) {
   state ^= state << 13;
   state ^= state >> 7;
   state ^= state << 17;
@@ -52,15 +53,25 @@ inline void sleep_us(u32 us) {
 }
 
 // One fiber in 64 sits out a few rounds; one yield in 4096 stops the whole rank for up to 200 us.
-inline void inject_delay() {
+MYELON_SCHEDULER void inject_delay() {
   if (grid->delay_state == 0) return;
   const u64 draw = next_random(grid->delay_state);
   if ((draw & 63) == 0) current->asleep = static_cast<u32>(draw >> 8) & 31;
   if ((draw & 4095) == 1) sleep_us(static_cast<u32>(draw >> 16) % 200);
 }
 
+// Between two stores that peers see: one in 1024 is late, and its rank with it.
+MYELON_SCHEDULER void inject_store_delay() {
+  if (grid->delay_state == 0) return;
+  const u64 draw = next_random(grid->delay_state);
+  if ((draw & 1023) == 2) sleep_us(static_cast<u32>(draw >> 16) % 200);
+}
+
+// Something moved on: the peers are not what this rank waits for.
+MYELON_SCHEDULER void note_progress() { grid->idle_yields = 0; }
+
 // Lets another fiber run. When nothing moved for two rounds, lets another OS thread run: the peers are behind.
-inline void yield() {
+MYELON_SCHEDULER void yield() {
   inject_delay();
   if (++grid->idle_yields > 2 * grid->live) {
     grid->idle_yields = 0;
@@ -77,13 +88,13 @@ inline void yield() {
   switch_fiber(*from, *to, false);
 }
 
-[[noreturn]] inline void fail(const char* what) {
+[[noreturn]] MYELON_SCHEDULER void fail(const char* what) {
   fprintf(stderr, "myelon cpu device: %s (ordinal %u, cta %u, thread %u)\n", what, grid->launch->ordinal,
           current->cta->index, current->thread);
   abort();
 }
 
-inline void run_fiber() {
+MYELON_SCHEDULER void run_fiber() {
 #if defined(__SANITIZE_ADDRESS__)
   const void* bottom;
   size_t bytes;
@@ -104,7 +115,7 @@ inline void run_fiber() {
   Fiber* ended = current;
   if (ended->cta->arrived != 0) fail("a thread returned while others of its CTA wait at a barrier");
   ++ended->cta->ended;
-  grid->idle_yields = 0;
+  note_progress();
   ended->previous->next = ended->next;
   ended->next->previous = ended->previous;
   Fiber* to = --grid->live == 0 ? &grid->main : ended->next;
@@ -115,7 +126,7 @@ inline void run_fiber() {
 
 #if defined(__SANITIZE_THREAD__)
 // Making one costs ThreadSanitizer far more than switching to it: kept from launch to launch.
-inline void* sanitizer_fiber(u64 index) {
+MYELON_SCHEDULER void* sanitizer_fiber(u64 index) {
   static thread_local void** fibers = nullptr;
   static thread_local u64 count = 0;
   if (index >= count) {
@@ -126,12 +137,17 @@ inline void* sanitizer_fiber(u64 index) {
 }
 #endif
 
-inline void run_grid(const CpuLaunch* launch, void (*body)(const void*)) {
+MYELON_SCHEDULER void run_grid(const CpuLaunch* launch, void (*body)(const void*)) {
   const u64 shared_stride = (static_cast<u64>(launch->shared_bytes) + 127) / 128 * 128;
   const u64 fibers = static_cast<u64>(launch->grid) * launch->block;
   u8* shared = static_cast<u8*>(aligned_alloc(128, shared_stride * launch->grid + 128));
   // Garbage, as on a GPU: a kernel that reads shared memory it did not write must not get away with zeros.
   memset(shared, 0xa5, shared_stride * launch->grid);
+
+#if defined(__SANITIZE_ADDRESS__)
+  // A fiber never returns from its first frame, which leaves that frame's red zones on a stack that is used again.
+  __asan_unpoison_memory_region(launch->stacks, fibers * launch->stack_bytes);
+#endif
 
   Grid run = {};
   run.launch = launch;

@@ -35,7 +35,8 @@ class Producer {
     // ORDER: [slot-release] acquire end: the consumer's reads of the slot are before our stores to it.
     const u64* gating = &context_.lane_state(context_.args.rank)->gating;
     if (!wait_for_sequence(context_, gating, next_sequence - slots, next_)) return false;
-    cached_gating_ = ld_relaxed_sys(gating);
+    // An acquire again: it may see more than the wait did, and what it sees lets later claims pass without another look.
+    cached_gating_ = ld_acquire_sys(gating);
     return true;
   }
 

@@ -23,7 +23,9 @@ MYELON_DEVICE void announce_operation(const Context& context, u32 world_size) {
   const u64 previous = context.state()->previous_descriptor;
   u64 theirs;
   if (!peer_agrees(context, peer, context.operation - 1, previous, &theirs)) {
-    give_up(context, kFaultMismatch, peer, previous, theirs, 0);
+    Context before = context;
+    before.operation -= 1;
+    give_up(before, kFaultMismatch, peer, previous, theirs, 0);
   }
 }
 

@@ -17,13 +17,16 @@ MYELON_DEVICE i32 operations_ahead(u64 signature, u64 operation) {
   return static_cast<i32>(difference << (32 - kOperationBits)) >> (32 - kOperationBits);
 }
 
-// Writes the first fault of this rank where the host reads it, and ends the waits of all peers.
-MYELON_DEVICE_COLD void give_up(Context context, FaultCode code, u32 peer, u64 expected, u64 seen, u64 waited_ns) {
+// Writes the first fault of this rank where the host reads it, and ends the waits of all peers. `peer_code` with a peer's
+// fault: what it was.
+MYELON_DEVICE_COLD void give_up(Context context, FaultCode code, u32 peer, u64 expected, u64 seen, u64 waited_ns,
+                                u32 peer_code = kFaultNone) {
   const Args& args = context.args;
   if (atomic_exchange_relaxed_gpu(&context.state()->fault_claimed, 1) != 0) return;
   FaultRecord* record = &args.control->fault;
   record->lane = context.lane;
   record->peer = peer;
+  record->peer_code = peer_code;
   record->expected = expected;
   record->seen = seen;
   record->operation = context.operation;
@@ -40,9 +43,12 @@ MYELON_DEVICE_COLD void give_up(Context context, FaultCode code, u32 peer, u64 e
   }
   // ORDER: [fault] the record is published to the host by its code.
   st_release_sys(&record->code, static_cast<u32>(code));
+  // The peer has told everybody itself, and its word is the one that says what happened.
+  if (code == kFaultPeer) return;
+  const u64 told = static_cast<u64>(code) << 32 | (args.rank + 1);
   for (u32 rank = 0; rank < kMaxWorld; ++rank) {
     if (args.heap[rank] != nullptr) {
-      st_relaxed_sys(&context.in_heap<HeapState>(rank, args.layout.state)->peer_fault, static_cast<u64>(args.rank) + 1);
+      st_relaxed_sys(&context.in_heap<HeapState>(rank, args.layout.state)->peer_fault, told);
     }
   }
 }
@@ -67,14 +73,16 @@ MYELON_DEVICE_COLD bool cold_wait(Context context, Probe probe, u32 peer, u64 ex
     if (now < next_check) continue;
     next_check = now + kCheckIntervalNs;
     const u64 waited = now - start;
+    // Before the abort word: the host sets that one too when it hears of the peer's fault, and knows less of it.
+    const u64 peer_fault = ld_relaxed_sys(&context.state()->peer_fault);
+    if (peer_fault != 0) {
+      give_up(context, kFaultPeer, static_cast<u32>(peer_fault) - 1, expected, probe.seen(), waited,
+              static_cast<u32>(peer_fault >> 32));
+      return false;
+    }
     // ORDER: [abort] relaxed: nothing is read behind the word; the host knows its own reason (src/watch).
     if (ld_relaxed_sys(&args.control->abort) != 0) {
       give_up(context, kFaultAborted, peer, expected, probe.seen(), waited);
-      return false;
-    }
-    const u64 peer_fault = ld_relaxed_sys(&context.state()->peer_fault);
-    if (peer_fault != 0) {
-      give_up(context, kFaultPeer, static_cast<u32>(peer_fault - 1), expected, probe.seen(), waited);
       return false;
     }
     u64 theirs;

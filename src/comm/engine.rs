@@ -156,7 +156,8 @@ impl KernelEngine {
                 heap: self.heap.bases(),
                 control: self.watch.page().0,
                 deadline_ns: self.deadline_ns,
-                descriptor: descriptor(count, request.dtype as u8, request.op as u8),
+                // Of the whole message: pieces alike do not make messages alike.
+                descriptor: descriptor(request.count, request.dtype as u8, request.op as u8),
                 layout: *self.heap.layout(),
                 rank: self.rank.0,
                 chunk_bytes: plan.chunk_bytes,

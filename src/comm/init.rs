@@ -1,6 +1,7 @@
 //! Bringing a communicator up: agree on who runs what, map the heaps, load the kernels.
 
 use std::mem::ManuallyDrop;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -72,7 +73,8 @@ impl Communicator {
             several_streams: false,
             kept: [None, None],
         });
-        let communicator = Self { engine: ManuallyDrop::new(engine), device, bootstrap, issue };
+        let told = AtomicBool::new(false);
+        let communicator = Self { engine: ManuallyDrop::new(engine), device, bootstrap, issue, told };
         communicator.prepare_types(&options.prepare)?;
         tracing::info!(
             rank = communicator.rank().0,
@@ -132,7 +134,7 @@ fn agree(
     let properties = device.properties();
     let ours = Hello {
         version: env!("CARGO_PKG_VERSION").into(),
-        kernels: source::tree_hash().into(),
+        kernels: source::tree_hash()?.into(),
         tables: source::hash_of([Manifest::source(), table.source()]),
         kind: properties.kind,
         arch: properties.arch.clone(),

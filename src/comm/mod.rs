@@ -10,6 +10,7 @@ mod place;
 use std::any::Any;
 use std::fmt;
 use std::mem::ManuallyDrop;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -42,6 +43,8 @@ pub struct Communicator {
     device: Arc<dyn Device>,
     bootstrap: Arc<dyn Bootstrap>,
     issue: Mutex<IssueOrder>,
+    /// Whether the peers have been told of a fault that this rank found.
+    told: AtomicBool,
 }
 
 /// Which stream the last operation went to. One communicator is one sequence of operations.
@@ -147,7 +150,7 @@ impl Communicator {
         check_operands(request, input, output)?;
         let kernels = self.kernels()?;
         let plan = kernels.plan(choice, request)?;
-        kernels.watch().check()?;
+        self.status()?;
         if request.count == 0 {
             return Ok(());
         }
@@ -249,17 +252,28 @@ impl Communicator {
         self.status()
     }
 
-    /// What went wrong so far, without waiting.
+    /// What went wrong so far, without waiting for operations.
+    ///
+    /// A fault that this rank found is passed on to its peers when it is first told, here, by an operation or by
+    /// [`Communicator::synchronize`]: they may not be waiting for anything.
     pub fn status(&self) -> Result<()> {
-        match &*self.engine {
+        let state = match &*self.engine {
             Engine::Kernels(kernels) => kernels.watch().check(),
             Engine::Nccl(nccl) => nccl.check(),
-        }
+        };
+        state.inspect_err(|error| {
+            let own = matches!(error, Error::Stalled { .. } | Error::PeerMismatch { .. });
+            if own && !self.told.swap(true, Ordering::Relaxed) {
+                self.bootstrap.announce_abort(&error.to_string());
+            }
+        })
     }
 
     /// Ends every running and future operation of this communicator, on this rank at once and on its peers as soon as they
     /// hear of it. From any thread.
     pub fn abort(&self, detail: &str) {
+        // Peers first: their kernels hear of ours as soon as it stops, their hosts should know why by then.
+        self.bootstrap.announce_abort(detail);
         match &*self.engine {
             Engine::Kernels(kernels) => kernels.watch().abort(detail),
             Engine::Nccl(nccl) => {
@@ -268,7 +282,6 @@ impl Communicator {
                 }
             }
         }
-        self.bootstrap.announce_abort(detail);
     }
 
     /// Waits a bounded time for this rank's kernels to end; false if they did not.

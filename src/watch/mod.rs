@@ -1,7 +1,7 @@
 //! The control page: how the host stops a rank's kernels, and how they say why they stopped.
 
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::abi::{ControlPage, FaultCode, FaultRecord, describe};
@@ -15,7 +15,19 @@ pub struct Watch {
     page: HostBlock,
     rank: Rank,
     world_size: WorldSize,
-    reason: Mutex<Option<Reason>>,
+    known: Mutex<Known>,
+    learned: Condvar,
+}
+
+/// Longest wait for the control plane to say why a peer's kernel was told to stop: its word goes another way than the
+/// kernel's, and may come later.
+const EXPLANATION_PATIENCE: Duration = Duration::from_secs(1);
+
+#[derive(Default)]
+struct Known {
+    reason: Option<Reason>,
+    /// Whether the explanation was waited for in vain.
+    in_vain: bool,
 }
 
 /// Why the host stopped this rank's kernels. The first one counts.
@@ -29,7 +41,7 @@ impl Watch {
     /// A fresh page.
     pub fn new(device: &Arc<dyn Device>, rank: Rank, world_size: WorldSize) -> Result<Self> {
         let page = device.allocate_host(size_of::<ControlPage>() as u64)?;
-        Ok(Self { page, rank, world_size, reason: Mutex::new(None) })
+        Ok(Self { page, rank, world_size, known: Mutex::default(), learned: Condvar::new() })
     }
 
     /// The page as kernels see it.
@@ -49,12 +61,14 @@ impl Watch {
     }
 
     fn stop(&self, reason: Reason) {
-        self.reason.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(reason);
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).reason.get_or_insert(reason);
+        self.learned.notify_all();
         // ORDER: [abort] the reason is in place before the word; `check` reads the word first.
         self.word(std::mem::offset_of!(ControlPage, abort)).store(1, Ordering::Release);
     }
 
-    /// What went wrong so far, if anything. Costs two loads when nothing did.
+    /// What went wrong so far, if anything. Costs two loads when nothing did. Waits only where a peer's kernel was told to
+    /// stop and nobody has said why yet, a second at most and once.
     pub fn check(&self) -> Result<()> {
         // ORDER: [fault] acquire end: the kernel releases the code after the rest of the record.
         let code = self.word(std::mem::offset_of!(ControlPage, fault)).load(Ordering::Acquire);
@@ -67,39 +81,47 @@ impl Watch {
 
     fn explain(&self, code: u32) -> Error {
         let rank = self.rank;
-        let reason = self.reason.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        // A peer that is known to be gone explains every fault; so does our own abort.
-        match reason {
-            Some(Reason::Event(ControlEvent::PeerLost { rank: peer, detail })) => {
-                return Error::PeerLost { rank, peer, detail };
-            }
-            Some(Reason::Event(ControlEvent::PeerAborted { rank: peer, detail })) => {
-                return Error::Aborted { rank, detail: format!("rank {peer} gave up: {detail}") };
-            }
-            Some(Reason::Own(detail)) if code != FaultCode::Stalled as u32 => return Error::Aborted { rank, detail },
-            _ => {}
+        let reason = self.reason(code);
+        // A peer that is known to be gone explains every fault.
+        if let Some(Reason::Event(ControlEvent::PeerLost { rank: peer, detail })) = reason {
+            return Error::PeerLost { rank, peer, detail };
         }
-        // SAFETY: the page holds a `ControlPage` at its start, and the record's fields no longer change once its code is set.
-        let record: FaultRecord = unsafe { (&raw const (*self.page.host.cast::<ControlPage>()).fault).read_volatile() };
+        // What this rank's own kernel found comes next, and then what it was told.
+        self.found(code).unwrap_or_else(|| Error::Aborted { rank, detail: self.told(reason) })
+    }
+
+    /// Why the host stopped this rank, or a peer stopped its own kernels.
+    fn reason(&self, code: u32) -> Option<Reason> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if code != FaultCode::PeerFault as u32 || self.record().peer_code != FaultCode::Aborted as u32 {
+            return known.reason.clone();
+        }
+        let waiting = |known: &mut Known| known.reason.is_none() && !known.in_vain;
+        let waited = self.learned.wait_timeout_while(known, EXPLANATION_PATIENCE, waiting);
+        let (mut known, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        known.in_vain = known.reason.is_none();
+        known.reason.clone()
+    }
+
+    /// The fault that this rank's kernel found out for itself.
+    fn found(&self, code: u32) -> Option<Error> {
+        let (rank, record) = (self.rank, self.record());
         let peer = Rank(record.peer);
         if code == FaultCode::Mismatch as u32 {
-            return Error::PeerMismatch {
+            return Some(Error::PeerMismatch {
                 rank,
                 peer,
                 what: format!("operation {}", record.operation),
                 ours: operation_text(record.expected),
                 theirs: operation_text(record.seen),
-            };
+            });
         }
-        let culprits: Vec<_> = self
-            .world_size
-            .ranks()
-            .filter(|peer| record.started[peer.index()] < record.operation && *peer != rank)
-            .collect();
-        if code == FaultCode::PeerFault as u32 && culprits.is_empty() {
-            return Error::Aborted { rank, detail: format!("the kernel of rank {peer} gave up") };
-        }
-        Error::Stalled {
+        let late = |peer: &Rank| record.started[peer.index()] < record.operation && *peer != rank;
+        let culprits: Vec<_> = self.world_size.ranks().filter(late).collect();
+        // A peer whose deadline passed first waited for the same ranks as this one, unless it waited for this one.
+        let peer_stalled = code == FaultCode::PeerFault as u32 && record.peer_code == FaultCode::Stalled as u32;
+        let stalled = code == FaultCode::Stalled as u32 || peer_stalled && !culprits.is_empty();
+        stalled.then(|| Error::Stalled {
             rank,
             lane: record.lane,
             peer,
@@ -108,7 +130,35 @@ impl Watch {
             operation: record.operation,
             waited: Duration::from_nanos(record.waited_ns),
             culprits,
+        })
+    }
+
+    /// Who told this rank to stop, and why.
+    fn told(&self, reason: Option<Reason>) -> String {
+        match reason {
+            Some(Reason::Own(detail)) => detail,
+            Some(Reason::Event(
+                ControlEvent::PeerLost { rank, detail } | ControlEvent::PeerAborted { rank, detail },
+            )) => {
+                format!("rank {rank} gave up: {detail}")
+            }
+            None => {
+                let record = self.record();
+                let why = match record.peer_code {
+                    code if code == FaultCode::Stalled as u32 => "waited too long",
+                    code if code == FaultCode::Mismatch as u32 => "found that the ranks' operations differ",
+                    code if code == FaultCode::Aborted as u32 => "was told to stop",
+                    _ => "gave up",
+                };
+                format!("the kernel of rank {} {why}", record.peer)
+            }
         }
+    }
+
+    fn record(&self) -> FaultRecord {
+        // SAFETY: the page holds a `ControlPage` at its start, and the record's fields no longer change once its code is
+        // set; before, whoever reads them does not use them.
+        unsafe { (&raw const (*self.page.host.cast::<ControlPage>()).fault).read_volatile() }
     }
 
     fn word(&self, offset: usize) -> &AtomicU32 {
@@ -170,6 +220,45 @@ mod tests {
         plant(&watch, FaultRecord { code, expected: ours, seen: theirs, ..Default::default() });
         let text = watch.check().unwrap_err().to_string();
         assert!(text.contains("sum of 5 f32") && text.contains("min of 6 i8"), "{text}");
+    }
+
+    #[test]
+    fn a_peers_stall_is_ours_too_unless_it_waited_for_us() {
+        let watch = watch();
+        let (code, peer_code) = (FaultCode::PeerFault as u32, FaultCode::Stalled as u32);
+        let record = FaultRecord { code, peer_code, peer: 0, operation: 7, ..Default::default() };
+        plant(&watch, FaultRecord { started: [7, 7, 6, 0, 0, 0, 0, 0], ..record });
+        // The host of rank 0 reports the same, less exactly.
+        watch.hear(ControlEvent::PeerAborted { rank: Rank(0), detail: "stalled".into() });
+        let Error::Stalled { rank: Rank(1), culprits, .. } = watch.check().unwrap_err() else { panic!("no stall") };
+        assert_eq!(culprits, [Rank(2)]);
+        plant(&watch, FaultRecord { started: [7, 6, 7, 0, 0, 0, 0, 0], ..record });
+        assert!(watch.check().unwrap_err().to_string().contains("rank 0 gave up: stalled"));
+    }
+
+    #[test]
+    fn a_peers_abort_is_no_stall_however_it_is_heard_of() {
+        let watch = watch();
+        let (code, peer_code) = (FaultCode::PeerFault as u32, FaultCode::Aborted as u32);
+        // Rank 2 has not started, but that is not why rank 0 stopped.
+        let record = FaultRecord { code, peer_code, peer: 0, operation: 7, ..Default::default() };
+        plant(&watch, FaultRecord { started: [7, 7, 6, 0, 0, 0, 0, 0], ..record });
+        let error = watch.check().unwrap_err();
+        assert!(error.is_aborted() && error.to_string().contains("rank 0 was told to stop"), "{error}");
+    }
+
+    #[test]
+    fn the_explanation_of_a_peers_abort_may_come_later_than_its_kernels_word() {
+        let watch = watch();
+        let (code, peer_code) = (FaultCode::PeerFault as u32, FaultCode::Aborted as u32);
+        plant(&watch, FaultRecord { code, peer_code, peer: 0, operation: 7, ..Default::default() });
+        std::thread::scope(|scope| {
+            let checking = scope.spawn(|| watch.check().unwrap_err());
+            std::thread::sleep(Duration::from_millis(20));
+            watch.hear(ControlEvent::PeerLost { rank: Rank(2), detail: "gone".into() });
+            let error = checking.join().unwrap();
+            assert!(matches!(error, Error::PeerLost { peer: Rank(2), .. }), "{error}");
+        });
     }
 
     #[test]

@@ -2,7 +2,9 @@
 
 #![allow(dead_code)]
 
+pub(crate) mod child;
 pub(crate) mod reference;
+pub(crate) mod runs;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -70,9 +72,18 @@ pub(crate) fn options() -> Options {
     }
 }
 
-/// Runs `body` on every rank, a thread each; a panic on one rank is the test's.
+/// Runs `body` on every rank of new devices, a thread each; a panic on one rank is the test's.
 pub(crate) fn on_ranks<T: Send>(ranks: u32, options: &Options, body: impl Fn(Communicator) -> T + Sync) -> Vec<T> {
-    let communicators = Communicator::threads(&devices(ranks), options).unwrap();
+    on_devices(&devices(ranks), options, body)
+}
+
+/// As [`on_ranks`], on devices that are there already.
+pub(crate) fn on_devices<T: Send>(
+    devices: &[Arc<dyn Device>],
+    options: &Options,
+    body: impl Fn(Communicator) -> T + Sync,
+) -> Vec<T> {
+    let communicators = Communicator::threads(devices, options).unwrap();
     std::thread::scope(|scope| {
         let threads: Vec<_> = communicators
             .into_iter()

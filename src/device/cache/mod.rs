@@ -79,7 +79,7 @@ impl Cache {
 
     /// As [`compile_cached`], in this cache.
     pub fn compile(&self, compiler: &dyn Compiler, source: &KernelSource) -> Result<KernelImage> {
-        let entry = Entry::new(self, compiler, source);
+        let entry = Entry::new(self, compiler, source)?;
         if entry.is_valid() {
             tracing::debug!(kernel = source.name, image = %entry.image.display(), "kernel found in the cache");
             return Ok(entry.into_image(source));
@@ -142,7 +142,7 @@ impl Cache {
             kernel: source.name.clone(),
             compiler: compiler.identity(),
             crate_version: env!("CARGO_PKG_VERSION").to_owned(),
-            source_hash: source::tree_hash().to_owned(),
+            source_hash: source::tree_hash()?.to_owned(),
             image_sha256: source::hex(&Sha256::digest(&bytes)),
         };
         let text = serde_json::to_vec_pretty(&description).map_err(|e| Error::io("describing a kernel", e))?;
@@ -163,11 +163,11 @@ struct Entry {
 }
 
 impl Entry {
-    fn new(cache: &Cache, compiler: &dyn Compiler, source: &KernelSource) -> Self {
+    fn new(cache: &Cache, compiler: &dyn Compiler, source: &KernelSource) -> Result<Self> {
         let identity = compiler.identity();
-        let key = source::hash_of([env!("CARGO_PKG_VERSION"), source::tree_hash(), &source.entry, &identity]);
+        let key = source::hash_of([env!("CARGO_PKG_VERSION"), source::tree_hash()?, &source.entry, &identity]);
         let file = |extension: &str| cache.directory.join(format!("{key}.{extension}"));
-        Self { image: file(compiler.extension()), description: file("json"), lock: file("lock") }
+        Ok(Self { image: file(compiler.extension()), description: file("json"), lock: file("lock") })
     }
 
     fn is_valid(&self) -> bool {
@@ -265,7 +265,7 @@ mod tests {
     fn what_a_crash_leaves_behind_does_no_harm() {
         let (_directory, cache) = new_cache();
         let compiler = CountingCompiler::default();
-        let entry = Entry::new(&cache, &compiler, &kernel("text"));
+        let entry = Entry::new(&cache, &compiler, &kernel("text")).unwrap();
         fs::write(&entry.lock, "").unwrap();
         fs::write(&entry.description, "half a descr").unwrap();
         fs::write(cache.directory().join("draft-0.so"), "half an im").unwrap();
@@ -291,7 +291,7 @@ mod tests {
         let (_directory, mut cache) = new_cache();
         cache.lock_deadline = Duration::from_millis(20);
         let compiler = CountingCompiler::default();
-        let lock = File::create(Entry::new(&cache, &compiler, &kernel("text")).lock).unwrap();
+        let lock = File::create(Entry::new(&cache, &compiler, &kernel("text")).unwrap().lock).unwrap();
         assert!(lock.try_lock_exclusive().unwrap());
         let message = cache.compile(&compiler, &kernel("text")).unwrap_err().to_string();
         assert!(message.contains("MYELON_CACHE") && message.contains("probe"), "{message}");

@@ -182,9 +182,9 @@ impl Compiler for CpuCompiler {
 /// Checked file by file at each compile, which costs a millisecond: sweepers of temporary directories delete files
 /// one by one.
 fn unpack_tree(directory: &Path) -> Result<PathBuf> {
-    let tree = directory.join(format!("cuda-{}", &source::tree_hash()[..16]));
+    let tree = directory.join(format!("cuda-{}", &source::tree_hash()?[..16]));
     fs::create_dir_all(&tree).map_err(|e| Error::at_path("making", &tree, e))?;
-    for (name, text) in source::files() {
+    for (name, text) in source::files()? {
         let file = tree.join(name);
         if fs::read(&file).is_ok_and(|present| present == text.as_bytes()) {
             continue;
@@ -283,7 +283,7 @@ mod tests {
         let entry = "#include \"probe/probe.cuh\"\n#if PROBE != 1 || A != 3 || !defined(B) || MYELON_CPU != 1\n#error missing\n#endif\n";
         compiler.compile(&kernel(entry), &output_in(&directory)).unwrap();
         let tree = unpack_tree(directory.path()).unwrap();
-        for (name, text) in source::files() {
+        for (name, text) in source::files().unwrap() {
             assert_eq!(fs::read_to_string(tree.join(name)).unwrap(), *text);
         }
         let message = CpuCompiler::find(None).unwrap().with_defines("A=3 -O3").unwrap_err().to_string();

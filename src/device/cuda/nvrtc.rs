@@ -123,7 +123,7 @@ impl Compiler for Nvrtc {
     }
 
     fn compile(&self, source: &KernelSource, output: &Path) -> Result<()> {
-        let (code, log) = self.machine_code(source, source::files())?;
+        let (code, log) = self.machine_code(source, source::files()?)?;
         if let Some(usage) = resource_usage(&log).filter(|usage| usage.spill_bytes > 0) {
             tracing::warn!(kernel = %source.name, spilled = usage.spill_bytes, registers = usage.registers, "kernel spills registers");
         }

@@ -1,0 +1,86 @@
+//! Operations captured into graphs.
+
+use std::sync::Barrier;
+
+use myelon_ccl::variant::{Choice, Request};
+use myelon_ccl::{DType, ReduceOp};
+
+use crate::rig::{ELEMENTS, SHORT, SOON, culprits_of, on_rigs, variants, with_timeout};
+use crate::support::{devices, on_ranks};
+
+#[test]
+fn a_replayed_graph_works_on_the_data_of_the_moment() {
+    for variant in &variants() {
+        on_rigs(&devices(3), &with_timeout(10 * SOON), variant, |rig| {
+            let twice = |count| rig.issue(count, DType::F32).and_then(|()| rig.issue(ELEMENTS, DType::F32));
+            let graph = rig.stream.capture(|| twice(7)).unwrap();
+            for round in 0..20 {
+                rig.fill(round);
+                // Eager operations between replays move the same counters on.
+                if round % 3 == 0 {
+                    rig.issue(ELEMENTS, DType::F32).unwrap();
+                }
+                rig.output.fill(0xee, &rig.stream).unwrap();
+                graph.launch(&rig.stream).unwrap();
+                rig.communicator.synchronize(rig.stream.handle()).unwrap();
+                rig.check(round);
+            }
+        });
+    }
+}
+
+#[test]
+fn an_unprepared_capture_is_an_error_that_says_so_and_does_no_harm() {
+    on_rigs(&devices(2), &with_timeout(10 * SOON), &variants()[0], |rig| {
+        let request = Request { count: 64, dtype: DType::F64, op: ReduceOp::Max };
+        let choice = Choice::of(&variants()[0]);
+        let (input, output) = (rig.input.address(), rig.output.address());
+        let capture = || {
+            // SAFETY: both buffers hold far more than 64 doubles and outlive the rig's kernels.
+            rig.stream.capture(|| unsafe {
+                rig.communicator.all_reduce_as(&choice, &request, input, output, rig.stream.handle())
+            })
+        };
+        let message = capture().unwrap_err().to_string();
+        assert!(message.contains("prepare") && message.contains("capture"), "{message}");
+        rig.works();
+        rig.communicator.prepare(&[rig.communicator.plan(&choice, &request).unwrap()]).unwrap();
+        let graph = capture().unwrap();
+        graph.launch(&rig.stream).unwrap();
+        rig.communicator.synchronize(rig.stream.handle()).unwrap();
+        rig.works();
+    });
+}
+
+#[test]
+fn a_replay_without_the_peer_is_a_stall_that_names_it() {
+    let done = Barrier::new(2);
+    on_rigs(&devices(2), &with_timeout(SHORT), &variants()[0], |rig| {
+        let graph = rig.stream.capture(|| rig.issue(ELEMENTS, DType::F32)).unwrap();
+        if rig.rank().0 == 0 {
+            graph.launch(&rig.stream).unwrap();
+            let error = rig.communicator.synchronize(rig.stream.handle()).unwrap_err();
+            assert_eq!(culprits_of(&error).len(), 1, "{error}");
+        }
+        done.wait();
+    });
+}
+
+#[test]
+fn what_the_options_prepare_can_be_captured_at_once() {
+    let options = myelon_ccl::Options { prepare: vec![(DType::F32, ReduceOp::Sum)], ..with_timeout(10 * SOON) };
+    on_ranks(2, &options, |communicator| {
+        let stream = myelon_ccl::device::handles::Stream::new(communicator.device()).unwrap();
+        let buffer = myelon_ccl::device::handles::Buffer::new(communicator.device(), 4 * ELEMENTS).unwrap();
+        buffer.fill(0, &stream).unwrap();
+        for count in [1, 100, ELEMENTS] {
+            let (data, handle) = (buffer.address(), stream.handle());
+            let graph = stream.capture(|| {
+                // SAFETY: the buffer holds ELEMENTS floats and outlives the synchronisation below.
+                unsafe { communicator.all_reduce(data, data, count, DType::F32, ReduceOp::Sum, handle) }
+            });
+            graph.unwrap().launch(&stream).unwrap();
+            communicator.synchronize(handle).unwrap();
+        }
+    });
+}

@@ -1,0 +1,14 @@
+//! What ends badly must end soon, name who is to blame, and leave the machine usable.
+//!
+//! Upper bounds on time are deadlines of the library with at least tenfold slack.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod aborts;
+mod control_plane;
+mod graphs;
+mod processes;
+mod rig;
+mod side_by_side;
+mod stalls;

@@ -1,0 +1,203 @@
+//! Planted bugs: each one in `mutants.toml` must make a run fail that passes without it, and for the right reason.
+//!
+//! The kernels are copied, one text is replaced, and a child of this program runs them through `MYELON_KERNEL_TREE`.
+//! So a bug of this kind cannot slip past the conformance tests and sanitizers unnoticed, and neither can a test that
+//! no longer tests anything.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use myelon_ccl::device::source;
+use serde::Deserialize;
+
+use support::child::{self, Outcome};
+use support::runs::Run;
+
+/// Longest run of a child: many times what it takes, so that only a hang comes near.
+const DEADLINE: Duration = Duration::from_secs(60);
+/// `MYELON_TIMEOUT` of a child, in seconds: a wait that is longer has stalled. Machines that test are busy machines.
+const TIMEOUT: &str = "4";
+/// Names the run that a child performs.
+const RUN_VARIABLE: &str = "MYELON_TEST_RUN";
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Plan {
+    run: Vec<Run>,
+    mutant: Vec<Mutant>,
+}
+
+/// One planted bug.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Mutant {
+    name: String,
+    /// Relative to `cuda/`.
+    file: String,
+    /// Occurs exactly once in the file.
+    from: String,
+    to: String,
+    /// The run that fails.
+    run: String,
+    /// How it fails: one of these.
+    caught_as: Vec<Reason>,
+}
+
+/// How a run can fail.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Reason {
+    /// A result that differs from the reference.
+    WrongResult,
+    /// A guard byte is gone.
+    WroteOutside,
+    /// A wait passed its deadline.
+    Stalled,
+    /// Ranks found out that their operations differ.
+    Mismatch,
+    /// ThreadSanitizer's report.
+    DataRace,
+    /// AddressSanitizer's report.
+    OutsideMemory,
+    /// The CPU device: not all threads of a CTA come to a barrier.
+    DivergentBarrier,
+    /// Nothing ended the child but its deadline.
+    Hung,
+}
+
+/// The words that only this reason brings with it.
+const SIGNS: [(&str, Reason); 8] = [
+    ("ERROR: AddressSanitizer", Reason::OutsideMemory),
+    ("WARNING: ThreadSanitizer: data race", Reason::DataRace),
+    ("wrote past its output", Reason::WroteOutside),
+    ("expected [", Reason::WrongResult),
+    ("Stalled {", Reason::Stalled),
+    ("PeerMismatch {", Reason::Mismatch),
+    ("wait at a barrier", Reason::DivergentBarrier),
+    ("a barrier after a thread of the CTA has returned", Reason::DivergentBarrier),
+];
+
+fn plan() -> Plan {
+    toml::from_str(include_str!("mutants.toml")).unwrap_or_else(|error| panic!("mutants.toml: {error}"))
+}
+
+/// What a child performs: the run of its environment, or without one the first, on the kernels at hand.
+#[test]
+fn one_run() {
+    let wanted = std::env::var(RUN_VARIABLE).ok();
+    if wanted.is_some() {
+        child::end_at_first_panic();
+    }
+    let run = plan().run.into_iter().find(|run| wanted.as_ref().is_none_or(|name| run.name == *name));
+    run.unwrap_or_else(|| panic!("no run is called {wanted:?}")).perform();
+}
+
+/// A run in a child, on the kernels below `tree`. `None` where this machine lacks what the run needs.
+fn run_on(tree: &Path, run: &Run, cache: &Path) -> Option<Outcome> {
+    let mut command = child::command("one_run");
+    command.env(RUN_VARIABLE, &run.name).env("MYELON_TIMEOUT", TIMEOUT);
+    command.env("MYELON_CACHE", cache).env(source::TREE_VARIABLE, tree).envs(&run.environment);
+    if let Some(sanitizer) = &run.sanitizer
+        && !child::watch(&mut command, sanitizer)
+    {
+        return None;
+    }
+    Some(child::run(command, DEADLINE))
+}
+
+/// Copies the kernels, with one text replaced.
+fn plant(mutant: Option<&Mutant>, tree: &Path) -> Result<(), String> {
+    let mut planted = mutant.is_none();
+    for &(name, text) in source::files().unwrap() {
+        let file = tree.join(name);
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        let changed = match mutant.filter(|mutant| mutant.file == name) {
+            None => text.to_owned(),
+            Some(mutant) => {
+                planted = true;
+                let times = text.matches(&mutant.from).count();
+                if times != 1 {
+                    return Err(format!("`{}` stands {times} times in {name}: make it stand once", mutant.from));
+                }
+                text.replacen(&mutant.from, &mutant.to, 1)
+            }
+        };
+        fs::write(file, changed).unwrap();
+    }
+    if planted { Ok(()) } else { Err("its file does not exist".into()) }
+}
+
+fn reason_of(outcome: &Outcome) -> Option<Reason> {
+    let first = SIGNS.iter().filter_map(|&(sign, reason)| Some((outcome.text.find(sign)?, reason)));
+    let first = first.min_by_key(|(at, _)| *at).map(|(_, reason)| reason);
+    first.or(outcome.status.is_none().then_some(Reason::Hung))
+}
+
+/// Calls `work` with every index below `count`, on two threads.
+fn in_parallel(count: usize, work: impl Fn(usize) + Sync) {
+    let next = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while let Some(index) = Some(next.fetch_add(1, Ordering::Relaxed)).filter(|index| *index < count) {
+                    work(index);
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn every_mutant_is_caught_and_the_kernels_as_they_are_pass() {
+    let Plan { run: runs, mutant: mutants } = plan();
+    let place = tempfile::tempdir().unwrap();
+    let cache = place.path().join("cache");
+    let by_name: HashMap<_, _> = runs.iter().map(|run| (run.name.as_str(), run)).collect();
+    let complaints = Mutex::new(Vec::new());
+    let complain = |text: String| complaints.lock().unwrap().push(text);
+
+    let as_is = place.path().join("as-is");
+    plant(None, &as_is).unwrap();
+    in_parallel(runs.len() + mutants.len(), |index| {
+        let start = Instant::now();
+        let told = |name: &str, what: &str| eprintln!("{:>6.1} s  {name}: {what}", start.elapsed().as_secs_f32());
+        if let Some(run) = runs.get(index) {
+            match run_on(&as_is, run, &cache).filter(|_| run.is_possible()) {
+                Some(outcome) if !outcome.passed() => {
+                    complain(format!("run {} fails on the kernels as they are: {outcome}", run.name));
+                }
+                Some(_) => told(&run.name, "passes"),
+                None => told(&run.name, "not possible here"),
+            }
+            return;
+        }
+        let mutant = &mutants[index - runs.len()];
+        let tree = place.path().join(format!("mutant-{index}"));
+        let Some(run) = by_name.get(mutant.run.as_str()) else {
+            return complain(format!("{}: no run is called {}", mutant.name, mutant.run));
+        };
+        if let Err(problem) = plant(Some(mutant), &tree) {
+            return complain(format!("{}: {problem}", mutant.name));
+        }
+        let Some(outcome) = run_on(&tree, run, &cache).filter(|_| run.is_possible()) else {
+            return told(&mutant.name, "not possible here");
+        };
+        match reason_of(&outcome) {
+            _ if outcome.passed() => complain(format!("{}: run {} did not notice", mutant.name, run.name)),
+            Some(reason) if mutant.caught_as.contains(&reason) => told(&mutant.name, &format!("{reason:?}")),
+            reason => complain(format!(
+                "{}: caught as {reason:?} where one of {:?} was expected: {outcome}",
+                mutant.name, mutant.caught_as
+            )),
+        }
+    });
+    let complaints = complaints.into_inner().unwrap();
+    assert!(complaints.is_empty(), "{} complaints:\n{}", complaints.len(), complaints.join("\n"));
+}

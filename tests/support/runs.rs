@@ -1,0 +1,88 @@
+//! Short conformance runs described by data, for children under sanitizers and with planted bugs.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use myelon_ccl::variant::{Choice, Manifest, Request, VariantSpec};
+use myelon_ccl::{DType, Options, ReduceOp};
+use serde::Deserialize;
+
+use super::{Bench, Operation, Random, on_ranks, options, skew, small_limits};
+
+/// A sequence of seeded operations.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Run {
+    pub(crate) name: String,
+    ranks: u32,
+    operations: u64,
+    /// `"f32 sum"`: drawn from at random.
+    pairs: Vec<String>,
+    /// Names of the variants; every enabled one if absent.
+    variants: Option<Vec<String>>,
+    /// Slots of a ring, instead of those of `small_limits`.
+    ring_slots: Option<u32>,
+    /// What the child is started with.
+    #[serde(default)]
+    pub(crate) environment: BTreeMap<String, String>,
+    /// `thread` or `address`.
+    pub(crate) sanitizer: Option<String>,
+}
+
+impl Run {
+    /// Whether this build has the variants that the run is about.
+    pub(crate) fn is_possible(&self) -> bool {
+        !self.variants().is_empty()
+    }
+
+    fn variants(&self) -> Vec<Arc<VariantSpec>> {
+        let enabled = Manifest::embedded().enabled();
+        enabled.filter(|spec| self.variants.as_ref().is_none_or(|names| names.contains(&spec.name))).cloned().collect()
+    }
+
+    fn pairs(&self) -> Vec<(DType, ReduceOp)> {
+        let pair = |text: &String| {
+            let (dtype, op) = text.split_once(' ').unwrap_or_else(|| panic!("'{text}' is no pair like 'f32 sum'"));
+            (dtype.parse().unwrap(), op.parse().unwrap())
+        };
+        self.pairs.iter().map(pair).collect()
+    }
+
+    /// Runs it in this process, every result compared with the reference. `MYELON_TIMEOUT` bounds each wait.
+    pub(crate) fn perform(&self) {
+        let (variants, pairs) = (self.variants(), self.pairs());
+        let mut limits = small_limits();
+        limits.ring_slots = self.ring_slots.unwrap_or(limits.ring_slots);
+        let timeout = Options::from_env().unwrap().timeout;
+        let options = Options { timeout, limits: Some(limits), ..options() };
+        on_ranks(self.ranks, &options, |communicator| {
+            let rank = communicator.rank();
+            let bench = Bench::new(communicator, MOST_BYTES);
+            let mut random = Random(7);
+            let mut own = Random(7 ^ u64::from(rank.0));
+            for _ in 0..self.operations {
+                let variant = random.pick(&variants);
+                let (dtype, op) = *random.pick(&pairs);
+                let count = count(&mut random, dtype);
+                let lanes = Some(1 + random.below(4) as u32);
+                let (in_place, seed) = (random.below(2) == 0, random.next());
+                if variant.supports(dtype, op).is_err() {
+                    continue;
+                }
+                let choice = Choice { lanes, ..Choice::of(variant) };
+                let request = Request { count, dtype, op };
+                bench.run(&Operation { choice, request, in_place, seed }, skew(&mut own, rank), own.below(2) as usize);
+            }
+        });
+    }
+}
+
+/// Most bytes of a message: some pieces of everything under `small_limits`.
+const MOST_BYTES: u64 = 12 << 10;
+
+/// As many small messages as large ones: buffers are reused at other sizes.
+fn count(random: &mut Random, dtype: DType) -> u64 {
+    let most = MOST_BYTES / dtype.size_bytes() as u64;
+    let scale = random.below(10);
+    1 + random.below(most >> scale)
+}
