@@ -1,4 +1,100 @@
 //! Multi-GPU all-reduce over NVLink: a Rust runtime, and CUDA kernels that also run on the CPU.
+//!
+//! Every rank has an array; after an all-reduce every rank has the same array, reduced over all ranks element by element.
+//! A rank is one GPU and the process or thread that drives it. A [`Communicator`] is the group of ranks, seen from one of
+//! them: 1 to 8 ranks of one node. Kernels are compiled at run time for the exact case and cached on disk, so building needs
+//! no CUDA, and a machine without a GPU runs the same kernels on [`device::cpu::CpuDevice`], slowly.
+//!
+//! # Example
+//!
+//! Four ranks as threads of one process, on the CPU. On GPUs, [`device::cuda::CudaDevice`] takes the CPU device's place.
+//!
+//! ```no_run
+//! use std::sync::Arc;
+//! use std::thread;
+//!
+//! use myelon_ccl::device::Device;
+//! use myelon_ccl::device::cpu::CpuDevice;
+//! use myelon_ccl::device::handles::{Buffer, Stream};
+//! use myelon_ccl::{Communicator, DType, Options, ReduceOp, Result};
+//!
+//! const COUNT: usize = 1024;
+//!
+//! fn run(communicator: Communicator) -> Result<()> {
+//!     let stream = Stream::new(communicator.device())?;
+//!     let data = Buffer::new(communicator.device(), 4 * COUNT as u64)?;
+//!     // Dropped before the stream of its last operation, also where an error ends this function.
+//!     let communicator = communicator;
+//!
+//!     let ones: Vec<u8> = [1.0f32; COUNT].iter().flat_map(|value| value.to_ne_bytes()).collect();
+//!     data.upload(&ones, &stream)?;
+//!     let (input, output) = (data.address(), data.address());
+//!     // SAFETY: the buffer holds COUNT elements and outlives the synchronisation; the stream outlives the communicator.
+//!     unsafe { communicator.all_reduce(input, output, COUNT as u64, DType::F32, ReduceOp::Sum, stream.handle())? };
+//!     communicator.synchronize(stream.handle())?;
+//!
+//!     let mut sums = vec![0u8; 4 * COUNT];
+//!     data.download(&mut sums, &stream)?;
+//!     assert_eq!(sums[..4], 4.0f32.to_ne_bytes());
+//!     Ok(())
+//! }
+//!
+//! fn main() -> Result<()> {
+//!     let mut devices: Vec<Arc<dyn Device>> = Vec::new();
+//!     for ordinal in 0..4 {
+//!         devices.push(CpuDevice::new(ordinal)?);
+//!     }
+//!     let ranks = Communicator::threads(&devices, &Options::from_env()?)?;
+//!     thread::scope(|scope| {
+//!         let threads: Vec<_> = ranks.into_iter().map(|rank| scope.spawn(move || run(rank))).collect();
+//!         threads.into_iter().try_for_each(|thread| thread.join().expect("no rank panics"))
+//!     })
+//! }
+//! ```
+//!
+//! # Concepts
+//!
+//! - A [`variant`] is one kernel algorithm with a name. The manifest, `configs/variants.toml`, says what each supports; the
+//!   lane [`table`] says which one a message takes. [`Communicator::all_reduce_as`] takes one of the caller's choice.
+//! - A [`variant::Plan`] is how one request runs: kernel, lanes, threads, chunk, pieces. It depends only on what is equal on
+//!   all ranks, so every rank comes to the same plan without asking.
+//! - A [`bootstrap`] is how ranks find each other: threads of one process, processes that share a
+//!   [`bootstrap::UniqueId`], or the job of a launcher ([`bootstrap::from_env`]). [`Communicator::connect`] takes any of them.
+//! - The [`memory::SymmetricHeap`] is memory with the same layout on every rank that all ranks reach. User buffers need no
+//!   registration: data passes through the heap, whose size [`memory::HeapLimits`] bounds.
+//!
+//! Results are the same bits on every rank and in every run of one plan. 16- and 8-bit floats are accumulated in 32 bits and
+//! rounded once at the end, except where a variant's manifest entry says `rounding = "per_hop"`.
+//!
+//! # Threads and streams
+//!
+//! A call queues work on a stream and returns; the result is there once the stream has passed it. Every rank issues the same
+//! operations in the same order. Operations of one communicator run in that order, whatever streams they are given.
+//! A communicator may be shared by threads, which take turns. Each rank has a thread of its own: a rank that waits for another
+//! one on the same thread waits for ever.
+//!
+//! The first use of a data type and operator that was not prepared compiles and loads kernels, between barriers of all ranks'
+//! hosts. [`Options::prepare`] and [`Communicator::prepare_types`] do it ahead of time.
+//!
+//! # Graphs
+//!
+//! An all-reduce can be captured into a CUDA graph and replayed once its kernels are prepared; an unprepared one is an error
+//! inside a capture. All counters live in device memory, so a replay is a new operation. Every rank replays the same graphs in
+//! the same order. Replays of graphs on several streams are ordered by the caller: one operation of a communicator at a time.
+//!
+//! # Errors
+//!
+//! A wrong call is an error before anything is launched and loses nothing. What goes wrong afterwards is reported by
+//! [`Communicator::synchronize`], [`Communicator::status`] and the next call: [`Error::Stalled`] names the rank, lane and peer
+//! of the wait that passed [`Options::timeout`] and the ranks that had not started the operation, [`Error::PeerLost`] a process
+//! that ended, [`Error::PeerMismatch`] both sides of a disagreement, [`Error::Aborted`] who gave up. The output is then
+//! undefined and the communicator of no further use. The CUDA context lives: kernels return, they do not trap. A new
+//! communicator in the same processes works.
+//!
+//! # Environment
+//!
+//! The environment is read where a function's name or documentation says so: [`Options::from_env`], [`bootstrap::launcher`],
+//! [`device::cpu`], [`device::cuda::locate`] and [`device::cache`]. The README lists all variables.
 
 #![warn(missing_docs)]
 

@@ -91,6 +91,15 @@ pub(crate) struct SweepArgs {
     /// Candidates: `auto` is what the lane table chooses, `all` is every enabled variant, the rest are names.
     #[arg(long = "variant", value_name = "NAME,..", value_delimiter = ',', default_value = "auto")]
     pub(crate) variants: Vec<String>,
+    /// Run each named variant with these numbers of lanes instead of the manifest's.
+    #[arg(long, value_name = "N,..", value_delimiter = ',')]
+    pub(crate) lanes: Vec<u32>,
+    /// Run each named variant with these numbers of threads a lane: multiples of 32.
+    #[arg(long, value_name = "N,..", value_delimiter = ',')]
+    pub(crate) lane_threads: Vec<u32>,
+    /// Run each named variant with these steps of a lane, for variants that go in steps.
+    #[arg(long, value_name = "SIZE,..", value_delimiter = ',')]
+    pub(crate) chunk: Vec<Bytes>,
     /// Measure nccl or nccl_symmetric too, for a ratio column; nccl unless told if it is installed, `none` for neither.
     #[arg(long, value_name = "NAME,..", value_delimiter = ',', value_parser = against)]
     pub(crate) against: Option<Vec<Against>>,

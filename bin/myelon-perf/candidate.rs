@@ -6,7 +6,7 @@ use myelon_ccl::measure::{Baseline, Bytes};
 use myelon_ccl::variant::{Choice, Manifest, Plan, Request};
 
 use crate::bench::Bench;
-use crate::job::{Candidate, Job};
+use crate::job::{Candidate, Job, Shape};
 
 /// What queues an operation.
 #[derive(Debug)]
@@ -45,8 +45,9 @@ pub(crate) fn plan(bench: &Bench, job: &Job, against: &[Baseline], size: Bytes) 
     for candidate in &job.candidates {
         let (requested, choice, engine) = match candidate {
             Candidate::Auto => (AUTO, communicator.choose(&request)?, Engine::Auto),
-            Candidate::Variant(name) => {
-                let choice = Choice::of(Manifest::embedded().get(name)?);
+            Candidate::Variant(name, Shape { lanes, threads, chunk_bytes }) => {
+                let (lanes, threads, chunk_bytes) = (*lanes, *threads, *chunk_bytes);
+                let choice = Choice { lanes, threads, chunk_bytes, ..Choice::of(Manifest::embedded().get(name)?) };
                 (name.as_str(), choice.clone(), Engine::Variant(choice))
             }
         };

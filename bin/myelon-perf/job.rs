@@ -14,7 +14,31 @@ pub(crate) enum Candidate {
     /// What the lane table chooses.
     Auto,
     /// A variant that supports the types and operators it is listed under.
-    Variant(String),
+    Variant(String, Shape),
+}
+
+/// What a variant runs with instead of the manifest's; absent parts stay.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Shape {
+    pub(crate) lanes: Option<u32>,
+    pub(crate) threads: Option<u32>,
+    pub(crate) chunk_bytes: Option<u64>,
+}
+
+/// Every combination of the shapes that were asked for; the manifest's own where none was.
+fn shapes(args: &SweepArgs) -> Vec<Shape> {
+    fn given<T: Copy>(values: &[T]) -> Vec<Option<T>> {
+        if values.is_empty() { vec![None] } else { values.iter().copied().map(Some).collect() }
+    }
+    let mut shapes = Vec::new();
+    for lanes in given(&args.lanes) {
+        for threads in given(&args.lane_threads) {
+            for chunk in given(&args.chunk) {
+                shapes.push(Shape { lanes, threads, chunk_bytes: chunk.map(|chunk| chunk.0) });
+            }
+        }
+    }
+    shapes
 }
 
 /// The candidates of one element type and operator; never empty.
@@ -51,6 +75,7 @@ pub(crate) fn jobs(args: &SweepArgs, ranks: WorldSize, here: &dyn Surroundings) 
     let mut seen = BTreeSet::new();
     names.retain(|name| seen.insert(*name));
 
+    let shapes = shapes(args);
     let (dtypes, every_dtype) = choose(&args.dtypes, DType::ALL);
     let (ops, every_op) = choose(&args.ops, ReduceOp::ALL);
     let mut jobs = Vec::new();
@@ -63,7 +88,7 @@ pub(crate) fn jobs(args: &SweepArgs, ranks: WorldSize, here: &dyn Surroundings) 
                 continue;
             }
             match here.refusal(name, ranks, dtype, op) {
-                None => candidates.push(Candidate::Variant(name.to_owned())),
+                None => candidates.extend(shapes.iter().map(|&shape| Candidate::Variant(name.to_owned(), shape))),
                 Some(why) => {
                     let error = Error::unsupported(format!(
                         "variant '{name}' {why} (asked for {dtype} {op} over {ranks} ranks)"
@@ -110,16 +135,28 @@ mod tests {
     }
 
     #[test]
+    fn shapes_are_combined() {
+        let jobs = check("--variant ring --lanes 2,4 --chunk 1K,2K", CPU).unwrap().jobs;
+        assert_eq!(jobs[0].candidates.len(), 4);
+        let last = Shape { lanes: Some(4), threads: None, chunk_bytes: Some(2048) };
+        assert_eq!(jobs[0].candidates[3], Candidate::Variant("ring".into(), last));
+    }
+
+    #[test]
     fn all_takes_what_is_supported() {
         let jobs = check("--variant ring,ring -d all", CPU).unwrap().jobs;
         assert_eq!(jobs.len(), DType::ALL.len() - 2);
-        assert!(jobs.iter().all(|job| job.candidates == [Candidate::Variant("ring".into())]));
+        assert!(jobs.iter().all(|job| job.candidates == [Candidate::Variant("ring".into(), Shape::default())]));
         let named = check("--variant slow", NODE).unwrap().jobs;
-        assert_eq!(named[0].candidates, [Candidate::Variant("slow".into())], "a disabled variant can be named");
+        assert_eq!(
+            named[0].candidates,
+            [Candidate::Variant("slow".into(), Shape::default())],
+            "a disabled variant can be named"
+        );
         let jobs = check("--variant all -d e4m3,half -o all", NODE).unwrap().jobs;
         assert_eq!(jobs.len(), 2 * ReduceOp::ALL.len());
         for job in jobs {
-            let expected = [Candidate::Auto, Candidate::Variant("ring".into())];
+            let expected = [Candidate::Auto, Candidate::Variant("ring".into(), Shape::default())];
             assert_eq!(job.candidates, expected[..if job.dtype.is_fp8() { 1 } else { 2 }]);
         }
     }

@@ -15,8 +15,8 @@ template <class T, class Op, class Config>
 MYELON_DEVICE void one_shot_push(const Args& args) {
   constexpr u32 kWorldSize = Config::kWorldSize;
   const Context context(args);
-  const typename MailboxFor<T, Config::kSentinel>::Type mailbox(context, kWorldSize);
   const u64 packs = pack_count<T>(args.count);
+  const typename MailboxFor<T, Config::kSentinel>::Type mailbox(context, kWorldSize, packs);
   const u64 first = static_cast<u64>(context.lane) * thread_count() + thread_index();
   const u64 threads = static_cast<u64>(cta_count()) * thread_count();
 

@@ -38,11 +38,11 @@ class LlMailbox {
   };
 
   // Reads the epoch: before advance_operation.
-  MYELON_DEVICE LlMailbox(const Context& context, u32 world_size)
+  MYELON_DEVICE LlMailbox(const Context& context, u32 world_size, u64 packs)
       : context_(context), world_size_(world_size), epoch_(ld_relaxed_sys(&context.state()->ll_epoch)) {
     constexpr u64 kFlags = (1ull << MYELON_LL_FLAG_BITS) - 1;
     flag_ = static_cast<u32>(epoch_ % kFlags) + 1;
-    if (flag_ <= kLlBuffers && epoch_ >= kLlBuffers) clear_other_buffer();
+    if (flag_ <= kLlBuffers && epoch_ >= kLlBuffers) clear_other_buffer(packs);
   }
 
   // ORDER: [ll-clear] after a wrap, the lines that the peer will store to next were cleared before this.
@@ -76,10 +76,14 @@ class LlMailbox {
     return context_.in_heap<u8>(owner, layout.ll + (box * layout.ll_bytes + index * kPackBytes) * 2);
   }
 
-  MYELON_DEVICE void clear_other_buffer() const {
-    const u64 packs = context_.args.layout.ll_bytes / kPackBytes;
-    const u64 threads = static_cast<u64>(cta_count()) * thread_count();
-    for (u64 index = static_cast<u64>(context_.lane) * thread_count() + thread_index(); index < packs; index += threads) {
+  // `packs` of this operation: only CTAs that send any may clear, the others hold nobody up.
+  MYELON_DEVICE void clear_other_buffer(u64 packs) const {
+    const u64 lines = context_.args.layout.ll_bytes / kPackBytes;
+    const u64 senders = (packs + thread_count() - 1) / thread_count();
+    const u64 threads = (senders < cta_count() ? senders : cta_count()) * thread_count();
+    u64 index = static_cast<u64>(context_.lane) * thread_count() + thread_index();
+    if (index >= threads) return;
+    for (; index < lines; index += threads) {
       for (u32 source = 0; source < world_size_; ++source) {
         u8* line = cell(context_.args.rank, epoch_ + 1, source, index);
         st_relaxed_sys_16(line, Bytes16{{0, 0}});

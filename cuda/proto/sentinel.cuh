@@ -51,7 +51,7 @@ class SentinelMailbox {
   };
 
   // Reads the epoch: before advance_operation.
-  MYELON_DEVICE SentinelMailbox(const Context& context, u32 world_size)
+  MYELON_DEVICE SentinelMailbox(const Context& context, u32 world_size, u64)
       : context_(context), world_size_(world_size), epoch_(ld_relaxed_sys(&context.state()->sentinel_epoch)) {}
 
   MYELON_DEVICE void send(u32 peer, u64 index, Pack<T> pack) const {

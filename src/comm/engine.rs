@@ -18,7 +18,7 @@ use crate::watch::Watch;
 /// One of the two.
 pub(super) enum Engine {
     /// The kernels in `cuda/`.
-    Kernels(KernelEngine),
+    Kernels(Box<KernelEngine>),
     /// The library that is there in any case.
     Nccl(NcclCommunicator),
 }

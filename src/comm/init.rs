@@ -60,7 +60,7 @@ impl Communicator {
 
         let made = KernelEngine::create(&device, &bootstrap, &options, table, limits, sharers);
         let engine = match made {
-            Ok(kernels) => Engine::Kernels(kernels),
+            Ok(kernels) => Engine::Kernels(Box::new(kernels)),
             Err(error) if error.is_environment() && options.fallback == Fallback::Nccl && kind == DeviceKind::Cuda => {
                 tracing::warn!(rank = bootstrap.rank().0, %error, "running on NCCL instead of Myelon's kernels");
                 Engine::Nccl(connect_nccl(&device, &*bootstrap, &options)?)
