@@ -44,7 +44,8 @@ struct alignas(128) HeapState {
   u64 previous_descriptor;
   u32 arrived;
   u32 fault_claimed;
-  u64 padding[8];
+  u64 next_host_look_ns;
+  u64 padding[7];
   u64 peer_fault;
   u64 peer_padding[15];
 };

@@ -93,8 +93,10 @@ pub struct HeapState {
     pub arrived: u32,
     /// Claimed by the first thread of this rank that reports a fault.
     pub fault_claimed: u32,
+    /// When a waiting thread may look at the host's abort word next, by the GPU's clock.
+    pub next_host_look_ns: u64,
     /// Keeps what peers write on a line of its own.
-    pub padding: [u64; 8],
+    pub padding: [u64; 7],
     /// Set by a peer whose kernel gave up: its rank plus one, its [`FaultCode`] above 32 bits. Ends every wait here.
     pub peer_fault: u64,
     /// Fills the line of `peer_fault`.

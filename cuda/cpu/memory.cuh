@@ -51,6 +51,10 @@ MYELON_DEVICE u32 atomic_exchange_relaxed_gpu(u32* address, u32 value) {
   return __atomic_exchange_n(address, value, __ATOMIC_RELAXED);
 }
 
+MYELON_DEVICE u64 atomic_exchange_relaxed_gpu(u64* address, u64 value) {
+  return __atomic_exchange_n(address, value, __ATOMIC_RELAXED);
+}
+
 MYELON_DEVICE void atomic_add_relaxed_gpu(u64* address, u64 value) { __atomic_fetch_add(address, value, __ATOMIC_RELAXED); }
 
 // ThreadSanitizer does not model fences; a read-modify-write on a common word is one that it sees.

@@ -12,6 +12,8 @@ inline u64 global_timer_ns() {
 
 MYELON_DEVICE void nanosleep(u32) { yield(); }
 
+MYELON_DEVICE void allow_next_launch() {}
+
 MYELON_DEVICE void wait_for_previous_launch() {}
 
 }  // namespace myelon

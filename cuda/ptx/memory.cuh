@@ -78,6 +78,12 @@ MYELON_DEVICE u32 atomic_exchange_relaxed_gpu(u32* address, u32 value) {
   return before;
 }
 
+MYELON_DEVICE u64 atomic_exchange_relaxed_gpu(u64* address, u64 value) {
+  u64 before;
+  asm volatile("atom.exch.relaxed.gpu.global.b64 %0, [%1], %2;" : "=l"(before) : "l"(address), "l"(value) : "memory");
+  return before;
+}
+
 MYELON_DEVICE void atomic_add_relaxed_gpu(u64* address, u64 value) {
   asm volatile("red.add.relaxed.gpu.global.u64 [%0], %1;" ::"l"(address), "l"(value) : "memory");
 }

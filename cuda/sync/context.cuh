@@ -13,6 +13,9 @@ struct Context {
   // ORDER: [epoch] the counters were written by the last CTA to arrive in the launch before this one on the stream; the
   // kernel boundary (or griddepcontrol.wait) orders them.
   MYELON_DEVICE explicit Context(const Args& launch_args) : args(launch_args), lane(cta_index()) {
+    // INVARIANT: nothing of a launch touches global memory before the wait. The next launch may come up any time before:
+    // it waits in the same place until this one has ended, so it costs residency (Plan, two grids) and no ordering.
+    allow_next_launch();
     wait_for_previous_launch();
     operation = ld_relaxed_sys(&state()->operation) + 1;
   }

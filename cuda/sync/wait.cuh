@@ -60,12 +60,22 @@ MYELON_DEVICE bool peer_agrees(const Context& context, u32 peer, u64 number, u64
   return announced == 0 || operations_ahead(announced, number) != 0 || *seen == descriptor;
 }
 
+// Whether the host told this rank to stop. Its word lies in host memory, behind PCIe, so one thread of the whole GPU looks
+// at it per interval and tells the others through `peer_fault`. When every cold thread looked for itself, 64 lanes of 512
+// took 2.3 ms to leave a wait that was over (4x H200, 2026-11-21), and ranks that slowed each other down never caught up.
+MYELON_DEVICE bool host_says_stop(const Context& context, u64 now) {
+  u64* next_look = &context.state()->next_host_look_ns;
+  if (ld_relaxed_sys(next_look) > now || atomic_exchange_relaxed_gpu(next_look, now + kCheckIntervalNs) > now) return false;
+  // ORDER: [abort] relaxed: nothing is read behind the word; the host knows its own reason (src/watch).
+  return ld_relaxed_sys(&context.args.control->abort) != 0;
+}
+
 // The cold half of a wait. `probe.ready()` reads what is waited for; `probe.seen()` is what it read last.
 template <class Probe>
 MYELON_DEVICE_COLD bool cold_wait(Context context, Probe probe, u32 peer, u64 expected) {
   const Args& args = context.args;
   const u64 start = global_timer_ns();
-  u64 next_check = start;
+  u64 next_check = start + kCheckIntervalNs;
   for (u32 spin = 0;; ++spin) {
     if (probe.ready()) return true;
     nanosleep(spin < 32 ? 32 : spin < 256 ? 128 : 512);
@@ -73,16 +83,14 @@ MYELON_DEVICE_COLD bool cold_wait(Context context, Probe probe, u32 peer, u64 ex
     if (now < next_check) continue;
     next_check = now + kCheckIntervalNs;
     const u64 waited = now - start;
-    // Before the abort word: the host sets that one too when it hears of the peer's fault, and knows less of it.
+    if (host_says_stop(context, now)) {
+      give_up(context, kFaultAborted, peer, expected, probe.seen(), waited);
+      return false;
+    }
     const u64 peer_fault = ld_relaxed_sys(&context.state()->peer_fault);
     if (peer_fault != 0) {
       give_up(context, kFaultPeer, static_cast<u32>(peer_fault) - 1, expected, probe.seen(), waited,
               static_cast<u32>(peer_fault >> 32));
-      return false;
-    }
-    // ORDER: [abort] relaxed: nothing is read behind the word; the host knows its own reason (src/watch).
-    if (ld_relaxed_sys(&args.control->abort) != 0) {
-      give_up(context, kFaultAborted, peer, expected, probe.seen(), waited);
       return false;
     }
     u64 theirs;

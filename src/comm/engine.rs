@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::Options;
 use super::kernels::{KernelTable, Loaded};
+use super::presence::Presence;
 use crate::abi::{Args, bytes_of, descriptor};
 use crate::baseline::NcclCommunicator;
 use crate::bootstrap::Bootstrap;
@@ -28,6 +29,7 @@ pub(super) struct KernelEngine {
     heap: SymmetricHeap,
     watch: Arc<Watch>,
     kernels: KernelTable,
+    presence: Presence,
     table: Arc<LaneTable>,
     choice: Option<Choice>,
     deadline_ns: u64,
@@ -61,6 +63,7 @@ impl KernelEngine {
             heap,
             watch,
             kernels: KernelTable::new(sharers),
+            presence: Presence::of(&device.properties().identity),
             table,
             choice: options.choice.clone(),
             deadline_ns: options.timeout.as_nanos() as u64,
@@ -146,7 +149,7 @@ impl KernelEngine {
             grid: plan.lanes,
             block: plan.kernel.threads,
             shared_bytes: plan.shared_bytes,
-            dependent: false,
+            dependent: plan.kernel.variant.dependent && self.presence.is_alone() && kernel.fits_twice(plan),
         };
         for (offset, count) in plan.pieces(request.count) {
             let args = Args {

@@ -21,6 +21,11 @@ pub(super) struct Loaded {
 }
 
 impl Loaded {
+    /// Whether the grid fits beside another of its kind: the next launch, coming up early.
+    pub(super) fn fits_twice(&self, plan: &Plan) -> bool {
+        plan.lanes <= self.most_lanes / 2
+    }
+
     /// A grid that is not resident as a whole would wait for CTAs that never start.
     pub(super) fn check_resident(&self, plan: &Plan) -> Result<()> {
         if plan.lanes <= self.most_lanes {

@@ -6,6 +6,7 @@ mod init;
 mod kernels;
 mod options;
 mod place;
+mod presence;
 
 use std::any::Any;
 use std::fmt;

@@ -40,6 +40,9 @@ pub struct VariantSpec {
     pub rounding: Rounding,
     /// In which order ranks are reduced.
     pub order: Order,
+    /// Whether its launches may come up while the one before still runs (programmatic dependent launch).
+    #[serde(default)]
+    pub dependent: bool,
     /// Where the protocol's hardware assumption has been tried.
     pub litmus: String,
     /// Default shapes, first fit.
