@@ -30,6 +30,8 @@ pub(crate) struct Planned {
     pub(crate) lanes: u32,
     /// As `lanes`.
     pub(crate) threads: u32,
+    /// Whether an operation is one launch of one kernel of Myelon's.
+    pub(crate) is_one_launch: bool,
     pub(crate) request: Request,
     pub(crate) engine: Engine,
 }
@@ -57,6 +59,7 @@ pub(crate) fn plan(bench: &Bench, job: &Job, against: &[Baseline], size: Bytes) 
             variant: choice.variant.name.clone(),
             lanes: plan.lanes,
             threads: plan.kernel.threads,
+            is_one_launch: plan.pieces(request.count).count() == 1,
             request,
             engine,
         });
@@ -69,6 +72,7 @@ pub(crate) fn plan(bench: &Bench, job: &Job, against: &[Baseline], size: Bytes) 
                 variant: baseline.name().to_owned(),
                 lanes: 0,
                 threads: 0,
+                is_one_launch: false,
                 request,
                 engine: Engine::Rival(baseline),
             });

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use myelon_ccl::Result;
 use myelon_ccl::measure::text::{RankLine, TextTable};
-use myelon_ccl::measure::{Baseline, Provenance, Results, Row, csv, output};
+use myelon_ccl::measure::{Baseline, Provenance, Results, Row, Summary, csv, output};
 
 use crate::request::SweepRequest;
 
@@ -18,6 +18,7 @@ pub(crate) struct Printer {
     progress: ProgressBar,
     json: Option<PathBuf>,
     csv: Option<PathBuf>,
+    host_us: Option<Summary>,
 }
 
 impl Printer {
@@ -49,6 +50,7 @@ impl Printer {
             progress,
             json: request.json.clone(),
             csv: request.csv.clone(),
+            host_us: None,
         };
         printer.print(&printer.table.header(&printer.results.provenance, &settings, ranks));
         printer
@@ -77,6 +79,14 @@ impl Printer {
     pub(crate) fn verdict(&self) {
         self.progress.finish_and_clear();
         self.print(&self.table.footer());
+        if let Some(Summary { p50, p99, .. }) = self.host_us {
+            self.print(&format!("# host time of a call : {p50:.2} us, p99 {p99:.2} us (eager, one launch, rank 0)\n"));
+        }
+    }
+
+    /// Notes what the host spent in calls, for the verdict.
+    pub(crate) fn host_time(&mut self, host_us: &[f64]) {
+        self.host_us = Summary::of(host_us).ok();
     }
 
     /// Writes the files: all rows so far.

@@ -1,5 +1,8 @@
 //! The loop of one rank: every case verified, then timed, candidates taking turns.
 
+use std::cell::RefCell;
+use std::time::Instant;
+
 use myelon_ccl::device::handles::Event;
 use myelon_ccl::measure::{Bytes, Row, Series, Summary};
 use myelon_ccl::{Communicator, Rank, Result};
@@ -45,17 +48,23 @@ fn run(bench: &Bench, request: &SweepRequest, printer: &mut Option<Printer>) -> 
         let provenance = machine::provenance(communicator)?;
         *printer = Some(Printer::start(request, provenance, &machine::lines(&seats), caution, cases));
     }
-    let mut sweep = Sweep { bench, request, printer, cases: 0, wrong: 0 };
+    let mut sweep = Sweep { bench, request, printer, host_us: RefCell::default(), cases: 0, wrong: 0 };
     for job in &request.jobs {
         sweep.job(job)?;
     }
-    Ok(sweep.wrong)
+    let (wrong, host_us) = (sweep.wrong, sweep.host_us.into_inner());
+    if let Some(printer) = printer {
+        printer.host_time(&host_us);
+    }
+    Ok(wrong)
 }
 
 struct Sweep<'a> {
     bench: &'a Bench,
     request: &'a SweepRequest,
     printer: &'a mut Option<Printer>,
+    /// What the host spent in calls that queue one launch each, microseconds.
+    host_us: RefCell<Vec<f64>>,
     /// Cases so far: each has operation numbers of its own.
     cases: u64,
     wrong: u64,
@@ -169,7 +178,11 @@ impl Sweep<'_> {
             for turn in &mut turns {
                 bench.communicator().bootstrap().barrier("starting a repeat")?;
                 // WHY: hosts leave a barrier at different times, but no rank leaves an all-reduce before all are in it.
+                let called = Instant::now();
                 bench.issue(turn.planned)?;
+                if turn.planned.is_one_launch {
+                    self.host_us.borrow_mut().push(called.elapsed().as_secs_f64() * 1e6);
+                }
                 start.record(stream.handle())?;
                 let operations = match &turn.replay {
                     Some(replay) => replay.launch().map(|()| graph)?,

@@ -8,7 +8,7 @@
 
 // Defines the entry point `myelon_kernel`, launched with at most `threads` threads a CTA and one by-value argument struct.
 #define MYELON_KERNEL(threads, ArgsType, args) \
-  extern "C" __global__ void __launch_bounds__(threads) myelon_kernel(const __grid_constant__ ArgsType args)
+  extern "C" __global__ void __launch_bounds__(threads, 1) myelon_kernel(const __grid_constant__ ArgsType args)
 
 namespace myelon {
 

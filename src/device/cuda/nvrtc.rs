@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::driver::CudaVersion;
 use super::nvrtc_library::{Library, Program};
-use super::usage::resource_usage;
+use super::usage::{ResourceUsage, resource_usage};
 use crate::device::{Compiler, KernelSource, source};
 use crate::error::{Error, Result};
 
@@ -51,6 +51,14 @@ impl Nvrtc {
     /// Architecture it compiles for.
     pub fn arch(&self) -> &str {
         &self.arch
+    }
+
+    /// What ptxas says of a kernel, without keeping the kernel.
+    ///
+    /// Errors: [`Error::Compile`].
+    pub fn resources(&self, source: &KernelSource) -> Result<ResourceUsage> {
+        let (_, log) = self.machine_code(source, source::files()?)?;
+        resource_usage(&log).ok_or_else(|| Error::Compile { kernel: source.name.clone(), log })
     }
 
     fn check_arch(&self) -> Result<()> {
