@@ -80,7 +80,9 @@ impl Printer {
         self.progress.finish_and_clear();
         self.print(&self.table.footer());
         if let Some(Summary { p50, p99, .. }) = self.host_us {
-            self.print(&format!("# host time of a call : {p50:.2} us, p99 {p99:.2} us (eager, one launch, rank 0)\n"));
+            self.print(&format!(
+                "# host time of a call : {p50:.2} us, p99 {p99:.2} us (in a row, one launch each, rank 0)\n"
+            ));
         }
     }
 

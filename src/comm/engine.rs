@@ -35,6 +35,7 @@ pub(super) struct KernelEngine {
     deadline_ns: u64,
     sentinel: bool,
     kind: DeviceKind,
+    arch: String,
     rank: Rank,
     world_size: WorldSize,
 }
@@ -69,6 +70,7 @@ impl KernelEngine {
             deadline_ns: options.timeout.as_nanos() as u64,
             sentinel: options.sentinel,
             kind: device.properties().kind,
+            arch: device.properties().arch.clone(),
             rank,
             world_size,
         })
@@ -85,7 +87,7 @@ impl KernelEngine {
     pub(super) fn choose(&self, request: &Request) -> Result<Choice> {
         match &self.choice {
             Some(choice) if choice.variant.supports(request.dtype, request.op).is_ok() => Ok(choice.clone()),
-            _ => self.table.choose(self.world_size, request),
+            _ => self.table.choose(&self.arch, self.world_size, request),
         }
     }
 

@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::memory::HeapLimits;
 use crate::table::LaneTable;
 use crate::types::{Rank, WorldSize};
-use crate::variant::Manifest;
+use crate::variant::{Choice, Manifest};
 
 /// What ranks tell each other first. Everything but `device` must be equal.
 #[derive(Serialize, Deserialize, PartialEq, Debug)]
@@ -29,6 +29,8 @@ struct Hello {
     arch: String,
     limits: HeapLimits,
     sentinel: bool,
+    choice: String,
+    timeout_ms: u64,
     device: String,
 }
 
@@ -42,6 +44,8 @@ impl Hello {
             ("the kernels' sources", self.kernels.clone(), theirs.kernels.clone()),
             ("the lane tables", self.tables.clone(), theirs.tables.clone()),
             ("the heap limits", format!("{:?}", self.limits), format!("{:?}", theirs.limits)),
+            ("the variant that is forced", self.choice.clone(), theirs.choice.clone()),
+            ("the timeout", format!("{} ms", self.timeout_ms), format!("{} ms", theirs.timeout_ms)),
             ("whether sentinels are used", self.sentinel.to_string(), theirs.sentinel.to_string()),
         ];
         pairs.into_iter().find(|(_, ours, theirs)| ours != theirs)
@@ -140,6 +144,8 @@ fn agree(
         arch: properties.arch.clone(),
         limits,
         sentinel: options.sentinel,
+        choice: options.choice.as_ref().map_or_else(|| "none".into(), Choice::to_string),
+        timeout_ms: options.timeout.as_millis() as u64,
         device: properties.identity.clone(),
     };
     let hello = serde_json::to_vec(&ours).expect("plain data");

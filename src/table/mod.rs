@@ -120,14 +120,16 @@ impl LaneTable {
         &self.source
     }
 
-    /// The choice for a request: the first row that fits and whose variant has the type and operator.
-    pub fn choose(&self, world_size: WorldSize, request: &Request) -> Result<Choice> {
+    /// The choice for a request: the first row that fits and whose variant has the type and operator and is trusted on the
+    /// architecture.
+    pub fn choose(&self, arch: &str, world_size: WorldSize, request: &Request) -> Result<Choice> {
         let bytes = request.bytes();
         self.rows
             .iter()
             .filter(|row| row.ranks.as_ref().is_none_or(|ranks| ranks.contains(&world_size.get())))
             .filter(|row| row.floats.is_none_or(|floats| floats == request.dtype.is_float()))
             .filter(|row| row.up_to.is_none_or(|limit| bytes <= limit))
+            .filter(|row| row.variant.is_trusted_on(arch))
             .find(|row| row.variant.supports(request.dtype, request.op).is_ok())
             .map(|row| Choice {
                 variant: Arc::clone(&row.variant),
@@ -153,11 +155,23 @@ mod tests {
                 for &op in ReduceOp::ALL {
                     for count in [1, 1 << 12, 1 << 30] {
                         let world_size = WorldSize::new(3).unwrap();
-                        LaneTable::embedded(kind).choose(world_size, &Request { count, dtype, op }).unwrap();
+                        let request = Request { count, dtype, op };
+                        for arch in ["sm_90a", "sm_80", "cpu"] {
+                            LaneTable::embedded(kind).choose(arch, world_size, &request).unwrap();
+                        }
                     }
                 }
             }
         }
+    }
+
+    #[test]
+    fn untried_protocols_are_passed_over() {
+        let table = LaneTable::embedded(DeviceKind::Cuda);
+        let request = Request { count: 1, dtype: DType::F32, op: ReduceOp::Sum };
+        let choose = |arch| table.choose(arch, WorldSize::new(4).unwrap(), &request).unwrap().variant.name.clone();
+        assert_eq!(choose("sm_90a"), "one_shot_push");
+        assert_ne!(choose("sm_75"), "one_shot_push");
     }
 
     #[test]

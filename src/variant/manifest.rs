@@ -43,8 +43,9 @@ pub struct VariantSpec {
     /// Whether its launches may come up while the one before still runs (programmatic dependent launch).
     #[serde(default)]
     pub dependent: bool,
-    /// Where the protocol's hardware assumption has been tried.
-    pub litmus: String,
+    /// Architectures on which the protocol's hardware assumption has been tried; `None` where PTX guarantees what it needs.
+    #[serde(default)]
+    pub tried_on: Option<Vec<String>>,
     /// Default shapes, first fit.
     pub tuning: Vec<Tuning>,
 }
@@ -166,6 +167,11 @@ impl VariantSpec {
             return Err(Error::unsupported(format!("variant {} does not support {op}", self.name)));
         }
         Ok(())
+    }
+
+    /// Whether `auto` may take it on this architecture.
+    pub fn is_trusted_on(&self, arch: &str) -> bool {
+        self.tried_on.as_ref().is_none_or(|tried| tried.iter().any(|known| known == arch))
     }
 
     /// The default shape for a message.

@@ -47,6 +47,23 @@ impl Choice {
     }
 }
 
+impl std::fmt::Display for Choice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.variant.name)?;
+        let parts = [
+            ("lanes", self.lanes.map(u64::from)),
+            ("threads", self.threads.map(u64::from)),
+            ("chunk", self.chunk_bytes),
+        ];
+        for (name, value) in parts {
+            if let Some(value) = value {
+                write!(f, " {name}={value}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
 /// How a request will run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
