@@ -79,7 +79,8 @@ fn what_the_options_prepare_can_be_captured_at_once() {
                 // SAFETY: the buffer holds ELEMENTS floats and outlives the synchronisation below.
                 unsafe { communicator.all_reduce(data, data, count, DType::F32, ReduceOp::Sum, handle) }
             });
-            graph.unwrap().launch(&stream).unwrap();
+            let graph = graph.unwrap();
+            graph.launch(&stream).unwrap();
             communicator.synchronize(handle).unwrap();
         }
     });

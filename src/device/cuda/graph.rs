@@ -38,7 +38,16 @@ pub(super) fn end(context: &Context, stream: StreamHandle) -> Result<GraphHandle
     let mut graph: CUgraphExec = std::ptr::null_mut();
     // SAFETY: the template is a graph of our own; the result goes to a local.
     unsafe { driver_call!(cuGraphInstantiateWithFlags(&mut graph, template.0, 0)) }?;
-    Ok(GraphHandle(graph as usize as u64))
+    // WHY: else the first launch uploads, late by milliseconds against the peers that spin for it.
+    // SAFETY: both exist; a graph that fails here is given back below.
+    let uploaded = unsafe { driver_call!(cuGraphUpload(graph, raw(stream))) };
+    let graph = GraphHandle(graph as usize as u64);
+    if let Err(error) = uploaded {
+        // SAFETY: made above, never launched.
+        unsafe { destroy(context, graph) };
+        return Err(error);
+    }
+    Ok(graph)
 }
 
 pub(super) fn launch(context: &Context, graph: GraphHandle, stream: StreamHandle) -> Result<()> {
