@@ -217,7 +217,7 @@ pub struct VerifyArgs {
     pub count: u64,
     /// `u64` counter of wrong elements, added to.
     pub wrong: u64,
-    /// `u64` operation number in device memory, mixed into the data and advanced by `fill`.
+    /// `u64` operation number in device memory, mixed into the data; a kernel of its own steps it.
     pub operation: u64,
     /// Seed of the run.
     pub seed: u64,

@@ -7,7 +7,8 @@
 //!
 //! # Example
 //!
-//! Four ranks as threads of one process, on the CPU. On GPUs, [`device::cuda::CudaDevice`] takes the CPU device's place.
+//! Four ranks as threads of one process, on the CPU. On GPUs, [`Communicator::all_gpus`] takes the place of `threads`; a
+//! process that a launcher started has its rank from [`Communicator::from_env`].
 //!
 //! ```no_run
 //! use std::sync::Arc;
@@ -52,6 +53,22 @@
 //! }
 //! ```
 //!
+//! Slices of `cudarc` need no `unsafe`, for they know their length, type, device and streams:
+//!
+//! ```no_run
+//! # fn run(communicator: &myelon_ccl::Communicator) -> Result<(), Box<dyn std::error::Error>> {
+//! use myelon_ccl::ReduceOp;
+//! use myelon_ccl::device::cuda::CudaDevice;
+//!
+//! let gpu = CudaDevice::new(communicator.device().properties().ordinal)?;
+//! let stream = gpu.context().new_stream()?;
+//! let input = stream.clone_htod(&vec![communicator.rank().0 as f32; 1 << 20])?;
+//! let mut output = stream.alloc_zeros::<f32>(1 << 20)?;
+//! communicator.all_reduce_slice(&input, &mut output, ReduceOp::Sum, &stream)?;
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # Concepts
 //!
 //! - A [`variant`] is one kernel algorithm with a name. The manifest, `configs/variants.toml`, says what each supports; the
@@ -61,7 +78,11 @@
 //! - A [`bootstrap`] is how ranks find each other: threads of one process, processes that share a
 //!   [`bootstrap::UniqueId`], or the job of a launcher ([`bootstrap::from_env`]). [`Communicator::connect`] takes any of them.
 //! - The [`memory::SymmetricHeap`] is memory with the same layout on every rank that all ranks reach. User buffers need no
-//!   registration: data passes through the heap, whose size [`memory::HeapLimits`] bounds.
+//!   registration: data passes through the heap, whose size [`memory::HeapLimits`] bounds. When a communicator comes up, every
+//!   pair of ranks stores and loads test data there.
+//! - The engine of a communicator is Myelon's kernels. Where GPUs cannot reach each other's memory that is an error, or NCCL
+//!   with [`comm::Fallback::Nccl`] in [`Options::fallback`]; [`Communicator::engine`] says which one runs. On NCCL there are no
+//!   variants and plans, and NCCL's kernels have no deadline.
 //!
 //! Results are the same bits on every rank and in every run of one plan. 16- and 8-bit floats are accumulated in 32 bits and
 //! rounded once at the end, except where a variant's manifest entry says `rounding = "per_hop"`.
@@ -87,14 +108,16 @@
 //! A wrong call is an error before anything is launched and loses nothing. What goes wrong afterwards is reported by
 //! [`Communicator::synchronize`], [`Communicator::status`] and the next call: [`Error::Stalled`] names the rank, lane and peer
 //! of the wait that passed [`Options::timeout`] and the ranks that had not started the operation, [`Error::PeerLost`] a process
-//! that ended, [`Error::PeerMismatch`] both sides of a disagreement, [`Error::Aborted`] who gave up. The output is then
-//! undefined and the communicator of no further use. The CUDA context lives: kernels return, they do not trap. A new
-//! communicator in the same processes works.
+//! that ended, [`Error::PeerMismatch`] both sides of a disagreement, [`Error::Aborted`] who gave up. While a communicator comes
+//! up or prepares, a rank whose own part went well says [`Error::PeerFailed`] with the error of the one that failed.
+//!
+//! After such an error the output is undefined and the communicator of no further use. The CUDA context lives: kernels return,
+//! they do not trap. A new communicator in the same processes works.
 //!
 //! # Environment
 //!
 //! The environment is read where a function's name or documentation says so: [`Options::from_env`], [`bootstrap::launcher`],
-//! [`device::cpu`], [`device::cuda::locate`] and [`device::cache`]. The README lists all variables.
+//! [`device::cpu`], [`device::cuda::locate`], [`device::cache`] and [`device::source`]. The README lists all variables.
 
 #![warn(missing_docs)]
 

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use myelon_ccl::Result;
 use myelon_ccl::measure::text::{RankLine, TextTable};
-use myelon_ccl::measure::{Baseline, Provenance, Results, Row, Summary, csv, output};
+use myelon_ccl::measure::{Baseline, Provenance, Results, Row, Summary, csv};
 
 use crate::request::SweepRequest;
 
@@ -93,11 +93,11 @@ impl Printer {
 
     /// Writes the files: all rows so far.
     ///
-    /// Errors: those of [`Results::write`] and [`output::replace`]; the second file is tried all the same.
+    /// Errors: those of [`Results::write`] and [`csv::write`]; the second file is tried all the same.
     pub(crate) fn store(&self) -> Result<()> {
         self.progress.finish_and_clear();
         let json = self.json.as_ref().map_or(Ok(()), |path| self.results.write(path));
-        let csv = self.csv.as_ref().map_or(Ok(()), |path| output::replace(path, &csv::render(&self.results)?));
+        let csv = self.csv.as_ref().map_or(Ok(()), |path| csv::write(&self.results, path));
         json.and(csv)
     }
 

@@ -18,6 +18,8 @@
 
 namespace myelon {
 
+// Packs of a thread under way at once. With 8, 1 GiB took 4650 us against 4659 at 64 lanes (4x H200, 2026-11-21): not worth
+// the registers.
 constexpr u32 kRingUnroll = 4;
 
 template <class T, class Op, class Config>

@@ -1,6 +1,6 @@
 // runtime: runs a whole grid on the calling OS thread, a fiber per CUDA thread, all CTAs resident at once.
 //
-// Fibers yield at barriers, failed polls and warp-wide operations only. A rank is one OS thread, so everything between
+// Fibers yield at barriers, failed polls and sleeps only. A rank is one OS thread, so everything between
 // two yields is atomic inside a rank and concurrent between ranks, which is the harder half to get right. Injected
 // delays (CpuLaunch::delay_seed) make fibers sit out rounds and ranks sleep, at yields and between the stores that
 // peers see, from a seeded sequence.

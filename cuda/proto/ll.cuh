@@ -7,7 +7,7 @@
 //
 // The flag is the epoch's low bits, never zero. After a wrap an old line could carry a flag that is due again, so the two
 // operations after a wrap first clear the buffer that is not in use. A peer stores there only after it has received this
-// operation's packs from every CTA, and each CTA clears its share before it sends.
+// operation's packs from every CTA that sends any, and those share the clearing, each before it sends.
 #pragma once
 #include "base/pack.cuh"
 #include "sync/operation.cuh"

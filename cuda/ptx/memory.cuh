@@ -1,7 +1,7 @@
 // memory: loads, stores and atomics, one instruction a function, named by semantics and scope.
 //
 // Every ordered access carries a "memory" clobber: without it the compiler may move plain accesses across.
-// Weak 16-byte loads and stores have none, so that they can be scheduled freely between two ordered accesses.
+// Weak 16-byte loads have none, so that they can be scheduled freely between two ordered accesses; weak stores have one.
 #pragma once
 #include "ptx/platform.cuh"
 

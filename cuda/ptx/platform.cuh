@@ -12,7 +12,7 @@
 
 namespace myelon {
 
-// Bare polls before a wait goes cold: about a microsecond, so that no healthy operation reads the clock or the abort word.
+// Bare polls before a wait goes cold. Each is a round trip to L2, so ranks that keep step read neither clock nor abort word.
 constexpr u32 kHotPolls = 1000;
 
 MYELON_DEVICE u32 thread_index() { return threadIdx.x; }

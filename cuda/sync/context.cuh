@@ -4,7 +4,7 @@
 
 namespace myelon {
 
-// Kernel code below this floor takes a `Context&`; one lives in each thread's registers.
+// Kernel code from this floor up takes a `Context&`; one lives in each thread's registers.
 struct Context {
   const Args& args;
   u64 operation;  // number of this operation, from 1; equal on all ranks
@@ -14,7 +14,8 @@ struct Context {
   // kernel boundary (or griddepcontrol.wait) orders them.
   MYELON_DEVICE explicit Context(const Args& launch_args) : args(launch_args), lane(cta_index()) {
     // INVARIANT: nothing of a launch touches global memory before the wait. The next launch may come up any time before:
-    // it waits in the same place until this one has ended, so it costs residency (Plan, two grids) and no ordering.
+    // it waits in the same place until this one has ended, so it costs residency (the host's
+    // `Loaded::fits_twice`) and no ordering.
     allow_next_launch();
     wait_for_previous_launch();
     operation = ld_relaxed_sys(&state()->operation) + 1;

@@ -1,9 +1,9 @@
 // wait: every wait has three ends: the value came, the communicator was told to stop, the deadline passed.
 //
-// A wait polls `kHotPolls` times bare, which covers every healthy operation, then goes cold: out of line, with sleeps,
-// and with a look at clock, abort word and peers' announcements every 20 us. The last two ends write a fault record and
-// return false; the caller then skips what is left, stores nothing more to peers, and returns. Nothing traps, so the
-// CUDA context lives.
+// A wait polls `kHotPolls` times bare, which covers ranks that keep step, then goes cold: out of line, with sleeps, and
+// with a look at the clock, the own fault word and the peer's announcement every 20 us; one thread of the GPU looks at the
+// host's abort word for all. The last two ends write a fault record and return false; the caller then skips what is left,
+// stores nothing more to peers, and returns. Nothing traps, so the CUDA context lives.
 #pragma once
 #include "sync/context.cuh"
 

@@ -2,7 +2,8 @@
 //
 // Values depend on seed, operation, rank and element, so stale, lost and doubled data all show. They are chosen so that every
 // reduction of up to eight of them is exact in every order: small whole numbers for float sums, powers of two for float
-// products, any bits for integers. Mirror of src/measure/pattern.rs.
+// products, any bits for integers. Nothing on the host mirrors this: fill and check both use it, and the conformance tests
+// compare with data and a model of their own (tests/support/reference.rs).
 #pragma once
 #include "base/pack.cuh"
 #include "reduce/operator.cuh"

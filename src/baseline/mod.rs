@@ -1,4 +1,4 @@
-//! NCCL, as the baseline to measure against and as the variant that runs where it wins.
+//! NCCL, as the baseline to measure against and as what runs, on request, where Myelon's kernels cannot.
 //!
 //! Two forms: plain, on any buffer, and with symmetric windows ([`SymmetricBuffer`], NCCL 2.27 and newer), which is the
 //! faster of the two at small sizes and so the one to beat. NCCL reads its own environment; nothing here changes it.

@@ -20,7 +20,7 @@ use crate::watch::Watch;
 pub(super) enum Engine {
     /// The kernels in `cuda/`.
     Kernels(Box<KernelEngine>),
-    /// The library that is there in any case.
+    /// NCCL, by [`Options::fallback`].
     Nccl(NcclCommunicator),
 }
 

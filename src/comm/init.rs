@@ -55,6 +55,8 @@ impl Hello {
 impl Communicator {
     /// Brings up this rank of a communicator. Collective: every rank of the bootstrap calls it.
     ///
+    /// Where GPUs cannot reach each other's memory, it runs on NCCL if [`Options::fallback`] says so, on all ranks.
+    ///
     /// Errors: what [`Bootstrap`] says; [`Error::PeerMismatch`] naming what differs; [`Error::NoPeerAccess`]; what the compiler says.
     pub fn connect(device: Arc<dyn Device>, bootstrap: Arc<dyn Bootstrap>, options: Options) -> Result<Self> {
         let kind = device.properties().kind;

@@ -9,7 +9,10 @@ use crate::table::LaneTable;
 use crate::types::{DType, ReduceOp};
 use crate::variant::{Choice, Manifest};
 
-/// Settings of a communicator. Equal on all ranks, or the ranks refuse each other.
+/// Settings of a communicator, for all ranks alike.
+///
+/// Ranks whose `limits`, `table` or `sentinel` differ refuse each other. The rest is not compared: giving all ranks the same
+/// `choice`, `prepare` and `fallback` is the caller's part.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Longest wait inside a kernel; zero waits until aborted. `MYELON_TIMEOUT`, in seconds; 30 by default.
@@ -24,9 +27,9 @@ pub struct Options {
     pub sentinel: bool,
     /// Whether several ranks may use one GPU: for tests of correctness.
     pub share_devices: bool,
-    /// What to do where ranks cannot reach each other's memory.
+    /// What to do where ranks cannot reach each other's memory; [`Fallback::Refuse`] by default.
     pub fallback: Fallback,
-    /// Types and operators to compile and load at once.
+    /// Types and operators to compile and load at once; none by default, `f32` sums with [`Options::from_env`].
     pub prepare: Vec<(DType, ReduceOp)>,
 }
 

@@ -106,10 +106,10 @@ pub struct LaunchShape {
     pub dependent: bool,
 }
 
-/// One kernel to compile: a generated entry file over the embedded tree `cuda/`.
+/// One kernel to compile: a generated entry file over the tree `cuda/` ([`source::files`]).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct KernelSource {
-    /// What it is, for logs and errors: `one_shot_push<f32, sum, 4>`.
+    /// What it is, for logs and errors: `one_shot_push<f32, sum, 4 ranks, 256 threads>`.
     pub name: String,
     /// The entry file: defines and one `#include` of a file below `cuda/`. Exports `myelon_kernel`.
     pub entry: String,

@@ -22,7 +22,7 @@ pub struct Provenance {
     pub gpu: String,
     /// GPUs of the machine, used or not.
     pub gpus: u32,
-    /// What connects them: `NV18`, `PCIe`.
+    /// What connects the first two, as the driver tells it: `NVLink`, `PCIe`; [`NOT_FOUND`] with one GPU or none.
     pub link: String,
     /// Driver version.
     pub driver: String,
@@ -30,7 +30,8 @@ pub struct Provenance {
     pub cuda: String,
     /// NCCL version, or [`NOT_FOUND`].
     pub nccl: String,
-    /// Whether NCCL could use NVLink multicast: `on`, `off`, or [`NOT_FOUND`] without NCCL. Without multicast it is slower at large sizes.
+    /// Whether NCCL could use NVLink multicast: `off` where `NCCL_NVLS_ENABLE=0` forbade it, `default` where NCCL chose, or
+    /// [`NOT_FOUND`] without NCCL. Without multicast it is slower at large sizes.
     pub nvls: String,
     /// Name of the processor.
     pub cpu: String,

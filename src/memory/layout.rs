@@ -28,7 +28,7 @@ pub struct HeapLimits {
 }
 
 impl HeapLimits {
-    /// Defaults: about 120 MiB for 8 GPUs, and little on the CPU device, where memory is touched by real cores.
+    /// Defaults: 116 MiB a rank for 8 GPUs, and little on the CPU device, where memory is touched by real cores.
     pub fn of(kind: DeviceKind) -> Self {
         match kind {
             DeviceKind::Cuda => Self {

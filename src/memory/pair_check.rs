@@ -10,7 +10,7 @@ use crate::abi::{MAX_WORLD, PACK_BYTES, PairArgs, bytes_of};
 use crate::bootstrap::{Bootstrap, agree};
 use crate::device::cache::compile_cached;
 use crate::device::handles::Stream;
-use crate::device::{Device, HostBlock, KernelSource, LaunchShape};
+use crate::device::{Device, HostBlock, KernelHandle, KernelSource, LaunchShape};
 use crate::error::{Error, Result};
 
 /// Most bytes a pair tries.
@@ -28,8 +28,8 @@ pub(super) fn run(device: &Arc<dyn Device>, bootstrap: &dyn Bootstrap, heap: &Sy
 }
 
 struct Check {
-    store: crate::device::KernelHandle,
-    load: crate::device::KernelHandle,
+    store: KernelHandle,
+    load: KernelHandle,
     stream: Stream,
     wrong: HostBlock,
     args: PairArgs,
@@ -62,7 +62,7 @@ impl Check {
         Ok(Self { store: kernel("store")?, load: kernel("load")?, stream: Stream::new(device)?, wrong, args })
     }
 
-    fn launch(&self, device: &Arc<dyn Device>, kernel: crate::device::KernelHandle) -> Result<()> {
+    fn launch(&self, device: &Arc<dyn Device>, kernel: KernelHandle) -> Result<()> {
         let shape = LaunchShape { grid: 1, block: THREADS, shared_bytes: 0, dependent: false };
         // SAFETY: both kernels take `PairArgs`; the heaps are mapped, and the stream is waited for before anything is dropped.
         unsafe { device.launch(kernel, shape, bytes_of(&self.args), self.stream.handle())? };

@@ -31,7 +31,7 @@ impl KernelKey {
         (&self.variant.name, self.dtype, self.op, self.world_size, self.threads, self.stages, self.sentinel)
     }
 
-    /// The entry file over the embedded tree.
+    /// The entry file over the kernels' tree.
     pub fn source(&self) -> KernelSource {
         let Self { dtype, op, world_size, threads, stages, sentinel, .. } = self;
         let name = &self.variant.name;
@@ -94,7 +94,7 @@ impl VerifyKernel {
     /// Threads a CTA.
     pub const THREADS: u32 = 256;
 
-    /// The entry file over the embedded tree.
+    /// The entry file over the kernels' tree.
     pub fn source(self, dtype: DType, op: ReduceOp) -> KernelSource {
         let (file, call) = match self {
             Self::Fill => ("fill", format!("fill<{dtype}, {op}>(args)")),

@@ -192,7 +192,7 @@ mod tests {
     }
 
     fn plant(watch: &Watch, record: FaultRecord) {
-        // SAFETY: as in `explain`; no kernel runs in this test.
+        // SAFETY: as in `record`; no kernel runs in this test.
         unsafe { (*watch.page.host.cast::<ControlPage>()).fault = record };
     }
 

@@ -177,7 +177,7 @@ impl Compiler for CpuCompiler {
     }
 }
 
-/// Writes the embedded sources to `<directory>/cuda-<hash>` and returns that path.
+/// Writes the kernels' sources to `<directory>/cuda-<hash>` and returns that path.
 ///
 /// Checked file by file at each compile, which costs a millisecond: sweepers of temporary directories delete files
 /// one by one.
