@@ -55,13 +55,11 @@ pub struct HeapLayout {
     pub ring_slots: u32,
 }
 
-/// Bits of a signature that count operations; enough to tell ranks apart that are at most a few operations apart.
-pub const OPERATION_BITS: u32 = 24;
 /// Bits of a descriptor that hold the count, modulo 2^33.
 pub const COUNT_BITS: u32 = 33;
 
-/// Packs count, data type and operator into the word that ranks compare: 40 bits, so that it fits beside the
-/// operation's number in the one 64-bit store that a signature is (a wider one could be seen torn).
+/// Packs count, data type and operator into the word that ranks compare: 40 bits, so that it fits beside 24 bits of
+/// the operation's number in the one 64-bit store that a signature is (a wider one could be seen torn).
 pub const fn descriptor(count: u64, dtype: u8, op: u8) -> u64 {
     (count & ((1 << COUNT_BITS) - 1)) | ((op as u64 & 7) << COUNT_BITS) | ((dtype as u64 & 15) << (COUNT_BITS + 3))
 }

@@ -134,6 +134,6 @@ pub mod types;
 pub mod variant;
 pub mod watch;
 
-pub use comm::{Communicator, Options};
+pub use comm::{Communicator, Fallback, Options};
 pub use error::{Error, Result};
 pub use types::{DType, MAX_WORLD_SIZE, Rank, ReduceOp, WorldSize};

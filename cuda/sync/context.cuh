@@ -13,11 +13,10 @@ struct Context {
   // ORDER: [epoch] the counters were written by the last CTA to arrive in the launch before this one on the stream; the
   // kernel boundary (or griddepcontrol.wait) orders them.
   MYELON_DEVICE explicit Context(const Args& launch_args) : args(launch_args), lane(cta_index()) {
-    // INVARIANT: nothing of a launch touches global memory before the wait. The next launch may come up any time before:
-    // it waits in the same place until this one has ended, so it costs residency (the host's
-    // `Loaded::fits_twice`) and no ordering.
-    allow_next_launch();
+    // INVARIANT: nothing of a launch touches global memory before the wait, and the next launch is let up only after it. So
+    // at most two grids are up at a time (the host's `Loaded::fits_twice`), and the second touches nothing.
     wait_for_previous_launch();
+    allow_next_launch();
     operation = ld_relaxed_sys(&state()->operation) + 1;
   }
 

@@ -7,7 +7,7 @@ use super::kernels::{KernelTable, Loaded};
 use super::presence::Presence;
 use crate::abi::{Args, bytes_of, descriptor};
 use crate::baseline::NcclCommunicator;
-use crate::bootstrap::Bootstrap;
+use crate::bootstrap::{Bootstrap, agree};
 use crate::device::{Device, DeviceKind, DevicePtr, LaunchShape, StreamHandle};
 use crate::error::Result;
 use crate::memory::{HeapLimits, SymmetricHeap};
@@ -53,7 +53,7 @@ impl KernelEngine {
         let (rank, world_size) = (bootstrap.rank(), bootstrap.world_size());
         let (layout, bytes) = limits.layout(world_size)?;
         let heap = SymmetricHeap::create(device, &**bootstrap, layout, bytes)?;
-        let watch = Arc::new(Watch::new(device, rank, world_size)?);
+        let watch = Arc::new(agree(&**bootstrap, "making control pages", Watch::new(device, rank, world_size))?);
         let listener = Arc::downgrade(&watch);
         bootstrap.listen(Arc::new(move |event| {
             if let Some(watch) = listener.upgrade() {

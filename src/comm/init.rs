@@ -30,6 +30,7 @@ struct Hello {
     limits: HeapLimits,
     sentinel: bool,
     choice: String,
+    fallback: String,
     timeout_ms: u64,
     device: String,
 }
@@ -45,6 +46,7 @@ impl Hello {
             ("the lane tables", self.tables.clone(), theirs.tables.clone()),
             ("the heap limits", format!("{:?}", self.limits), format!("{:?}", theirs.limits)),
             ("the variant that is forced", self.choice.clone(), theirs.choice.clone()),
+            ("the fallback", self.fallback.clone(), theirs.fallback.clone()),
             ("the timeout", format!("{} ms", self.timeout_ms), format!("{} ms", theirs.timeout_ms)),
             ("whether sentinels are used", self.sentinel.to_string(), theirs.sentinel.to_string()),
         ];
@@ -147,6 +149,7 @@ fn agree(
         limits,
         sentinel: options.sentinel,
         choice: options.choice.as_ref().map_or_else(|| "none".into(), Choice::to_string),
+        fallback: format!("{:?}", options.fallback),
         timeout_ms: options.timeout.as_millis() as u64,
         device: properties.identity.clone(),
     };

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
@@ -165,11 +166,14 @@ fn look_up(id: u64) -> Option<SharedBlock> {
     Some(SharedBlock { address: entry.address, bytes: entry.bytes, owner: entry.owner.upgrade()? })
 }
 
-/// A number that differs between processes, whatever their process namespaces.
+/// A number that no two processes share, whatever their process namespaces. Made once, so it changes in no process.
 fn process_token() -> u64 {
+    // WHY a time beside the id: ids repeat across namespaces, and this is only reached where the system has no randomness.
     static TOKEN: LazyLock<u64> = LazyLock::new(|| {
-        getrandom::u64().unwrap_or_else(|_| u64::from(std::process::id()) << 32 | &raw const NEVER_READ as u64 >> 12)
+        getrandom::u64().unwrap_or_else(|_| {
+            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |now| now.as_nanos() as u64);
+            (u64::from(std::process::id()) << 32) ^ now
+        })
     });
-    static NEVER_READ: u8 = 0;
     *TOKEN
 }
