@@ -3,7 +3,7 @@
 #
 #   ci/gpu.sh [BUNDLE]     BUNDLE as ci/build_gpu_bundle.sh made it; default target/gpu-bundle, or the script's own folder
 #
-# For every world size from 2 to the number of visible GPUs: the conformance and fault tests, an eager sweep, a sweep of
+# The fault tests on all GPUs; for every world size from 2 to the number of visible GPUs: conformance, an eager sweep, a sweep of
 # graph replays, and a short sweep under mpirun where there is one. Every command has a deadline; one that fails or hangs does not
 # stop the rest. JSON and logs go to $OUT; a summary comes last. Exit status: 0 all well, 1 something failed, 2 nothing to run on.
 #
@@ -121,20 +121,17 @@ fi
 for test in "$bundle"/tests/*; do
   [[ -x $test ]] || continue
   case ${test##*/} in
-    conformance | faults) ;;
-    cuda_* | compile_kernels | bootstrap) step "${#gpus[@]}" "${test##*/}" "$test_seconds" "$test" --test-threads=1 ;;
+    cuda_* | nccl_* | compile_kernels | bootstrap | faults) step "${#gpus[@]}" "${test##*/}" "$test_seconds" "$test" --test-threads=1 ;;
   esac
 done
 
 perf=("$bundle/myelon-perf" --device "$device")
 for ranks in "${sizes[@]}"; do
-  for name in conformance faults; do
-    if [[ -x $bundle/tests/$name ]]; then
-      step "$ranks" "$name" "$test_seconds" "$bundle/tests/$name" --test-threads=1
-    else
-      summary+=("$(printf '%5s  %-18s %s' "$ranks" "$name" 'skipped: not in the bundle')")
-    fi
-  done
+  if [[ -x $bundle/tests/conformance ]]; then
+    step "$ranks" conformance "$test_seconds" "$bundle/tests/conformance" --test-threads=1
+  else
+    summary+=("$(printf '%5s  %-18s %s' "$ranks" conformance 'skipped: not in the bundle')")
+  fi
   sweep_step "$ranks" eager "${perf[@]}" --ranks "$ranks" "${sweep[@]}"
   sweep_step "$ranks" graph "${perf[@]}" --ranks "$ranks" "${sweep[@]}" -G 20
   if command -v mpirun >/dev/null; then

@@ -1,17 +1,13 @@
 //! Ranks that are processes, and what the others notice when one is killed.
 
 use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use myelon_ccl::bootstrap::{RendezvousServer, TcpBootstrap, TcpOptions, UniqueId};
-use myelon_ccl::device::Device;
-use myelon_ccl::device::cpu::CpuDevice;
-use myelon_ccl::{Communicator, Error, Rank, WorldSize};
+use myelon_ccl::Error;
 
 use crate::rig::{ELEMENTS, Rig, variants, with_timeout};
-use crate::support::child;
+use crate::support::group::{self, Group};
 
 const WORLD: u32 = 3;
 /// A kernel would wait this long for a peer: far longer than the control plane takes to notice.
@@ -20,13 +16,7 @@ const PATIENT: Duration = Duration::from_secs(300);
 /// A rank's life in a process of its own; without the environment that makes it one, there is nothing to do.
 #[test]
 fn rank_process() {
-    let Ok(rank) = std::env::var("TEST_RANK") else { return };
-    let rank = Rank(rank.parse().unwrap());
-    let id: UniqueId = std::env::var("TEST_ID").unwrap().parse().unwrap();
-    let world = WorldSize::new(WORLD).unwrap();
-    let bootstrap = TcpBootstrap::connect(&id, rank, world, &TcpOptions::default()).unwrap();
-    let device: Arc<dyn Device> = CpuDevice::new(rank.0).unwrap();
-    let communicator = Communicator::connect(device, Arc::new(bootstrap), with_timeout(PATIENT)).unwrap();
+    let Some(communicator) = group::join(with_timeout(PATIENT)) else { return };
     let name = std::env::var("TEST_VARIANT").unwrap();
     let rig = Rig::new(communicator, variants().iter().find(|variant| variant.name == name).unwrap());
     rig.works();
@@ -51,9 +41,8 @@ struct Process {
 }
 
 impl Process {
-    fn start(rank: u32, id: &UniqueId, variant: &str, rounds: u32) -> Self {
-        let mut command: Command = child::command("processes::rank_process");
-        command.env("TEST_RANK", rank.to_string()).env("TEST_ID", id.to_text());
+    fn start(group: &Group, rank: u32, variant: &str, rounds: u32) -> Self {
+        let mut command = group.command(rank, "processes::rank_process");
         command.env("TEST_VARIANT", variant).env("TEST_ROUNDS", rounds.to_string());
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
@@ -77,19 +66,19 @@ impl Drop for Process {
     }
 }
 
-fn start_all(variant: &str, rounds: u32) -> (RendezvousServer, Vec<Process>) {
-    let server = RendezvousServer::start(&TcpOptions::default()).unwrap();
-    let mut ranks: Vec<_> = (0..WORLD).map(|rank| Process::start(rank, &server.id(), variant, rounds)).collect();
+fn start_all(variant: &str, rounds: u32) -> (Group, Vec<Process>) {
+    let group = Group::new(WORLD);
+    let mut ranks: Vec<_> = group.ranks().map(|rank| Process::start(&group, rank, variant, rounds)).collect();
     for rank in &mut ranks {
         rank.hear("works");
     }
-    (server, ranks)
+    (group, ranks)
 }
 
 #[test]
 fn processes_reduce_together_with_every_variant() {
     for variant in variants() {
-        let (_server, mut ranks) = start_all(&variant.name, 20);
+        let (_group, mut ranks) = start_all(&variant.name, 20);
         for rank in &mut ranks {
             rank.hear("finished");
             assert!(rank.child.wait().unwrap().success());
@@ -100,7 +89,7 @@ fn processes_reduce_together_with_every_variant() {
 #[test]
 fn a_killed_process_is_lost_to_all_others_while_they_wait_for_it() {
     for variant in variants() {
-        let (_server, mut ranks) = start_all(&variant.name, u32::MAX);
+        let (_group, mut ranks) = start_all(&variant.name, u32::MAX);
         let start = Instant::now();
         ranks[1].child.kill().unwrap();
         for rank in [0, 2] {

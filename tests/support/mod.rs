@@ -3,6 +3,7 @@
 #![allow(dead_code)]
 
 pub(crate) mod child;
+pub(crate) mod group;
 pub(crate) mod reference;
 pub(crate) mod runs;
 
@@ -51,11 +52,24 @@ pub(crate) fn devices(ranks: u32) -> Vec<Arc<dyn Device>> {
     (0..ranks).map(|rank| Arc::clone(&opened[(rank % gpus) as usize]) as Arc<dyn Device>).collect()
 }
 
+/// The device of one rank, in a process that has no other.
+pub(crate) fn device(rank: Rank) -> Arc<dyn Device> {
+    if device_kind() == DeviceKind::Cpu {
+        return CpuDevice::new(rank.0).unwrap();
+    }
+    CudaDevice::new(rank.0 % myelon_ccl::device::cuda::device_count().unwrap()).unwrap()
+}
+
 pub(crate) fn device_kind() -> DeviceKind {
     match std::env::var("MYELON_TEST_DEVICE").as_deref() {
         Ok("cuda") => DeviceKind::Cuda,
         _ => DeviceKind::Cpu,
     }
+}
+
+/// How many ranks a test that leaves it open is asked to have: `MYELON_TEST_RANKS`.
+pub(crate) fn asked_ranks() -> Option<u32> {
+    std::env::var("MYELON_TEST_RANKS").ok().map(|ranks| ranks.parse().unwrap())
 }
 
 /// Cells so small that ordinary messages take several pieces, wrap rings and change buffers.
