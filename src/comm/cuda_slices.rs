@@ -50,7 +50,7 @@ impl Communicator {
         // The guards make later uses of the slices, their drop included, wait for this operation.
         let (input, _reading) = input.device_ptr(stream);
         let (output, _writing) = output.device_ptr_mut(stream);
-        self.keep_stream(stream.clone());
+        self.order.keep(stream.clone());
         let stream = StreamHandle(stream.cu_stream() as u64);
         // SAFETY: both slices hold `count` elements on this device, and their guards keep them until the stream has passed. The
         // communicator keeps the stream.
@@ -67,7 +67,7 @@ impl Communicator {
         self.check_slice(data, stream)?;
         let count = data.len() as u64;
         let (data, _writing) = data.device_ptr_mut(stream);
-        self.keep_stream(stream.clone());
+        self.order.keep(stream.clone());
         let stream = StreamHandle(stream.cu_stream() as u64);
         // SAFETY: as above.
         unsafe { self.all_reduce(DevicePtr(data), DevicePtr(data), count, T::DTYPE, op, stream) }

@@ -1,17 +1,17 @@
 //! Bringing a communicator up: agree on who runs what, map the heaps, load the kernels.
 
 use std::mem::ManuallyDrop;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::engine::{Engine, KernelEngine};
-use super::{Communicator, Fallback, IssueOrder, Options};
+use super::order::Order;
+use super::{Communicator, Fallback, Options};
 use crate::baseline::NcclCommunicator;
 use crate::bootstrap::{Bootstrap, LocalBootstrap, check_one_host};
-use crate::device::handles::Event;
 use crate::device::{Device, DeviceKind, source};
 use crate::error::{Error, Result};
 use crate::memory::HeapLimits;
@@ -75,14 +75,9 @@ impl Communicator {
             }
             Err(error) => return Err(error),
         };
-        let issue = Mutex::new(IssueOrder {
-            last: None,
-            event: Event::new(&device)?,
-            several_streams: false,
-            kept: [None, None],
-        });
+        let order = Order::new(&device)?;
         let told = AtomicBool::new(false);
-        let communicator = Self { engine: ManuallyDrop::new(engine), device, bootstrap, issue, told };
+        let communicator = Self { engine: ManuallyDrop::new(engine), device, bootstrap, order, told };
         communicator.prepare_types(&options.prepare)?;
         tracing::info!(
             rank = communicator.rank().0,

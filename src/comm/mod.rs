@@ -5,18 +5,17 @@ mod engine;
 mod init;
 mod kernels;
 mod options;
+mod order;
 mod place;
 mod presence;
 
-use std::any::Any;
 use std::fmt;
 use std::mem::ManuallyDrop;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::bootstrap::Bootstrap;
-use crate::device::handles::Event;
 use crate::device::{Device, DevicePtr, StreamHandle};
 use crate::error::{Error, Result};
 use crate::types::{DType, Rank, ReduceOp, WorldSize};
@@ -24,6 +23,7 @@ use crate::variant::{Choice, Plan, Request};
 
 use engine::{Engine, KernelEngine};
 use kernels::Loaded;
+use order::Order;
 
 pub use cuda_slices::Element;
 pub use options::{Fallback, Options};
@@ -43,19 +43,9 @@ pub struct Communicator {
     engine: ManuallyDrop<Engine>,
     device: Arc<dyn Device>,
     bootstrap: Arc<dyn Bootstrap>,
-    issue: Mutex<IssueOrder>,
+    order: Order,
     /// Whether the peers have been told of a fault that this rank found.
     told: AtomicBool,
-}
-
-/// Which stream the last operation went to. One communicator is one sequence of operations.
-struct IssueOrder {
-    last: Option<StreamHandle>,
-    event: Event,
-    /// Set once a second stream was seen: from then on every operation is followed by a record of `event`.
-    several_streams: bool,
-    /// Keeps streams alive that came with an owner: `last`, and the one before while the next operation is being issued.
-    kept: [Option<Arc<dyn Any + Send + Sync>>; 2],
 }
 
 impl Communicator {
@@ -109,7 +99,8 @@ impl Communicator {
     ///
     /// # Safety
     /// - `input` and `output` are valid for `count` elements on this rank's device until the stream has passed the operation.
-    /// - `stream` belongs to this rank's device and exists until the next operation or the communicator's drop has returned.
+    /// - `stream` belongs to this rank's device and exists until [`Communicator::synchronize`] on it, the next operation, or
+    ///   the communicator's drop has returned.
     pub unsafe fn all_reduce(
         &self,
         input: DevicePtr,
@@ -128,10 +119,10 @@ impl Communicator {
             }
             Engine::Nccl(nccl) => {
                 check_operands(&request, input, output)?;
-                let mut issue = self.begin_issue(stream)?;
+                let turn = self.order.turn(stream)?;
                 // SAFETY: the caller's promise is this function's.
                 unsafe { nccl.all_reduce(input, output, count, dtype, op, stream)? };
-                self.end_issue(&mut issue, stream)
+                turn.end()
             }
         }
     }
@@ -156,10 +147,10 @@ impl Communicator {
             return Ok(());
         }
         let kernel = self.ready_kernel(kernels, &plan, stream)?;
-        let mut issue = self.begin_issue(stream)?;
+        let turn = self.order.turn(stream)?;
         // SAFETY: the caller's promise is this function's.
         unsafe { kernels.launch(&*self.device, kernel, &plan, request, input, output, stream)? };
-        self.end_issue(&mut issue, stream)
+        turn.end()
     }
 
     /// What [`Communicator::all_reduce`] would take for a request: the table's choice.
@@ -212,44 +203,11 @@ impl Communicator {
         Ok(kernels.loaded(plan).expect("prepare loads what it is given"))
     }
 
-    /// Keeps the owner of the next operation's stream until another stream has taken its place.
-    fn keep_stream(&self, owner: Arc<dyn Any + Send + Sync>) {
-        let mut issue = self.issue.lock().unwrap_or_else(PoisonError::into_inner);
-        if issue.kept[0].as_ref().is_none_or(|kept| !Arc::ptr_eq(kept, &owner)) {
-            issue.kept.rotate_right(1);
-            issue.kept[0] = Some(owner);
-        }
-    }
-
-    /// Takes the turn, and makes `stream` wait for the operation before this one, if that went elsewhere.
-    fn begin_issue(&self, stream: StreamHandle) -> Result<MutexGuard<'_, IssueOrder>> {
-        let mut issue = self.issue.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(last) = issue.last.filter(|&last| last != stream) else { return Ok(issue) };
-        // Captured work cannot wait for work outside the capture: there the user orders the replays.
-        if self.device.is_capturing(stream)? || self.device.is_capturing(last)? {
-            return Ok(issue);
-        }
-        if !issue.several_streams {
-            issue.event.record(last)?;
-            issue.several_streams = true;
-        }
-        issue.event.hold(stream)?;
-        Ok(issue)
-    }
-
-    fn end_issue(&self, issue: &mut IssueOrder, stream: StreamHandle) -> Result<()> {
-        issue.last = Some(stream);
-        if issue.several_streams && !self.device.is_capturing(stream)? {
-            issue.event.record(stream)?;
-        }
-        Ok(())
-    }
-
     /// Waits until the stream has passed everything queued, and says what went wrong with the collectives on it.
     ///
     /// Bounded: every wait inside a kernel has the communicator's deadline, and ends when a peer is lost.
     pub fn synchronize(&self, stream: StreamHandle) -> Result<()> {
-        self.device.synchronize_stream(stream)?;
+        self.order.synchronize(stream)?;
         self.status()
     }
 
@@ -287,18 +245,14 @@ impl Communicator {
 
     /// Waits a bounded time for this rank's kernels to end; false if they did not.
     fn drain(&self, patience: Duration) -> bool {
-        let last = self.issue.lock().unwrap_or_else(PoisonError::into_inner).last;
-        let Some(stream) = last else { return true };
         let end = Instant::now() + patience;
-        loop {
-            match self.device.stream_is_idle(stream) {
-                Ok(true) => return true,
-                // A stream of a dead context, or one that is gone: nothing runs there any more.
-                Err(_) => return true,
-                Ok(false) if Instant::now() >= end => return false,
-                Ok(false) => std::thread::sleep(Duration::from_micros(200)),
+        while !self.order.is_idle() {
+            if Instant::now() >= end {
+                return false;
             }
+            std::thread::sleep(Duration::from_micros(200));
         }
+        true
     }
 }
 
