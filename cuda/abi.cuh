@@ -37,15 +37,10 @@ struct HeapLayout {
 };
 
 struct alignas(128) HeapState {
-  u64 operation;
-  u64 sentinel_epoch;
-  u64 sentinel_extent[kSentinelBuffers];
-  u64 ll_epoch;
-  u64 previous_descriptor;
-  u32 arrived;
-  u32 fault_claimed;
   u64 next_host_look_ns;
-  u64 padding[7];
+  u32 fault_claimed;
+  u32 fault_padding;
+  u64 padding[14];
   u64 peer_fault;
   u64 peer_padding[15];
 };
@@ -53,11 +48,16 @@ struct alignas(128) HeapState {
 struct alignas(128) LaneState {
   u64 signal[kMaxWorld];
   u64 signal_padding[8];
+  u64 operation;
+  u64 previous_descriptor;
+  u64 sentinel_epoch;
+  u64 sentinel_extent[kSentinelBuffers];
+  u64 ll_epoch;
   u64 signal_sequence;
   u64 staging_uses;
   u64 published;
   u64 consumed;
-  u64 private_padding[12];
+  u64 private_padding[5];
   u64 gating;
   u64 gating_padding[15];
   u64 slot_sequence[kMaxRingSlots];
@@ -131,6 +131,7 @@ static_assert(sizeof(Args) == 216, "Args differs from src/abi.rs");
 static_assert(sizeof(VerifyArgs) == 48, "VerifyArgs differs from src/abi.rs");
 static_assert(sizeof(PairArgs) == 104, "PairArgs differs from src/abi.rs");
 static_assert(__builtin_offsetof(HeapState, peer_fault) == 128, "HeapState differs from src/abi.rs");
+static_assert(__builtin_offsetof(LaneState, operation) == 128, "LaneState differs from src/abi.rs");
 static_assert(__builtin_offsetof(LaneState, gating) == 256, "LaneState differs from src/abi.rs");
 static_assert(__builtin_offsetof(LaneState, slot_sequence) == 384, "LaneState differs from src/abi.rs");
 static_assert(__builtin_offsetof(Args, layout) == 112, "Args differs from src/abi.rs");

@@ -73,35 +73,29 @@ pub const fn describe(descriptor: u64) -> (u64, u8, u8) {
     )
 }
 
-/// A rank's own counters. In device memory, because a captured graph freezes arguments.
+/// What all CTAs of a rank share.
 #[repr(C, align(128))]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct HeapState {
-    /// Number of the running operation minus one; advanced by the last CTA to arrive.
-    pub operation: u64,
-    /// Sentinel operations so far; chooses the mailbox buffer.
-    pub sentinel_epoch: u64,
-    /// Bytes per mailbox that the operation before wrote, by buffer: what has to be re-poisoned.
-    pub sentinel_extent: [u64; SENTINEL_BUFFERS as usize],
-    /// LL operations so far; its low bits are the flag.
-    pub ll_epoch: u64,
-    /// Descriptor of the operation before, to compare with late peers.
-    pub previous_descriptor: u64,
-    /// CTAs of the running launch that have read the counters above.
-    pub arrived: u32,
-    /// Claimed by the first thread of this rank that reports a fault.
-    pub fault_claimed: u32,
     /// When a waiting thread may look at the host's abort word next, by the GPU's clock.
     pub next_host_look_ns: u64,
+    /// Claimed by the first thread of this rank that reports a fault.
+    pub fault_claimed: u32,
+    /// Fills the word.
+    pub fault_padding: u32,
     /// Keeps what peers write on a line of its own.
-    pub padding: [u64; 7],
+    pub padding: [u64; 14],
     /// Set by a peer whose kernel gave up: its rank plus one, its [`FaultCode`] above 32 bits. Ends every wait here.
     pub peer_fault: u64,
     /// Fills the line of `peer_fault`.
     pub peer_padding: [u64; 15],
 }
 
-/// One lane's flags and sequences. Each group that another rank writes has a line of its own.
+/// One lane's counters, flags and sequences. Each group that another rank writes has a line of its own.
+///
+/// The counters of operations and epochs are the same in every lane, whether a launch has a CTA for it or not: a CTA reads
+/// its own lane's and steps those of its own and of lanes without a CTA, so that no CTA ever waits for another. They are in
+/// device memory, because a captured graph freezes arguments.
 #[repr(C, align(128))]
 #[derive(Clone, Copy, Debug)]
 pub struct LaneState {
@@ -109,6 +103,16 @@ pub struct LaneState {
     pub signal: [u64; MAX_WORLD],
     /// Keeps `signal` on a line of its own.
     pub signal_padding: [u64; 8],
+    /// Operations so far: the running one's number minus one, until the lane is stepped.
+    pub operation: u64,
+    /// Descriptor of the operation before, to compare with late peers.
+    pub previous_descriptor: u64,
+    /// Sentinel operations so far; chooses the mailbox buffer.
+    pub sentinel_epoch: u64,
+    /// Bytes per mailbox that the last operation in each buffer wrote: what has to be re-poisoned.
+    pub sentinel_extent: [u64; SENTINEL_BUFFERS as usize],
+    /// LL operations so far; its low bits are the flag.
+    pub ll_epoch: u64,
     /// Barriers passed so far; private to the lane.
     pub signal_sequence: u64,
     /// Operations of this lane that staged so far; its low bit chooses the half. Private.
@@ -118,7 +122,7 @@ pub struct LaneState {
     /// Slots consumed from the previous rank so far; private.
     pub consumed: u64,
     /// Keeps the private words on a line of their own.
-    pub private_padding: [u64; 12],
+    pub private_padding: [u64; 5],
     /// Slots that the next rank has released: written by it, read before a claim.
     pub gating: u64,
     /// Keeps `gating` on a line of its own.
@@ -251,6 +255,7 @@ const _: () = {
     assert!(size_of::<HeapState>() == 256);
     assert!(offset_of!(HeapState, peer_fault) == 128);
     assert!(size_of::<LaneState>() == 512);
+    assert!(offset_of!(LaneState, operation) == 128);
     assert!(offset_of!(LaneState, gating) == 256);
     assert!(offset_of!(LaneState, slot_sequence) == 384);
     assert!(size_of::<FaultRecord>() == 112);

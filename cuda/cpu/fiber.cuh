@@ -89,6 +89,7 @@ extern "C" void myelon_fiber_switch(void** save_stack_pointer, void* load_stack_
 namespace myelon {
 
 struct Cta;
+struct Warp;
 struct PendingCopies;
 
 struct Fiber {
@@ -96,6 +97,7 @@ struct Fiber {
   u8* stack;
   u64 stack_bytes;
   Cta* cta;
+  Warp* warp;
   Fiber* next;      // ring of live fibers
   Fiber* previous;
   u32 thread;

@@ -25,23 +25,8 @@ MYELON_DEVICE u8* shared_memory() { return current->cta->shared; }
 
 MYELON_DEVICE void poll_pause() { yield(); }
 
-inline bool sync_cta_and(bool vote) {
-  Cta& cta = *current->cta;
-  if (cta.ended != 0) fail("a barrier after a thread of the CTA has returned");
-  const u32 generation = __atomic_load_n(&cta.generation, __ATOMIC_ACQUIRE);
-  if (!vote) __atomic_add_fetch(&cta.vetoes[generation & 1], 1, __ATOMIC_RELAXED);
-  if (__atomic_add_fetch(&cta.arrived, 1, __ATOMIC_ACQ_REL) == cta.threads) {
-    __atomic_store_n(&cta.arrived, 0, __ATOMIC_RELAXED);
-    // INVARIANT: all threads have read the votes of the barrier before this one: they have arrived at this one.
-    __atomic_store_n(&cta.vetoes[(generation + 1) & 1], 0, __ATOMIC_RELAXED);
-    note_progress();
-    __atomic_store_n(&cta.generation, generation + 1, __ATOMIC_RELEASE);
-  } else {
-    while (__atomic_load_n(&cta.generation, __ATOMIC_ACQUIRE) == generation) yield();
-  }
-  return __atomic_load_n(&cta.vetoes[generation & 1], __ATOMIC_RELAXED) == 0;
-}
+MYELON_DEVICE bool sync_cta_and(bool vote) { return meet(current->cta->meeting, vote); }
 
-inline void sync_cta() { sync_cta_and(true); }
+MYELON_DEVICE void sync_cta() { sync_cta_and(true); }
 
 }  // namespace myelon

@@ -16,14 +16,27 @@
 
 namespace myelon {
 
-struct Cta {
-  u8* shared;
-  u32 index;
+constexpr u32 kWarpThreads = 32;
+
+// Threads that meet at barriers: those of a CTA, or of a warp.
+struct Meeting {
   u32 threads;
   u32 ended;       // threads that returned
   u32 arrived;     // threads at the barrier
   u32 generation;  // barriers completed
   u32 vetoes[2];   // false votes of the barrier under way, by its generation's parity
+};
+
+struct Warp {
+  Meeting meeting;
+  u64 given[2][kWarpThreads][2];  // values being shuffled, by the generation's parity
+};
+
+struct Cta {
+  u8* shared;
+  u32 index;
+  u32 threads;
+  Meeting meeting;
 };
 
 struct Grid {
@@ -32,6 +45,7 @@ struct Grid {
   Fiber main;
   Fiber* fibers;
   Cta* ctas;
+  Warp* warps;
   u32 live;
   u32 idle_yields;  // yields since something last moved on
   u64 delay_state;
@@ -94,6 +108,28 @@ MYELON_SCHEDULER void yield() {
   abort();
 }
 
+// Waits until all threads of the meeting have come; true when all of them voted so.
+inline bool meet(Meeting& meeting, bool vote) {
+  if (meeting.ended != 0) fail("a barrier after a thread of the CTA has returned");
+  const u32 generation = __atomic_load_n(&meeting.generation, __ATOMIC_ACQUIRE);
+  if (!vote) __atomic_add_fetch(&meeting.vetoes[generation & 1], 1, __ATOMIC_RELAXED);
+  if (__atomic_add_fetch(&meeting.arrived, 1, __ATOMIC_ACQ_REL) == meeting.threads) {
+    __atomic_store_n(&meeting.arrived, 0, __ATOMIC_RELAXED);
+    // INVARIANT: all threads have read the votes of the barrier before this one: they have arrived at this one.
+    __atomic_store_n(&meeting.vetoes[(generation + 1) & 1], 0, __ATOMIC_RELAXED);
+    note_progress();
+    __atomic_store_n(&meeting.generation, generation + 1, __ATOMIC_RELEASE);
+  } else {
+    while (__atomic_load_n(&meeting.generation, __ATOMIC_ACQUIRE) == generation) yield();
+  }
+  return __atomic_load_n(&meeting.vetoes[generation & 1], __ATOMIC_RELAXED) == 0;
+}
+
+MYELON_SCHEDULER void leave(Meeting& meeting) {
+  if (meeting.arrived != 0) fail("a thread returned while others of its CTA wait at a barrier");
+  ++meeting.ended;
+}
+
 MYELON_SCHEDULER void run_fiber() {
 #if defined(__SANITIZE_ADDRESS__)
   const void* bottom;
@@ -113,8 +149,8 @@ MYELON_SCHEDULER void run_fiber() {
   __tsan_release(grid->launch->order);
 #endif
   Fiber* ended = current;
-  if (ended->cta->arrived != 0) fail("a thread returned while others of its CTA wait at a barrier");
-  ++ended->cta->ended;
+  leave(ended->cta->meeting);
+  leave(ended->warp->meeting);
   note_progress();
   ended->previous->next = ended->next;
   ended->next->previous = ended->previous;
@@ -140,6 +176,7 @@ MYELON_SCHEDULER void* sanitizer_fiber(u64 index) {
 MYELON_SCHEDULER void run_grid(const CpuLaunch* launch, void (*body)(const void*)) {
   const u64 shared_stride = (static_cast<u64>(launch->shared_bytes) + 127) / 128 * 128;
   const u64 fibers = static_cast<u64>(launch->grid) * launch->block;
+  const u64 warps_per_cta = (launch->block + kWarpThreads - 1) / kWarpThreads;
   u8* shared = static_cast<u8*>(aligned_alloc(128, shared_stride * launch->grid + 128));
   // Garbage, as on a GPU: a kernel that reads shared memory it did not write must not get away with zeros.
   memset(shared, 0xa5, shared_stride * launch->grid);
@@ -154,15 +191,18 @@ MYELON_SCHEDULER void run_grid(const CpuLaunch* launch, void (*body)(const void*
   run.body = body;
   run.fibers = static_cast<Fiber*>(calloc(fibers, sizeof(Fiber)));
   run.ctas = static_cast<Cta*>(calloc(launch->grid, sizeof(Cta)));
+  run.warps = static_cast<Warp*>(calloc(launch->grid * warps_per_cta, sizeof(Warp)));
   run.live = static_cast<u32>(fibers);
   run.delay_state = launch->delay_seed;
   for (u32 cta = 0; cta < launch->grid; ++cta) {
-    run.ctas[cta] = Cta{shared + cta * shared_stride, cta, launch->block, 0, 0, 0, {0, 0}};
+    run.ctas[cta] = Cta{shared + cta * shared_stride, cta, launch->block, {launch->block, 0, 0, 0, {0, 0}}};
   }
   for (u64 i = 0; i < fibers; ++i) {
     Fiber& fiber = run.fibers[i];
     fiber.cta = &run.ctas[i / launch->block];
     fiber.thread = static_cast<u32>(i % launch->block);
+    fiber.warp = &run.warps[i / launch->block * warps_per_cta + fiber.thread / kWarpThreads];
+    ++fiber.warp->meeting.threads;
     fiber.next = &run.fibers[(i + 1) % fibers];
     fiber.previous = &run.fibers[(i + fibers - 1) % fibers];
     fiber.stack = launch->stacks + i * launch->stack_bytes;
@@ -191,6 +231,7 @@ MYELON_SCHEDULER void run_grid(const CpuLaunch* launch, void (*body)(const void*
   current = nullptr;
   free(run.fibers);
   free(run.ctas);
+  free(run.warps);
   free(shared);
 }
 

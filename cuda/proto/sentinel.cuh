@@ -52,11 +52,16 @@ class SentinelMailbox {
 
   // Reads the epoch: before advance_operation.
   MYELON_DEVICE SentinelMailbox(const Context& context, u32 world_size, u64)
-      : context_(context), world_size_(world_size), epoch_(ld_relaxed_sys(&context.state()->sentinel_epoch)) {}
+      : context_(context), world_size_(world_size), epoch_(ld_relaxed_sys(&context.counters()->sentinel_epoch)) {}
+
+  // The pack as a peer gets it.
+  MYELON_DEVICE Pack<T> as_received(Pack<T> pack) const {
+    pack.bytes = Bytes16{{Word::sanitize(pack.bytes.half[0]), Word::sanitize(pack.bytes.half[1])}};
+    return pack;
+  }
 
   MYELON_DEVICE void send(u32 peer, u64 index, Pack<T> pack) const {
-    Bytes16 bytes{{Word::sanitize(pack.bytes.half[0]), Word::sanitize(pack.bytes.half[1])}};
-    st_relaxed_sys_16(cell(peer, epoch_, context_.args.rank, index), bytes);
+    st_relaxed_sys_16(cell(peer, epoch_, context_.args.rank, index), as_received(pack).bytes);
   }
 
   MYELON_DEVICE Parcel poll(u32 source, u64 index) const { return {ld_relaxed_sys_16(address(source, index))}; }
@@ -69,16 +74,17 @@ class SentinelMailbox {
   // Makes the buffer of the operation before ready for its next use. All CTAs share the work.
   MYELON_DEVICE void tidy() const {
     const u64 before = epoch_ + kSentinelBuffers - 1;
-    const u64 packs = ld_relaxed_sys(&context_.state()->sentinel_extent[before % kSentinelBuffers]) / kPackBytes;
+    const u64 packs = ld_relaxed_sys(&context_.counters()->sentinel_extent[before % kSentinelBuffers]) / kPackBytes;
     const u64 threads = static_cast<u64>(cta_count()) * thread_count();
     for (u64 index = static_cast<u64>(context_.lane) * thread_count() + thread_index(); index < packs; index += threads) {
       for (u32 source = 0; source < world_size_; ++source) {
+        if (source == context_.args.rank) continue;
         st_relaxed_sys_16(cell(context_.args.rank, before, source, index), Bytes16{{~0ull, ~0ull}});
       }
     }
   }
 
-  MYELON_DEVICE MailboxUse use(u64 packs) const { return {true, false, packs * kPackBytes}; }
+  MYELON_DEVICE MailboxUse use(u64 packs) const { return {true, false, epoch_, packs * kPackBytes}; }
 
  private:
   MYELON_DEVICE u8* cell(u32 owner, u64 epoch, u32 source, u64 index) const {

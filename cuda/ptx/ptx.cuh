@@ -6,10 +6,12 @@
 #include "cpu/memory.cuh"
 #include "cpu/platform.cuh"
 #include "cpu/special.cuh"
+#include "cpu/warp.cuh"
 #else
 #include "ptx/async_copy.cuh"
 #include "ptx/convert.cuh"
 #include "ptx/memory.cuh"
 #include "ptx/platform.cuh"
 #include "ptx/special.cuh"
+#include "ptx/warp.cuh"
 #endif

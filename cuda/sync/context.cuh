@@ -10,14 +10,14 @@ struct Context {
   u64 operation;  // number of this operation, from 1; equal on all ranks
   u32 lane;       // this CTA
 
-  // ORDER: [epoch] the counters were written by the last CTA to arrive in the launch before this one on the stream; the
-  // kernel boundary (or griddepcontrol.wait) orders them.
+  // ORDER: [epoch] the counters were written by a CTA of the launch before this one on the stream; the kernel boundary (or
+  // griddepcontrol.wait) orders them.
   MYELON_DEVICE explicit Context(const Args& launch_args) : args(launch_args), lane(cta_index()) {
     // INVARIANT: nothing of a launch touches global memory before the wait, and the next launch is let up only after it. So
     // at most two grids are up at a time (the host's `Loaded::fits_twice`), and the second touches nothing.
     wait_for_previous_launch();
     allow_next_launch();
-    operation = ld_relaxed_sys(&state()->operation) + 1;
+    operation = ld_relaxed_sys(&counters()->operation) + 1;
   }
 
   template <class T>
@@ -25,8 +25,11 @@ struct Context {
     return reinterpret_cast<T*>(args.heap[rank] + offset);
   }
 
-  // This rank's own counters.
+  // What this rank's CTAs share.
   MYELON_DEVICE HeapState* state() const { return in_heap<HeapState>(args.rank, args.layout.state); }
+
+  // This lane's copy of the rank's counters.
+  MYELON_DEVICE const LaneState* counters() const { return lane_state(args.rank); }
 
   // The flags of this lane in the heap of `rank`.
   MYELON_DEVICE LaneState* lane_state(u32 rank) const { return in_heap<LaneState>(rank, args.layout.lanes) + lane; }

@@ -4,10 +4,11 @@
 
 namespace myelon {
 
-// Which mailboxes a launch used: they have epochs of their own.
+// Which mailbox a launch used: each kind has epochs of its own.
 struct MailboxUse {
   bool sentinel;
   bool ll;
+  u64 epoch;
   u64 bytes;  // written per mailbox
 };
 
@@ -20,7 +21,7 @@ MYELON_DEVICE void announce_operation(const Context& context, u32 world_size) {
   const u64 announcement = (context.operation << kDescriptorBits) | args.descriptor;
   st_relaxed_sys(context.signature(peer, args.rank, context.operation), announcement);
   if (context.operation == 1) return;
-  const u64 previous = context.state()->previous_descriptor;
+  const u64 previous = context.counters()->previous_descriptor;
   u64 theirs;
   if (!peer_agrees(context, peer, context.operation - 1, previous, &theirs)) {
     Context before = context;
@@ -29,22 +30,23 @@ MYELON_DEVICE void announce_operation(const Context& context, u32 world_size) {
   }
 }
 
-// Steps the rank's counters for the next launch, once every CTA of this one has read them. To be called by all threads
-// of all CTAs, after their last read of the counters and before they wait for peers, so that it costs nothing.
+// Steps the counters for the next launch: of this lane, and of lanes that no CTA of this launch stands for. To be called by
+// all threads of all CTAs, after their last read of the counters and before they wait for peers, so that it costs nothing.
 MYELON_DEVICE void advance_operation(const Context& context, MailboxUse use) {
-  HeapState* state = context.state();
-  // ORDER: [epoch] every thread's reads of the counters are before the CTA's arrival, and all arrivals before the writes.
+  // ORDER: [epoch] every thread's reads of the counters are before the CTA's writes; no other CTA touches these lanes.
   sync_cta();
-  if (thread_index() != 0) return;
-  if (atomic_add_acq_rel_gpu(&state->arrived, 1) + 1 != cta_count()) return;
-  state->arrived = 0;
-  if (use.sentinel) {
-    state->sentinel_extent[state->sentinel_epoch % kSentinelBuffers] = use.bytes;
-    state->sentinel_epoch += 1;
+  const u64 stride = static_cast<u64>(thread_count()) * cta_count();
+  u64 lane = context.lane + static_cast<u64>(thread_index()) * cta_count();
+  for (; lane < context.args.layout.lane_count; lane += stride) {
+    LaneState* counters = context.in_heap<LaneState>(context.args.rank, context.args.layout.lanes) + lane;
+    counters->operation = context.operation;
+    counters->previous_descriptor = context.args.descriptor;
+    if (use.sentinel) {
+      counters->sentinel_extent[use.epoch % kSentinelBuffers] = use.bytes;
+      counters->sentinel_epoch = use.epoch + 1;
+    }
+    if (use.ll) counters->ll_epoch = use.epoch + 1;
   }
-  if (use.ll) state->ll_epoch += 1;
-  state->previous_descriptor = context.args.descriptor;
-  state->operation = context.operation;
 }
 
 }  // namespace myelon

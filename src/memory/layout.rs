@@ -15,9 +15,9 @@ use crate::types::WorldSize;
 pub struct HeapLimits {
     /// Lanes of any launch.
     pub lanes: u32,
-    /// Bytes of one sentinel mailbox: the largest message that is pushed in one piece.
+    /// Bytes of all sentinel mailboxes of one buffer: each rank's is its part of them.
     pub sentinel_bytes: u64,
-    /// Payload bytes of one LL mailbox.
+    /// Payload bytes of all LL mailboxes of one buffer.
     pub ll_bytes: u64,
     /// Bytes of one lane's staging half.
     pub staging_bytes: u64,
@@ -28,21 +28,21 @@ pub struct HeapLimits {
 }
 
 impl HeapLimits {
-    /// Defaults: 116 MiB a rank for 8 GPUs, and little on the CPU device, where memory is touched by real cores.
+    /// Defaults: 125 MiB a rank for GPUs, and little on the CPU device, where memory is touched by real cores.
     pub fn of(kind: DeviceKind) -> Self {
         match kind {
             DeviceKind::Cuda => Self {
                 lanes: 64,
-                sentinel_bytes: 512 << 10,
-                ll_bytes: 256 << 10,
-                staging_bytes: 256 << 10,
+                sentinel_bytes: 12 << 20,
+                ll_bytes: 2 << 20,
+                staging_bytes: 128 << 10,
                 slot_bytes: 256 << 10,
                 ring_slots: 4,
             },
             DeviceKind::Cpu => Self {
                 lanes: 8,
-                sentinel_bytes: 64 << 10,
-                ll_bytes: 32 << 10,
+                sentinel_bytes: 512 << 10,
+                ll_bytes: 256 << 10,
                 staging_bytes: 16 << 10,
                 slot_bytes: 4 << 10,
                 ring_slots: 4,
@@ -52,7 +52,7 @@ impl HeapLimits {
 
     fn check(&self) -> Result<()> {
         let Self { lanes, sentinel_bytes, ll_bytes, staging_bytes, slot_bytes, ring_slots } = *self;
-        let cells = [sentinel_bytes, ll_bytes, staging_bytes, slot_bytes];
+        let cells = [sentinel_bytes / MAX_WORLD as u64, ll_bytes / MAX_WORLD as u64, staging_bytes, slot_bytes];
         if lanes == 0 || lanes > MAX_LANES {
             return Err(Error::invalid(format!("heap limits: {lanes} lanes, 1 to {MAX_LANES} are possible")));
         }
@@ -74,6 +74,8 @@ impl HeapLimits {
         self.check()?;
         let world = u64::from(world_size.get());
         let lanes = u64::from(self.lanes);
+        let mailbox = |bytes: u64| bytes / world / CELL_ALIGNMENT * CELL_ALIGNMENT;
+        let (sentinel_bytes, ll_bytes) = (mailbox(self.sentinel_bytes), mailbox(self.ll_bytes));
         let mut end = 0;
         let mut place = |bytes: u64, alignment: u64| {
             let start = u64::next_multiple_of(end, alignment);
@@ -85,10 +87,10 @@ impl HeapLimits {
             signatures: place((MAX_WORLD * 2 * 8) as u64, CELL_ALIGNMENT),
             lanes: place(lanes * size_of::<LaneState>() as u64, CELL_ALIGNMENT),
             // A page away from the flags: a stray store past a cell must not look like a signal.
-            sentinel: place(SENTINEL_BUFFERS * world * self.sentinel_bytes, REGION_ALIGNMENT),
-            sentinel_bytes: self.sentinel_bytes,
-            ll: place(LL_BUFFERS * world * 2 * self.ll_bytes, REGION_ALIGNMENT),
-            ll_bytes: self.ll_bytes,
+            sentinel: place(SENTINEL_BUFFERS * world * sentinel_bytes, REGION_ALIGNMENT),
+            sentinel_bytes,
+            ll: place(LL_BUFFERS * world * 2 * ll_bytes, REGION_ALIGNMENT),
+            ll_bytes,
             staging: place(lanes * STAGING_BUFFERS * self.staging_bytes, REGION_ALIGNMENT),
             staging_bytes: self.staging_bytes,
             ring: place(lanes * u64::from(self.ring_slots) * self.slot_bytes, REGION_ALIGNMENT),
@@ -114,8 +116,8 @@ mod tests {
         (1..=MAX_LANES, 1u64..64, 1u64..64, 1u64..64, 1u64..64, 1u32..=4).prop_map(|(lanes, a, b, c, d, slots)| {
             HeapLimits {
                 lanes,
-                sentinel_bytes: a * 128,
-                ll_bytes: b * 128,
+                sentinel_bytes: a * 1024,
+                ll_bytes: b * 1024,
                 staging_bytes: c * 128,
                 slot_bytes: d * 128,
                 ring_slots: 1 << slots,

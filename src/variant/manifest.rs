@@ -40,6 +40,9 @@ pub struct VariantSpec {
     pub rounding: Rounding,
     /// In which order ranks are reduced.
     pub order: Order,
+    /// Whether a team of threads, one for each rank, works on a pack (`cuda/base/team.cuh`), instead of one thread.
+    #[serde(default)]
+    pub team: bool,
     /// Whether its launches may come up while the one before still runs (programmatic dependent launch).
     #[serde(default)]
     pub dependent: bool,
@@ -81,6 +84,8 @@ pub enum Mailbox {
 pub enum Capacity {
     /// One mailbox.
     Mailbox,
+    /// Half of each mailbox: a peer's part of this rank's shard goes into one half, its reduced shard into the other.
+    MailboxShards,
     /// Lanes times a staging half.
     Staging,
     /// Nothing: the kernel loops.

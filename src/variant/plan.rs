@@ -129,15 +129,18 @@ impl Plan {
         let element_bytes = request.dtype.size_bytes() as u64;
         let world = u64::from(terrain.world_size.get());
         // What one launch holds, what a lane holds of it, and the packs that make a lane worth its launch.
+        let mailbox_bytes = if sentinel { layout.sentinel_bytes } else { layout.ll_bytes };
         let (capacity_bytes, cell_bytes, lane_packs) = match spec.capacity {
-            Capacity::Mailbox => (if sentinel { layout.sentinel_bytes } else { layout.ll_bytes }, u64::MAX, 1),
+            Capacity::Mailbox => (mailbox_bytes, u64::MAX, 1),
+            Capacity::MailboxShards => (world * (mailbox_bytes / 2), u64::MAX, world),
             Capacity::Staging => (u64::from(most_lanes) * layout.staging_bytes, layout.staging_bytes, 1),
             Capacity::Unbounded => (u64::MAX, u64::MAX, world),
         };
         let piece_elements = capacity_bytes / element_bytes;
         let piece_bytes = request.count.min(piece_elements) * element_bytes;
-        // A thread works on at least one pack: more lanes than that would only add launch cost.
-        let worthwhile = piece_bytes.div_ceil(PACK_BYTES).div_ceil(u64::from(threads) * lane_packs);
+        // A thread, or a team, works on at least one pack: more lanes than that would only add launch cost.
+        let pack_threads = if spec.team { world.next_power_of_two() } else { 1 };
+        let worthwhile = (piece_bytes.div_ceil(PACK_BYTES) * pack_threads).div_ceil(u64::from(threads) * lane_packs);
         let lanes = worthwhile.max(piece_bytes.div_ceil(cell_bytes)).clamp(1, u64::from(most_lanes)) as u32;
         let chunk_bytes = chunk(choice, tuning, layout.slot_bytes);
         let shared_bytes = stages * terrain.world_size.get() * threads * PACK_BYTES as u32;

@@ -74,7 +74,14 @@ pub(crate) fn asked_ranks() -> Option<u32> {
 
 /// Cells so small that ordinary messages take several pieces, wrap rings and change buffers.
 pub(crate) fn small_limits() -> HeapLimits {
-    HeapLimits { lanes: 4, sentinel_bytes: 4096, ll_bytes: 2048, staging_bytes: 1024, slot_bytes: 512, ring_slots: 4 }
+    HeapLimits {
+        lanes: 4,
+        sentinel_bytes: 16 << 10,
+        ll_bytes: 8 << 10,
+        staging_bytes: 1024,
+        slot_bytes: 512,
+        ring_slots: 4,
+    }
 }
 
 pub(crate) fn options() -> Options {
