@@ -26,7 +26,7 @@ declare -A about=(
   [tests]='all tests'
   [doctests]='examples in the docs'
   [perf]='myelon-perf, all variants on 4 CPU ranks'
-  [mpi]='myelon-perf under mpirun'
+  [mpi]='myelon-perf and an example under mpirun'
 )
 
 venv=$PWD/target/ci-venv
@@ -190,6 +190,11 @@ step_mpi() {
   bounded 300 mpirun --allow-run-as-root --oversubscribe -np 2 \
     "$binaries/myelon-perf" --device cpu -b 1K -e 16K -f 4 -n 2 -w 1 --variant all --json "$out/mpi.json"
   check_results "$out/mpi.json"
+
+  # The example that the README shows, as its first lines say to start it: two ranks of ones make twos.
+  bounded 600 cargo build --example processes
+  bounded 120 mpirun --allow-run-as-root --oversubscribe -np 2 "$binaries/examples/processes" | sort | tee "$out/processes.txt"
+  [[ $(<"$out/processes.txt") == $'rank 0 of 2: 2\nrank 1 of 2: 2' ]] || { echo 'the example says something else'; return 1; }
 }
 
 # What earlier steps, or earlier runs, have brought.

@@ -51,13 +51,13 @@ struct alignas(128) LaneState {
   u64 operation;
   u64 previous_descriptor;
   u64 sentinel_epoch;
-  u64 sentinel_extent[kSentinelBuffers];
+  u64 sentinel_extent;
   u64 ll_epoch;
   u64 signal_sequence;
   u64 staging_uses;
   u64 published;
   u64 consumed;
-  u64 private_padding[5];
+  u64 private_padding[7];
   u64 gating;
   u64 gating_padding[15];
   u64 slot_sequence[kMaxRingSlots];

@@ -109,8 +109,8 @@ pub struct LaneState {
     pub previous_descriptor: u64,
     /// Sentinel operations so far; chooses the mailbox buffer.
     pub sentinel_epoch: u64,
-    /// Bytes per mailbox that the last operation in each buffer wrote: what has to be re-poisoned.
-    pub sentinel_extent: [u64; SENTINEL_BUFFERS as usize],
+    /// Bytes per mailbox that the last sentinel operation wrote: what the next one re-poisons.
+    pub sentinel_extent: u64,
     /// LL operations so far; its low bits are the flag.
     pub ll_epoch: u64,
     /// Barriers passed so far; private to the lane.
@@ -122,7 +122,7 @@ pub struct LaneState {
     /// Slots consumed from the previous rank so far; private.
     pub consumed: u64,
     /// Keeps the private words on a line of their own.
-    pub private_padding: [u64; 5],
+    pub private_padding: [u64; 7],
     /// Slots that the next rank has released: written by it, read before a claim.
     pub gating: u64,
     /// Keeps `gating` on a line of its own.

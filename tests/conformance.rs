@@ -9,7 +9,7 @@ use myelon_ccl::variant::{Choice, Manifest, Request, VariantSpec};
 use myelon_ccl::{Communicator, DType, ReduceOp};
 
 use support::group::{self, Group};
-use support::{Bench, Operation, Random, asked_ranks, child, on_ranks, options, skew};
+use support::{Bench, Operation, Random, asked_ranks, child, expect_equal_on_all_ranks, on_ranks, options, skew};
 
 /// Most bytes of a message in these tests: several pieces of everything under `support::small_limits`.
 const MOST_BYTES: u64 = 40 << 10;
@@ -52,12 +52,13 @@ fn pairs_for(ranks: u32) -> Vec<(DType, ReduceOp)> {
 }
 
 /// One communicator, many operations of every kind: kernels that are right at one size can be wrong in sequence.
-fn sequence(communicator: Communicator, pairs: &[(DType, ReduceOp)], operations: u64, seed: u64) {
+fn sequence(communicator: Communicator, pairs: &[(DType, ReduceOp)], operations: u64, seed: u64) -> Vec<u64> {
     let rank = communicator.rank();
     let bench = Bench::new(communicator, MOST_BYTES);
     let variants = variants();
     let mut random = Random(seed);
     let mut own = Random(seed ^ u64::from(rank.0));
+    let mut hashes = Vec::new();
     for _ in 0..operations {
         let variant = random.pick(&variants);
         let (dtype, op) = *random.pick(pairs);
@@ -69,23 +70,24 @@ fn sequence(communicator: Communicator, pairs: &[(DType, ReduceOp)], operations:
         }
         let choice = Choice { lanes, ..Choice::of(variant) };
         let stream = own.below(2) as usize;
-        bench.run(&Operation { choice, request, in_place, seed }, skew(&mut own, rank), stream);
+        hashes.push(bench.run(&Operation { choice, request, in_place, seed }, skew(&mut own, rank), stream));
     }
+    hashes
 }
 
 #[test]
 fn two_thousand_operations_in_sequence() {
-    on_ranks(asked_ranks().unwrap_or(3), &options(), |communicator| {
-        sequence(communicator, &pairs(), 2000, 1);
-    });
+    let ranks = asked_ranks().unwrap_or(3);
+    let hashes = on_ranks(ranks, &options(), |communicator| sequence(communicator, &pairs(), 2000, 1));
+    expect_equal_on_all_ranks(&hashes);
 }
 
 #[test]
 fn sequence_on_every_world_size() {
     for ranks in asked_ranks().map_or(1..=8, |ranks| ranks..=ranks) {
-        on_ranks(ranks, &options(), |communicator| {
-            sequence(communicator, &pairs_for(ranks), 60, u64::from(ranks) + 100);
-        });
+        let seed = u64::from(ranks) + 100;
+        let hashes = on_ranks(ranks, &options(), |communicator| sequence(communicator, &pairs_for(ranks), 60, seed));
+        expect_equal_on_all_ranks(&hashes);
     }
 }
 

@@ -39,7 +39,7 @@ MYELON_DEVICE void low_latency(const Args& args) {
   };
 
   staging.copy_in(share);
-  announce_operation(context, kWorldSize);
+  const Announcement announcement(context, kWorldSize);
   advance_operation(context, MailboxUse{});
   if (!barrier.arrive_and_wait()) return;
 
@@ -64,6 +64,7 @@ MYELON_DEVICE void low_latency(const Args& args) {
 
   barrier.finish();
   staging.finish();
+  announcement.check(context);
 }
 
 }  // namespace myelon

@@ -19,7 +19,8 @@ MYELON_DEVICE void one_shot_push(const Args& args) {
   const Context context(args);
   const Team<kWorldSize> team;
   const u64 packs = pack_count<T>(args.count);
-  const typename MailboxFor<T, Config::kSentinel>::Type mailbox(context, kWorldSize, packs * team.kThreads);
+  using Mailbox = typename MailboxFor<T, Config::kSentinel>::Type;
+  const Mailbox mailbox(context, kWorldSize, packs * team.kThreads);
 
   team.for_each_pack(packs, [&](u64 index) {
     if (team.has_rank && team.member != args.rank && index < packs) {
@@ -28,28 +29,29 @@ MYELON_DEVICE void one_shot_push(const Args& args) {
     return true;
   });
 
-  announce_operation(context, kWorldSize);
+  const Announcement announcement(context, kWorldSize);
   mailbox.tidy();
   advance_operation(context, mailbox.use(packs));
 
   team.for_each_pack(packs, [&](u64 index) {
-    Pack<T> part;
-    part.bytes = Bytes16{{0, 0}};
-    bool came = true;
-    if (team.has_rank && index < packs) {
-      if (team.member == args.rank) {
-        part = mailbox.as_received(load_pack<T>(args.input, index, args.count));
-      } else {
-        came = receive(context, mailbox, team.member, index, &part);
-      }
-    }
-    if (!warp_and(came)) return false;
+    const bool due = team.has_rank && index < packs;
+    auto cell = [&](u32, u32* source, u64* at) {
+      *source = team.member;
+      *at = index;
+      return due && team.member != args.rank;
+    };
+    typename Mailbox::Parcel parcel[1];
+    if (!warp_and(receive(context, mailbox, cell, parcel))) return false;
+    const Pack<T> part = team.member == args.rank && due
+                             ? mailbox.as_received(load_pack<T>(args.input, index, args.count))
+                             : parcel[0].pack();
     PackReducer<T, Op> reducer(team.pack_of(0, part));
     MYELON_UNROLL
     for (u32 source = 1; source < kWorldSize; ++source) reducer.add(team.pack_of(source, part));
     if (team.member == 0 && index < packs) store_pack(args.output, index, args.count, reducer.result(kWorldSize));
     return true;
   });
+  announcement.check(context);
 }
 
 }  // namespace myelon

@@ -28,7 +28,7 @@ MYELON_DEVICE void ring(const Args& args) {
   const Context context(args);
   Producer producer(context, (args.rank + 1) % kWorldSize);
   Consumer consumer(context, (args.rank + kWorldSize - 1) % kWorldSize);
-  announce_operation(context, kWorldSize);
+  const Announcement announcement(context, kWorldSize);
   advance_operation(context, MailboxUse{});
 
   const Share share = lane_share(pack_count<T>(args.count));
@@ -88,6 +88,7 @@ MYELON_DEVICE void ring(const Args& args) {
   }
   producer.finish();
   consumer.finish();
+  announcement.check(context);
 }
 
 }  // namespace myelon

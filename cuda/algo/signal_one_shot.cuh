@@ -20,7 +20,7 @@ MYELON_DEVICE void signal_one_shot(const Args& args) {
   const Share share = lane_share(pack_count<T>(args.count));
 
   staging.copy_in(share);
-  announce_operation(context, kWorldSize);
+  const Announcement announcement(context, kWorldSize);
   advance_operation(context, MailboxUse{});
   if (!barrier.arrive_and_wait()) return;
 
@@ -39,6 +39,7 @@ MYELON_DEVICE void signal_one_shot(const Args& args) {
 
   barrier.finish();
   staging.finish();
+  announcement.check(context);
 }
 
 }  // namespace myelon

@@ -36,6 +36,7 @@ MYELON_DEVICE Strided grid_strided() {
 // which is what keeps memory and links busy; the loads are volatile, so the compiler would not arrange that by itself.
 template <u32 kUnroll, class T, class Load, class Store>
 MYELON_DEVICE void for_each_pack(Strided mine, u64 packs, Load load, Store store) {
+  MYELON_NO_UNROLL
   for (u64 first = mine.first; first < packs; first += kUnroll * mine.step) {
     Pack<T> pack[kUnroll];
     MYELON_UNROLL

@@ -27,6 +27,7 @@ struct Team {
   // Stops where `visit` returns false.
   template <class Visit>
   MYELON_DEVICE void for_each_pack(u64 packs, Visit visit) const {
+    MYELON_NO_UNROLL
     for (u64 first = first_of_warp(); first < packs; first += of_grid()) {
       if (!visit(first + warp_lane() / kThreads)) return;
     }

@@ -47,6 +47,7 @@ struct Grid {
   Cta* ctas;
   Warp* warps;
   u32 live;
+  u32 blocked;      // fibers at barriers that are not complete
   u32 idle_yields;  // yields since something last moved on
   u64 delay_state;
 };
@@ -108,6 +109,12 @@ MYELON_SCHEDULER void yield() {
   abort();
 }
 
+// Fibers that came to a barrier, or, negative, that may leave one. When all are at barriers that lack somebody, nothing moves.
+MYELON_SCHEDULER void note_blocked(i32 fibers) {
+  grid->blocked += static_cast<u32>(fibers);
+  if (grid->blocked == grid->live) fail("all threads wait at a barrier, but not at the same");
+}
+
 // Waits until all threads of the meeting have come; true when all of them voted so.
 inline bool meet(Meeting& meeting, bool vote) {
   if (meeting.ended != 0) fail("a barrier after a thread of the CTA has returned");
@@ -118,8 +125,10 @@ inline bool meet(Meeting& meeting, bool vote) {
     // INVARIANT: all threads have read the votes of the barrier before this one: they have arrived at this one.
     __atomic_store_n(&meeting.vetoes[(generation + 1) & 1], 0, __ATOMIC_RELAXED);
     note_progress();
+    note_blocked(1 - static_cast<i32>(meeting.threads));
     __atomic_store_n(&meeting.generation, generation + 1, __ATOMIC_RELEASE);
   } else {
+    note_blocked(1);
     while (__atomic_load_n(&meeting.generation, __ATOMIC_ACQUIRE) == generation) yield();
   }
   return __atomic_load_n(&meeting.vetoes[generation & 1], __ATOMIC_RELAXED) == 0;

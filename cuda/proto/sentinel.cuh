@@ -11,7 +11,7 @@
 // ORDER: none beyond relaxed: a half is either the sentinel or data, and each half is one 64-bit access. That the value a
 // poll returns is never older than one an earlier poll returned is coherence. Allow-listed by architecture in variants.toml.
 #pragma once
-#include "base/pack.cuh"
+#include "base/share.cuh"
 #include "sync/operation.cuh"
 
 namespace myelon {
@@ -50,9 +50,12 @@ class SentinelMailbox {
     }
   };
 
-  // Reads the epoch: before advance_operation.
+  // Reads the counters: before advance_operation.
   MYELON_DEVICE SentinelMailbox(const Context& context, u32 world_size, u64)
-      : context_(context), world_size_(world_size), epoch_(ld_relaxed_sys(&context.counters()->sentinel_epoch)) {}
+      : context_(context),
+        world_size_(world_size),
+        epoch_(ld_relaxed_sys(&context.counters()->sentinel_epoch)),
+        used_packs_(ld_relaxed_sys(&context.counters()->sentinel_extent) / kPackBytes) {}
 
   // The pack as a peer gets it.
   MYELON_DEVICE Pack<T> as_received(Pack<T> pack) const {
@@ -74,9 +77,9 @@ class SentinelMailbox {
   // Makes the buffer of the operation before ready for its next use. All CTAs share the work.
   MYELON_DEVICE void tidy() const {
     const u64 before = epoch_ + kSentinelBuffers - 1;
-    const u64 packs = ld_relaxed_sys(&context_.counters()->sentinel_extent[before % kSentinelBuffers]) / kPackBytes;
-    const u64 threads = static_cast<u64>(cta_count()) * thread_count();
-    for (u64 index = static_cast<u64>(context_.lane) * thread_count() + thread_index(); index < packs; index += threads) {
+    const Strided mine = grid_strided();
+    MYELON_NO_UNROLL
+    for (u64 index = mine.first; index < used_packs_; index += mine.step) {
       for (u32 source = 0; source < world_size_; ++source) {
         if (source == context_.args.rank) continue;
         st_relaxed_sys_16(cell(context_.args.rank, before, source, index), Bytes16{{~0ull, ~0ull}});
@@ -96,6 +99,7 @@ class SentinelMailbox {
   const Context context_;
   const u32 world_size_;
   const u64 epoch_;
+  const u64 used_packs_;
 };
 
 }  // namespace myelon

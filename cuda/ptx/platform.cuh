@@ -5,6 +5,8 @@
 #define MYELON_DEVICE __device__ __forceinline__
 #define MYELON_DEVICE_COLD __device__ __noinline__
 #define MYELON_UNROLL _Pragma("unroll")
+// For loops over a message: a launch starts with a cold instruction cache, where every unrolled copy has to be fetched.
+#define MYELON_NO_UNROLL _Pragma("unroll 1")
 
 // Defines the entry point `myelon_kernel`, launched with at most `threads` threads a CTA and one by-value argument struct.
 #define MYELON_KERNEL(threads, ArgsType, args) \

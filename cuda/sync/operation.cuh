@@ -12,23 +12,34 @@ struct MailboxUse {
   u64 bytes;  // written per mailbox
 };
 
-// Tells every peer what this operation is, and checks what they said of the one before: an operation that ran with
-// different counts or types can complete everywhere, and is then found here. Off every critical path: CTA 0 only.
-MYELON_DEVICE void announce_operation(const Context& context, u32 world_size) {
-  const Args& args = context.args;
-  const u32 peer = thread_index();
-  if (context.lane != 0 || peer >= world_size) return;
-  const u64 announcement = (context.operation << kDescriptorBits) | args.descriptor;
-  st_relaxed_sys(context.signature(peer, args.rank, context.operation), announcement);
-  if (context.operation == 1) return;
-  const u64 previous = context.counters()->previous_descriptor;
-  u64 theirs;
-  if (!peer_agrees(context, peer, context.operation - 1, previous, &theirs)) {
+// What this rank and its peers say of their operations. One thread a peer, in CTA 0; the others have nothing to do.
+class Announcement {
+ public:
+  // Tells every peer what this operation is, and asks what they said of the one before.
+  MYELON_DEVICE Announcement(const Context& context, u32 world_size) : concerned_(false), own_(0), theirs_(0) {
+    const u32 peer = thread_index();
+    if (context.lane != 0 || peer >= world_size) return;
+    const u64 number = context.operation;
+    st_relaxed_sys(context.signature(peer, context.args.rank, number), number << kDescriptorBits | context.args.descriptor);
+    concerned_ = number > 1;
+    own_ = ld_relaxed_sys(&context.counters()->previous_descriptor);
+    theirs_ = ld_relaxed_sys(context.signature(context.args.rank, peer, number - 1));
+  }
+
+  // An operation that ran with different counts or types can complete everywhere, and is found here, by the next one. At
+  // the kernel's end, where what was asked has long been answered.
+  MYELON_DEVICE void check(const Context& context) const {
+    if (!concerned_ || agrees(theirs_, context.operation - 1, own_)) return;
     Context before = context;
     before.operation -= 1;
-    give_up(before, kFaultMismatch, peer, previous, theirs, 0);
+    give_up(before, kFaultMismatch, thread_index(), own_, descriptor_in(theirs_), 0);
   }
-}
+
+ private:
+  bool concerned_;
+  u64 own_;
+  u64 theirs_;
+};
 
 // Steps the counters for the next launch: of this lane, and of lanes that no CTA of this launch stands for. To be called by
 // all threads of all CTAs, after their last read of the counters and before they wait for peers, so that it costs nothing.
@@ -42,7 +53,7 @@ MYELON_DEVICE void advance_operation(const Context& context, MailboxUse use) {
     counters->operation = context.operation;
     counters->previous_descriptor = context.args.descriptor;
     if (use.sentinel) {
-      counters->sentinel_extent[use.epoch % kSentinelBuffers] = use.bytes;
+      counters->sentinel_extent = use.bytes;
       counters->sentinel_epoch = use.epoch + 1;
     }
     if (use.ll) counters->ll_epoch = use.epoch + 1;

@@ -53,11 +53,11 @@ MYELON_DEVICE_COLD void give_up(Context context, FaultCode code, u32 peer, u64 e
   }
 }
 
-// Compares what a peer announced for operation `number` with `descriptor`; false when it announced something else.
-MYELON_DEVICE bool peer_agrees(const Context& context, u32 peer, u64 number, u64 descriptor, u64* seen) {
-  const u64 announced = ld_relaxed_sys(context.signature(context.args.rank, peer, number));
-  *seen = announced & ((1ull << kDescriptorBits) - 1);
-  return announced == 0 || operations_ahead(announced, number) != 0 || *seen == descriptor;
+MYELON_DEVICE u64 descriptor_in(u64 signature) { return signature & ((1ull << kDescriptorBits) - 1); }
+
+// Whether what a peer announced is `descriptor` for operation `number`, or is not of that operation.
+MYELON_DEVICE bool agrees(u64 signature, u64 number, u64 descriptor) {
+  return signature == 0 || operations_ahead(signature, number) != 0 || descriptor_in(signature) == descriptor;
 }
 
 // Whether the host told this rank to stop. Its word lies in host memory, behind PCIe, so one thread of the whole GPU looks
@@ -93,9 +93,9 @@ MYELON_DEVICE_COLD bool cold_wait(Context context, Probe probe, u32 peer, u64 ex
               static_cast<u32>(peer_fault >> 32));
       return false;
     }
-    u64 theirs;
-    if (!peer_agrees(context, peer, context.operation, args.descriptor, &theirs)) {
-      give_up(context, kFaultMismatch, peer, args.descriptor, theirs, waited);
+    const u64 theirs = ld_relaxed_sys(context.signature(args.rank, peer, context.operation));
+    if (!agrees(theirs, context.operation, args.descriptor)) {
+      give_up(context, kFaultMismatch, peer, args.descriptor, descriptor_in(theirs), waited);
       return false;
     }
     if (args.deadline_ns != 0 && waited > args.deadline_ns) {

@@ -73,7 +73,7 @@ enum Reason {
 }
 
 /// The words that only this reason brings with it.
-const SIGNS: [(&str, Reason); 9] = [
+const SIGNS: [(&str, Reason); 10] = [
     ("ERROR: AddressSanitizer", Reason::OutsideMemory),
     ("WARNING: ThreadSanitizer: data race", Reason::DataRace),
     ("wrote past its output", Reason::WroteOutside),
@@ -81,6 +81,8 @@ const SIGNS: [(&str, Reason); 9] = [
     ("Stalled {", Reason::Stalled),
     // A rank that heard of a peer's stall before its own.
     ("waited too long", Reason::Stalled),
+    // One that heard of it from the control plane.
+    ("stalled: rank", Reason::Stalled),
     ("PeerMismatch {", Reason::Mismatch),
     ("wait at a barrier", Reason::DivergentBarrier),
     ("a barrier after a thread of the CTA has returned", Reason::DivergentBarrier),

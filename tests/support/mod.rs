@@ -7,6 +7,7 @@ pub(crate) mod group;
 pub(crate) mod reference;
 pub(crate) mod runs;
 
+use std::hash::{DefaultHasher, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -152,8 +153,8 @@ impl Bench {
     }
 
     /// Runs one operation and compares every byte, guards included, with the reference. `skew` is this rank's own
-    /// misalignment in elements; `stream` its choice of stream.
-    pub(crate) fn run(&self, operation: &Operation, skew: u64, stream: usize) {
+    /// misalignment in elements; `stream` its choice of stream. Returns a hash of the result.
+    pub(crate) fn run(&self, operation: &Operation, skew: u64, stream: usize) -> u64 {
         let Operation { choice, request, in_place, seed } = operation;
         let rank = self.communicator.rank();
         let world_size = self.communicator.world_size();
@@ -204,6 +205,18 @@ impl Bench {
             untouched.copy_from_slice(&all[skew as usize..]);
             assert_eq!(untouched, inputs[rank.index()], "rank {rank}: {operation:?} changed its input");
         }
+        let mut hasher = DefaultHasher::new();
+        hasher.write(result);
+        hasher.finish()
+    }
+}
+
+/// Results have the same bits on every rank, those of NaNs too, which the reference leaves open. `hashes` of every rank's
+/// results, operation by operation.
+pub(crate) fn expect_equal_on_all_ranks(hashes: &[Vec<u64>]) {
+    for (rank, own) in hashes.iter().enumerate() {
+        let other = own.iter().zip(&hashes[0]).position(|(own, first)| own != first);
+        assert_eq!(other, None, "rank {rank}: that operation's result differs, expected [the bits of rank 0]");
     }
 }
 

@@ -7,7 +7,7 @@ use myelon_ccl::variant::{Choice, Manifest, Request, VariantSpec};
 use myelon_ccl::{DType, Options, ReduceOp};
 use serde::Deserialize;
 
-use super::{Bench, Operation, Random, on_ranks, options, skew, small_limits};
+use super::{Bench, Operation, Random, expect_equal_on_all_ranks, on_ranks, options, skew, small_limits};
 
 /// A sequence of seeded operations.
 #[derive(Clone, Debug, Deserialize)]
@@ -55,11 +55,12 @@ impl Run {
         limits.ring_slots = self.ring_slots.unwrap_or(limits.ring_slots);
         let timeout = Options::from_env().unwrap().timeout;
         let options = Options { timeout, limits: Some(limits), ..options() };
-        on_ranks(self.ranks, &options, |communicator| {
+        let hashes = on_ranks(self.ranks, &options, |communicator| {
             let rank = communicator.rank();
             let bench = Bench::new(communicator, MOST_BYTES);
             let mut random = Random(7);
             let mut own = Random(7 ^ u64::from(rank.0));
+            let mut hashes = Vec::new();
             for _ in 0..self.operations {
                 let variant = random.pick(&variants);
                 let (dtype, op) = *random.pick(&pairs);
@@ -71,9 +72,12 @@ impl Run {
                 }
                 let choice = Choice { lanes, ..Choice::of(variant) };
                 let request = Request { count, dtype, op };
-                bench.run(&Operation { choice, request, in_place, seed }, skew(&mut own, rank), own.below(2) as usize);
+                let operation = Operation { choice, request, in_place, seed };
+                hashes.push(bench.run(&operation, skew(&mut own, rank), own.below(2) as usize));
             }
+            hashes
         });
+        expect_equal_on_all_ranks(&hashes);
     }
 }
 
