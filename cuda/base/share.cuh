@@ -20,12 +20,18 @@ MYELON_DEVICE Share cut(u64 first, u64 packs, u64 parts, u64 index) {
 // The calling lane's part of a message of `packs` packs.
 MYELON_DEVICE Share lane_share(u64 packs) { return cut(0, packs, cta_count(), cta_index()); }
 
-// Moves `packs` packs with all threads of the CTA: `store(i, load(i))`. Several loads are under way before the first store,
+// Some threads of a CTA, seen from one of them: it is number `index` of `threads`.
+struct Team {
+  u32 index;
+  u32 threads;
+};
+
+// Moves `packs` packs with the threads of a team: `store(i, load(i))`. Several loads are under way before the first store,
 // which is what keeps memory and links busy; the loads are volatile, so the compiler would not arrange that by itself.
 template <u32 kUnroll, class T, class Load, class Store>
-MYELON_DEVICE void for_each_pack(u64 packs, Load load, Store store) {
-  const u64 threads = thread_count();
-  for (u64 first = thread_index(); first < packs; first += kUnroll * threads) {
+MYELON_DEVICE void for_each_pack(Team team, u64 packs, Load load, Store store) {
+  const u64 threads = team.threads;
+  for (u64 first = team.index; first < packs; first += kUnroll * threads) {
     Pack<T> pack[kUnroll];
     MYELON_UNROLL
     for (u32 k = 0; k < kUnroll; ++k) {
@@ -38,6 +44,12 @@ MYELON_DEVICE void for_each_pack(u64 packs, Load load, Store store) {
       if (index < packs) store(index, pack[k]);
     }
   }
+}
+
+// As above, with all threads of the CTA.
+template <u32 kUnroll, class T, class Load, class Store>
+MYELON_DEVICE void for_each_pack(u64 packs, Load load, Store store) {
+  for_each_pack<kUnroll, T>(Team{thread_index(), thread_count()}, packs, load, store);
 }
 
 }  // namespace myelon

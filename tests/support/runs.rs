@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use myelon_ccl::variant::{Choice, Manifest, Request, VariantSpec};
+use myelon_ccl::variant::{Choice, Request, VariantSpec};
 use myelon_ccl::{DType, Options, ReduceOp};
 use serde::Deserialize;
 
-use super::{Bench, Operation, Random, on_ranks, options, skew, small_limits};
+use super::{Bench, Operation, Random, on_ranks, options, skew, small_limits, variants};
 
 /// A sequence of seeded operations.
 #[derive(Clone, Debug, Deserialize)]
@@ -22,6 +22,8 @@ pub(crate) struct Run {
     variants: Option<Vec<String>>,
     /// Slots of a ring, instead of those of `small_limits`.
     ring_slots: Option<u32>,
+    /// Bytes of a staging half and of a slot, instead of those of `small_limits`.
+    cell_bytes: Option<u64>,
     /// What the child is started with.
     #[serde(default)]
     pub(crate) environment: BTreeMap<String, String>,
@@ -36,8 +38,8 @@ impl Run {
     }
 
     fn variants(&self) -> Vec<Arc<VariantSpec>> {
-        let enabled = Manifest::embedded().enabled();
-        enabled.filter(|spec| self.variants.as_ref().is_none_or(|names| names.contains(&spec.name))).cloned().collect()
+        let wanted = |spec: &Arc<VariantSpec>| self.variants.as_ref().is_none_or(|names| names.contains(&spec.name));
+        variants().into_iter().filter(wanted).collect()
     }
 
     fn pairs(&self) -> Vec<(DType, ReduceOp)> {
@@ -53,6 +55,8 @@ impl Run {
         let (variants, pairs) = (self.variants(), self.pairs());
         let mut limits = small_limits();
         limits.ring_slots = self.ring_slots.unwrap_or(limits.ring_slots);
+        limits.staging_bytes = self.cell_bytes.unwrap_or(limits.staging_bytes);
+        limits.slot_bytes = self.cell_bytes.unwrap_or(limits.slot_bytes);
         let timeout = Options::from_env().unwrap().timeout;
         let options = Options { timeout, limits: Some(limits), ..options() };
         on_ranks(self.ranks, &options, |communicator| {
