@@ -57,7 +57,7 @@ MYELON_DEVICE void ring_specialized(const Args& args) {
   const Context context(args);
   Producer sender(context, (args.rank + 1) % kWorldSize, Places::kTalker);
   Consumer receiver(context, (args.rank + kWorldSize - 1) % kWorldSize, Places::kTalker);
-  const Places stages;
+  const Places stages(context);
   announce_operation(context, kWorldSize);
   advance_operation(context, MailboxUse{});
   const Schedule schedule(args, lane_share(pack_count<T>(args.count)));
@@ -73,7 +73,6 @@ MYELON_DEVICE void ring_specialized(const Args& args) {
         if (ready && warp_lane() == 0) {
           // Both at once as far as it matters: the later of the two decides.
           ready = (!Schedule::sends(piece.step) || sender.claim()) && (!Schedule::receives(piece.step) || receiver.wait());
-          if (!ready) stages.stop();
         }
         if (!sync_warp_and(ready)) return false;
 
@@ -132,7 +131,7 @@ MYELON_DEVICE void ring_specialized(const Args& args) {
         [&](u64 i, Pack<T> pack) { store_pack(args.output, piece.packs.first + i, args.count, pack); });
     stages.release(k);
     if (piece.ends_chunk && Schedule::sends(piece.step)) {
-      if (thread_index() == Places::kTalker) done = stages.wait_released(k);
+      done = sync_warp_and(thread_index() != Places::kTalker || stages.wait_released(k));
       if (!done) return false;
       sender.publish();
     }

@@ -24,7 +24,7 @@ MYELON_DEVICE void two_shot_tma(const Args& args) {
   const Context context(args);
   Staging<T> staging(context);
   LaneBarrier barrier(context, kWorldSize);
-  const Places stages;
+  const Places stages(context);
   const Share share = lane_share(pack_count<T>(args.count));
 
   staging.copy_in(share);
@@ -40,6 +40,7 @@ MYELON_DEVICE void two_shot_tma(const Args& args) {
     return Share{own.first + first, left < Places::kPiecePacks ? left : Places::kPiecePacks};
   };
 
+  bool done = true;
   if (stages.is_producer()) {
     auto push = [&](u64 k) {
       const Share part = piece(k);
@@ -53,10 +54,12 @@ MYELON_DEVICE void two_shot_tma(const Args& args) {
     };
     if (warp_lane() == 0) {
       // Piece k follows piece k - kStages in its stage, which is pushed first; the last ones of each stage have no successor.
-      for (u64 k = 0; k < pieces + kStages; ++k) {
+      u64 k = 0;
+      for (; k < pieces + kStages; ++k) {
         if (!stages.fills(k)) continue;
         if (k >= kStages && k - kStages < pieces) {
-          stages.claim(k);
+          done = stages.claim(k);
+          if (!done) break;
           push(k - kStages);
           // The stage is loaded into again: its content must have left.
           bulk_store_wait_read();
@@ -73,6 +76,7 @@ MYELON_DEVICE void two_shot_tma(const Args& args) {
           stages.load(k, source, staging.address(source, part.first), bytes);
         }
       }
+      stages.drain(k < pieces ? k : pieces);
       // ORDER: [bulk-store] the stores are in place, not only read, and back in the generic proxy, before the barrier signals.
       bulk_store_wait();
       fence_proxy_async();
@@ -81,7 +85,8 @@ MYELON_DEVICE void two_shot_tma(const Args& args) {
   } else {
     const Team team = stages.consumers();
     for (u64 k = 0; k < pieces; ++k) {
-      stages.wait(k);
+      done = stages.wait(k);
+      if (!done) break;
       for_each_pack<Places::kThreadPacks, T>(
           team, piece(k).packs,
           [&](u64 i) {
@@ -101,6 +106,7 @@ MYELON_DEVICE void two_shot_tma(const Args& args) {
       stages.release(k);
     }
   }
+  if (!sync_cta_and(done)) return;
   if (!barrier.arrive_and_wait()) return;
 
   for_each_pack<4, T>(

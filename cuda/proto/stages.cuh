@@ -6,13 +6,21 @@
 //   claim(k):   wait released(k - kStages)        wait(k):    wait for the arrival, and for all bytes that it announced
 //   publish(k): announce bytes, then bulk-load    release(k): one arrival a warp
 //
-// A stage belongs to one producer warp, so what that warp does with it needs no other order.
-// Waits here end when other threads of the CTA get on, and the hardware's copies, which always do. A thread that waits for a
-// peer is bounded by itself (sync/wait.cuh); when it gives up it calls `stop`, which ends all waits of the CTA.
+// A stage belongs to one producer warp, so what that warp does with it needs no other order. Whoever gives up a wait tells all
+// others through the fault word (sync/wait.cuh), the waits for stages as well.
 #pragma once
 #include "base/share.cuh"
+#include "sync/wait.cuh"
 
 namespace myelon {
+
+// A stage's phase that is not over yet.
+struct PhaseProbe {
+  Mbarrier* barrier;
+  u64 use;  // of the stage, from 0
+  MYELON_DEVICE bool ready() const { return mbarrier_try_wait_acquire_cta(barrier, static_cast<u32>(use) & 1); }
+  MYELON_DEVICE u64 seen() const { return use; }
+};
 
 // A stage has `kPlaces` places, one for each operand.
 template <class Config, u32 kPlaces>
@@ -27,7 +35,6 @@ class Stages {
   struct Flags {
     Mbarrier filled[kStages];
     Mbarrier emptied[kStages];
-    u32 stopped;
   };
   static_assert(sizeof(Flags) <= kStageFlagBytes, "Stages needs more than the host gives it");
 
@@ -39,13 +46,12 @@ class Stages {
   static constexpr u32 kTalker = kProducerWarps * kWarpThreads;
 
   // By all threads; in use after the next barrier of the CTA.
-  MYELON_DEVICE Stages() {
+  MYELON_DEVICE explicit Stages(const Context& context) : context_(context) {
     if (thread_index() != 0) return;
     for (u32 stage = 0; stage < kStages; ++stage) {
       mbarrier_init(&flags()->filled[stage], 1);
       mbarrier_init(&flags()->emptied[stage], kConsumerWarps);
     }
-    flags()->stopped = 0;
     // ORDER: [bulk-load] the mbarriers are there before the async proxy counts on them.
     fence_proxy_async();
   }
@@ -66,7 +72,7 @@ class Stages {
   // Producer warps. Whether this warp fills the piece.
   MYELON_DEVICE bool fills(u64 piece) const { return (piece % kStages) % kProducerWarps == warp_index(); }
 
-  // Waits until the stage of a piece is free; false when stopped.
+  // Waits until the stage of a piece is free; false when given up.
   MYELON_DEVICE bool claim(u64 piece) const { return piece < kStages || wait_released(piece - kStages); }
 
   // One thread of the warp, after a barrier of the warp if others have stored to the stage; then it loads `bytes`.
@@ -83,14 +89,15 @@ class Stages {
   // Waits for the loads into this warp's stages, of pieces before `end`: a CTA must not leave while its memory is written.
   MYELON_DEVICE void drain(u64 end) const {
     for (u64 piece = end > kStages ? end - kStages : 0; piece < end; ++piece) {
-      while (fills(piece) && !is_over(flags()->filled, piece)) poll_pause();
+      // Bounded by the hardware: what fills a stage has arrived itself before it goes on.
+      while (fills(piece) && !probe(flags()->filled, piece).ready()) poll_pause();
     }
   }
 
-  // Consumer warps, all threads. Waits until a piece is there; false when stopped.
+  // Consumer warps, all threads. Waits until a piece is there; false on the whole warp when one of its waits was given up.
   MYELON_DEVICE bool wait(u64 piece) const {
     // ORDER: [stage-filled] acquire end; completed bulk loads are visible with it.
-    return wait_until_over(flags()->filled, piece);
+    return sync_warp_and(wait_for_phase(flags()->filled, piece));
   }
 
   // Gives the stage of a piece back.
@@ -100,30 +107,30 @@ class Stages {
     if (warp_lane() == 0) mbarrier_arrive_release_cta(&flags()->emptied[piece % kStages]);
   }
 
-  // Any thread. Waits until all consumer warps have released a piece, one of the last kStages; false when stopped.
+  // Any thread. Waits until all consumer warps have released a piece, one of the last kStages; false when given up.
   MYELON_DEVICE bool wait_released(u64 piece) const {
     // ORDER: [stage-emptied] acquire end.
-    return wait_until_over(flags()->emptied, piece);
+    return wait_for_phase(flags()->emptied, piece);
   }
-
-  // Ends all waits of the CTA: a wait for a peer was given up.
-  MYELON_DEVICE void stop() const { st_relaxed_cta_shared(&flags()->stopped, 1); }
 
  private:
   MYELON_DEVICE Flags* flags() const { return reinterpret_cast<Flags*>(shared_memory()); }
 
   // INVARIANT: whoever asks holds up the phase after the one asked for, so the parity cannot be that of a later one.
-  MYELON_DEVICE bool is_over(Mbarrier* barriers, u64 piece) const {
-    return mbarrier_try_wait_acquire_cta(&barriers[piece % kStages], static_cast<u32>(piece / kStages) & 1);
+  static MYELON_DEVICE PhaseProbe probe(Mbarrier* barriers, u64 piece) {
+    return {&barriers[piece % kStages], piece / kStages};
   }
 
-  MYELON_DEVICE bool wait_until_over(Mbarrier* barriers, u64 piece) const {
-    while (!is_over(barriers, piece)) {
-      if (ld_relaxed_cta_shared(&flags()->stopped) != 0) return false;
+  MYELON_DEVICE bool wait_for_phase(Mbarrier* barriers, u64 piece) const {
+    PhaseProbe phase = probe(barriers, piece);
+    for (u32 poll = 0; poll < kHotPolls; ++poll) {
+      if (phase.ready()) return true;
       poll_pause();
     }
-    return true;
+    return cold_wait(context_, phase, context_.args.rank, phase.use + 1, 2);
   }
+
+  const Context context_;
 };
 
 }  // namespace myelon

@@ -31,13 +31,13 @@ MYELON_DEVICE void mbarrier_arrive_expect_release_cta(Mbarrier* barrier, u32 byt
                : "memory");
 }
 
-// Whether the phase of this parity is over. May sleep for a time that the hardware bounds.
+// Whether the phase of this parity is over. May sleep for about a microsecond before it says no.
 MYELON_DEVICE bool mbarrier_try_wait_acquire_cta(Mbarrier* barrier, u32 parity) {
   u32 over;
   asm volatile(
       "{\n"
       ".reg .pred p;\n"
-      "mbarrier.try_wait.parity.acquire.cta.shared::cta.b64 p, [%1], %2;\n"
+      "mbarrier.try_wait.parity.acquire.cta.shared::cta.b64 p, [%1], %2, 1000;\n"
       "selp.u32 %0, 1, 0, p;\n"
       "}"
       : "=r"(over)

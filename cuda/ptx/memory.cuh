@@ -66,20 +66,6 @@ MYELON_DEVICE void st_release_sys(u32* address, u32 value) {
   asm volatile("st.release.sys.global.u32 [%0], %1;" ::"l"(address), "r"(value) : "memory");
 }
 
-MYELON_DEVICE u32 ld_relaxed_cta_shared(const u32* address) {
-  u32 value;
-  asm volatile("ld.relaxed.cta.shared.u32 %0, [%1];"
-               : "=r"(value)
-               : "r"(static_cast<u32>(__cvta_generic_to_shared(address)))
-               : "memory");
-  return value;
-}
-
-MYELON_DEVICE void st_relaxed_cta_shared(u32* address, u32 value) {
-  asm volatile("st.relaxed.cta.shared.u32 [%0], %1;" ::"r"(static_cast<u32>(__cvta_generic_to_shared(address))), "r"(value)
-               : "memory");
-}
-
 MYELON_DEVICE u32 atomic_add_acq_rel_gpu(u32* address, u32 value) {
   u32 before;
   asm volatile("atom.add.acq_rel.gpu.global.u32 %0, [%1], %2;" : "=r"(before) : "l"(address), "r"(value) : "memory");

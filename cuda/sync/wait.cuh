@@ -70,9 +70,10 @@ MYELON_DEVICE bool host_says_stop(const Context& context, u64 now) {
   return ld_relaxed_sys(&context.args.control->abort) != 0;
 }
 
-// The cold half of a wait. `probe.ready()` reads what is waited for; `probe.seen()` is what it read last.
+// The cold half of a wait. `probe.ready()` reads what is waited for; `probe.seen()` is what it read last. `deadlines`: how many
+// of them it has; more than one if it waits for threads that wait for a peer themselves, and know better what is wrong.
 template <class Probe>
-MYELON_DEVICE_COLD bool cold_wait(Context context, Probe probe, u32 peer, u64 expected) {
+MYELON_DEVICE_COLD bool cold_wait(Context context, Probe probe, u32 peer, u64 expected, u64 deadlines = 1) {
   const Args& args = context.args;
   const u64 start = global_timer_ns();
   u64 next_check = start + kCheckIntervalNs;
@@ -98,7 +99,7 @@ MYELON_DEVICE_COLD bool cold_wait(Context context, Probe probe, u32 peer, u64 ex
       give_up(context, kFaultMismatch, peer, args.descriptor, theirs, waited);
       return false;
     }
-    if (args.deadline_ns != 0 && waited > args.deadline_ns) {
+    if (args.deadline_ns != 0 && waited > args.deadline_ns * deadlines) {
       give_up(context, kFaultStalled, peer, expected, probe.seen(), waited);
       return false;
     }
