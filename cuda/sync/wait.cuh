@@ -84,14 +84,17 @@ MYELON_DEVICE_COLD bool cold_wait(Context context, Probe probe, u32 peer, u64 ex
     if (now < next_check) continue;
     next_check = now + kCheckIntervalNs;
     const u64 waited = now - start;
-    if (host_says_stop(context, now)) {
-      give_up(context, kFaultAborted, peer, expected, probe.seen(), waited);
-      return false;
-    }
+    // WHY: the host first, but the peer's word counts more: when a peer's kernel gives up, both hosts hear of it later, and
+    // what the kernel says is the reason.
+    const bool told_to_stop = host_says_stop(context, now);
     const u64 peer_fault = ld_relaxed_sys(&context.state()->peer_fault);
     if (peer_fault != 0) {
       give_up(context, kFaultPeer, static_cast<u32>(peer_fault) - 1, expected, probe.seen(), waited,
               static_cast<u32>(peer_fault >> 32));
+      return false;
+    }
+    if (told_to_stop) {
+      give_up(context, kFaultAborted, peer, expected, probe.seen(), waited);
       return false;
     }
     u64 theirs;
