@@ -36,13 +36,19 @@ inline void mbarrier_arrive_expect_release_cta(Mbarrier* barrier, u32 bytes) {
 
 inline void mbarrier_arrive_release_cta(Mbarrier* barrier) { mbarrier_arrive_expect_release_cta(barrier, 0); }
 
+// Bytes of a load that are in place.
+inline void mbarrier_complete(Mbarrier* barrier, u64 bytes) {
+  const u64 word = __atomic_load_n(&barrier->word, __ATOMIC_RELAXED);
+  if (bytes > missing_bytes(word)) fail("more bytes loaded than their mbarrier expects");
+  mbarrier_change(barrier, 0 - (bytes << kBytesShift));
+}
+
 // What is left of a bulk load.
 struct BulkLoad {
   Mbarrier* barrier;
   u8* destination;
   const u8* source;
   u32 bytes;
-  u32 whole;
 };
 
 struct BulkLoads {
@@ -72,7 +78,9 @@ MYELON_SCHEDULER bool take_bulk_load(const Mbarrier* barrier, BulkLoad* taken) {
 }
 
 inline void copy_bytes(u8* destination, const u8* source, u32 bytes) {
-  for (u32 at = 0; at < bytes; at += 8) *reinterpret_cast<u64*>(destination + at) = *reinterpret_cast<const u64*>(source + at);
+  for (u32 at = 0; at < bytes; at += 8) {
+    *reinterpret_cast<u64*>(destination + at) = *reinterpret_cast<const u64*>(source + at);
+  }
 }
 
 inline void check_bulk_copy(const void* a, const void* b, u32 bytes) {
@@ -85,8 +93,9 @@ inline void bulk_load(void* shared_destination, const void* global_source, u32 b
   u8* destination = static_cast<u8*>(shared_destination);
   const u8* source = static_cast<const u8*>(global_source);
   const u32 half = bytes / 2;
+  add_bulk_load({barrier, destination + half, source + half, bytes - half});
   copy_bytes(destination, source, half);
-  add_bulk_load({barrier, destination + half, source + half, bytes - half, bytes});
+  mbarrier_complete(barrier, half);
 }
 
 inline bool mbarrier_try_wait_acquire_cta(Mbarrier* barrier, u32 parity) {
@@ -95,14 +104,10 @@ inline bool mbarrier_try_wait_acquire_cta(Mbarrier* barrier, u32 parity) {
   if (missing_arrivals(word) != 0) return false;
   // Everybody has arrived and somebody waits: the bytes cannot come later than now.
   BulkLoad load;
-  u64 bytes = 0;
   while (take_bulk_load(barrier, &load)) {
     copy_bytes(load.destination, load.source, load.bytes);
-    bytes += load.whole;
+    mbarrier_complete(barrier, load.bytes);
   }
-  if (bytes > missing_bytes(word)) fail("more bytes loaded than their mbarrier expects");
-  if (bytes == 0) return false;
-  mbarrier_change(barrier, 0 - (bytes << kBytesShift));
   return __atomic_load_n(&barrier->word, __ATOMIC_ACQUIRE) >> 63 != parity;
 }
 

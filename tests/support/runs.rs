@@ -22,6 +22,8 @@ pub(crate) struct Run {
     variants: Option<Vec<String>>,
     /// Slots of a ring, instead of those of `small_limits`.
     ring_slots: Option<u32>,
+    /// Most lanes that are drawn, instead of 4.
+    most_lanes: Option<u64>,
     /// Bytes of a staging half and of a slot, instead of those of `small_limits`.
     cell_bytes: Option<u64>,
     /// What the child is started with.
@@ -68,7 +70,7 @@ impl Run {
                 let variant = random.pick(&variants);
                 let (dtype, op) = *random.pick(&pairs);
                 let count = count(&mut random, dtype);
-                let lanes = Some(1 + random.below(4) as u32);
+                let lanes = Some(1 + random.below(self.most_lanes.unwrap_or(4)) as u32);
                 let (in_place, seed) = (random.below(2) == 0, random.next());
                 if variant.supports(dtype, op).is_err() {
                     continue;
