@@ -13,7 +13,7 @@ fn host(criterion: &mut Criterion) {
     let world_size = WorldSize::new(8).unwrap();
     let table = LaneTable::embedded(DeviceKind::Cuda);
     let (layout, _) = HeapLimits::of(DeviceKind::Cuda).layout(world_size).unwrap();
-    let terrain = Terrain { device: DeviceKind::Cuda, world_size, layout: &layout, sentinel: true };
+    let terrain = Terrain { device: DeviceKind::Cuda, world_size, layout: &layout, sentinel: true, arch: "sm_90a" };
     for (name, count) in [("1 KiB", 256), ("1 MiB", 1 << 18), ("1 GiB", 1 << 28)] {
         let request = Request { count, dtype: DType::F32, op: ReduceOp::Sum };
         let choose = || table.choose("sm_90a", world_size, black_box(&request)).unwrap();

@@ -17,6 +17,7 @@ constexpr u64 kSentinelBuffers = 3;
 constexpr u64 kLlBuffers = 2;
 constexpr u64 kStagingBuffers = 2;
 constexpr u64 kPackBytes = 16;
+constexpr u32 kStageFlagBytes = 256;
 constexpr u32 kOperationBits = 24;
 constexpr u32 kDescriptorBits = 64 - kOperationBits;
 

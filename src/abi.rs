@@ -21,6 +21,8 @@ pub const STAGING_BUFFERS: u64 = 2;
 pub const SENTINEL_BYTE: u8 = 0xff;
 /// Bytes one thread moves at a time.
 pub const PACK_BYTES: u64 = 16;
+/// Shared memory before the stages of a kernel with producer warps: their mbarriers.
+pub const STAGE_FLAG_BYTES: u32 = 256;
 
 /// Where the parts of a heap lie. Equal on all ranks.
 #[repr(C)]

@@ -24,6 +24,14 @@ ranks = 3
 operations = 60
 pairs = ["bf16 avg", "u8 sum"]
 ring_slots = 2
+
+[[run]]
+name = "stages"
+ranks = 2
+operations = 40
+pairs = ["f32 sum", "u8 max"]
+variants = ["two_shot_tma", "ring_specialized"]
+cell_bytes = 12288
 "#;
 
 #[derive(serde::Deserialize)]

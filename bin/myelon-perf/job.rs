@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use myelon_ccl::device::DeviceKind;
 use myelon_ccl::measure::compare::AUTO;
 use myelon_ccl::{DType, Error, ReduceOp, Result, WorldSize};
 
@@ -50,7 +51,12 @@ pub(crate) struct Job {
 }
 
 /// One job a type and operator. A variant that was named must support what was named; `all` means all that is supported.
-pub(crate) fn jobs(args: &SweepArgs, ranks: WorldSize, here: &dyn Surroundings) -> Result<Vec<Job>> {
+pub(crate) fn jobs(
+    args: &SweepArgs,
+    device: DeviceKind,
+    ranks: WorldSize,
+    here: &dyn Surroundings,
+) -> Result<Vec<Job>> {
     let known = here.variants();
     let all_variants = args.variants.iter().any(|name| name == "all");
     let mut names: Vec<&str> = Vec::new();
@@ -87,7 +93,7 @@ pub(crate) fn jobs(args: &SweepArgs, ranks: WorldSize, here: &dyn Surroundings) 
                 candidates.push(Candidate::Auto);
                 continue;
             }
-            match here.refusal(name, ranks, dtype, op) {
+            match here.refusal(name, device, ranks, dtype, op) {
                 None => candidates.extend(shapes.iter().map(|&shape| Candidate::Variant(name.to_owned(), shape))),
                 Some(why) => {
                     let error = Error::unsupported(format!(

@@ -22,7 +22,14 @@ pub(crate) trait Surroundings {
     /// Whether `all` takes this variant.
     fn is_enabled(&self, variant: &str) -> bool;
     /// Why a variant cannot serve this, in words that follow "variant 'x' "; none if it can.
-    fn refusal(&self, variant: &str, ranks: WorldSize, dtype: DType, op: ReduceOp) -> Option<String>;
+    fn refusal(
+        &self,
+        variant: &str,
+        device: DeviceKind,
+        ranks: WorldSize,
+        dtype: DType,
+        op: ReduceOp,
+    ) -> Option<String>;
 }
 
 /// How ranks become threads of execution.
@@ -83,7 +90,7 @@ impl SweepRequest {
             check: args.check,
             graph: args.graph,
             in_place: args.in_place,
-            jobs: job::jobs(args, ranks, here)?,
+            jobs: job::jobs(args, device, ranks, here)?,
             against: baselines(args, device, ranks, here)?,
             json: args.json.clone(),
             csv: args.csv.clone(),
@@ -233,7 +240,14 @@ pub(crate) mod fake {
         fn is_enabled(&self, variant: &str) -> bool {
             variant != "slow"
         }
-        fn refusal(&self, variant: &str, ranks: WorldSize, dtype: DType, _op: ReduceOp) -> Option<String> {
+        fn refusal(
+            &self,
+            variant: &str,
+            _device: DeviceKind,
+            ranks: WorldSize,
+            dtype: DType,
+            _op: ReduceOp,
+        ) -> Option<String> {
             match variant {
                 "ring" if dtype.is_fp8() => Some("has no 8-bit floats".into()),
                 "pair" if ranks.get() != 2 => Some("runs over 2 ranks".into()),

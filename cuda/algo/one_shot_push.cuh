@@ -41,7 +41,7 @@ MYELON_DEVICE void one_shot_push(const Args& args) {
       return due && team.member != args.rank;
     };
     typename Mailbox::Parcel parcel[1];
-    if (!warp_and(receive(context, mailbox, cell, parcel))) return false;
+    if (!sync_warp_and(receive(context, mailbox, cell, parcel))) return false;
     const Pack<T> part = team.member == args.rank && due
                              ? mailbox.as_received(load_pack<T>(args.input, index, args.count))
                              : parcel[0].pack();

@@ -89,21 +89,22 @@ extern "C" void myelon_fiber_switch(void** save_stack_pointer, void* load_stack_
 namespace myelon {
 
 struct Cta;
-struct Warp;
 struct PendingCopies;
+struct BulkStores;
 
 struct Fiber {
   void* stack_pointer;
   u8* stack;
   u64 stack_bytes;
   Cta* cta;
-  Warp* warp;
   Fiber* next;      // ring of live fibers
   Fiber* previous;
   u32 thread;
   u32 asleep;       // rounds of the ring to sit out: an injected delay
   void* sanitizer;  // ThreadSanitizer's fiber, or AddressSanitizer's fake stack
   PendingCopies* copies;  // cp.async under way
+  BulkStores* bulk_stores;
+  u32 stores_under_way;  // of bulk_stores
 };
 
 // The lowest word of a stack: overwritten by a kernel that needs more than there is.

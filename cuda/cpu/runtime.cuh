@@ -16,27 +16,28 @@
 
 namespace myelon {
 
-constexpr u32 kWarpThreads = 32;
+struct BulkLoads;
 
-// Threads that meet at barriers: those of a CTA, or of a warp.
-struct Meeting {
-  u32 threads;
+// A barrier of a CTA or of one of its warps.
+struct Barrier {
   u32 ended;       // threads that returned
   u32 arrived;     // threads at the barrier
-  u32 generation;  // barriers completed
-  u32 vetoes[2];   // false votes of the barrier under way, by its generation's parity
+  u32 generation;  // times it was passed
+  u32 vetoes[2];   // false votes of the time under way, by its generation's parity
 };
 
-struct Warp {
-  Meeting meeting;
-  u64 given[2][kWarpThreads][2];  // values being shuffled, by the generation's parity
-};
+constexpr u32 kWarpThreads = 32;
+constexpr u32 kMaxWarps = 32;
 
 struct Cta {
   u8* shared;
   u32 index;
   u32 threads;
-  Meeting meeting;
+  Barrier barrier;
+  Barrier warp_barrier[kMaxWarps];
+  u64 given[kMaxWarps][2][kWarpThreads][2];  // packs being shuffled in a warp, by the parity of its barrier's generation
+  BulkLoads* bulk_loads;
+  u32 loads_under_way;  // of bulk_loads
 };
 
 struct Grid {
@@ -45,9 +46,8 @@ struct Grid {
   Fiber main;
   Fiber* fibers;
   Cta* ctas;
-  Warp* warps;
   u32 live;
-  u32 blocked;      // fibers at barriers that are not complete
+  u32 blocked;      // fibers at barriers that are not passed yet
   u32 idle_yields;  // yields since something last moved on
   u64 delay_state;
 };
@@ -115,28 +115,9 @@ MYELON_SCHEDULER void note_blocked(i32 fibers) {
   if (grid->blocked == grid->live) fail("all threads wait at a barrier, but not at the same");
 }
 
-// Waits until all threads of the meeting have come; true when all of them voted so.
-inline bool meet(Meeting& meeting, bool vote) {
-  if (meeting.ended != 0) fail("a barrier after a thread of the CTA has returned");
-  const u32 generation = __atomic_load_n(&meeting.generation, __ATOMIC_ACQUIRE);
-  if (!vote) __atomic_add_fetch(&meeting.vetoes[generation & 1], 1, __ATOMIC_RELAXED);
-  if (__atomic_add_fetch(&meeting.arrived, 1, __ATOMIC_ACQ_REL) == meeting.threads) {
-    __atomic_store_n(&meeting.arrived, 0, __ATOMIC_RELAXED);
-    // INVARIANT: all threads have read the votes of the barrier before this one: they have arrived at this one.
-    __atomic_store_n(&meeting.vetoes[(generation + 1) & 1], 0, __ATOMIC_RELAXED);
-    note_progress();
-    note_blocked(1 - static_cast<i32>(meeting.threads));
-    __atomic_store_n(&meeting.generation, generation + 1, __ATOMIC_RELEASE);
-  } else {
-    note_blocked(1);
-    while (__atomic_load_n(&meeting.generation, __ATOMIC_ACQUIRE) == generation) yield();
-  }
-  return __atomic_load_n(&meeting.vetoes[generation & 1], __ATOMIC_RELAXED) == 0;
-}
-
-MYELON_SCHEDULER void leave(Meeting& meeting) {
-  if (meeting.arrived != 0) fail("a thread returned while others of its CTA wait at a barrier");
-  ++meeting.ended;
+MYELON_SCHEDULER void leave_barrier(Barrier& barrier) {
+  if (barrier.arrived != 0) fail("a thread returned while others wait at a barrier");
+  ++barrier.ended;
 }
 
 MYELON_SCHEDULER void run_fiber() {
@@ -158,8 +139,11 @@ MYELON_SCHEDULER void run_fiber() {
   __tsan_release(grid->launch->order);
 #endif
   Fiber* ended = current;
-  leave(ended->cta->meeting);
-  leave(ended->warp->meeting);
+  Cta& cta = *ended->cta;
+  leave_barrier(cta.barrier);
+  leave_barrier(cta.warp_barrier[ended->thread / kWarpThreads]);
+  if (ended->stores_under_way != 0) fail("a thread returned with bulk stores under way");
+  if (cta.barrier.ended == cta.threads && cta.loads_under_way != 0) fail("a CTA ended with bulk loads under way");
   note_progress();
   ended->previous->next = ended->next;
   ended->next->previous = ended->previous;
@@ -185,7 +169,6 @@ MYELON_SCHEDULER void* sanitizer_fiber(u64 index) {
 MYELON_SCHEDULER void run_grid(const CpuLaunch* launch, void (*body)(const void*)) {
   const u64 shared_stride = (static_cast<u64>(launch->shared_bytes) + 127) / 128 * 128;
   const u64 fibers = static_cast<u64>(launch->grid) * launch->block;
-  const u64 warps_per_cta = (launch->block + kWarpThreads - 1) / kWarpThreads;
   u8* shared = static_cast<u8*>(aligned_alloc(128, shared_stride * launch->grid + 128));
   // Garbage, as on a GPU: a kernel that reads shared memory it did not write must not get away with zeros.
   memset(shared, 0xa5, shared_stride * launch->grid);
@@ -200,18 +183,17 @@ MYELON_SCHEDULER void run_grid(const CpuLaunch* launch, void (*body)(const void*
   run.body = body;
   run.fibers = static_cast<Fiber*>(calloc(fibers, sizeof(Fiber)));
   run.ctas = static_cast<Cta*>(calloc(launch->grid, sizeof(Cta)));
-  run.warps = static_cast<Warp*>(calloc(launch->grid * warps_per_cta, sizeof(Warp)));
   run.live = static_cast<u32>(fibers);
   run.delay_state = launch->delay_seed;
   for (u32 cta = 0; cta < launch->grid; ++cta) {
-    run.ctas[cta] = Cta{shared + cta * shared_stride, cta, launch->block, {launch->block, 0, 0, 0, {0, 0}}};
+    run.ctas[cta].shared = shared + cta * shared_stride;
+    run.ctas[cta].index = cta;
+    run.ctas[cta].threads = launch->block;
   }
   for (u64 i = 0; i < fibers; ++i) {
     Fiber& fiber = run.fibers[i];
     fiber.cta = &run.ctas[i / launch->block];
     fiber.thread = static_cast<u32>(i % launch->block);
-    fiber.warp = &run.warps[i / launch->block * warps_per_cta + fiber.thread / kWarpThreads];
-    ++fiber.warp->meeting.threads;
     fiber.next = &run.fibers[(i + 1) % fibers];
     fiber.previous = &run.fibers[(i + fibers - 1) % fibers];
     fiber.stack = launch->stacks + i * launch->stack_bytes;
@@ -235,12 +217,13 @@ MYELON_SCHEDULER void run_grid(const CpuLaunch* launch, void (*body)(const void*
     current = &run.fibers[i];
     if (*reinterpret_cast<u64*>(current->stack) != kStackCanary) fail("a thread used more stack than there is");
     free(current->copies);
+    free(current->bulk_stores);
   }
   grid = nullptr;
   current = nullptr;
+  for (u32 cta = 0; cta < launch->grid; ++cta) free(run.ctas[cta].bulk_loads);
   free(run.fibers);
   free(run.ctas);
-  free(run.warps);
   free(shared);
 }
 

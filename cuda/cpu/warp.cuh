@@ -4,18 +4,15 @@
 
 namespace myelon {
 
-MYELON_DEVICE u32 warp_lane() { return current->thread % kWarpThreads; }
-
 inline Bytes16 warp_shuffle(Bytes16 value, u32 from) {
-  Warp& warp = *current->warp;
-  // INVARIANT: a place is written again two meetings later, when everybody has read it.
-  u64(*given)[2] = warp.given[__atomic_load_n(&warp.meeting.generation, __ATOMIC_ACQUIRE) & 1];
+  Cta& cta = *current->cta;
+  const u32 generation = __atomic_load_n(&cta.warp_barrier[warp_index()].generation, __ATOMIC_ACQUIRE);
+  // INVARIANT: a place is written again two barriers later, when everybody has read it.
+  u64(*given)[2] = cta.given[warp_index()][generation & 1];
   given[warp_lane()][0] = value.half[0];
   given[warp_lane()][1] = value.half[1];
-  meet(warp.meeting, true);
+  sync_warp();
   return {{given[from][0], given[from][1]}};
 }
-
-MYELON_DEVICE bool warp_and(bool vote) { return meet(current->warp->meeting, vote); }
 
 }  // namespace myelon

@@ -15,19 +15,22 @@
 
 namespace myelon {
 
-// Thread of the CTA that talks to each side: two warps, so that both waits go on at once.
+// Threads of the CTA that talk to each side where all threads work alike: two warps, so that both waits go on at once.
 constexpr u32 kConsumerThread = 0;
 constexpr u32 kProducerThread = 32;
 
+// All threads that need to know where the slots lie keep a session, and count in it; one of them, the talker, tells the peer.
+
 class Producer {
  public:
-  MYELON_DEVICE Producer(const Context& context, u32 next)
+  MYELON_DEVICE Producer(const Context& context, u32 next, u32 talker = kProducerThread)
       : context_(context),
         next_(next),
+        talker_(talker),
         sequence_(ld_relaxed_sys(&context.lane_state(context.args.rank)->published)),
         cached_gating_(0) {}
 
-  // Waits for credit to use the next slot. One thread of the CTA; the others learn of it at the CTA's barrier.
+  // Waits for credit to use the next slot. One thread; the others learn of it at a barrier.
   MYELON_DEVICE bool claim() {
     const u64 slots = context_.args.layout.ring_slots;
     const u64 next_sequence = sequence_ + 1;
@@ -47,38 +50,44 @@ class Producer {
     return context_.in_heap<u8>(next_, layout.ring + cell * layout.slot_bytes);
   }
 
-  // Hands the filled slot over. All threads, after the CTA's barrier that follows the last store to the slot.
+  // Hands the filled slot over. All threads that keep count, after a barrier that follows the last store to the slot.
   MYELON_DEVICE void publish() {
     const u64 index = sequence_ & (context_.args.layout.ring_slots - 1);
     ++sequence_;
     // ORDER: [slot-publish] the CTA's stores to the slot are before this release; pairs the acquire in Consumer::wait.
-    if (thread_index() == kProducerThread) st_release_sys(&context_.lane_state(next_)->slot_sequence[index], sequence_);
+    if (thread_index() == talker_) st_release_sys(&context_.lane_state(next_)->slot_sequence[index], sequence_);
   }
 
   MYELON_DEVICE void finish() {
-    if (thread_index() == kProducerThread) context_.lane_state(context_.args.rank)->published = sequence_;
+    if (thread_index() == talker_) context_.lane_state(context_.args.rank)->published = sequence_;
   }
 
  private:
   const Context context_;
   const u32 next_;
+  const u32 talker_;
   u64 sequence_;
   u64 cached_gating_;
 };
 
 class Consumer {
  public:
-  MYELON_DEVICE Consumer(const Context& context, u32 previous)
+  MYELON_DEVICE Consumer(const Context& context, u32 previous, u32 talker = kConsumerThread)
       : context_(context),
         previous_(previous),
-        sequence_(ld_relaxed_sys(&context.lane_state(context.args.rank)->consumed)) {}
+        talker_(talker),
+        sequence_(ld_relaxed_sys(&context.lane_state(context.args.rank)->consumed)),
+        waited_for_(0) {}
 
-  // Waits for the next slot. One thread of the CTA; the others learn of it at the CTA's barrier.
+  // Waits for the next slot. One thread; the others learn of it at a barrier.
   MYELON_DEVICE bool wait() {
+    if (waited_for_ == sequence_ + 1) return true;
     const u64 index = sequence_ & (context_.args.layout.ring_slots - 1);
     // ORDER: [slot-publish] acquire end: the producer's stores to the slot are before our reads of it.
     const u64* published = &context_.lane_state(context_.args.rank)->slot_sequence[index];
-    return wait_for_sequence(context_, published, sequence_ + 1, previous_);
+    if (!wait_for_sequence(context_, published, sequence_ + 1, previous_)) return false;
+    waited_for_ = sequence_ + 1;
+    return true;
   }
 
   // The slot that was waited for: in our own memory.
@@ -88,21 +97,23 @@ class Consumer {
     return context_.in_heap<u8>(context_.args.rank, layout.ring + cell * layout.slot_bytes);
   }
 
-  // Gives the slot back. All threads, after the CTA's barrier that follows the last read of the slot.
+  // Gives the slot back. All threads that keep count, after a barrier that follows the last read of the slot.
   MYELON_DEVICE void release() {
     ++sequence_;
     // ORDER: [slot-release] the CTA's reads of the slot are before this release; pairs the acquire in Producer::claim.
-    if (thread_index() == kConsumerThread) st_release_sys(&context_.lane_state(previous_)->gating, sequence_);
+    if (thread_index() == talker_) st_release_sys(&context_.lane_state(previous_)->gating, sequence_);
   }
 
   MYELON_DEVICE void finish() {
-    if (thread_index() == kConsumerThread) context_.lane_state(context_.args.rank)->consumed = sequence_;
+    if (thread_index() == talker_) context_.lane_state(context_.args.rank)->consumed = sequence_;
   }
 
  private:
   const Context context_;
   const u32 previous_;
+  const u32 talker_;
   u64 sequence_;
+  u64 waited_for_;
 };
 
 }  // namespace myelon

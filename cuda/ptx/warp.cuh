@@ -4,16 +4,9 @@
 
 namespace myelon {
 
-constexpr u32 kWarpThreads = 32;
-
-MYELON_DEVICE u32 warp_lane() { return threadIdx.x % kWarpThreads; }
-
 // The value that thread `from` of the warp gives.
 MYELON_DEVICE Bytes16 warp_shuffle(Bytes16 value, u32 from) {
   return {{__shfl_sync(~0u, value.half[0], from), __shfl_sync(~0u, value.half[1], from)}};
 }
-
-// True when `vote` is true on every thread of the warp.
-MYELON_DEVICE bool warp_and(bool vote) { return __all_sync(~0u, vote) != 0; }
 
 }  // namespace myelon

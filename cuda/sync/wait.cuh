@@ -70,9 +70,10 @@ MYELON_DEVICE bool host_says_stop(const Context& context, u64 now) {
   return ld_relaxed_sys(&context.args.control->abort) != 0;
 }
 
-// The cold half of a wait. `probe.ready()` reads what is waited for; `probe.seen()` is what it read last.
+// The cold half of a wait. `probe.ready()` reads what is waited for; `probe.seen()` is what it read last. `deadlines`: how many
+// of them it has; more than one if it waits for threads that wait for a peer themselves, and know better what is wrong.
 template <class Probe>
-MYELON_DEVICE_COLD bool cold_wait(Context context, Probe probe, u32 peer, u64 expected) {
+MYELON_DEVICE_COLD bool cold_wait(Context context, Probe probe, u32 peer, u64 expected, u64 deadlines = 1) {
   const Args& args = context.args;
   const u64 start = global_timer_ns();
   u64 next_check = start + kCheckIntervalNs;
@@ -83,14 +84,17 @@ MYELON_DEVICE_COLD bool cold_wait(Context context, Probe probe, u32 peer, u64 ex
     if (now < next_check) continue;
     next_check = now + kCheckIntervalNs;
     const u64 waited = now - start;
-    if (host_says_stop(context, now)) {
-      give_up(context, kFaultAborted, peer, expected, probe.seen(), waited);
-      return false;
-    }
+    // WHY: the host first, but the peer's word counts more: when a peer's kernel gives up, both hosts hear of it later, and
+    // what the kernel says is the reason.
+    const bool told_to_stop = host_says_stop(context, now);
     const u64 peer_fault = ld_relaxed_sys(&context.state()->peer_fault);
     if (peer_fault != 0) {
       give_up(context, kFaultPeer, static_cast<u32>(peer_fault) - 1, expected, probe.seen(), waited,
               static_cast<u32>(peer_fault >> 32));
+      return false;
+    }
+    if (told_to_stop) {
+      give_up(context, kFaultAborted, peer, expected, probe.seen(), waited);
       return false;
     }
     const u64 theirs = ld_relaxed_sys(context.signature(args.rank, peer, context.operation));
@@ -98,7 +102,7 @@ MYELON_DEVICE_COLD bool cold_wait(Context context, Probe probe, u32 peer, u64 ex
       give_up(context, kFaultMismatch, peer, args.descriptor, descriptor_in(theirs), waited);
       return false;
     }
-    if (args.deadline_ns != 0 && waited > args.deadline_ns) {
+    if (args.deadline_ns != 0 && waited > args.deadline_ns * deadlines) {
       give_up(context, kFaultStalled, peer, expected, probe.seen(), waited);
       return false;
     }

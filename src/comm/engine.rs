@@ -97,6 +97,7 @@ impl KernelEngine {
             world_size: self.world_size,
             layout: self.heap.layout(),
             sentinel: self.sentinel,
+            arch: &self.arch,
         };
         Plan::new(&terrain, request, choice)
     }

@@ -49,6 +49,9 @@ pub struct VariantSpec {
     /// Architectures on which the protocol's hardware assumption has been tried; `None` where PTX guarantees what it needs.
     #[serde(default)]
     pub tried_on: Option<Vec<String>>,
+    /// Oldest architecture that has the instructions it uses, `sm_90`; any if absent. The CPU device has them all.
+    #[serde(default, deserialize_with = "compute_capability")]
+    pub min_arch: Option<u32>,
     /// Default shapes, first fit.
     pub tuning: Vec<Tuning>,
 }
@@ -131,6 +134,25 @@ pub struct Tuning {
     /// Pipeline stages, for variants that have them.
     #[serde(default)]
     pub stages: Option<u32>,
+    /// Packs that a stage holds for each thread that is not of a producer warp; one of every rank if absent.
+    #[serde(default)]
+    pub stage_packs: Option<u32>,
+    /// Warps that fill the stages for the others, for variants that divide the work so. At most one a stage, and one warp less
+    /// than there are.
+    #[serde(default)]
+    pub producer_warps: Option<u32>,
+}
+
+fn compute_capability<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    capability_of(&text)
+        .map(Some)
+        .ok_or_else(|| serde::de::Error::custom(format!("'{text}' is not an architecture like sm_90")))
+}
+
+/// Ten times the compute capability that an architecture has, 90 for `sm_90a`; `None` for what is no GPU's.
+fn capability_of(arch: &str) -> Option<u32> {
+    arch.strip_prefix("sm_")?.trim_end_matches(['a', 'f']).parse().ok()
 }
 
 fn bytes<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
@@ -174,9 +196,20 @@ impl VariantSpec {
         Ok(())
     }
 
+    /// Whether this architecture has the instructions it uses; the reason if not.
+    pub fn runs_on(&self, arch: &str) -> Result<()> {
+        match (self.min_arch, capability_of(arch)) {
+            (Some(least), Some(have)) if have < least => Err(Error::unsupported(format!(
+                "variant {} needs sm_{least} or newer, this device is {arch}",
+                self.name
+            ))),
+            _ => Ok(()),
+        }
+    }
+
     /// Whether `auto` may take it on this architecture.
     pub fn is_trusted_on(&self, arch: &str) -> bool {
-        self.tried_on.as_ref().is_none_or(|tried| tried.iter().any(|known| known == arch))
+        self.runs_on(arch).is_ok() && self.tried_on.as_ref().is_none_or(|tried| tried.iter().any(|known| known == arch))
     }
 
     /// The default shape for a message.
@@ -223,6 +256,11 @@ impl Manifest {
                 let threads_fit = row.threads.is_multiple_of(32) && (32..=1024).contains(&row.threads);
                 if row.lanes == 0 || row.lanes > crate::abi::MAX_LANES || !threads_fit {
                     return Err(wrong(&spec.name, format!("{} lanes of {} threads", row.lanes, row.threads)));
+                }
+                let stages = row.stages.unwrap_or(0);
+                if row.producer_warps.is_some_and(|warps| warps == 0 || warps > stages || warps * 32 >= row.threads) {
+                    let what = "producer warps: one or more, at most one a stage, and a warp must be left to consume";
+                    return Err(wrong(&spec.name, what.into()));
                 }
             }
         }
@@ -271,8 +309,25 @@ mod tests {
         {
             assert!(Manifest::parse(&SOURCE.replacen(from, to, 1)).is_err(), "{to}");
         }
+        let producers = SOURCE.replacen("producer_warps = 1", "producer_warps = 9", 1);
+        assert!(Manifest::parse(&producers).unwrap_err().to_string().contains("a warp must be left to consume"));
+        let arch = SOURCE.replacen("min_arch = \"sm_80\"", "min_arch = \"ampere\"", 1);
+        assert!(Manifest::parse(&arch).unwrap_err().to_string().contains("'ampere'"));
         let twice = format!("{SOURCE}\n{}", &SOURCE[SOURCE.find("[[variant]]").unwrap()..]);
         assert!(Manifest::parse(&twice).unwrap_err().to_string().contains("named twice"));
+    }
+
+    #[test]
+    fn variants_say_which_architectures_they_need() {
+        let variant = Manifest::embedded().get("two_shot_tma").unwrap();
+        for arch in ["sm_90", "sm_90a", "sm_100a", "sm_120", "cpu"] {
+            variant.runs_on(arch).unwrap();
+        }
+        for arch in ["sm_70", "sm_80", "sm_89"] {
+            let message = variant.runs_on(arch).unwrap_err().to_string();
+            assert!(message.contains("two_shot_tma needs sm_90") && message.contains(arch), "{message}");
+            assert!(!variant.is_trusted_on(arch));
+        }
     }
 
     #[test]

@@ -90,16 +90,19 @@ pub struct Terrain<'a> {
     pub layout: &'a HeapLayout,
     /// Whether sentinel mailboxes may be used.
     pub sentinel: bool,
+    /// Architecture of the devices.
+    pub arch: &'a str,
 }
 
 impl Plan {
     /// The plan of a request under a choice.
     ///
-    /// Errors: [`Error::Unsupported`] when the variant lacks the type or operator; [`Error::InvalidArgument`] for a shape
-    /// that the heap has no room for.
+    /// Errors: [`Error::Unsupported`] when the variant lacks the type or operator, or needs another architecture;
+    /// [`Error::InvalidArgument`] for a shape that the heap has no room for.
     pub fn new(terrain: &Terrain<'_>, request: &Request, choice: &Choice) -> Result<Self> {
         let spec = &choice.variant;
         spec.supports(request.dtype, request.op)?;
+        spec.runs_on(terrain.arch)?;
         let layout = terrain.layout;
         let tuning = spec.tuning(terrain.device, request.bytes())?;
         let threads = choice.threads.unwrap_or(tuning.threads);
@@ -117,6 +120,13 @@ impl Plan {
         let most_lanes = choice.lanes.unwrap_or(tuning.lanes).min(layout.lane_count);
         let sentinel = spec.mailbox == Mailbox::Sentinel && terrain.sentinel && request.dtype.is_float();
         let stages = tuning.stages.unwrap_or(0);
+        let producer_warps = tuning.producer_warps.unwrap_or(0);
+        if producer_warps > 0 && threads < 64 {
+            return Err(Error::invalid(format!(
+                "{threads} threads a lane: {} needs 64 or more, for a producer and a consumer warp",
+                spec.name
+            )));
+        }
         let kernel = KernelKey {
             variant: Arc::clone(spec),
             dtype: request.dtype,
@@ -124,6 +134,9 @@ impl Plan {
             world_size: terrain.world_size,
             threads,
             stages,
+            stage_packs: tuning.stage_packs.unwrap_or(terrain.world_size.get()),
+            // A stage belongs to one producer warp, and one warp at least consumes.
+            producer_warps: producer_warps.min(stages).min(threads / 32 - 1),
             sentinel,
         };
         let element_bytes = request.dtype.size_bytes() as u64;
@@ -143,7 +156,7 @@ impl Plan {
         let worthwhile = (piece_bytes.div_ceil(PACK_BYTES) * pack_threads).div_ceil(u64::from(threads) * lane_packs);
         let lanes = worthwhile.max(piece_bytes.div_ceil(cell_bytes)).clamp(1, u64::from(most_lanes)) as u32;
         let chunk_bytes = chunk(choice, tuning, layout.slot_bytes);
-        let shared_bytes = stages * terrain.world_size.get() * threads * PACK_BYTES as u32;
+        let shared_bytes = kernel.shared_bytes();
         Ok(Self { kernel, lanes, shared_bytes, chunk_bytes, piece_elements })
     }
 

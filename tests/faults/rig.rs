@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use myelon_ccl::device::Device;
 use myelon_ccl::device::handles::{Buffer, Stream};
-use myelon_ccl::variant::{Choice, Manifest, Request, VariantSpec};
+use myelon_ccl::variant::{Choice, Request, VariantSpec};
 use myelon_ccl::{Communicator, DType, Error, Options, Rank, ReduceOp, Result};
 
+pub(crate) use crate::support::variants;
 use crate::support::{on_devices, options};
 
 /// Deadline of waits that are meant to pass it.
@@ -16,11 +17,6 @@ pub(crate) const SHORT: Duration = Duration::from_millis(300);
 pub(crate) const SOON: Duration = Duration::from_secs(3);
 /// Elements of an operand: several pieces of everything.
 pub(crate) const ELEMENTS: u64 = 2000;
-
-/// Every variant that this build runs.
-pub(crate) fn variants() -> Vec<Arc<VariantSpec>> {
-    Manifest::embedded().enabled().cloned().collect()
-}
 
 /// Options whose deadline is `timeout`.
 pub(crate) fn with_timeout(timeout: Duration) -> Options {

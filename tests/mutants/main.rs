@@ -68,12 +68,14 @@ enum Reason {
     OutsideMemory,
     /// The CPU device: not all threads of a CTA come to a barrier.
     DivergentBarrier,
+    /// The CPU device: a bulk copy nobody waited for, or an mbarrier out of step.
+    BulkCopy,
     /// Nothing ended the child but its deadline.
     Hung,
 }
 
 /// The words that only this reason brings with it.
-const SIGNS: [(&str, Reason); 10] = [
+const SIGNS: [(&str, Reason); 13] = [
     ("ERROR: AddressSanitizer", Reason::OutsideMemory),
     ("WARNING: ThreadSanitizer: data race", Reason::DataRace),
     ("wrote past its output", Reason::WroteOutside),
@@ -85,6 +87,9 @@ const SIGNS: [(&str, Reason); 10] = [
     ("stalled: rank", Reason::Stalled),
     ("PeerMismatch {", Reason::Mismatch),
     ("wait at a barrier", Reason::DivergentBarrier),
+    ("bulk loads under way", Reason::BulkCopy),
+    ("bulk stores under way", Reason::BulkCopy),
+    ("more arrivals than a phase has", Reason::BulkCopy),
     ("a barrier after a thread of the CTA has returned", Reason::DivergentBarrier),
 ];
 

@@ -17,7 +17,7 @@ use myelon_ccl::device::cuda::CudaDevice;
 use myelon_ccl::device::handles::{Buffer, Stream};
 use myelon_ccl::device::{DeviceKind, DevicePtr};
 use myelon_ccl::memory::HeapLimits;
-use myelon_ccl::variant::{Choice, Request};
+use myelon_ccl::variant::{Choice, Manifest, Request, VariantSpec};
 use myelon_ccl::{Communicator, Options, Rank};
 
 /// SplitMix64: the same decisions on every rank from one seed.
@@ -66,6 +66,15 @@ pub(crate) fn device_kind() -> DeviceKind {
         Ok("cuda") => DeviceKind::Cuda,
         _ => DeviceKind::Cpu,
     }
+}
+
+/// Every enabled variant that these devices run.
+pub(crate) fn variants() -> Vec<Arc<VariantSpec>> {
+    let arch = match device_kind() {
+        DeviceKind::Cpu => "cpu".to_owned(),
+        DeviceKind::Cuda => myelon_ccl::device::cuda::devices().unwrap()[0].arch.clone(),
+    };
+    Manifest::embedded().enabled().filter(|variant| variant.runs_on(&arch).is_ok()).cloned().collect()
 }
 
 /// How many ranks a test that leaves it open is asked to have: `MYELON_TEST_RANKS`.

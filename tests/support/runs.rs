@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use myelon_ccl::variant::{Choice, Manifest, Request, VariantSpec};
+use myelon_ccl::variant::{Choice, Request, VariantSpec};
 use myelon_ccl::{DType, Options, ReduceOp};
 use serde::Deserialize;
 
-use super::{Bench, Operation, Random, expect_equal_on_all_ranks, on_ranks, options, skew, small_limits};
+use super::{Bench, Operation, Random, expect_equal_on_all_ranks, on_ranks, options, skew, small_limits, variants};
 
 /// A sequence of seeded operations.
 #[derive(Clone, Debug, Deserialize)]
@@ -22,6 +22,10 @@ pub(crate) struct Run {
     variants: Option<Vec<String>>,
     /// Slots of a ring, instead of those of `small_limits`.
     ring_slots: Option<u32>,
+    /// Most lanes that are drawn, instead of 4.
+    most_lanes: Option<u64>,
+    /// Bytes of a staging half and of a slot, instead of those of `small_limits`.
+    cell_bytes: Option<u64>,
     /// What the child is started with.
     #[serde(default)]
     pub(crate) environment: BTreeMap<String, String>,
@@ -36,8 +40,8 @@ impl Run {
     }
 
     fn variants(&self) -> Vec<Arc<VariantSpec>> {
-        let enabled = Manifest::embedded().enabled();
-        enabled.filter(|spec| self.variants.as_ref().is_none_or(|names| names.contains(&spec.name))).cloned().collect()
+        let wanted = |spec: &Arc<VariantSpec>| self.variants.as_ref().is_none_or(|names| names.contains(&spec.name));
+        variants().into_iter().filter(wanted).collect()
     }
 
     fn pairs(&self) -> Vec<(DType, ReduceOp)> {
@@ -53,6 +57,8 @@ impl Run {
         let (variants, pairs) = (self.variants(), self.pairs());
         let mut limits = small_limits();
         limits.ring_slots = self.ring_slots.unwrap_or(limits.ring_slots);
+        limits.staging_bytes = self.cell_bytes.unwrap_or(limits.staging_bytes);
+        limits.slot_bytes = self.cell_bytes.unwrap_or(limits.slot_bytes);
         let timeout = Options::from_env().unwrap().timeout;
         let options = Options { timeout, limits: Some(limits), ..options() };
         let hashes = on_ranks(self.ranks, &options, |communicator| {
@@ -65,7 +71,7 @@ impl Run {
                 let variant = random.pick(&variants);
                 let (dtype, op) = *random.pick(&pairs);
                 let count = count(&mut random, dtype);
-                let lanes = Some(1 + random.below(4) as u32);
+                let lanes = Some(1 + random.below(self.most_lanes.unwrap_or(4)) as u32);
                 let (in_place, seed) = (random.below(2) == 0, random.next());
                 if variant.supports(dtype, op).is_err() {
                     continue;
