@@ -9,7 +9,7 @@ use myelon_ccl::variant::{Choice, Manifest, Request, VariantSpec};
 use myelon_ccl::{Communicator, DType, ReduceOp};
 
 use support::group::{self, Group};
-use support::{Bench, Operation, Random, asked_ranks, child, on_ranks, options, skew};
+use support::{Bench, Operation, Random, asked_ranks, child, on_ranks, options, shape, skew};
 
 /// Most bytes of a message in these tests: several pieces of everything under `support::small_limits`.
 const MOST_BYTES: u64 = 40 << 10;
@@ -56,12 +56,12 @@ fn sequence(communicator: Communicator, operations: u64, seed: u64) {
         let variant = random.pick(&variants);
         let (dtype, op) = *random.pick(&pairs);
         let request = Request { count: count(&mut random, dtype), dtype, op };
-        let lanes = Some(1 + random.below(4) as u32);
+        let shape = shape(&mut random, variant, dtype);
         let (in_place, seed) = (random.below(2) == 0, random.next());
         if variant.supports(dtype, op).is_err() {
             continue;
         }
-        let choice = Choice { lanes, ..Choice::of(variant) };
+        let choice = Choice { variant: Arc::clone(variant), shape };
         let stream = own.below(2) as usize;
         bench.run(&Operation { choice, request, in_place, seed }, skew(&mut own, rank), stream);
     }

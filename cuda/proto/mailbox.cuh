@@ -39,7 +39,7 @@ MYELON_DEVICE bool receive_all(const Context& context, const Mailbox& mailbox, u
         if (!cold_wait(context, probe, source, context.operation)) return false;
         poll = 0;
       }
-      poll_pause();
+      pause_hot();
       parcels[source] = mailbox.poll(source, index);
     }
     packs[source] = parcels[source].pack();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::manifest::VariantSpec;
 use crate::device::KernelSource;
-use crate::types::{DType, ReduceOp, WorldSize};
+use crate::types::{DType, ReduceOp, Wait, WorldSize};
 
 /// Everything that a collective kernel is compiled for. Two equal keys are one compiled file.
 #[derive(Clone, Debug)]
@@ -24,19 +24,24 @@ pub struct KernelKey {
     pub stages: u32,
     /// Sentinel mailboxes instead of LL.
     pub sentinel: bool,
+    /// What a thread does between two polls.
+    pub wait: Wait,
 }
 
 impl KernelKey {
-    fn identity(&self) -> (&str, DType, ReduceOp, WorldSize, u32, u32, bool) {
-        (&self.variant.name, self.dtype, self.op, self.world_size, self.threads, self.stages, self.sentinel)
+    fn identity(&self) -> (&str, DType, ReduceOp, WorldSize, u32, u32, bool, Wait) {
+        let &Self { dtype, op, world_size, threads, stages, sentinel, wait, .. } = self;
+        (&self.variant.name, dtype, op, world_size, threads, stages, sentinel, wait)
     }
 
     /// The entry file over the kernels' tree.
     pub fn source(&self) -> KernelSource {
-        let Self { dtype, op, world_size, threads, stages, sentinel, .. } = self;
+        let Self { dtype, op, world_size, threads, stages, sentinel, wait, .. } = self;
         let name = &self.variant.name;
+        // WHY: the wait policy is no part of Config: waits lie below everything that is a template over it.
         let entry = format!(
-            "#include \"algo/{name}.cuh\"\n\
+            "#define MYELON_WAIT {wait}\n\
+             #include \"algo/{name}.cuh\"\n\
              namespace myelon {{\n\
              struct Config {{\n\
              \x20 static constexpr u32 kWorldSize = {world_size};\n\
@@ -74,6 +79,9 @@ impl fmt::Display for KernelKey {
         )?;
         if self.stages > 0 {
             write!(f, ", {} stages", self.stages)?;
+        }
+        if self.wait != Wait::Adaptive {
+            write!(f, ", {} waits", self.wait)?;
         }
         f.write_str(">")
     }

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use super::kernel::KernelKey;
-use super::manifest::{Capacity, Mailbox, Tuning, VariantSpec};
+use super::manifest::{Capacity, Mailbox, VariantSpec};
+use super::shape::{Lanes, Shape};
 use crate::abi::{HeapLayout, PACK_BYTES};
 use crate::device::DeviceKind;
 use crate::error::{Error, Result};
-use crate::types::{DType, ReduceOp, WorldSize};
+use crate::types::{DType, ReduceOp, Wait, WorldSize};
 
 /// What is to be reduced. Equal on all ranks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,40 +28,25 @@ impl Request {
     }
 }
 
-/// A variant and the parts of its shape that override the manifest's. Equal on all ranks.
+/// A variant and the parameters that override the manifest's. Equal on all ranks.
 #[derive(Clone, Debug)]
 pub struct Choice {
     /// The variant.
     pub variant: Arc<VariantSpec>,
-    /// Lanes instead of the manifest's.
-    pub lanes: Option<u32>,
-    /// Threads a CTA instead of the manifest's.
-    pub threads: Option<u32>,
-    /// Bytes a lane moves per step instead of the manifest's.
-    pub chunk_bytes: Option<u64>,
+    /// What runs instead of the manifest's tuning; absent parts are the tuning's.
+    pub shape: Shape,
 }
 
 impl Choice {
     /// The variant in its default shape.
     pub fn of(variant: &Arc<VariantSpec>) -> Self {
-        Self { variant: Arc::clone(variant), lanes: None, threads: None, chunk_bytes: None }
+        Self { variant: Arc::clone(variant), shape: Shape::default() }
     }
 }
 
 impl std::fmt::Display for Choice {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.variant.name)?;
-        let parts = [
-            ("lanes", self.lanes.map(u64::from)),
-            ("threads", self.threads.map(u64::from)),
-            ("chunk", self.chunk_bytes),
-        ];
-        for (name, value) in parts {
-            if let Some(value) = value {
-                write!(f, " {name}={value}")?;
-            }
-        }
-        Ok(())
+        write!(f, "{}{}", self.variant.name, self.shape)
     }
 }
 
@@ -73,8 +59,10 @@ pub struct Plan {
     pub lanes: u32,
     /// Dynamic shared memory a CTA.
     pub shared_bytes: u32,
-    /// Bytes a lane moves per step.
+    /// Bytes a lane moves per step; 0 where the variant has no steps.
     pub chunk_bytes: u32,
+    /// Slots of a lane's ring that are used; 0 where the variant has no ring.
+    pub slots: u32,
     /// Most elements one launch takes; larger messages run in pieces.
     pub piece_elements: u64,
 }
@@ -95,28 +83,24 @@ pub struct Terrain<'a> {
 impl Plan {
     /// The plan of a request under a choice.
     ///
-    /// Errors: [`Error::Unsupported`] when the variant lacks the type or operator; [`Error::InvalidArgument`] for a shape
-    /// that the heap has no room for.
+    /// Errors: [`Error::Unsupported`] when the variant lacks the type or operator; [`Error::InvalidArgument`] for parameters
+    /// that it does not take, or that the heap has no room for.
+    ///
+    /// # Panics
+    /// If the manifest has a tuning without lanes or threads, which its parser refuses.
     pub fn new(terrain: &Terrain<'_>, request: &Request, choice: &Choice) -> Result<Self> {
         let spec = &choice.variant;
         spec.supports(request.dtype, request.op)?;
+        spec.takes(&choice.shape)?;
         let layout = terrain.layout;
-        let tuning = spec.tuning(terrain.device, request.bytes())?;
-        let threads = choice.threads.unwrap_or(tuning.threads);
-        if !threads.is_multiple_of(32) || !(32..=1024).contains(&threads) {
-            return Err(Error::invalid(format!("{threads} threads a lane: a multiple of 32 up to 1024 is needed")));
-        }
-        if let Some(lanes) = choice.lanes
-            && (lanes == 0 || lanes > layout.lane_count)
-        {
-            return Err(Error::invalid(format!(
-                "{lanes} lanes: this communicator's heap holds 1 to {}",
-                layout.lane_count
-            )));
-        }
-        let most_lanes = choice.lanes.unwrap_or(tuning.lanes).min(layout.lane_count);
+        check_room(&choice.shape, layout)?;
+        let shape = choice.shape.or(&spec.tuning(terrain.device, request.bytes())?.shape);
+        let (Some(lanes), Some(threads)) = (shape.lanes, shape.threads) else {
+            panic!("the manifest's parser lets no tuning without lanes or threads through")
+        };
+        let most_lanes = lanes.most(request.bytes()).min(layout.lane_count);
         let sentinel = spec.mailbox == Mailbox::Sentinel && terrain.sentinel && request.dtype.is_float();
-        let stages = tuning.stages.unwrap_or(0);
+        let stages = shape.stages.unwrap_or(0);
         let kernel = KernelKey {
             variant: Arc::clone(spec),
             dtype: request.dtype,
@@ -125,6 +109,7 @@ impl Plan {
             threads,
             stages,
             sentinel,
+            wait: shape.wait.unwrap_or(Wait::Adaptive),
         };
         let element_bytes = request.dtype.size_bytes() as u64;
         let world = u64::from(terrain.world_size.get());
@@ -139,9 +124,12 @@ impl Plan {
         // A thread works on at least one pack: more lanes than that would only add launch cost.
         let worthwhile = piece_bytes.div_ceil(PACK_BYTES).div_ceil(u64::from(threads) * lane_packs);
         let lanes = worthwhile.max(piece_bytes.div_ceil(cell_bytes)).clamp(1, u64::from(most_lanes)) as u32;
-        let chunk_bytes = chunk(choice, tuning, layout.slot_bytes);
+        let chunk = shape.chunk.map_or(layout.slot_bytes, |chunk| chunk.0).min(layout.slot_bytes);
+        let chunk_bytes = if spec.parameters.has_chunk() { (chunk / PACK_BYTES * PACK_BYTES) as u32 } else { 0 };
+        let slots = shape.slots.unwrap_or(layout.ring_slots).min(layout.ring_slots);
+        let slots = if spec.parameters.has_slots() { slots } else { 0 };
         let shared_bytes = stages * terrain.world_size.get() * threads * PACK_BYTES as u32;
-        Ok(Self { kernel, lanes, shared_bytes, chunk_bytes, piece_elements })
+        Ok(Self { kernel, lanes, shared_bytes, chunk_bytes, slots, piece_elements })
     }
 
     /// The shard that an element of a message belongs to, for variants whose order is rotated: it is the rank whose input
@@ -175,8 +163,22 @@ impl Plan {
     }
 }
 
-/// Bytes of a ring step: whole packs, at most a slot.
-fn chunk(choice: &Choice, tuning: &Tuning, slot_bytes: u64) -> u32 {
-    let wanted = choice.chunk_bytes.or(tuning.chunk).unwrap_or(slot_bytes).min(slot_bytes);
-    (wanted / PACK_BYTES * PACK_BYTES).max(PACK_BYTES) as u32
+/// A choice runs as it is or is refused, for what is measured must be what was asked for. A tuning is bounded instead.
+fn check_room(asked: &Shape, layout: &HeapLayout) -> Result<()> {
+    let lanes = asked.lanes.and_then(|lanes| match lanes {
+        Lanes::UpTo(lanes) => Some(u64::from(lanes)),
+        Lanes::BySize => None,
+    });
+    for (parameter, value, room, limit) in [
+        ("lanes", lanes, u64::from(layout.lane_count), "lanes"),
+        ("chunk", asked.chunk.map(|chunk| chunk.0), layout.slot_bytes, "slot_bytes"),
+        ("slots", asked.slots.map(u64::from), u64::from(layout.ring_slots), "ring_slots"),
+    ] {
+        if let Some(value) = value.filter(|&value| value > room) {
+            return Err(Error::invalid(format!(
+                "{parameter}={value}: this communicator's heap has room for {room}; ask for less, or raise HeapLimits::{limit}"
+            )));
+        }
+    }
+    Ok(())
 }

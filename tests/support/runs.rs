@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use myelon_ccl::variant::{Choice, Manifest, Request, VariantSpec};
+use myelon_ccl::variant::{Choice, Manifest, Request, Shape, VariantSpec};
 use myelon_ccl::{DType, Options, ReduceOp};
 use serde::Deserialize;
 
-use super::{Bench, Operation, Random, on_ranks, options, skew, small_limits};
+use super::{Bench, Operation, Random, on_ranks, options, shape, skew, small_limits};
 
 /// A sequence of seeded operations.
 #[derive(Clone, Debug, Deserialize)]
@@ -20,6 +20,9 @@ pub(crate) struct Run {
     pairs: Vec<String>,
     /// Names of the variants; every enabled one if absent.
     variants: Option<Vec<String>>,
+    /// Whether parameters other than lanes are drawn as well, instead of the manifest's tuning.
+    #[serde(default)]
+    shapes: bool,
     /// Slots of a ring, instead of those of `small_limits`.
     ring_slots: Option<u32>,
     /// What the child is started with.
@@ -64,12 +67,13 @@ impl Run {
                 let variant = random.pick(&variants);
                 let (dtype, op) = *random.pick(&pairs);
                 let count = count(&mut random, dtype);
-                let lanes = Some(1 + random.below(4) as u32);
+                let shape = shape(&mut random, variant, dtype);
+                let shape = if self.shapes { shape } else { Shape { lanes: shape.lanes, ..Shape::default() } };
                 let (in_place, seed) = (random.below(2) == 0, random.next());
                 if variant.supports(dtype, op).is_err() {
                     continue;
                 }
-                let choice = Choice { lanes, ..Choice::of(variant) };
+                let choice = Choice { variant: Arc::clone(variant), shape };
                 let request = Request { count, dtype, op };
                 bench.run(&Operation { choice, request, in_place, seed }, skew(&mut own, rank), own.below(2) as usize);
             }
