@@ -182,3 +182,65 @@ fn check_room(asked: &Shape, layout: &HeapLayout) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::measure::Bytes;
+    use crate::variant::Manifest;
+
+    /// A plan for `bytes` of f32 over two GPUs whose heap has 16 lanes and rings of two slots of 4 KiB.
+    fn plan(variant: &str, bytes: u64, shape: Shape) -> Result<Plan> {
+        let layout = HeapLayout {
+            state: 0,
+            signatures: 0,
+            lanes: 0,
+            sentinel: 0,
+            sentinel_bytes: 4096,
+            ll: 0,
+            ll_bytes: 4096,
+            staging: 0,
+            staging_bytes: 65536,
+            ring: 0,
+            slot_bytes: 4096,
+            lane_count: 16,
+            ring_slots: 2,
+        };
+        let world_size = WorldSize::new(2)?;
+        let terrain = Terrain { device: DeviceKind::Cuda, world_size, layout: &layout, sentinel: true };
+        let request = Request { count: bytes / 4, dtype: DType::F32, op: ReduceOp::Sum };
+        Plan::new(&terrain, &request, &Choice { variant: Arc::clone(Manifest::embedded().get(variant)?), shape })
+    }
+
+    #[test]
+    fn a_tuning_is_bounded_by_the_heap() {
+        let plan = plan("ring", 64 << 20, Shape::default()).unwrap();
+        assert_eq!((plan.lanes, plan.chunk_bytes, plan.slots, plan.kernel.wait), (16, 4096, 2, Wait::Adaptive));
+        let by_size = Shape { lanes: Some(Lanes::BySize), ..Shape::default() };
+        assert_eq!(self::plan("ring", 64 << 20, by_size).unwrap().lanes, 16);
+    }
+
+    #[test]
+    fn a_choice_without_room_in_the_heap_is_refused() {
+        let none = Shape::default();
+        for (shape, expected) in [
+            (Shape { lanes: Some(Lanes::UpTo(17)), ..none }, "lanes=17: this communicator's heap has room for 16"),
+            (Shape { slots: Some(4), ..none }, "raise HeapLimits::ring_slots"),
+            (Shape { chunk: Some(Bytes(8192)), ..none }, "raise HeapLimits::slot_bytes"),
+            (Shape { stages: Some(2), ..none }, "variant ring: stages=2"),
+        ] {
+            let message = plan("ring", 1 << 20, shape).unwrap_err().to_string();
+            assert!(message.contains(expected), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_choice_comes_before_the_tuning() {
+        let shape = Shape { stages: Some(4), wait: Some(Wait::Spin), threads: Some(64), ..Shape::default() };
+        let plan = plan("low_latency", 1 << 20, shape).unwrap();
+        assert_eq!((plan.kernel.stages, plan.kernel.wait, plan.kernel.threads), (4, Wait::Spin, 64));
+        assert_eq!((plan.chunk_bytes, plan.slots, plan.shared_bytes), (0, 0, 4 * 2 * 64 * 16));
+        let source = plan.kernel.source().entry;
+        assert!(source.starts_with("#define MYELON_WAIT spin\n") && source.contains("kStages = 4"), "{source}");
+    }
+}
