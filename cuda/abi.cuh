@@ -58,7 +58,8 @@ struct alignas(128) LaneState {
   u64 staging_uses;
   u64 published;
   u64 consumed;
-  u64 private_padding[7];
+  u64 slots;
+  u64 private_padding[6];
   u64 gating;
   u64 gating_padding[15];
   u64 slot_sequence[kMaxRingSlots];
@@ -101,6 +102,8 @@ struct Args {
   HeapLayout layout;
   u32 rank;
   u32 chunk_bytes;
+  u32 slots;
+  u32 padding;
 };
 
 struct VerifyArgs {
@@ -128,7 +131,7 @@ static_assert(sizeof(HeapState) == 256, "HeapState differs from src/abi.rs");
 static_assert(sizeof(LaneState) == 512, "LaneState differs from src/abi.rs");
 static_assert(sizeof(FaultRecord) == 112, "FaultRecord differs from src/abi.rs");
 static_assert(sizeof(ControlPage) == 120, "ControlPage differs from src/abi.rs");
-static_assert(sizeof(Args) == 216, "Args differs from src/abi.rs");
+static_assert(sizeof(Args) == 224, "Args differs from src/abi.rs");
 static_assert(sizeof(VerifyArgs) == 48, "VerifyArgs differs from src/abi.rs");
 static_assert(sizeof(PairArgs) == 104, "PairArgs differs from src/abi.rs");
 static_assert(__builtin_offsetof(HeapState, peer_fault) == 128, "HeapState differs from src/abi.rs");

@@ -47,7 +47,7 @@ pub struct HeapLayout {
     pub staging: u64,
     /// Capacity of one staging half of one lane.
     pub staging_bytes: u64,
-    /// `[lanes][ring_slots][slot_bytes]`, written by the previous rank.
+    /// `[lanes][ring_slots][slot_bytes]`, written by the previous rank. A launch can use fewer slots, and less of each.
     pub ring: u64,
     /// Capacity of one ring slot.
     pub slot_bytes: u64,
@@ -123,8 +123,10 @@ pub struct LaneState {
     pub published: u64,
     /// Slots consumed from the previous rank so far; private.
     pub consumed: u64,
+    /// Slots that the ring had when the lane published last; private.
+    pub slots: u64,
     /// Keeps the private words on a line of their own.
-    pub private_padding: [u64; 7],
+    pub private_padding: [u64; 6],
     /// Slots that the next rank has released: written by it, read before a claim.
     pub gating: u64,
     /// Keeps `gating` on a line of its own.
@@ -207,8 +209,12 @@ pub struct Args {
     pub layout: HeapLayout,
     /// This rank.
     pub rank: u32,
-    /// Bytes a lane moves per step, for variants that pipeline; at most the slot or staging capacity.
+    /// Bytes a lane moves per step, for variants that go in steps; at most the slot capacity.
     pub chunk_bytes: u32,
+    /// Slots of a lane's ring that this launch uses, for variants with a ring: a power of two, at most the heap's.
+    pub slots: u32,
+    /// Fills the word of `slots`.
+    pub padding: u32,
 }
 
 /// Arguments of the kernels that write test data and check results.
@@ -262,7 +268,7 @@ const _: () = {
     assert!(offset_of!(LaneState, slot_sequence) == 384);
     assert!(size_of::<FaultRecord>() == 112);
     assert!(size_of::<ControlPage>() == 120);
-    assert!(size_of::<Args>() == 216);
+    assert!(size_of::<Args>() == 224);
     assert!(offset_of!(Args, layout) == 112);
     assert!(size_of::<VerifyArgs>() == 48);
     assert!(size_of::<PairArgs>() == 104);
@@ -299,7 +305,7 @@ mod tests {
 
     #[test]
     fn plain_types_have_no_gaps() {
-        assert_eq!(size_of::<Args>(), 14 * 8 + size_of::<HeapLayout>() + 8);
+        assert_eq!(size_of::<Args>(), 14 * 8 + size_of::<HeapLayout>() + 16);
         assert_eq!(bytes_of(&HeapState::default()).len(), 256);
     }
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use myelon_ccl::device::cuda::Nvrtc;
 use myelon_ccl::device::{DeviceKind, KernelSource};
 use myelon_ccl::memory::HeapLimits;
-use myelon_ccl::variant::{Choice, Manifest, Plan, Request, Terrain, VariantSpec, VerifyKernel};
+use myelon_ccl::variant::{Choice, Manifest, Plan, Request, Shape, Terrain, VariantSpec, VerifyKernel};
 use myelon_ccl::{DType, Error, ReduceOp, WorldSize};
 
 /// Architectures that kernels are written for: Ampere, Hopper, Blackwell.
@@ -36,10 +36,17 @@ fn sources(arch: &str) -> Vec<(KernelSource, bool)> {
                         let (layout, _) = HeapLimits::of(DeviceKind::Cuda).layout(world_size).unwrap();
                         let terrain = Terrain { device: DeviceKind::Cuda, world_size, layout: &layout, sentinel, arch };
                         let request = Request { count: 1 << 20, dtype, op };
-                        let plan = Plan::new(&terrain, &request, &Choice::of(variant)).unwrap();
-                        let source = plan.kernel.source();
-                        if !sources.iter().any(|(known, _)| *known == source) {
-                            sources.push((source, true));
+                        // What is compiled in has nothing to do with types: every point of it with one of them.
+                        let mut points = variant.parameters.points();
+                        points.retain(|_| smallest == 2);
+                        points.push(Shape::default());
+                        for mut shape in points {
+                            shape.slots = None;
+                            let choice = Choice { variant: Arc::clone(variant), shape };
+                            let source = Plan::new(&terrain, &request, &choice).unwrap().kernel.source();
+                            if !sources.iter().any(|(known, _)| *known == source) {
+                                sources.push((source, true));
+                            }
                         }
                     }
                 }

@@ -2,16 +2,17 @@
 
 mod support;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use myelon_ccl::memory::HeapLimits;
-use myelon_ccl::variant::{Choice, Request};
+use myelon_ccl::variant::{Choice, Lanes, Request, Shape};
 use myelon_ccl::{Communicator, DType, Options, ReduceOp};
 
 use support::group::{self, Group};
 use support::{
-    Bench, Operation, Random, asked_ranks, child, expect_equal_on_all_ranks, on_ranks, options, skew, small_limits,
-    variants,
+    Bench, Operation, Random, asked_ranks, child, expect_equal_on_all_ranks, on_ranks, options, shape, skew,
+    small_limits, variants,
 };
 
 /// Most bytes of a message in these tests: several pieces of everything under `support::small_limits`.
@@ -62,12 +63,12 @@ fn sequence(communicator: Communicator, pairs: &[(DType, ReduceOp)], operations:
         let variant = random.pick(&variants);
         let (dtype, op) = *random.pick(pairs);
         let request = Request { count: count(&mut random, dtype), dtype, op };
-        let lanes = Some(1 + random.below(4) as u32);
+        let shape = shape(&mut random, variant, &request);
         let (in_place, seed) = (random.below(2) == 0, random.next());
         if variant.supports(dtype, op).is_err() {
             continue;
         }
-        let choice = Choice { lanes, ..Choice::of(variant) };
+        let choice = Choice { variant: Arc::clone(variant), shape };
         let stream = own.below(2) as usize;
         hashes.push(bench.run(&Operation { choice, request, in_place, seed }, skew(&mut own, rank), stream));
     }
@@ -117,7 +118,10 @@ fn counts_that_the_grid_does_not_divide() {
             for (lanes, dtype) in (1..=7).zip([DType::F32, DType::I32, DType::Bf16].into_iter().cycle()) {
                 let op = ReduceOp::Sum;
                 let per_pack = 16 / dtype.size_bytes() as u64;
-                let choice = Choice { lanes: Some(lanes), ..Choice::of(&variant) };
+                let choice = Choice {
+                    shape: Shape { lanes: Some(Lanes::UpTo(lanes)), ..Shape::default() },
+                    ..Choice::of(&variant)
+                };
                 let plan = |count| bench.communicator.plan(&choice, &Request { count, dtype, op }).unwrap();
                 let whole = plan(most / dtype.size_bytes() as u64);
                 let shapes = [plan(1).kernel.threads, whole.kernel.threads];

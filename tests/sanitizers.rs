@@ -17,6 +17,7 @@ name = "mailboxes"
 ranks = 2
 operations = 60
 pairs = ["f32 sum", "i64 max"]
+shapes = true
 
 [[run]]
 name = "packs"

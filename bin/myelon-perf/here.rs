@@ -2,7 +2,7 @@
 
 use myelon_ccl::baseline;
 use myelon_ccl::device::{DeviceKind, cuda};
-use myelon_ccl::variant::Manifest;
+use myelon_ccl::variant::{Manifest, Shape};
 use myelon_ccl::{DType, ReduceOp, Result, WorldSize};
 
 use crate::place::Place;
@@ -70,6 +70,10 @@ impl Surroundings for Here {
         let message = supported.err()?.to_string();
         let subject = format!("variant {variant} ");
         Some(message.strip_prefix(&subject).map_or_else(|| message.clone(), str::to_owned))
+    }
+
+    fn takes(&self, variant: &str, shape: &Shape) -> Result<()> {
+        Manifest::embedded().get(variant)?.takes(shape)
     }
 }
 

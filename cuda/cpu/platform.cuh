@@ -5,6 +5,7 @@
 #define MYELON_DEVICE inline __attribute__((always_inline))
 #define MYELON_DEVICE_COLD inline __attribute__((noinline))
 #define MYELON_UNROLL
+#define MYELON_NO_UNROLL
 
 #define MYELON_KERNEL(threads, ArgsType, args)                                                      \
   static void myelon_kernel_body(const ArgsType& args);                                             \

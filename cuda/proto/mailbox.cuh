@@ -49,7 +49,7 @@ MYELON_DEVICE bool receive(const Context& context, const Mailbox& mailbox, Cell 
       if (!cold_wait(context, probe, source, context.operation)) return false;
       round = 0;
     }
-    poll_pause();
+    pause_hot();
     MYELON_UNROLL
     for (u32 k = 0; k < kMost; ++k) {
       if (cell(k, &source, &index) && !parcels[k].arrived()) parcels[k] = mailbox.poll(source, index);

@@ -1,8 +1,8 @@
 // wait: every wait has three ends: the value came, the communicator was told to stop, the deadline passed.
 //
-// A wait polls `kHotPolls` times bare, which covers ranks that keep step, then goes cold: out of line, with sleeps, and
-// with a look at the clock, the own fault word and the peer's announcement every 20 us; one thread of the GPU looks at the
-// host's abort word for all. The last two ends write a fault record and return false; the caller then skips what is left,
+// A wait polls `kHotPolls` times, which covers ranks that keep step, then goes cold: out of line, with a look at the clock, and
+// at the own fault word and the peer's announcement every 20 us; one thread of the GPU looks at the host's abort word for all.
+// What lies between two polls is the wait policy; it changes nothing about how a wait ends. The last two ends write a fault record and return false; the caller then skips what is left,
 // stores nothing more to peers, and returns. Nothing traps, so the CUDA context lives.
 #pragma once
 #include "sync/context.cuh"
@@ -10,6 +10,31 @@
 namespace myelon {
 
 constexpr u64 kCheckIntervalNs = 20 * 1000;
+
+// What a thread does between two polls. Mirror of `Wait` in src/types.rs.
+//            hot     cold
+// adaptive   bare    sleeps that grow: 32, 128, 512 ns
+// spin       bare    bare
+// yield      32 ns   32 ns
+enum class Wait : u8 { adaptive, spin, yield };
+
+#ifndef MYELON_WAIT
+#define MYELON_WAIT adaptive
+#endif
+// The policy of this kernel: an entry file is one kernel, and names it before it includes anything.
+constexpr Wait kWait = Wait::MYELON_WAIT;
+constexpr u32 kShortestSleepNs = 32;
+
+MYELON_DEVICE void pause_hot() {
+  if (kWait == Wait::yield) nanosleep(kShortestSleepNs);
+  else poll_pause();
+}
+
+// After cold poll `poll`, from 0.
+MYELON_DEVICE void pause_cold(u32 poll) {
+  if (kWait == Wait::adaptive) nanosleep(poll < 32 ? kShortestSleepNs : poll < 256 ? 128 : 512);
+  else pause_hot();
+}
 
 // Number of the operation in a signature, relative to ours: 0 the same, negative behind. Wraps at 24 bits.
 MYELON_DEVICE i32 operations_ahead(u64 signature, u64 operation) {
@@ -77,9 +102,9 @@ MYELON_DEVICE_COLD bool cold_wait(Context context, Probe probe, u32 peer, u64 ex
   const Args& args = context.args;
   const u64 start = global_timer_ns();
   u64 next_check = start + kCheckIntervalNs;
-  for (u32 spin = 0;; ++spin) {
+  for (u32 poll = 0;; ++poll) {
     if (probe.ready()) return true;
-    nanosleep(spin < 32 ? 32 : spin < 256 ? 128 : 512);
+    pause_cold(poll);
     const u64 now = global_timer_ns();
     if (now < next_check) continue;
     next_check = now + kCheckIntervalNs;
@@ -127,7 +152,7 @@ MYELON_DEVICE bool wait_for_sequence(const Context& context, const u64* address,
   SequenceProbe probe{address, target, 0};
   for (u32 poll = 0; poll < kHotPolls; ++poll) {
     if (probe.ready()) return true;
-    poll_pause();
+    pause_hot();
   }
   return cold_wait(context, probe, peer, target);
 }

@@ -9,6 +9,7 @@ use crate::abi::{
 use crate::device::DeviceKind;
 use crate::error::{Error, Result};
 use crate::types::WorldSize;
+use crate::variant::Shape;
 
 /// What a heap has room for. Equal on all ranks; bounds the footprint of a communicator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -47,6 +48,18 @@ impl HeapLimits {
                 slot_bytes: 4 << 10,
                 ring_slots: 4,
             },
+        }
+    }
+
+    /// These limits, raised where a shape asks for more.
+    pub fn with_room_for(self, shape: &Shape) -> Self {
+        let lanes = shape.lanes.map_or(0, |lanes| lanes.most(u64::MAX));
+        let chunk = shape.chunk.map_or(0, |chunk| chunk.0.next_multiple_of(CELL_ALIGNMENT));
+        Self {
+            lanes: self.lanes.max(lanes),
+            slot_bytes: self.slot_bytes.max(chunk),
+            ring_slots: self.ring_slots.max(shape.slots.unwrap_or(0)),
+            ..self
         }
     }
 
@@ -111,6 +124,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::measure::Bytes;
+    use crate::variant::Lanes;
 
     fn limits() -> impl Strategy<Value = HeapLimits> {
         (1..=MAX_LANES, 1u64..64, 1u64..64, 1u64..64, 1u64..64, 1u32..=4).prop_map(|(lanes, a, b, c, d, slots)| {
@@ -151,6 +166,18 @@ mod tests {
     fn defaults_stay_within_the_promised_footprint() {
         let (_, bytes) = HeapLimits::of(DeviceKind::Cuda).layout(WorldSize::new(8).unwrap()).unwrap();
         assert!(bytes <= 128 << 20, "{bytes}");
+    }
+
+    #[test]
+    fn limits_are_raised_to_what_a_shape_asks_for_and_never_lowered() {
+        let limits = HeapLimits::of(DeviceKind::Cuda);
+        assert_eq!(limits.with_room_for(&Shape::default()), limits);
+        let (chunk, slots) = (Some(Bytes(1 << 20)), Some(16));
+        let large = limits.with_room_for(&Shape { lanes: Some(Lanes::BySize), chunk, slots, ..Shape::default() });
+        assert_eq!((large.lanes, large.slot_bytes, large.ring_slots), (MAX_LANES, 1 << 20, 16));
+        large.layout(WorldSize::new(8).unwrap()).unwrap();
+        let small = Shape { lanes: Some(Lanes::UpTo(1)), chunk: Some(Bytes(16)), slots: Some(2), ..Shape::default() };
+        assert_eq!(large.with_room_for(&small), large);
     }
 
     #[test]

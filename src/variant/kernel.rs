@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::manifest::VariantSpec;
 use crate::abi::{PACK_BYTES, STAGE_FLAG_BYTES};
 use crate::device::KernelSource;
-use crate::types::{DType, ReduceOp, WorldSize};
+use crate::types::{DType, ReduceOp, Wait, WorldSize};
 
 /// Everything that a collective kernel is compiled for. Two equal keys are one compiled file.
 #[derive(Clone, Debug)]
@@ -30,12 +30,14 @@ pub struct KernelKey {
     pub producer_warps: u32,
     /// Sentinel mailboxes instead of LL.
     pub sentinel: bool,
+    /// What a thread does between two polls.
+    pub wait: Wait,
 }
 
 impl KernelKey {
     fn identity(&self) -> impl Hash + PartialEq + '_ {
         let stages = (self.stages, self.stage_packs, self.producer_warps);
-        (&self.variant.name, self.dtype, self.op, self.world_size, self.threads, stages, self.sentinel)
+        (&self.variant.name, self.dtype, self.op, self.world_size, self.threads, stages, self.sentinel, self.wait)
     }
 
     /// Dynamic shared memory of a CTA.
@@ -47,10 +49,12 @@ impl KernelKey {
 
     /// The entry file over the kernels' tree.
     pub fn source(&self) -> KernelSource {
-        let Self { dtype, op, world_size, threads, stages, stage_packs, producer_warps, sentinel, .. } = self;
+        let Self { dtype, op, world_size, threads, stages, stage_packs, producer_warps, sentinel, wait, .. } = self;
         let name = &self.variant.name;
+        // WHY: the wait policy is no part of Config: waits lie below everything that is a template over it.
         let entry = format!(
-            "#include \"algo/{name}.cuh\"\n\
+            "#define MYELON_WAIT {wait}\n\
+             #include \"algo/{name}.cuh\"\n\
              namespace myelon {{\n\
              struct Config {{\n\
              \x20 static constexpr u32 kWorldSize = {world_size};\n\
@@ -93,6 +97,9 @@ impl fmt::Display for KernelKey {
         }
         if self.producer_warps > 0 {
             write!(f, ", {} producer warps", self.producer_warps)?;
+        }
+        if self.wait != Wait::Adaptive {
+            write!(f, ", {} waits", self.wait)?;
         }
         f.write_str(">")
     }

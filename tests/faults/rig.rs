@@ -33,12 +33,17 @@ pub(crate) struct Rig {
 }
 
 impl Rig {
-    /// Collective: prepares the kernel of `variant`, so that a later call needs nobody but kernels.
+    /// As [`Rig::of`], in the variant's default shape.
     pub(crate) fn new(communicator: Communicator, variant: &Arc<VariantSpec>) -> Self {
+        Self::of(communicator, Choice::of(variant))
+    }
+
+    /// Collective: prepares the kernel of `choice`, so that a later call needs nobody but kernels.
+    pub(crate) fn of(communicator: Communicator, choice: Choice) -> Self {
         let device = communicator.device();
         let stream = Stream::new(device).unwrap();
         let (input, output) = (Buffer::new(device, 4 * ELEMENTS).unwrap(), Buffer::new(device, 4 * ELEMENTS).unwrap());
-        let rig = Self { stream, input, output, choice: Choice::of(variant), communicator };
+        let rig = Self { stream, input, output, choice, communicator };
         let plans = [DType::F32, DType::I32].map(|dtype| {
             let request = Request { count: ELEMENTS, dtype, op: ReduceOp::Sum };
             rig.communicator.plan(&rig.choice, &request).unwrap()
@@ -107,7 +112,17 @@ pub(crate) fn on_rigs<T: Send>(
     variant: &Arc<VariantSpec>,
     body: impl Fn(Rig) -> T + Sync,
 ) -> Vec<T> {
-    on_devices(devices, options, |communicator| body(Rig::new(communicator, variant)))
+    on_rigs_of(devices, options, &Choice::of(variant), body)
+}
+
+/// As [`on_rigs`], with a shape of the caller's.
+pub(crate) fn on_rigs_of<T: Send>(
+    devices: &[Arc<dyn Device>],
+    options: &Options,
+    choice: &Choice,
+    body: impl Fn(Rig) -> T + Sync,
+) -> Vec<T> {
+    on_devices(devices, options, |communicator| body(Rig::of(communicator, choice.clone())))
 }
 
 /// The culprits of a stall; anything else is a failure.

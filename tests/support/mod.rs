@@ -16,9 +16,10 @@ use myelon_ccl::device::cpu::CpuDevice;
 use myelon_ccl::device::cuda::CudaDevice;
 use myelon_ccl::device::handles::{Buffer, Stream};
 use myelon_ccl::device::{DeviceKind, DevicePtr};
+use myelon_ccl::measure::Bytes;
 use myelon_ccl::memory::HeapLimits;
-use myelon_ccl::variant::{Choice, Manifest, Request, VariantSpec};
-use myelon_ccl::{Communicator, Options, Rank};
+use myelon_ccl::variant::{Choice, Lanes, Manifest, Request, Shape, VariantSpec};
+use myelon_ccl::{Communicator, DType, Options, Rank, ReduceOp};
 
 /// SplitMix64: the same decisions on every rank from one seed.
 #[derive(Clone)]
@@ -90,7 +91,21 @@ pub(crate) fn small_limits() -> HeapLimits {
         ll_bytes: 8 << 10,
         staging_bytes: 1024,
         slot_bytes: 512,
-        ring_slots: 4,
+        ring_slots: 16,
+    }
+}
+
+/// A shape at random that fits [`small_limits`]: lanes, one of the points of the manifest, and a chunk for who takes one.
+/// What is compiled in is drawn for sums of floats only: it has nothing to do with types, and each point is a compilation.
+pub(crate) fn shape(random: &mut Random, variant: &VariantSpec, request: &Request) -> Shape {
+    let point = *random.pick(&variant.parameters.points());
+    let lanes = Some(Lanes::UpTo(1 + random.below(4) as u32));
+    let chunk = Some(Bytes(128 << random.below(3))).filter(|_| variant.parameters.has_chunk());
+    let slots = point.slots;
+    if (request.dtype, request.op) == (DType::F32, ReduceOp::Sum) {
+        Shape { lanes, chunk, ..point }
+    } else {
+        Shape { lanes, chunk, slots, ..Shape::default() }
     }
 }
 

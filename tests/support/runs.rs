@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use myelon_ccl::variant::{Choice, Request, VariantSpec};
+use myelon_ccl::variant::{Choice, Lanes, Request, Shape, VariantSpec};
 use myelon_ccl::{DType, Options, ReduceOp};
 use serde::Deserialize;
 
-use super::{Bench, Operation, Random, expect_equal_on_all_ranks, on_ranks, options, skew, small_limits, variants};
+use super::{
+    Bench, Operation, Random, expect_equal_on_all_ranks, on_ranks, options, shape, skew, small_limits, variants,
+};
 
 /// A sequence of seeded operations.
 #[derive(Clone, Debug, Deserialize)]
@@ -20,6 +22,9 @@ pub(crate) struct Run {
     pairs: Vec<String>,
     /// Names of the variants; every enabled one if absent.
     variants: Option<Vec<String>>,
+    /// Whether parameters other than lanes are drawn as well, instead of the manifest's tuning.
+    #[serde(default)]
+    shapes: bool,
     /// Slots of a ring, instead of those of `small_limits`.
     ring_slots: Option<u32>,
     /// Most lanes that are drawn, instead of 4.
@@ -71,12 +76,16 @@ impl Run {
                 let variant = random.pick(&variants);
                 let (dtype, op) = *random.pick(&pairs);
                 let count = count(&mut random, dtype);
-                let lanes = Some(1 + random.below(self.most_lanes.unwrap_or(4)) as u32);
+                let request = Request { count, dtype, op };
+                let shape = shape(&mut random, variant, &request);
+                let lanes =
+                    self.most_lanes.map_or(shape.lanes, |most| Some(Lanes::UpTo(1 + random.below(most) as u32)));
+                let shape = if self.shapes { Shape { lanes, ..shape } } else { Shape { lanes, ..Shape::default() } };
                 let (in_place, seed) = (random.below(2) == 0, random.next());
                 if variant.supports(dtype, op).is_err() {
                     continue;
                 }
-                let choice = Choice { lanes, ..Choice::of(variant) };
+                let choice = Choice { variant: Arc::clone(variant), shape };
                 let request = Request { count, dtype, op };
                 let operation = Operation { choice, request, in_place, seed };
                 hashes.push(bench.run(&operation, skew(&mut own, rank), own.below(2) as usize));
