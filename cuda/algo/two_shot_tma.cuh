@@ -28,7 +28,7 @@ MYELON_DEVICE void two_shot_tma(const Args& args) {
   const Share share = lane_share(pack_count<T>(args.count));
 
   staging.copy_in(share);
-  const Announcement announcement(context, kWorldSize);
+  Announcement(context, kWorldSize).check(context);
   advance_operation(context, MailboxUse{});
   if (!barrier.arrive_and_wait()) return;
 
@@ -115,7 +115,6 @@ MYELON_DEVICE void two_shot_tma(const Args& args) {
 
   barrier.finish();
   staging.finish();
-  announcement.check(context);
 }
 
 }  // namespace myelon
