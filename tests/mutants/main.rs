@@ -75,7 +75,7 @@ enum Reason {
 }
 
 /// The words that only this reason brings with it.
-const SIGNS: [(&str, Reason); 12] = [
+const SIGNS: [(&str, Reason); 13] = [
     ("ERROR: AddressSanitizer", Reason::OutsideMemory),
     ("WARNING: ThreadSanitizer: data race", Reason::DataRace),
     ("wrote past its output", Reason::WroteOutside),
@@ -83,6 +83,7 @@ const SIGNS: [(&str, Reason); 12] = [
     ("Stalled {", Reason::Stalled),
     // A rank that heard of a peer's stall before its own.
     ("waited too long", Reason::Stalled),
+    ("gave up: stalled", Reason::Stalled),
     ("PeerMismatch {", Reason::Mismatch),
     ("wait at a barrier", Reason::DivergentBarrier),
     ("bulk loads under way", Reason::BulkCopy),
