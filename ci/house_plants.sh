@@ -57,6 +57,40 @@ plant order_pairs cuda/sync/planted.cuh - <<'END'
 // ORDER: [planted-publish] acquire.sys; pairs release.sys in publish
 END
 
+plant barriers cuda/sync/planted.cuh 1 <<'END'
+MYELON_DEVICE void meet() { sync_cta(); }
+END
+plant barriers cuda/proto/planted.cuh 4 <<'END'
+MYELON_DEVICE void publish(u64* a) {
+  // ORDER: [planted] publish: everything before it.
+  st_release_sys(a, 1);
+  fence_acq_rel_sys();
+}
+END
+plant barriers cuda/algo/planted.cuh 4 <<'END'
+// ORDER: [planted] load-sync: a tag covers one statement.
+
+template <u32 kPending>
+MYELON_DEVICE void wait() { cp_async_wait<kPending>(); }
+END
+plant barriers cuda/sync/planted.cuh 1 <<'END'
+// ORDER: [planted] barrier: no category.
+MYELON_DEVICE void meet() { sync_cta(); }
+END
+plant barriers src/planted.rs 1 <<'END'
+// ORDER: [planted] the kernel's end of it
+END
+plant barriers cuda/verify/planted.cuh - <<'END'
+// ORDER: [planted] [other] load-sync: all threads have stored,
+// st_release_sys() and sync_cta() in prose included.
+MYELON_DEVICE void clear(u64* a) {
+  // ORDER: [planted] reuse: twice the same.
+  st_relaxed_sys(a, 0);
+  st_relaxed_sys(a + 1, 0);
+  my_sync_cta();
+}
+END
+
 plant ring_words cuda/proto/planted.cuh 1 <<'END'
 u64 ring_head;
 END

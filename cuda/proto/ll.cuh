@@ -37,7 +37,7 @@ class LlMailbox {
     }
   };
 
-  // Reads the epoch: before advance_operation.
+  // ORDER: [epoch] epoch: read before advance_operation, which steps it for the next launch.
   MYELON_DEVICE LlMailbox(const Context& context, u32 world_size, u64 packs)
       : context_(context), world_size_(world_size), epoch_(ld_relaxed_sys(&context.state()->ll_epoch)) {
     constexpr u64 kFlags = (1ull << MYELON_LL_FLAG_BITS) - 1;
@@ -45,19 +45,21 @@ class LlMailbox {
     if (flag_ <= kLlBuffers && epoch_ >= kLlBuffers) clear_other_buffer(packs);
   }
 
-  // ORDER: [ll-clear] after a wrap, the lines that the peer will store to next were cleared before this.
   MYELON_DEVICE void send(u32 peer, u64 index, Pack<T> pack) const {
     const u64 flag = static_cast<u64>(flag_) << 32;
     u8* to = cell(peer, epoch_, context_.args.rank, index);
     MYELON_UNROLL
     for (u32 k = 0; k < 2; ++k) {
       const u64 half = pack.bytes.half[k];
+      // ORDER: [ll] [ll-clear] publish: a half is data and flag in one 64-bit access. After a wrap, the lines that the peer
+      // will store to next were cleared before this.
       st_relaxed_sys_16(to + k * kPackBytes, Bytes16{{(half & ~0u) | flag, half >> 32 | flag}});
     }
   }
 
   MYELON_DEVICE Parcel poll(u32 source, u64 index) const {
     const u8* from = address(source, index);
+    // ORDER: [ll] [ll-clear] consume: a half with the flag has the data; the peer's stores of the next operation follow.
     return {{ld_relaxed_sys_16(from), ld_relaxed_sys_16(from + kPackBytes)}, flag_};
   }
 
@@ -86,13 +88,14 @@ class LlMailbox {
     for (; index < lines; index += threads) {
       for (u32 source = 0; source < world_size_; ++source) {
         u8* line = cell(context_.args.rank, epoch_ + 1, source, index);
+        // ORDER: [ll-clear] reuse: no line carries a flag that is due again.
         st_relaxed_sys_16(line, Bytes16{{0, 0}});
         st_relaxed_sys_16(line + kPackBytes, Bytes16{{0, 0}});
       }
     }
-    // ORDER: [ll-clear] the cleared lines are in place before any thread of this CTA sends; the peer's store follows its
-    // receipt of what we send.
+    // ORDER: [ll-clear] reuse: this thread's cleared lines are in place before the CTA's barrier.
     fence_acq_rel_sys();
+    // ORDER: [ll-clear] load-sync: no thread of the CTA sends before all have cleared.
     sync_cta();
   }
 

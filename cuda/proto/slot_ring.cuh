@@ -24,6 +24,7 @@ class Producer {
   MYELON_DEVICE Producer(const Context& context, u32 next)
       : context_(context),
         next_(next),
+        // ORDER: [lane-epoch] epoch: written by `finish` of the launch before that ran a ring on this lane.
         sequence_(ld_relaxed_sys(&context.lane_state(context.args.rank)->published)),
         cached_gating_(0) {}
 
@@ -32,10 +33,10 @@ class Producer {
     const u64 slots = context_.args.layout.ring_slots;
     const u64 next_sequence = sequence_ + 1;
     if (next_sequence <= slots || cached_gating_ >= next_sequence - slots) return true;
-    // ORDER: [slot-release] acquire end: the consumer's reads of the slot are before our stores to it.
     const u64* gating = &context_.lane_state(context_.args.rank)->gating;
     if (!wait_for_sequence(context_, gating, next_sequence - slots, next_)) return false;
-    // An acquire again: it may see more than the wait did, and what it sees lets later claims pass without another look.
+    // ORDER: [slot-release] credit: an acquire again, for it may see more than the wait did, and what it sees lets later
+    // claims pass without another look.
     cached_gating_ = ld_acquire_sys(gating);
     return true;
   }
@@ -51,11 +52,12 @@ class Producer {
   MYELON_DEVICE void publish() {
     const u64 index = sequence_ & (context_.args.layout.ring_slots - 1);
     ++sequence_;
-    // ORDER: [slot-publish] the CTA's stores to the slot are before this release; pairs the acquire in Consumer::wait.
+    // ORDER: [slot-publish] publish: the CTA's stores to the slot are before this release.
     if (thread_index() == kProducerThread) st_release_sys(&context_.lane_state(next_)->slot_sequence[index], sequence_);
   }
 
   MYELON_DEVICE void finish() {
+    // ORDER: [lane-epoch] epoch: the CTA's reads were before `advance_operation`; the next launch reads this.
     if (thread_index() == kProducerThread) context_.lane_state(context_.args.rank)->published = sequence_;
   }
 
@@ -71,12 +73,12 @@ class Consumer {
   MYELON_DEVICE Consumer(const Context& context, u32 previous)
       : context_(context),
         previous_(previous),
+        // ORDER: [lane-epoch] epoch: written by `finish` of the launch before that ran a ring on this lane.
         sequence_(ld_relaxed_sys(&context.lane_state(context.args.rank)->consumed)) {}
 
   // Waits for the next slot. One thread of the CTA; the others learn of it at the CTA's barrier.
   MYELON_DEVICE bool wait() {
     const u64 index = sequence_ & (context_.args.layout.ring_slots - 1);
-    // ORDER: [slot-publish] acquire end: the producer's stores to the slot are before our reads of it.
     const u64* published = &context_.lane_state(context_.args.rank)->slot_sequence[index];
     return wait_for_sequence(context_, published, sequence_ + 1, previous_);
   }
@@ -91,11 +93,12 @@ class Consumer {
   // Gives the slot back. All threads, after the CTA's barrier that follows the last read of the slot.
   MYELON_DEVICE void release() {
     ++sequence_;
-    // ORDER: [slot-release] the CTA's reads of the slot are before this release; pairs the acquire in Producer::claim.
+    // ORDER: [slot-release] credit: the CTA's reads of the slot are before this release.
     if (thread_index() == kConsumerThread) st_release_sys(&context_.lane_state(previous_)->gating, sequence_);
   }
 
   MYELON_DEVICE void finish() {
+    // ORDER: [lane-epoch] epoch: the CTA's reads were before `advance_operation`; the next launch reads this.
     if (thread_index() == kConsumerThread) context_.lane_state(context_.args.rank)->consumed = sequence_;
   }
 

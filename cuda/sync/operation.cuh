@@ -18,6 +18,7 @@ MYELON_DEVICE void announce_operation(const Context& context, u32 world_size) {
   const u32 peer = thread_index();
   if (context.lane != 0 || peer >= world_size) return;
   const u64 announcement = (context.operation << kDescriptorBits) | args.descriptor;
+  // ORDER: [signature] publish: one store of one word, so it is never seen torn; nothing is read behind it.
   st_relaxed_sys(context.signature(peer, args.rank, context.operation), announcement);
   if (context.operation == 1) return;
   const u64 previous = context.state()->previous_descriptor;
@@ -33,9 +34,10 @@ MYELON_DEVICE void announce_operation(const Context& context, u32 world_size) {
 // of all CTAs, after their last read of the counters and before they wait for peers, so that it costs nothing.
 MYELON_DEVICE void advance_operation(const Context& context, MailboxUse use) {
   HeapState* state = context.state();
-  // ORDER: [epoch] every thread's reads of the counters are before the CTA's arrival, and all arrivals before the writes.
+  // ORDER: [epoch] [lane-epoch] load-sync: every thread's reads of the counters are before its CTA's arrival.
   sync_cta();
   if (thread_index() != 0) return;
+  // ORDER: [epoch] epoch: releases this CTA's reads and acquires those of all others, so the last one writes after all.
   if (atomic_add_acq_rel_gpu(&state->arrived, 1) + 1 != cta_count()) return;
   state->arrived = 0;
   if (use.sentinel) {

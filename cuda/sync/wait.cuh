@@ -22,6 +22,7 @@ MYELON_DEVICE i32 operations_ahead(u64 signature, u64 operation) {
 MYELON_DEVICE_COLD void give_up(Context context, FaultCode code, u32 peer, u64 expected, u64 seen, u64 waited_ns,
                                 u32 peer_code = kFaultNone) {
   const Args& args = context.args;
+  // ORDER: [fault] credit: one thread of the rank may write the record; the exchange alone decides, nothing is read behind it.
   if (atomic_exchange_relaxed_gpu(&context.state()->fault_claimed, 1) != 0) return;
   FaultRecord* record = &args.control->fault;
   record->lane = context.lane;
@@ -34,20 +35,21 @@ MYELON_DEVICE_COLD void give_up(Context context, FaultCode code, u32 peer, u64 e
   for (u32 rank = 0; rank < kMaxWorld; ++rank) {
     u64 started = 0;
     if (args.heap[rank] != nullptr) {
-      // The newer of the two announcements.
+      // ORDER: [signature] consume: the newer of the two announcements; each is one word and stands for itself.
       const i32 even = operations_ahead(ld_relaxed_sys(context.signature(args.rank, rank, 0)), context.operation);
       const i32 odd = operations_ahead(ld_relaxed_sys(context.signature(args.rank, rank, 1)), context.operation);
       started = context.operation + static_cast<i64>(even > odd ? even : odd);
     }
     record->started[rank] = started;
   }
-  // ORDER: [fault] the record is published to the host by its code.
+  // ORDER: [fault] publish: the record is published to the host by its code.
   st_release_sys(&record->code, static_cast<u32>(code));
   // The peer has told everybody itself, and its word is the one that says what happened.
   if (code == kFaultPeer) return;
   const u64 told = static_cast<u64>(code) << 32 | (args.rank + 1);
   for (u32 rank = 0; rank < kMaxWorld; ++rank) {
     if (args.heap[rank] != nullptr) {
+      // ORDER: [peer-fault] publish: the word is all there is to read.
       st_relaxed_sys(&context.in_heap<HeapState>(rank, args.layout.state)->peer_fault, told);
     }
   }
@@ -55,6 +57,7 @@ MYELON_DEVICE_COLD void give_up(Context context, FaultCode code, u32 peer, u64 e
 
 // Compares what a peer announced for operation `number` with `descriptor`; false when it announced something else.
 MYELON_DEVICE bool peer_agrees(const Context& context, u32 peer, u64 number, u64 descriptor, u64* seen) {
+  // ORDER: [signature] consume: a late or old word counts as agreement, so no order is needed.
   const u64 announced = ld_relaxed_sys(context.signature(context.args.rank, peer, number));
   *seen = announced & ((1ull << kDescriptorBits) - 1);
   return announced == 0 || operations_ahead(announced, number) != 0 || *seen == descriptor;
@@ -65,8 +68,9 @@ MYELON_DEVICE bool peer_agrees(const Context& context, u32 peer, u64 number, u64
 // took 2.3 ms to leave a wait that was over (4x H200, 2026-11-21), and ranks that slowed each other down never caught up.
 MYELON_DEVICE bool host_says_stop(const Context& context, u64 now) {
   u64* next_look = &context.state()->next_host_look_ns;
+  // ORDER: [abort] credit: whoever moves the time on may look; two that look at once do no harm.
   if (ld_relaxed_sys(next_look) > now || atomic_exchange_relaxed_gpu(next_look, now + kCheckIntervalNs) > now) return false;
-  // ORDER: [abort] relaxed: nothing is read behind the word; the host knows its own reason (src/watch).
+  // ORDER: [abort] consume: nothing is read behind the word; the host knows its own reason (src/watch).
   return ld_relaxed_sys(&context.args.control->abort) != 0;
 }
 
@@ -87,6 +91,7 @@ MYELON_DEVICE_COLD bool cold_wait(Context context, Probe probe, u32 peer, u64 ex
       give_up(context, kFaultAborted, peer, expected, probe.seen(), waited);
       return false;
     }
+    // ORDER: [peer-fault] consume: nothing is read behind the word.
     const u64 peer_fault = ld_relaxed_sys(&context.state()->peer_fault);
     if (peer_fault != 0) {
       give_up(context, kFaultPeer, static_cast<u32>(peer_fault) - 1, expected, probe.seen(), waited,
@@ -110,8 +115,8 @@ struct SequenceProbe {
   const u64* address;
   u64 target;
   u64 value;
-  // ORDER: [signal] [slot-publish] [slot-release] acquire end of all three; the writers release.
   MYELON_DEVICE bool ready() {
+    // ORDER: [signal] [slot-publish] [slot-release] consume: acquires what the writer of the sequence released with it.
     value = ld_acquire_sys(address);
     return value >= target;
   }
