@@ -93,10 +93,10 @@ class LlMailbox {
         st_relaxed_sys_16(line + kPackBytes, Bytes16{{0, 0}});
       }
     }
-    // ORDER: [ll-clear] reuse: this thread's cleared lines are in place before the CTA's barrier.
-    fence_acq_rel_sys();
     // ORDER: [ll-clear] load-sync: no thread of the CTA sends before all have cleared.
     sync_cta();
+    // ORDER: [ll-clear] reuse: what the barrier handed on, other threads' clearing, is in place before what this thread sends.
+    fence_acq_rel_sys();
   }
 
   const Context context_;
