@@ -34,11 +34,8 @@ class Producer {
     const u64 next_sequence = sequence_ + 1;
     if (next_sequence <= slots || cached_gating_ >= next_sequence - slots) return true;
     const u64* gating = &context_.lane_state(context_.args.rank)->gating;
-    if (!wait_for_sequence(context_, gating, next_sequence - slots, next_)) return false;
-    // ORDER: [slot-release] credit: an acquire again, for it may see more than the wait did, and what it sees lets later
-    // claims pass without another look.
-    cached_gating_ = ld_acquire_sys(gating);
-    return true;
+    // What the wait acquired may be more than this claim needs: it lets later ones pass without another look.
+    return wait_for_sequence(context_, gating, next_sequence - slots, next_, &cached_gating_);
   }
 
   // Where the claimed slot's payload goes: in the memory of the next rank.

@@ -123,13 +123,18 @@ struct SequenceProbe {
   MYELON_DEVICE u64 seen() const { return value; }
 };
 
-// Waits until the sequence at `address`, written by `peer`, has reached `target`.
-MYELON_DEVICE bool wait_for_sequence(const Context& context, const u64* address, u64 target, u32 peer) {
+// Waits until the sequence at `address`, written by `peer`, has reached `target`. `reached`, if given, gets a value that it
+// has reached, at least `target`.
+MYELON_DEVICE bool wait_for_sequence(const Context& context, const u64* address, u64 target, u32 peer, u64* reached = nullptr) {
   SequenceProbe probe{address, target, 0};
   for (u32 poll = 0; poll < kHotPolls; ++poll) {
-    if (probe.ready()) return true;
+    if (probe.ready()) {
+      if (reached != nullptr) *reached = probe.value;
+      return true;
+    }
     poll_pause();
   }
+  if (reached != nullptr) *reached = target;
   return cold_wait(context, probe, peer, target);
 }
 
