@@ -15,7 +15,7 @@ pub(crate) const SHORT: Duration = Duration::from_millis(300);
 /// Tenfold slack on it.
 pub(crate) const SOON: Duration = Duration::from_secs(3);
 /// Elements of an operand: several pieces of everything.
-pub(crate) const ELEMENTS: u64 = 2000;
+pub(crate) const ELEMENTS: u64 = 5000;
 
 /// Every variant that this build runs.
 pub(crate) fn variants() -> Vec<Arc<VariantSpec>> {
