@@ -12,7 +12,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 here=$PWD
 
-rules=(asm clobber includes variant_size order_pairs barriers ring_words placeholders file_size driver floors)
+rules=(asm clobber names includes variant_size order_pairs barriers ring_words placeholders file_size driver floors)
 
 # Floors of cuda/, lowest first. Folders on one line stand beside each other.
 cuda_floors='abi.cuh
@@ -77,6 +77,28 @@ rule_clobber() {
   [[ -d $scratch/text/cuda/ptx ]] || return 0
   (cd "$scratch/text" && find cuda/ptx -type f | sort | xargs -r awk -v ordering="$ordering" -f "$here/ci/clobber.awk") |
     findings clobber 'an ordered asm without a "memory" clobber lets the compiler move accesses across it; add the clobber'
+}
+
+# What a function of cuda/ptx is called is all that a reader of the kernels sees, and the CPU has one scope for all.
+rule_names() {
+  [[ -d $scratch/text/cuda/ptx ]] || return 0
+  (cd "$scratch/text" && find cuda/ptx -type f | sort | xargs -r awk '
+      function check(  count, word, i) {
+        gsub(/acq_rel/, "acqrel", name); gsub(/acq_rel/, "acqrel", body)
+        count = split(name, word, "_")
+        for (i = 1; i <= count; i++)
+          if (word[i] ~ /^(relaxed|acquire|release|acqrel|cta|cluster|gpu|sys)$/ && body ~ /asm/ && body !~ ("[.]" word[i] "[^a-z]"))
+            print place ":" word[i]
+      }
+      FNR == 1 { check(); name = body = "" }
+      /MYELON_DEVICE/ && /[(]/ {
+        check()
+        place = FILENAME ":" FNR; body = ""; name = $0
+        sub(/[(].*/, "", name); sub(/.*[^A-Za-z0-9_]/, "", name)
+      }
+      { body = body " " $0 }
+      END { check() }') |
+    findings names 'the instruction is not what the name says, in order or scope; correct one of them'
 }
 
 rule_includes() {

@@ -19,6 +19,20 @@ plant clobber cuda/ptx/planted.cuh - <<'END'
 inline void fence() { asm volatile("fence.acq_rel.sys;" ::: "memory"); }
 END
 
+plant names cuda/ptx/planted.cuh 2 <<'END'
+MYELON_DEVICE void st_relaxed_sys(u64* a) { asm volatile("st.relaxed.sys.global.u64 [%0], 1;" ::"l"(a) : "memory"); }
+MYELON_DEVICE void st_release_sys(u64* a) {
+  asm volatile("st.release.gpu.global.u64 [%0], 1;" ::"l"(a) : "memory");
+}
+END
+plant names cuda/ptx/planted.cuh 1 <<'END'
+MYELON_DEVICE u32 add_acq_rel_gpu(u32* a) { asm volatile("red.add.relaxed.gpu.global.u32 [%0], 1;" ::"l"(a) : "memory"); }
+END
+plant names cuda/ptx/planted.cuh - <<'END'
+MYELON_DEVICE void fence_acq_rel_sys() { asm volatile("fence.acq_rel.sys;" ::: "memory"); }
+MYELON_DEVICE void sync_cta() { __syncthreads(); }
+END
+
 plant includes cuda/base/planted.cuh 1 <<'END'
 #include "abi_misspelt.cuh"
 END
