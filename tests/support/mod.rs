@@ -3,6 +3,7 @@
 #![allow(dead_code)]
 
 pub(crate) mod child;
+pub(crate) mod endings;
 pub(crate) mod group;
 pub(crate) mod reference;
 pub(crate) mod runs;

@@ -1,12 +1,13 @@
 //! Short conformance runs described by data, for children under sanitizers and with planted bugs.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Barrier};
 
 use myelon_ccl::variant::{Choice, Manifest, Request, VariantSpec};
 use myelon_ccl::{DType, Options, ReduceOp};
 use serde::Deserialize;
 
+use super::endings::Ending;
 use super::{Bench, Operation, Random, on_ranks, options, skew, small_limits};
 
 /// A sequence of seeded operations.
@@ -27,6 +28,8 @@ pub(crate) struct Run {
     pub(crate) environment: BTreeMap<String, String>,
     /// `thread` or `address`.
     pub(crate) sanitizer: Option<String>,
+    /// An operation that cannot complete, after the others.
+    ending: Option<Ending>,
 }
 
 impl Run {
@@ -55,6 +58,7 @@ impl Run {
         limits.ring_slots = self.ring_slots.unwrap_or(limits.ring_slots);
         let timeout = Options::from_env().unwrap().timeout;
         let options = Options { timeout, limits: Some(limits), ..options() };
+        let hosts = Barrier::new(self.ranks as usize);
         on_ranks(self.ranks, &options, |communicator| {
             let rank = communicator.rank();
             let bench = Bench::new(communicator, MOST_BYTES);
@@ -72,6 +76,9 @@ impl Run {
                 let choice = Choice { lanes, ..Choice::of(variant) };
                 let request = Request { count, dtype, op };
                 bench.run(&Operation { choice, request, in_place, seed }, skew(&mut own, rank), own.below(2) as usize);
+            }
+            if let Some(ending) = self.ending {
+                ending.check(&bench, &variants[0], &hosts);
             }
         });
     }
