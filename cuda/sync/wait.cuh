@@ -87,15 +87,16 @@ MYELON_DEVICE_COLD bool cold_wait(Context context, Probe probe, u32 peer, u64 ex
     if (now < next_check) continue;
     next_check = now + kCheckIntervalNs;
     const u64 waited = now - start;
-    if (host_says_stop(context, now)) {
-      give_up(context, kFaultAborted, peer, expected, probe.seen(), waited);
-      return false;
-    }
+    // Before the host's word: a peer's kernel says more than the hosts, which hear of it later.
     // ORDER: [peer-fault] consume: nothing is read behind the word.
     const u64 peer_fault = ld_relaxed_sys(&context.state()->peer_fault);
     if (peer_fault != 0) {
       give_up(context, kFaultPeer, static_cast<u32>(peer_fault) - 1, expected, probe.seen(), waited,
               static_cast<u32>(peer_fault >> 32));
+      return false;
+    }
+    if (host_says_stop(context, now)) {
+      give_up(context, kFaultAborted, peer, expected, probe.seen(), waited);
       return false;
     }
     u64 theirs;
