@@ -41,8 +41,9 @@ MYELON_DEVICE void low_latency(const Args& args) {
 
   staging.copy_in(share);
   announce_operation(context, kWorldSize);
-  advance_operation(context, MailboxUse{});
-  if (!barrier.arrive_and_wait()) return;
+  barrier.arrive();
+  step_counters(context, MailboxUse{});
+  if (!barrier.wait()) return;
 
   for (u32 round = 0; round + 1 < kStages; ++round) fetch(round);
   const u64 rounds = (share.packs + threads - 1) / threads;

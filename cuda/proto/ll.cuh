@@ -37,7 +37,7 @@ class LlMailbox {
     }
   };
 
-  // ORDER: [epoch] epoch: read before advance_operation, which steps it for the next launch.
+  // ORDER: [epoch] epoch: read before `step_counters`, which steps it for the next launch.
   MYELON_DEVICE LlMailbox(const Context& context, u32 world_size, u64 packs)
       : context_(context), world_size_(world_size), epoch_(ld_relaxed_sys(&context.state()->ll_epoch)) {
     constexpr u64 kFlags = (1ull << MYELON_LL_FLAG_BITS) - 1;

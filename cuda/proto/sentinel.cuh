@@ -50,7 +50,7 @@ class SentinelMailbox {
     }
   };
 
-  // ORDER: [epoch] epoch: read before advance_operation, which steps it for the next launch.
+  // ORDER: [epoch] epoch: read before `step_counters`, which steps it for the next launch.
   MYELON_DEVICE SentinelMailbox(const Context& context, u32 world_size, u64)
       : context_(context), world_size_(world_size), epoch_(ld_relaxed_sys(&context.state()->sentinel_epoch)) {}
 
@@ -71,7 +71,7 @@ class SentinelMailbox {
   // Makes the buffer of the operation before ready for its next use. All CTAs share the work.
   MYELON_DEVICE void tidy() const {
     const u64 before = epoch_ + kSentinelBuffers - 1;
-    // ORDER: [epoch] epoch: read before advance_operation, which writes the extent of this operation.
+    // ORDER: [epoch] epoch: read before `step_counters`, which writes the extent of this operation.
     const u64 packs = ld_relaxed_sys(&context_.state()->sentinel_extent[before % kSentinelBuffers]) / kPackBytes;
     const u64 threads = static_cast<u64>(cta_count()) * thread_count();
     for (u64 index = static_cast<u64>(context_.lane) * thread_count() + thread_index(); index < packs; index += threads) {

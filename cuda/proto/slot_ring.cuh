@@ -54,7 +54,7 @@ class Producer {
   }
 
   MYELON_DEVICE void finish() {
-    // ORDER: [lane-epoch] epoch: the CTA's reads were before `advance_operation`; the next launch reads this.
+    // ORDER: [lane-epoch] epoch: the CTA's reads were before its first barrier; the next launch reads this.
     if (thread_index() == kProducerThread) context_.lane_state(context_.args.rank)->published = sequence_;
   }
 
@@ -95,7 +95,7 @@ class Consumer {
   }
 
   MYELON_DEVICE void finish() {
-    // ORDER: [lane-epoch] epoch: the CTA's reads were before `advance_operation`; the next launch reads this.
+    // ORDER: [lane-epoch] epoch: the CTA's reads were before its first barrier; the next launch reads this.
     if (thread_index() == kConsumerThread) context_.lane_state(context_.args.rank)->consumed = sequence_;
   }
 

@@ -42,7 +42,7 @@ class Staging {
 
   // Leaves the counter for the next launch. After a barrier, by all threads.
   MYELON_DEVICE void finish() {
-    // ORDER: [lane-epoch] epoch: the CTA's reads were before `advance_operation`; the next launch reads this.
+    // ORDER: [lane-epoch] epoch: the CTA's reads were before its first barrier; the next launch reads this.
     if (thread_index() == 0) context_.lane_state(context_.args.rank)->staging_uses = uses_ + 1;
   }
 

@@ -31,12 +31,11 @@ MYELON_DEVICE void announce_operation(const Context& context, u32 world_size) {
 }
 
 // Steps the rank's counters for the next launch, once every CTA of this one has read them. To be called by all threads
-// of all CTAs, after their last read of the counters and before they wait for peers, so that it costs nothing.
-MYELON_DEVICE void advance_operation(const Context& context, MailboxUse use) {
+// of all CTAs, behind a barrier of the CTA that follows its last read of the counters, and before they wait for peers, so that
+// it costs nothing. By a thread in the middle, for the first ones talk to the peers.
+MYELON_DEVICE void step_counters(const Context& context, MailboxUse use) {
   HeapState* state = context.state();
-  // ORDER: [epoch] [lane-epoch] load-sync: every thread's reads of the counters are before its CTA's arrival.
-  sync_cta();
-  if (thread_index() != 0) return;
+  if (thread_index() != thread_count() / 2) return;
   // ORDER: [epoch] epoch: releases this CTA's reads and acquires those of all others, so the last one writes after all.
   if (atomic_add_acq_rel_gpu(&state->arrived, 1) + 1 != cta_count()) return;
   state->arrived = 0;
@@ -47,6 +46,13 @@ MYELON_DEVICE void advance_operation(const Context& context, MailboxUse use) {
   if (use.ll) state->ll_epoch += 1;
   state->previous_descriptor = context.args.descriptor;
   state->operation = context.operation;
+}
+
+// The same where no barrier of the CTA is at hand.
+MYELON_DEVICE void advance_operation(const Context& context, MailboxUse use) {
+  // ORDER: [epoch] [lane-epoch] load-sync: every thread's reads of the counters are before its CTA's arrival.
+  sync_cta();
+  step_counters(context, use);
 }
 
 }  // namespace myelon

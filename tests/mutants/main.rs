@@ -98,7 +98,7 @@ enum Reason {
 }
 
 /// The words that only this reason brings with it.
-const SIGNS: [(&str, Reason); 12] = [
+const SIGNS: [(&str, Reason); 13] = [
     ("ERROR: AddressSanitizer", Reason::OutsideMemory),
     ("WARNING: ThreadSanitizer: data race", Reason::DataRace),
     ("wrote past its output", Reason::WroteOutside),
@@ -110,6 +110,8 @@ const SIGNS: [(&str, Reason); 12] = [
     // A rank that heard of a peer's stall before its own.
     ("waited too long", Reason::Stalled),
     ("PeerMismatch {", Reason::Mismatch),
+    // A rank that heard of it from a peer.
+    ("operations differ", Reason::Mismatch),
     ("wait at a barrier", Reason::DivergentBarrier),
     ("a barrier after a thread of the CTA has returned", Reason::DivergentBarrier),
 ];
