@@ -82,22 +82,7 @@ rule_clobber() {
 # What a function of cuda/ptx is called is all that a reader of the kernels sees, and the CPU has one scope for all.
 rule_names() {
   [[ -d $scratch/text/cuda/ptx ]] || return 0
-  (cd "$scratch/text" && find cuda/ptx -type f | sort | xargs -r awk '
-      function check(  count, word, i) {
-        gsub(/acq_rel/, "acqrel", name); gsub(/acq_rel/, "acqrel", body)
-        count = split(name, word, "_")
-        for (i = 1; i <= count; i++)
-          if (word[i] ~ /^(relaxed|acquire|release|acqrel|cta|cluster|gpu|sys)$/ && body ~ /asm/ && body !~ ("[.]" word[i] "[^a-z]"))
-            print place ":" word[i]
-      }
-      FNR == 1 { check(); name = body = "" }
-      /MYELON_DEVICE/ && /[(]/ {
-        check()
-        place = FILENAME ":" FNR; body = ""; name = $0
-        sub(/[(].*/, "", name); sub(/.*[^A-Za-z0-9_]/, "", name)
-      }
-      { body = body " " $0 }
-      END { check() }') |
+  (cd "$scratch/text" && find cuda/ptx -type f | sort | xargs -r awk -f "$here/ci/names.awk") |
     findings names 'the instruction is not what the name says, in order or scope; correct one of them'
 }
 
