@@ -11,7 +11,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-steps=(nvrtc system nextest fmt house shell clippy clippy_mpi doc tests doctests perf mpi sanitizers)
+steps=(nvrtc system nextest fmt house shell clippy clippy_mpi doc tests doctests perf mpi)
 
 declare -A about=(
   [nvrtc]='NVRTC from pip, so that every kernel is compiled for GPUs too'
@@ -26,8 +26,7 @@ declare -A about=(
   [tests]='all tests'
   [doctests]='examples in the docs'
   [perf]='myelon-perf, all variants on 4 CPU ranks'
-  [mpi]='myelon-perf under mpirun'
-  [sanitizers]='all variants under ThreadSanitizer and AddressSanitizer'
+  [mpi]='myelon-perf and an example under mpirun'
 )
 
 venv=$PWD/target/ci-venv
@@ -191,77 +190,11 @@ step_mpi() {
   bounded 300 mpirun --allow-run-as-root --oversubscribe -np 2 \
     "$binaries/myelon-perf" --device cpu -b 1K -e 16K -f 4 -n 2 -w 1 --variant all --json "$out/mpi.json"
   check_results "$out/mpi.json"
-}
 
-# The sanitizer's runtime is preloaded, because only the kernels, which are dlopened, are built with it.
-# Address space randomisation is off where it can be: ThreadSanitizer wants fixed regions for its shadow.
-under_sanitizer() {
-  local kind=$1 library
-  shift
-  library=$(c++ -print-file-name="lib${kind:0:1}san.so")
-  local fixed=(env)
-  if has setarch && setarch "$(uname -m)" -R true 2>/dev/null; then fixed=(setarch "$(uname -m)" -R env); fi
-  bounded 300 "${fixed[@]}" LD_PRELOAD="$library" MYELON_CPU_SANITIZE="$kind" \
-    TSAN_OPTIONS='exitcode=66 halt_on_error=1' ASAN_OPTIONS='exitcode=66 detect_leaks=0' "$@"
-}
-
-# A sanitizer that cannot see a planted fault proves nothing, so it has to see one first: in a dlopened library, as kernels are.
-check_sanitizer() {
-  local kind=$1 dir=$out/sanitizer status=0
-  mkdir -p "$dir"
-  cat >"$dir/fault.cpp" <<'END'
-#include <pthread.h>
-static int shared;
-static void* race(void*) { for (int i = 0; i < 1000; ++i) ++*(volatile int*)&shared; return nullptr; }
-extern "C" void fault_thread() {
-  pthread_t other;
-  pthread_create(&other, nullptr, race, nullptr);
-  race(nullptr);
-  pthread_join(other, nullptr);
-}
-extern "C" void fault_address() { volatile char* p = new char[8]; p[8] = 1; delete[] p; }
-END
-  cat >"$dir/main.cpp" <<'END'
-#include <dlfcn.h>
-int main(int, char** argv) {
-  void* library = dlopen(argv[1], RTLD_NOW);
-  if (!library) return 3;
-  reinterpret_cast<void (*)()>(dlsym(library, argv[2]))();
-}
-END
-  c++ "$dir/main.cpp" -ldl -o "$dir/main"
-  c++ -g -fPIC -shared "-fsanitize=$kind" "$dir/fault.cpp" -o "$dir/fault-$kind.so" ||
-    skip "this C++ compiler has no -fsanitize=$kind"
-  under_sanitizer "$kind" "$dir/main" "$dir/fault-$kind.so" "fault_$kind" >"$dir/$kind.log" 2>&1 || status=$?
-  if ((status != 66)); then
-    cat "$dir/$kind.log"
-    skip "the $kind sanitizer does not see a planted fault here (exit $status)"
-  fi
-}
-
-# The test binary of one integration test.
-test_binary() {
-  cargo test --no-run --quiet --message-format=json --test "$1" |
-    sed -nE 's/.*"kind":\["test"\].*"executable":"([^"]+)".*/\1/p' | tail -1
-}
-
-step_sanitizers() {
-  has c++ || skip 'needs g++'
-  need_perf
-  local kind binary=''
-  if [[ -f tests/conformance.rs ]]; then binary=$(test_binary conformance); fi
-  for kind in thread address; do
-    check_sanitizer "$kind"
-    echo "-- $kind: all variants, ranks as threads of one process"
-    rm -f "$out/$kind.json"
-    under_sanitizer "$kind" "$binaries/myelon-perf" --device cpu --ranks 3 --threads -b 1K -e 16K -f 16 -n 1 -w 0 \
-      --variant all --json "$out/$kind.json"
-    check_results "$out/$kind.json"
-    # Conformance tests that are to run under sanitizers carry the word in their name.
-    if [[ -n $binary ]] && "$binary" sanitizer --list 2>/dev/null | grep ': test$' >/dev/null; then
-      under_sanitizer "$kind" "$binary" sanitizer --test-threads=1
-    fi
-  done
+  # The example that the README shows, as its first lines say to start it: two ranks of ones make twos.
+  bounded 600 cargo build --example processes
+  bounded 120 mpirun --allow-run-as-root --oversubscribe -np 2 "$binaries/examples/processes" | sort | tee "$out/processes.txt"
+  [[ $(<"$out/processes.txt") == $'rank 0 of 2: 2\nrank 1 of 2: 2' ]] || { echo 'the example says something else'; return 1; }
 }
 
 # What earlier steps, or earlier runs, have brought.

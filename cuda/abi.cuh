@@ -17,6 +17,7 @@ constexpr u64 kSentinelBuffers = 3;
 constexpr u64 kLlBuffers = 2;
 constexpr u64 kStagingBuffers = 2;
 constexpr u64 kPackBytes = 16;
+constexpr u32 kStageFlagBytes = 256;
 constexpr u32 kOperationBits = 24;
 constexpr u32 kDescriptorBits = 64 - kOperationBits;
 
@@ -37,15 +38,10 @@ struct HeapLayout {
 };
 
 struct alignas(128) HeapState {
-  u64 operation;
-  u64 sentinel_epoch;
-  u64 sentinel_extent[kSentinelBuffers];
-  u64 ll_epoch;
-  u64 previous_descriptor;
-  u32 arrived;
-  u32 fault_claimed;
   u64 next_host_look_ns;
-  u64 padding[7];
+  u32 fault_claimed;
+  u32 fault_padding;
+  u64 padding[14];
   u64 peer_fault;
   u64 peer_padding[15];
 };
@@ -53,11 +49,17 @@ struct alignas(128) HeapState {
 struct alignas(128) LaneState {
   u64 signal[kMaxWorld];
   u64 signal_padding[8];
+  u64 operation;
+  u64 previous_descriptor;
+  u64 sentinel_epoch;
+  u64 sentinel_extent;
+  u64 ll_epoch;
   u64 signal_sequence;
   u64 staging_uses;
   u64 published;
   u64 consumed;
-  u64 private_padding[12];
+  u64 slots;
+  u64 private_padding[6];
   u64 gating;
   u64 gating_padding[15];
   u64 slot_sequence[kMaxRingSlots];
@@ -100,6 +102,8 @@ struct Args {
   HeapLayout layout;
   u32 rank;
   u32 chunk_bytes;
+  u32 slots;
+  u32 padding;
 };
 
 struct VerifyArgs {
@@ -127,10 +131,11 @@ static_assert(sizeof(HeapState) == 256, "HeapState differs from src/abi.rs");
 static_assert(sizeof(LaneState) == 512, "LaneState differs from src/abi.rs");
 static_assert(sizeof(FaultRecord) == 112, "FaultRecord differs from src/abi.rs");
 static_assert(sizeof(ControlPage) == 120, "ControlPage differs from src/abi.rs");
-static_assert(sizeof(Args) == 216, "Args differs from src/abi.rs");
+static_assert(sizeof(Args) == 224, "Args differs from src/abi.rs");
 static_assert(sizeof(VerifyArgs) == 48, "VerifyArgs differs from src/abi.rs");
 static_assert(sizeof(PairArgs) == 104, "PairArgs differs from src/abi.rs");
 static_assert(__builtin_offsetof(HeapState, peer_fault) == 128, "HeapState differs from src/abi.rs");
+static_assert(__builtin_offsetof(LaneState, operation) == 128, "LaneState differs from src/abi.rs");
 static_assert(__builtin_offsetof(LaneState, gating) == 256, "LaneState differs from src/abi.rs");
 static_assert(__builtin_offsetof(LaneState, slot_sequence) == 384, "LaneState differs from src/abi.rs");
 static_assert(__builtin_offsetof(Args, layout) == 112, "Args differs from src/abi.rs");

@@ -21,6 +21,8 @@ pub const STAGING_BUFFERS: u64 = 2;
 pub const SENTINEL_BYTE: u8 = 0xff;
 /// Bytes one thread moves at a time.
 pub const PACK_BYTES: u64 = 16;
+/// Shared memory before the stages of a kernel with producer warps: their mbarriers.
+pub const STAGE_FLAG_BYTES: u32 = 256;
 
 /// Where the parts of a heap lie. Equal on all ranks.
 #[repr(C)]
@@ -45,7 +47,7 @@ pub struct HeapLayout {
     pub staging: u64,
     /// Capacity of one staging half of one lane.
     pub staging_bytes: u64,
-    /// `[lanes][ring_slots][slot_bytes]`, written by the previous rank.
+    /// `[lanes][ring_slots][slot_bytes]`, written by the previous rank. A launch can use fewer slots, and less of each.
     pub ring: u64,
     /// Capacity of one ring slot.
     pub slot_bytes: u64,
@@ -73,35 +75,29 @@ pub const fn describe(descriptor: u64) -> (u64, u8, u8) {
     )
 }
 
-/// A rank's own counters. In device memory, because a captured graph freezes arguments.
+/// What all CTAs of a rank share.
 #[repr(C, align(128))]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct HeapState {
-    /// Number of the running operation minus one; advanced by the last CTA to arrive.
-    pub operation: u64,
-    /// Sentinel operations so far; chooses the mailbox buffer.
-    pub sentinel_epoch: u64,
-    /// Bytes per mailbox that the operation before wrote, by buffer: what has to be re-poisoned.
-    pub sentinel_extent: [u64; SENTINEL_BUFFERS as usize],
-    /// LL operations so far; its low bits are the flag.
-    pub ll_epoch: u64,
-    /// Descriptor of the operation before, to compare with late peers.
-    pub previous_descriptor: u64,
-    /// CTAs of the running launch that have read the counters above.
-    pub arrived: u32,
-    /// Claimed by the first thread of this rank that reports a fault.
-    pub fault_claimed: u32,
     /// When a waiting thread may look at the host's abort word next, by the GPU's clock.
     pub next_host_look_ns: u64,
+    /// Claimed by the first thread of this rank that reports a fault.
+    pub fault_claimed: u32,
+    /// Fills the word.
+    pub fault_padding: u32,
     /// Keeps what peers write on a line of its own.
-    pub padding: [u64; 7],
+    pub padding: [u64; 14],
     /// Set by a peer whose kernel gave up: its rank plus one, its [`FaultCode`] above 32 bits. Ends every wait here.
     pub peer_fault: u64,
     /// Fills the line of `peer_fault`.
     pub peer_padding: [u64; 15],
 }
 
-/// One lane's flags and sequences. Each group that another rank writes has a line of its own.
+/// One lane's counters, flags and sequences. Each group that another rank writes has a line of its own.
+///
+/// The counters of operations and epochs are the same in every lane, whether a launch has a CTA for it or not: a CTA reads
+/// its own lane's and steps those of its own and of lanes without a CTA, so that no CTA ever waits for another. They are in
+/// device memory, because a captured graph freezes arguments.
 #[repr(C, align(128))]
 #[derive(Clone, Copy, Debug)]
 pub struct LaneState {
@@ -109,6 +105,16 @@ pub struct LaneState {
     pub signal: [u64; MAX_WORLD],
     /// Keeps `signal` on a line of its own.
     pub signal_padding: [u64; 8],
+    /// Operations so far: the running one's number minus one, until the lane is stepped.
+    pub operation: u64,
+    /// Descriptor of the operation before, to compare with late peers.
+    pub previous_descriptor: u64,
+    /// Sentinel operations so far; chooses the mailbox buffer.
+    pub sentinel_epoch: u64,
+    /// Bytes per mailbox that the last sentinel operation wrote: what the next one re-poisons.
+    pub sentinel_extent: u64,
+    /// LL operations so far; its low bits are the flag.
+    pub ll_epoch: u64,
     /// Barriers passed so far; private to the lane.
     pub signal_sequence: u64,
     /// Operations of this lane that staged so far; its low bit chooses the half. Private.
@@ -117,8 +123,10 @@ pub struct LaneState {
     pub published: u64,
     /// Slots consumed from the previous rank so far; private.
     pub consumed: u64,
+    /// Slots that the ring had when the lane published last; private.
+    pub slots: u64,
     /// Keeps the private words on a line of their own.
-    pub private_padding: [u64; 12],
+    pub private_padding: [u64; 6],
     /// Slots that the next rank has released: written by it, read before a claim.
     pub gating: u64,
     /// Keeps `gating` on a line of its own.
@@ -201,8 +209,12 @@ pub struct Args {
     pub layout: HeapLayout,
     /// This rank.
     pub rank: u32,
-    /// Bytes a lane moves per step, for variants that pipeline; at most the slot or staging capacity.
+    /// Bytes a lane moves per step, for variants that go in steps; at most the slot capacity.
     pub chunk_bytes: u32,
+    /// Slots of a lane's ring that this launch uses, for variants with a ring: a power of two, at most the heap's.
+    pub slots: u32,
+    /// Fills the word of `slots`.
+    pub padding: u32,
 }
 
 /// Arguments of the kernels that write test data and check results.
@@ -251,11 +263,12 @@ const _: () = {
     assert!(size_of::<HeapState>() == 256);
     assert!(offset_of!(HeapState, peer_fault) == 128);
     assert!(size_of::<LaneState>() == 512);
+    assert!(offset_of!(LaneState, operation) == 128);
     assert!(offset_of!(LaneState, gating) == 256);
     assert!(offset_of!(LaneState, slot_sequence) == 384);
     assert!(size_of::<FaultRecord>() == 112);
     assert!(size_of::<ControlPage>() == 120);
-    assert!(size_of::<Args>() == 216);
+    assert!(size_of::<Args>() == 224);
     assert!(offset_of!(Args, layout) == 112);
     assert!(size_of::<VerifyArgs>() == 48);
     assert!(size_of::<PairArgs>() == 104);
@@ -292,7 +305,7 @@ mod tests {
 
     #[test]
     fn plain_types_have_no_gaps() {
-        assert_eq!(size_of::<Args>(), 14 * 8 + size_of::<HeapLayout>() + 8);
+        assert_eq!(size_of::<Args>(), 14 * 8 + size_of::<HeapLayout>() + 16);
         assert_eq!(bytes_of(&HeapState::default()).len(), 256);
     }
 }

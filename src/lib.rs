@@ -136,4 +136,4 @@ pub mod watch;
 
 pub use comm::{Communicator, Fallback, Options};
 pub use error::{Error, Result};
-pub use types::{DType, MAX_WORLD_SIZE, Rank, ReduceOp, WorldSize};
+pub use types::{DType, MAX_WORLD_SIZE, Rank, ReduceOp, Wait, WorldSize};

@@ -160,6 +160,18 @@ named_enum! {
     }
 }
 
+named_enum! {
+    /// What a thread does between two polls. Names are those of `cuda/sync/wait.cuh`.
+    Wait ("wait policy") {
+        /// Polls bare at first, then with sleeps that grow.
+        Adaptive = 0 "adaptive",
+        /// Polls bare, without a sleep.
+        Spin = 1 "spin",
+        /// Sleeps as short as it can after every poll.
+        Yield = 2 "yield",
+    }
+}
+
 impl DType {
     /// Size of one element in bytes; also the alignment a buffer of it needs.
     pub const fn size_bytes(self) -> usize {

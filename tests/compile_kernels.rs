@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use myelon_ccl::device::cuda::Nvrtc;
 use myelon_ccl::device::{DeviceKind, KernelSource};
 use myelon_ccl::memory::HeapLimits;
-use myelon_ccl::variant::{Choice, Manifest, Plan, Request, Terrain, VerifyKernel};
+use myelon_ccl::variant::{Choice, Manifest, Plan, Request, Shape, Terrain, VariantSpec, VerifyKernel};
 use myelon_ccl::{DType, Error, ReduceOp, WorldSize};
 
 /// Architectures that kernels are written for: Ampere, Hopper, Blackwell.
@@ -29,15 +29,24 @@ fn sources(arch: &str) -> Vec<(KernelSource, bool)> {
             let smallest = if dtype == DType::F32 && op == ReduceOp::Sum { 2 } else { 8 };
             for ranks in if full { 1..=8 } else { smallest..=8 }.step_by(if full { 1 } else { 6 }) {
                 let world_size = WorldSize::new(ranks).unwrap();
-                for variant in Manifest::embedded().all().filter(|variant| variant.supports(dtype, op).is_ok()) {
+                let fits =
+                    |variant: &&Arc<VariantSpec>| variant.supports(dtype, op).is_ok() && variant.runs_on(arch).is_ok();
+                for variant in Manifest::embedded().all().filter(fits) {
                     for sentinel in [true, false] {
                         let (layout, _) = HeapLimits::of(DeviceKind::Cuda).layout(world_size).unwrap();
-                        let terrain = Terrain { device: DeviceKind::Cuda, world_size, layout: &layout, sentinel };
+                        let terrain = Terrain { device: DeviceKind::Cuda, world_size, layout: &layout, sentinel, arch };
                         let request = Request { count: 1 << 20, dtype, op };
-                        let plan = Plan::new(&terrain, &request, &Choice::of(variant)).unwrap();
-                        let source = plan.kernel.source();
-                        if !sources.iter().any(|(known, _)| *known == source) {
-                            sources.push((source, true));
+                        // What is compiled in has nothing to do with types: every point of it with one of them.
+                        let mut points = variant.parameters.points();
+                        points.retain(|_| smallest == 2);
+                        points.push(Shape::default());
+                        for mut shape in points {
+                            shape.slots = None;
+                            let choice = Choice { variant: Arc::clone(variant), shape };
+                            let source = Plan::new(&terrain, &request, &choice).unwrap().kernel.source();
+                            if !sources.iter().any(|(known, _)| *known == source) {
+                                sources.push((source, true));
+                            }
                         }
                     }
                 }

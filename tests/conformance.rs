@@ -5,18 +5,18 @@ mod support;
 use std::sync::Arc;
 use std::time::Duration;
 
-use myelon_ccl::variant::{Choice, Manifest, Request, VariantSpec};
-use myelon_ccl::{Communicator, DType, ReduceOp};
+use myelon_ccl::memory::HeapLimits;
+use myelon_ccl::variant::{Choice, Lanes, Request, Shape};
+use myelon_ccl::{Communicator, DType, Options, ReduceOp};
 
 use support::group::{self, Group};
-use support::{Bench, Operation, Random, asked_ranks, child, on_ranks, options, skew};
+use support::{
+    Bench, Operation, Random, asked_ranks, child, expect_equal_on_all_ranks, on_ranks, options, shape, skew,
+    small_limits, variants,
+};
 
 /// Most bytes of a message in these tests: several pieces of everything under `support::small_limits`.
 const MOST_BYTES: u64 = 40 << 10;
-
-fn variants() -> Vec<Arc<VariantSpec>> {
-    Manifest::embedded().enabled().cloned().collect()
-}
 
 /// Every operator of one type, and of every other type one operator, another one for each; all pairs with
 /// MYELON_TEST_FULL=1. Each pair costs a compilation of each variant.
@@ -45,38 +45,102 @@ fn count(random: &mut Random, dtype: DType) -> u64 {
     }
 }
 
+/// Some of the pairs, others for each world size: a kernel is compiled for its world size.
+fn pairs_for(ranks: u32) -> Vec<(DType, ReduceOp)> {
+    let own = |&(place, _): &(usize, _)| place as u32 % 4 == ranks % 4;
+    pairs().into_iter().enumerate().filter(own).map(|(_, pair)| pair).collect()
+}
+
 /// One communicator, many operations of every kind: kernels that are right at one size can be wrong in sequence.
-fn sequence(communicator: Communicator, operations: u64, seed: u64) {
+fn sequence(communicator: Communicator, pairs: &[(DType, ReduceOp)], operations: u64, seed: u64) -> Vec<u64> {
     let rank = communicator.rank();
     let bench = Bench::new(communicator, MOST_BYTES);
-    let (variants, pairs) = (variants(), pairs());
+    let variants = variants();
     let mut random = Random(seed);
     let mut own = Random(seed ^ u64::from(rank.0));
+    let mut hashes = Vec::new();
     for _ in 0..operations {
         let variant = random.pick(&variants);
-        let (dtype, op) = *random.pick(&pairs);
+        let (dtype, op) = *random.pick(pairs);
         let request = Request { count: count(&mut random, dtype), dtype, op };
-        let lanes = Some(1 + random.below(4) as u32);
+        let shape = shape(&mut random, variant, &request);
         let (in_place, seed) = (random.below(2) == 0, random.next());
         if variant.supports(dtype, op).is_err() {
             continue;
         }
-        let choice = Choice { lanes, ..Choice::of(variant) };
+        let choice = Choice { variant: Arc::clone(variant), shape };
         let stream = own.below(2) as usize;
-        bench.run(&Operation { choice, request, in_place, seed }, skew(&mut own, rank), stream);
+        hashes.push(bench.run(&Operation { choice, request, in_place, seed }, skew(&mut own, rank), stream));
     }
+    hashes
 }
 
 #[test]
 fn two_thousand_operations_in_sequence() {
-    on_ranks(asked_ranks().unwrap_or(3), &options(), |communicator| sequence(communicator, 2000, 1));
+    let ranks = asked_ranks().unwrap_or(3);
+    let hashes = on_ranks(ranks, &options(), |communicator| sequence(communicator, &pairs(), 2000, 1));
+    expect_equal_on_all_ranks(&hashes);
 }
 
 #[test]
 fn sequence_on_every_world_size() {
     for ranks in asked_ranks().map_or(1..=8, |ranks| ranks..=ranks) {
-        on_ranks(ranks, &options(), |communicator| sequence(communicator, 60, u64::from(ranks) + 100));
+        let seed = u64::from(ranks) + 100;
+        let hashes = on_ranks(ranks, &options(), |communicator| sequence(communicator, &pairs_for(ranks), 60, seed));
+        expect_equal_on_all_ranks(&hashes);
     }
+}
+
+/// Counts that the grid does not divide, for a plan of `lanes` lanes, `threads` threads and pieces of `piece` elements: about
+/// none, one and several rounds of the grid, with a partial pack, fewer packs than threads, and a last piece of next to nothing
+/// for all lanes.
+fn uneven(lanes: u64, threads: u64, piece: u64, per_pack: u64) -> Vec<u64> {
+    let grid = lanes * threads * per_pack;
+    let mut counts: Vec<_> =
+        (1..=3).flat_map(|rounds| [rounds * grid - 1, rounds * grid + 1, rounds * grid + per_pack + 1]).collect();
+    counts.extend([1, lanes * per_pack - 1, lanes * per_pack + 1, (lanes + 1) * threads * per_pack + threads - 1]);
+    counts.extend([piece.saturating_add(1), piece.saturating_add((lanes - 1) * per_pack)]);
+    counts
+}
+
+/// Any count on any grid. Cells with room for several pieces of a stage.
+#[test]
+fn counts_that_the_grid_does_not_divide() {
+    let limits =
+        HeapLimits { lanes: 8, sentinel_bytes: 8192, staging_bytes: 12288, slot_bytes: 2560, ..small_limits() };
+    let options = Options { limits: Some(limits), ..options() };
+    on_ranks(asked_ranks().unwrap_or(3), &options, |communicator| {
+        let rank = communicator.rank();
+        let most = 64 << 10;
+        let bench = Bench::new(communicator, most);
+        let mut own = Random(u64::from(rank.0));
+        for variant in variants() {
+            for (lanes, dtype) in (1..=7).zip([DType::F32, DType::I32, DType::Bf16].into_iter().cycle()) {
+                let op = ReduceOp::Sum;
+                let per_pack = 16 / dtype.size_bytes() as u64;
+                let choice = Choice {
+                    shape: Shape { lanes: Some(Lanes::UpTo(lanes)), ..Shape::default() },
+                    ..Choice::of(&variant)
+                };
+                let plan = |count| bench.communicator.plan(&choice, &Request { count, dtype, op }).unwrap();
+                let whole = plan(most / dtype.size_bytes() as u64);
+                let shapes = [plan(1).kernel.threads, whole.kernel.threads];
+                let mut counts: Vec<_> = shapes
+                    .iter()
+                    .flat_map(|&threads| uneven(u64::from(lanes), u64::from(threads), whole.piece_elements, per_pack))
+                    .filter(|count| *count <= most / dtype.size_bytes() as u64)
+                    .collect();
+                counts.sort_unstable();
+                counts.dedup();
+                for count in counts {
+                    let request = Request { count, dtype, op };
+                    let operation =
+                        Operation { choice: choice.clone(), request, in_place: count % 2 == 0, seed: count };
+                    bench.run(&operation, skew(&mut own, rank), 0);
+                }
+            }
+        }
+    });
 }
 
 #[test]
@@ -94,6 +158,7 @@ fn sequence_over_processes() {
 #[test]
 fn rank_of_a_sequence() {
     if let Some(communicator) = group::join(options()) {
-        sequence(communicator, 200, 9);
+        let pairs = pairs_for(communicator.world_size().get());
+        sequence(communicator, &pairs, 200, 9);
     }
 }

@@ -5,6 +5,7 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use myelon_ccl::Wait;
 use myelon_ccl::bootstrap::UniqueId;
 use myelon_ccl::measure::{Results, Row};
 use myelon_ccl::variant::Manifest;
@@ -68,7 +69,7 @@ const README: &str = "# Title\n<!-- results:plot -->\n<!-- /results -->\nprose\n
 fn bad_sweeps_are_refused_in_one_line() {
     let directory = tempfile::tempdir().unwrap();
     let here = directory.path();
-    let cases: [(&[&str], &[&str]); 13] = [
+    let cases: [(&[&str], &[&str]); 19] = [
         (&["-b", "12Q"], &["'12Q' is not a size", "64M"]),
         (&["-b", "2M", "-e", "1M"], &["2M is larger", "swap -b and -e"]),
         (&["-f", "1"], &["-f 1", "2 or more"]),
@@ -76,6 +77,12 @@ fn bad_sweeps_are_refused_in_one_line() {
         (&["--ranks", "9"], &["9 ranks", "1 to 8"]),
         (&["--device", "tpu"], &["tpu", "auto, cuda, cpu"]),
         (&["--variant", "nosuch"], &["unknown variant 'nosuch'", "auto, all"]),
+        (&["--variant", "ring", "--slots", "3"], &["variant ring: slots=3", "2, 4, 8, 16"]),
+        (&["--variant", "ring", "--stages", "2"], &["variant ring: stages=2", "no such parameter"]),
+        (&["--variant", "low_latency", "--stages", "0,2"], &["variant low_latency: stages=0", "1, 2, 3, 4"]),
+        (&["--variant", "ring", "--lanes", "129"], &["lanes=129", "1 to 128"]),
+        (&["--lanes", "many"], &["'many'", "by_size"]),
+        (&["--wait", "nap"], &["wait policy 'nap'", "adaptive, spin, yield"]),
         (&["-d", "f31"], &["unknown data type 'f31'", "bf16"]),
         (&["-o", "xor"], &["unknown operator 'xor'", "sum"]),
         (&["--against", "mpi"], &["unknown baseline 'mpi'", "nccl_symmetric"]),
@@ -109,6 +116,23 @@ fn a_sweep_measures_and_verifies_every_enabled_variant() {
         assert_eq!((row.ranks.get(), row.wrong, row.graph), (3, Some(0), 0), "{row:?}");
         assert!(row.lanes > 0 && row.threads > 0 && row.time_us.min > 0.0, "{row:?}");
     }
+}
+
+#[test]
+fn every_combination_of_parameters_is_a_row_that_says_so() {
+    let directory = tempfile::tempdir().unwrap();
+    let size = ["--ranks", "2", "-b", "64K", "-e", "64K", "-n", "1", "-w", "0"];
+    let ring = ["--variant", "ring", "--slots", "2,8", "--chunk", "2K,8K", "--lanes", "16", "--wait", "spin"];
+    let rows = measured(directory.path(), &[&size[..], &ring].concat());
+    let shapes: Vec<_> = rows.iter().map(|row| (row.chunk, row.slots, row.stages, row.wait)).collect();
+    let of = |chunk, slots| (chunk, slots, 0, Some(Wait::Spin));
+    assert_eq!(shapes, [of(2048, 2), of(2048, 8), of(8192, 2), of(8192, 8)]);
+    assert!(rows.iter().all(|row| row.lanes == 16 && row.wrong == Some(0)), "{rows:?}");
+    let pipeline = ["--variant", "low_latency", "--stages", "1,4", "--lanes", "by_size"];
+    let rows = measured(directory.path(), &[&size[..], &pipeline].concat());
+    let shapes: Vec<_> = rows.iter().map(|row| (row.chunk, row.slots, row.stages, row.wait)).collect();
+    assert_eq!(shapes, [1, 4].map(|stages| (0, 0, stages, Some(Wait::Adaptive))));
+    assert!(rows.iter().all(|row| row.lanes == 32 && row.wrong == Some(0)), "{rows:?}");
 }
 
 #[test]

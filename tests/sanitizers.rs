@@ -17,6 +17,7 @@ name = "mailboxes"
 ranks = 2
 operations = 60
 pairs = ["f32 sum", "i64 max"]
+shapes = true
 
 [[run]]
 name = "packs"
@@ -24,6 +25,14 @@ ranks = 3
 operations = 60
 pairs = ["bf16 avg", "u8 sum"]
 ring_slots = 2
+
+[[run]]
+name = "stages"
+ranks = 2
+operations = 40
+pairs = ["f32 sum", "u8 max"]
+variants = ["two_shot_tma", "ring_specialized"]
+cell_bytes = 12288
 "#;
 
 #[derive(serde::Deserialize)]

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use myelon_ccl::measure::{Baseline, Bytes};
-use myelon_ccl::{DType, Error, ReduceOp, WorldSize};
+use myelon_ccl::variant::Lanes;
+use myelon_ccl::{DType, Error, ReduceOp, Wait, WorldSize};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -14,6 +15,8 @@ Examples:
       small latencies as applications with CUDA graphs see them, kept for `report`
   myelon-perf --variant all -b 64K -e 64K -d bf16
       every variant at one size
+  myelon-perf --variant ring -b 64M -e 64M --slots 2,4,8,16 --chunk 64K,256K --csv ring.csv
+      one variant in every combination of these parameters
   myelon-perf --ranks 4 --share-gpus -d all -o all -n 1
       correctness of everything, even on a single GPU
   mpirun -n 8 myelon-perf
@@ -91,15 +94,24 @@ pub(crate) struct SweepArgs {
     /// Candidates: `auto` is what the lane table chooses, `all` is every enabled variant, the rest are names.
     #[arg(long = "variant", value_name = "NAME,..", value_delimiter = ',', default_value = "auto")]
     pub(crate) variants: Vec<String>,
-    /// Run each named variant with these numbers of lanes instead of the manifest's.
+    /// Run each named variant with these numbers of lanes instead of the manifest's; `by_size` is 32 to 1M, 64 to 8M, else 128.
     #[arg(long, value_name = "N,..", value_delimiter = ',')]
-    pub(crate) lanes: Vec<u32>,
+    pub(crate) lanes: Vec<Lanes>,
     /// Run each named variant with these numbers of threads a lane: multiples of 32.
     #[arg(long, value_name = "N,..", value_delimiter = ',')]
     pub(crate) lane_threads: Vec<u32>,
     /// Run each named variant with these steps of a lane, for variants that go in steps.
     #[arg(long, value_name = "SIZE,..", value_delimiter = ',')]
     pub(crate) chunk: Vec<Bytes>,
+    /// Run each named variant with pipelines of this depth, for variants that have one.
+    #[arg(long, value_name = "N,..", value_delimiter = ',')]
+    pub(crate) stages: Vec<u32>,
+    /// Run each named variant with rings of so many slots, for variants that have them.
+    #[arg(long, value_name = "N,..", value_delimiter = ',')]
+    pub(crate) slots: Vec<u32>,
+    /// Run each named variant with these wait policies: adaptive, spin, yield.
+    #[arg(long, value_name = "NAME,..", value_delimiter = ',')]
+    pub(crate) wait: Vec<Wait>,
     /// Measure nccl or nccl_symmetric too, for a ratio column; nccl unless told if it is installed, `none` for neither.
     #[arg(long, value_name = "NAME,..", value_delimiter = ',', value_parser = against)]
     pub(crate) against: Option<Vec<Against>>,

@@ -6,7 +6,7 @@ use myelon_ccl::measure::{Baseline, Bytes};
 use myelon_ccl::variant::{Choice, Manifest, Plan, Request};
 
 use crate::bench::Bench;
-use crate::job::{Candidate, Job, Shape};
+use crate::job::{Candidate, Job};
 
 /// What queues an operation.
 #[derive(Debug)]
@@ -26,10 +26,8 @@ pub(crate) struct Planned {
     pub(crate) requested: String,
     /// What runs.
     pub(crate) variant: String,
-    /// 0 where a baseline chooses for itself.
-    pub(crate) lanes: u32,
-    /// As `lanes`.
-    pub(crate) threads: u32,
+    /// None where a baseline chooses for itself.
+    pub(crate) plan: Option<Plan>,
     /// Whether an operation is one launch of one kernel of Myelon's.
     pub(crate) is_one_launch: bool,
     pub(crate) request: Request,
@@ -47,9 +45,8 @@ pub(crate) fn plan(bench: &Bench, job: &Job, against: &[Baseline], size: Bytes) 
     for candidate in &job.candidates {
         let (requested, choice, engine) = match candidate {
             Candidate::Auto => (AUTO, communicator.choose(&request)?, Engine::Auto),
-            Candidate::Variant(name, Shape { lanes, threads, chunk_bytes }) => {
-                let (lanes, threads, chunk_bytes) = (*lanes, *threads, *chunk_bytes);
-                let choice = Choice { lanes, threads, chunk_bytes, ..Choice::of(Manifest::embedded().get(name)?) };
+            Candidate::Variant(name, shape) => {
+                let choice = Choice { shape: *shape, ..Choice::of(Manifest::embedded().get(name)?) };
                 (name.as_str(), choice.clone(), Engine::Variant(choice))
             }
         };
@@ -57,8 +54,7 @@ pub(crate) fn plan(bench: &Bench, job: &Job, against: &[Baseline], size: Bytes) 
         planned.push(Planned {
             requested: requested.to_owned(),
             variant: choice.variant.name.clone(),
-            lanes: plan.lanes,
-            threads: plan.kernel.threads,
+            plan: Some(plan.clone()),
             is_one_launch: plan.pieces(request.count).count() == 1,
             request,
             engine,
@@ -70,8 +66,7 @@ pub(crate) fn plan(bench: &Bench, job: &Job, against: &[Baseline], size: Bytes) 
             planned.push(Planned {
                 requested: baseline.name().to_owned(),
                 variant: baseline.name().to_owned(),
-                lanes: 0,
-                threads: 0,
+                plan: None,
                 is_one_launch: false,
                 request,
                 engine: Engine::Rival(baseline),

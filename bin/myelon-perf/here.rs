@@ -1,8 +1,8 @@
 //! What a request is checked against: this machine, this build, this process's environment.
 
 use myelon_ccl::baseline;
-use myelon_ccl::device::cuda;
-use myelon_ccl::variant::Manifest;
+use myelon_ccl::device::{DeviceKind, cuda};
+use myelon_ccl::variant::{Manifest, Shape};
 use myelon_ccl::{DType, ReduceOp, Result, WorldSize};
 
 use crate::place::Place;
@@ -11,6 +11,8 @@ use crate::request::Surroundings;
 /// This machine and this build.
 pub(crate) struct Here {
     gpus: u32,
+    /// Architecture of the first GPU; those of a job are alike.
+    arch: Option<String>,
     place: Option<Place>,
 }
 
@@ -20,7 +22,9 @@ impl Here {
     /// Errors: [`myelon_ccl::Error::Config`] for launcher variables that make no sense.
     pub(crate) fn look() -> Result<Self> {
         // WHY: a machine without a driver has no GPUs, which is no mistake: the CPU takes their place.
-        Ok(Self { gpus: cuda::device_count().unwrap_or(0), place: Place::from_env()? })
+        let gpus = cuda::devices().unwrap_or_default();
+        let arch = gpus.first().map(|gpu| gpu.arch.clone());
+        Ok(Self { gpus: gpus.len() as u32, arch, place: Place::from_env()? })
     }
 
     /// Where a launcher put this process.
@@ -50,11 +54,26 @@ impl Surroundings for Here {
         Manifest::embedded().get(variant).is_ok_and(|spec| spec.enabled)
     }
 
-    fn refusal(&self, variant: &str, _ranks: WorldSize, dtype: DType, op: ReduceOp) -> Option<String> {
-        let supported = Manifest::embedded().get(variant).and_then(|spec| spec.supports(dtype, op));
+    fn refusal(
+        &self,
+        variant: &str,
+        device: DeviceKind,
+        _ranks: WorldSize,
+        dtype: DType,
+        op: ReduceOp,
+    ) -> Option<String> {
+        let arch = self.arch.as_ref().filter(|_| device == DeviceKind::Cuda);
+        let supported = Manifest::embedded().get(variant).and_then(|spec| {
+            spec.supports(dtype, op)?;
+            arch.map_or(Ok(()), |arch| spec.runs_on(arch))
+        });
         let message = supported.err()?.to_string();
         let subject = format!("variant {variant} ");
         Some(message.strip_prefix(&subject).map_or_else(|| message.clone(), str::to_owned))
+    }
+
+    fn takes(&self, variant: &str, shape: &Shape) -> Result<()> {
+        Manifest::embedded().get(variant)?.takes(shape)
     }
 }
 
@@ -64,15 +83,17 @@ mod tests {
 
     #[test]
     fn every_variant_of_the_manifest_can_be_asked_for() {
-        let here = Here { gpus: 0, place: None };
+        let here = Here { gpus: 1, arch: Some("sm_80".into()), place: None };
         let ranks = WorldSize::new(2).unwrap();
         assert_eq!(here.variants().len(), Manifest::embedded().all().count());
         for spec in Manifest::embedded().all() {
             assert_eq!(here.is_enabled(&spec.name), spec.enabled);
             for &dtype in DType::ALL {
                 for &op in ReduceOp::ALL {
-                    let refusal = here.refusal(&spec.name, ranks, dtype, op);
+                    let refusal = here.refusal(&spec.name, DeviceKind::Cpu, ranks, dtype, op);
                     assert_eq!(refusal.is_none(), spec.supports(dtype, op).is_ok());
+                    let refusal = here.refusal(&spec.name, DeviceKind::Cuda, ranks, dtype, op);
+                    assert_eq!(refusal.is_none(), spec.supports(dtype, op).is_ok() && spec.runs_on("sm_80").is_ok());
                     assert!(refusal.is_none_or(|why| !why.contains(&spec.name)), "the caller names the variant");
                 }
             }

@@ -1,8 +1,10 @@
 //! What is timed for each element type and operator.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use myelon_ccl::device::DeviceKind;
 use myelon_ccl::measure::compare::AUTO;
+use myelon_ccl::variant::Shape;
 use myelon_ccl::{DType, Error, ReduceOp, Result, WorldSize};
 
 use crate::args::{OrAll, SweepArgs};
@@ -17,28 +19,42 @@ pub(crate) enum Candidate {
     Variant(String, Shape),
 }
 
-/// What a variant runs with instead of the manifest's; absent parts stay.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Shape {
-    pub(crate) lanes: Option<u32>,
-    pub(crate) threads: Option<u32>,
-    pub(crate) chunk_bytes: Option<u64>,
+/// Every combination of the parameters that were asked for; the manifest's own shape where none was.
+fn shapes(args: &SweepArgs) -> Vec<Shape> {
+    fn each<T: Copy>(shapes: Vec<Shape>, values: &[T], set: impl Fn(&mut Shape, T)) -> Vec<Shape> {
+        if values.is_empty() {
+            return shapes;
+        }
+        let with = |mut shape: Shape, value| {
+            set(&mut shape, value);
+            shape
+        };
+        shapes
+            .iter()
+            .flat_map(|&shape| values.iter().map(move |&value| (shape, value)))
+            .map(|(s, v)| with(s, v))
+            .collect()
+    }
+    let shapes = vec![Shape::default()];
+    let shapes = each(shapes, &args.lanes, |shape, lanes| shape.lanes = Some(lanes));
+    let shapes = each(shapes, &args.lane_threads, |shape, threads| shape.threads = Some(threads));
+    let shapes = each(shapes, &args.chunk, |shape, chunk| shape.chunk = Some(chunk));
+    let shapes = each(shapes, &args.stages, |shape, stages| shape.stages = Some(stages));
+    let shapes = each(shapes, &args.slots, |shape, slots| shape.slots = Some(slots));
+    each(shapes, &args.wait, |shape, wait| shape.wait = Some(wait))
 }
 
-/// Every combination of the shapes that were asked for; the manifest's own where none was.
-fn shapes(args: &SweepArgs) -> Vec<Shape> {
-    fn given<T: Copy>(values: &[T]) -> Vec<Option<T>> {
-        if values.is_empty() { vec![None] } else { values.iter().copied().map(Some).collect() }
-    }
-    let mut shapes = Vec::new();
-    for lanes in given(&args.lanes) {
-        for threads in given(&args.lane_threads) {
-            for chunk in given(&args.chunk) {
-                shapes.push(Shape { lanes, threads, chunk_bytes: chunk.map(|chunk| chunk.0) });
-            }
+/// The shapes that a variant takes. One that was named must take all; of `all`, each runs with those it takes.
+fn shapes_of(name: &str, named: bool, shapes: &[Shape], here: &dyn Surroundings) -> Result<Vec<Shape>> {
+    let mut taken = Vec::new();
+    for shape in shapes {
+        match here.takes(name, shape) {
+            Ok(()) => taken.push(*shape),
+            Err(error) if named => return Err(error),
+            Err(_) => {}
         }
     }
-    shapes
+    Ok(taken)
 }
 
 /// The candidates of one element type and operator; never empty.
@@ -50,7 +66,12 @@ pub(crate) struct Job {
 }
 
 /// One job a type and operator. A variant that was named must support what was named; `all` means all that is supported.
-pub(crate) fn jobs(args: &SweepArgs, ranks: WorldSize, here: &dyn Surroundings) -> Result<Vec<Job>> {
+pub(crate) fn jobs(
+    args: &SweepArgs,
+    device: DeviceKind,
+    ranks: WorldSize,
+    here: &dyn Surroundings,
+) -> Result<Vec<Job>> {
     let known = here.variants();
     let all_variants = args.variants.iter().any(|name| name == "all");
     let mut names: Vec<&str> = Vec::new();
@@ -75,7 +96,12 @@ pub(crate) fn jobs(args: &SweepArgs, ranks: WorldSize, here: &dyn Surroundings) 
     let mut seen = BTreeSet::new();
     names.retain(|name| seen.insert(*name));
 
-    let shapes = shapes(args);
+    let asked = shapes(args);
+    let mut shapes = BTreeMap::new();
+    for &name in names.iter().filter(|name| **name != AUTO) {
+        let named = args.variants.iter().any(|given| given == name);
+        shapes.insert(name, shapes_of(name, named, &asked, here)?);
+    }
     let (dtypes, every_dtype) = choose(&args.dtypes, DType::ALL);
     let (ops, every_op) = choose(&args.ops, ReduceOp::ALL);
     let mut jobs = Vec::new();
@@ -87,8 +113,8 @@ pub(crate) fn jobs(args: &SweepArgs, ranks: WorldSize, here: &dyn Surroundings) 
                 candidates.push(Candidate::Auto);
                 continue;
             }
-            match here.refusal(name, ranks, dtype, op) {
-                None => candidates.extend(shapes.iter().map(|&shape| Candidate::Variant(name.to_owned(), shape))),
+            match here.refusal(name, device, ranks, dtype, op) {
+                None => candidates.extend(shapes[name].iter().map(|&shape| Candidate::Variant(name.to_owned(), shape))),
                 Some(why) => {
                     let error = Error::unsupported(format!(
                         "variant '{name}' {why} (asked for {dtype} {op} over {ranks} ranks)"
@@ -119,6 +145,9 @@ fn choose<T: Copy + PartialEq>(asked: &[OrAll<T>], all: &[T]) -> (Vec<T>, bool) 
 
 #[cfg(test)]
 mod tests {
+    use myelon_ccl::measure::Bytes;
+    use myelon_ccl::variant::Lanes;
+
     use super::*;
     use crate::request::fake::{CPU, NODE, check, refused};
 
@@ -138,8 +167,21 @@ mod tests {
     fn shapes_are_combined() {
         let jobs = check("--variant ring --lanes 2,4 --chunk 1K,2K", CPU).unwrap().jobs;
         assert_eq!(jobs[0].candidates.len(), 4);
-        let last = Shape { lanes: Some(4), threads: None, chunk_bytes: Some(2048) };
+        let last = Shape { lanes: Some(Lanes::UpTo(4)), chunk: Some(Bytes(2048)), ..Shape::default() };
         assert_eq!(jobs[0].candidates[3], Candidate::Variant("ring".into(), last));
+        let jobs =
+            check("--variant ring --slots 2,4 --lanes by_size --wait spin,yield --lane-threads 32,64", CPU).unwrap();
+        assert_eq!(jobs.jobs[0].candidates.len(), 8);
+    }
+
+    #[test]
+    fn a_named_variant_must_take_what_all_need_not() {
+        refused("--variant ring --stages 3", CPU, "ring takes no stages");
+        refused("--variant all,ring --stages 3", CPU, "ring takes no stages");
+        let jobs = check("--variant all --stages 3", CPU).unwrap().jobs;
+        assert_eq!(jobs[0].candidates, [Candidate::Auto]);
+        let jobs = check("--variant slow,all --stages 3", CPU).unwrap().jobs;
+        assert_eq!(jobs[0].candidates.len(), 2, "{jobs:?}");
     }
 
     #[test]

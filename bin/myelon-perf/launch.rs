@@ -37,7 +37,12 @@ impl Launch {
     /// without a place.
     pub(crate) fn prepare(request: SweepRequest, here: &Here) -> Result<Self> {
         // What is measured is prepared case by case.
-        let options = Options { share_devices: request.share_gpus, prepare: Vec::new(), ..Options::from_env()? };
+        let options = Options {
+            limits: Some(request.limits()),
+            share_devices: request.share_gpus,
+            prepare: Vec::new(),
+            ..Options::from_env()?
+        };
         let gpus = here.gpus().max(1);
         let ranks = match (request.placement, here.place()) {
             (Placement::Processes, _) => Ranks::Processes,

@@ -30,7 +30,7 @@ impl Printer {
         caution: Option<&str>,
         cases: u64,
     ) -> Self {
-        let table = TextTable::new(&request.against);
+        let table = TextTable::new(&request.against, request.has_shapes());
         let mut settings = request.settings();
         if let Some(caution) = caution {
             settings += "\n# ";

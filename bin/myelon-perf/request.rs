@@ -4,10 +4,12 @@ use std::path::{Path, PathBuf};
 
 use myelon_ccl::device::DeviceKind;
 use myelon_ccl::measure::{Baseline, Bytes, SizeSweep, Step, output};
+use myelon_ccl::memory::HeapLimits;
+use myelon_ccl::variant::Shape;
 use myelon_ccl::{DType, Error, MAX_WORLD_SIZE, ReduceOp, Result, WorldSize};
 
 use crate::args::{Against, DeviceArg, SweepArgs};
-use crate::job::{self, Job};
+use crate::job::{self, Candidate, Job};
 
 /// What a request is checked against: this machine and this build.
 pub(crate) trait Surroundings {
@@ -22,7 +24,18 @@ pub(crate) trait Surroundings {
     /// Whether `all` takes this variant.
     fn is_enabled(&self, variant: &str) -> bool;
     /// Why a variant cannot serve this, in words that follow "variant 'x' "; none if it can.
-    fn refusal(&self, variant: &str, ranks: WorldSize, dtype: DType, op: ReduceOp) -> Option<String>;
+    fn refusal(
+        &self,
+        variant: &str,
+        device: DeviceKind,
+        ranks: WorldSize,
+        dtype: DType,
+        op: ReduceOp,
+    ) -> Option<String>;
+    /// Whether a variant takes these parameters.
+    ///
+    /// Errors: one that names the variant, the parameter, and what would be right.
+    fn takes(&self, variant: &str, shape: &Shape) -> Result<()>;
 }
 
 /// How ranks become threads of execution.
@@ -83,7 +96,7 @@ impl SweepRequest {
             check: args.check,
             graph: args.graph,
             in_place: args.in_place,
-            jobs: job::jobs(args, ranks, here)?,
+            jobs: job::jobs(args, device, ranks, here)?,
             against: baselines(args, device, ranks, here)?,
             json: args.json.clone(),
             csv: args.csv.clone(),
@@ -101,6 +114,25 @@ impl SweepRequest {
 }
 
 impl SweepRequest {
+    /// The shapes that named variants run with.
+    fn shapes(&self) -> impl Iterator<Item = &Shape> {
+        let candidates = self.jobs.iter().flat_map(|job| &job.candidates);
+        candidates.filter_map(|candidate| match candidate {
+            Candidate::Auto => None,
+            Candidate::Variant(_, shape) => Some(shape),
+        })
+    }
+
+    /// Whether any is other than the manifest's.
+    pub(crate) fn has_shapes(&self) -> bool {
+        self.shapes().any(|shape| *shape != Shape::default())
+    }
+
+    /// A heap with room for all of them.
+    pub(crate) fn limits(&self) -> HeapLimits {
+        self.shapes().fold(HeapLimits::of(self.device), |limits, shape| limits.with_room_for(shape))
+    }
+
     /// How it is measured, as a line of the table's header.
     pub(crate) fn settings(&self) -> String {
         let repeats = if self.repeats == 1 { "1 repeat" } else { &format!("{} repeats", self.repeats) };
@@ -209,7 +241,7 @@ pub(crate) mod fake {
     use super::*;
     use crate::args::Cli;
 
-    /// Three variants: `ring` has no 8-bit floats, `pair` runs over two ranks only, `slow` is disabled.
+    /// Three variants: `ring` has no 8-bit floats, `pair` runs over two ranks only, `slow` is disabled and alone has stages.
     #[derive(Clone, Copy)]
     pub(crate) struct Fake {
         pub(crate) gpus: u32,
@@ -233,11 +265,24 @@ pub(crate) mod fake {
         fn is_enabled(&self, variant: &str) -> bool {
             variant != "slow"
         }
-        fn refusal(&self, variant: &str, ranks: WorldSize, dtype: DType, _op: ReduceOp) -> Option<String> {
+        fn refusal(
+            &self,
+            variant: &str,
+            _device: DeviceKind,
+            ranks: WorldSize,
+            dtype: DType,
+            _op: ReduceOp,
+        ) -> Option<String> {
             match variant {
                 "ring" if dtype.is_fp8() => Some("has no 8-bit floats".into()),
                 "pair" if ranks.get() != 2 => Some("runs over 2 ranks".into()),
                 _ => None,
+            }
+        }
+        fn takes(&self, variant: &str, shape: &Shape) -> Result<()> {
+            match shape.stages {
+                Some(_) if variant != "slow" => Err(Error::invalid(format!("{variant} takes no stages"))),
+                _ => Ok(()),
             }
         }
     }
@@ -261,7 +306,6 @@ pub(crate) mod fake {
 mod tests {
     use super::fake::{CPU, Fake, NODE, check, refused};
     use super::*;
-    use crate::job::{Candidate, Job};
 
     #[test]
     fn defaults_follow_the_machine() {
@@ -310,6 +354,14 @@ mod tests {
         refused("--ranks 2 --share-gpus --against nccl", one, "NCCL needs a GPU for each of the 2 ranks");
         assert!(check("--ranks 2 --share-gpus", one).unwrap().against.is_empty());
         assert_eq!(check("--share-gpus", NODE).unwrap().against, [Baseline::Nccl]);
+    }
+
+    #[test]
+    fn the_heap_has_room_for_what_is_asked_for() {
+        let limits = check("", NODE).unwrap().limits();
+        assert_eq!(limits, HeapLimits::of(DeviceKind::Cuda));
+        let limits = check("--variant ring --slots 2,16 --chunk 64K,1M --lanes 8,128", NODE).unwrap().limits();
+        assert_eq!((limits.ring_slots, limits.slot_bytes, limits.lanes), (16, 1 << 20, 128));
     }
 
     #[test]

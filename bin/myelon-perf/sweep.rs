@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use myelon_ccl::device::handles::Event;
 use myelon_ccl::measure::{Bytes, Row, Series, Summary};
+use myelon_ccl::variant::{KernelKey, Plan};
 use myelon_ccl::{Communicator, Rank, Result};
 
 use crate::bench::{Bench, Replay};
@@ -114,11 +115,11 @@ impl Sweep<'_> {
             let ranks_us = exchange::series(bootstrap, "comparing times", series_us)?;
             let wrong = (request.check > 0).then_some(wrong);
             self.wrong += wrong.unwrap_or(0);
-            rows.push(Row {
-                variant: planned.variant.clone(),
-                lanes: planned.lanes,
-                threads: planned.threads,
-                ..Row::measured(series.at(size), &planned.requested, Summary::of_ranks(&ranks_us)?, wrong)
+            let row = Row::measured(series.at(size), &planned.requested, Summary::of_ranks(&ranks_us)?, wrong);
+            let row = Row { variant: planned.variant.clone(), ..row };
+            rows.push(match &planned.plan {
+                Some(plan) => in_shape(row, plan),
+                None => row,
             });
         }
         if let Some(printer) = &mut self.printer {
@@ -207,6 +208,13 @@ impl Sweep<'_> {
         self.host_us.borrow_mut().push(spent_us);
         self.bench.finish()
     }
+}
+
+/// A row of what ran in the shape of `plan`.
+fn in_shape(row: Row, plan: &Plan) -> Row {
+    let Plan { lanes, slots, .. } = *plan;
+    let KernelKey { threads, stages, wait, .. } = plan.kernel;
+    Row { lanes, threads, chunk: plan.chunk_bytes.into(), stages, slots, wait: Some(wait), ..row }
 }
 
 /// Calls in a row whose host time is taken: fewer than a stream queues before a call blocks.

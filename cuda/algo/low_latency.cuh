@@ -5,7 +5,8 @@
 // WHO    A thread fetches pack i of every rank into its own places in shared memory and reduces them from there: no thread
 //        reads what another fetched, so the pipeline needs no CTA barrier.
 // ORDER  [signal] once, before the first cp.async: those are weak accesses, which an acquire must precede.
-// COST   As signal_one_shot, with kStages - 1 rounds of loads in flight without holding registers.
+// COST   As signal_one_shot, with kStages - 1 rounds of loads in flight, besides the one waited for, without holding registers.
+//        One stage fetches, waits and reduces. No stage, loads straight into registers, is signal_one_shot itself.
 //        Shared memory: kStages x n x 16 bytes a thread.
 #pragma once
 #include "proto/staging.cuh"
@@ -40,7 +41,7 @@ MYELON_DEVICE void low_latency(const Args& args) {
   };
 
   staging.copy_in(share);
-  announce_operation(context, kWorldSize);
+  const Announcement announcement(context, kWorldSize);
   barrier.arrive();
   step_counters(context, MailboxUse{});
   if (!barrier.wait()) return;
@@ -67,6 +68,7 @@ MYELON_DEVICE void low_latency(const Args& args) {
 
   barrier.finish();
   staging.finish();
+  announcement.check(context);
 }
 
 }  // namespace myelon

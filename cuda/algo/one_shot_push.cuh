@@ -2,10 +2,12 @@
 //
 // WHAT   out[i] = op over r of in[r][i], in rank order.
 //        in[r] --store--> mailbox[r] of all ranks --poll--> reduce --> out
-// WHO    A thread owns packs: it pushes pack i to every rank, then polls pack i of every rank. CTAs share nothing.
+// WHO    A team of threads owns packs (base/team.cuh): member m pushes pack i to rank m, then polls pack i of rank m; the packs
+//        meet by shuffles and every member reduces them. CTAs share nothing.
 // ORDER  None but the mailbox's (proto/sentinel.cuh, proto/ll.cuh): no barrier, no fence, no flag traffic.
 // COST   A rank of n sends (n - 1) x S bytes, twice that with LL; one hop. For messages where latency is everything.
 #pragma once
+#include "base/team.cuh"
 #include "proto/mailbox.cuh"
 #include "reduce/operator.cuh"
 
@@ -15,31 +17,41 @@ template <class T, class Op, class Config>
 MYELON_DEVICE void one_shot_push(const Args& args) {
   constexpr u32 kWorldSize = Config::kWorldSize;
   const Context context(args);
+  const Team<kWorldSize> team;
   const u64 packs = pack_count<T>(args.count);
-  const typename MailboxFor<T, Config::kSentinel>::Type mailbox(context, kWorldSize, packs);
-  const u64 first = static_cast<u64>(context.lane) * thread_count() + thread_index();
-  const u64 threads = static_cast<u64>(cta_count()) * thread_count();
+  using Mailbox = typename MailboxFor<T, Config::kSentinel>::Type;
+  const Mailbox mailbox(context, kWorldSize, packs * team.kThreads);
 
-  for (u64 index = first; index < packs; index += threads) {
-    const Pack<T> pack = load_pack<T>(args.input, index, args.count);
-    // Each rank starts with another peer, so that no mailbox is hit by all at once. The own one is sent to as well:
-    // it keeps the input for the second loop when the output replaces it.
-    MYELON_UNROLL
-    for (u32 step = 0; step < kWorldSize; ++step) mailbox.send((args.rank + step) % kWorldSize, index, pack);
-  }
+  team.for_each_pack(packs, [&](u64 index) {
+    if (team.has_rank && team.member != args.rank && index < packs) {
+      mailbox.send(team.member, index, load_pack<T>(args.input, index, args.count));
+    }
+    return true;
+  });
 
-  announce_operation(context, kWorldSize);
+  const Announcement announcement(context, kWorldSize);
   mailbox.tidy();
   advance_operation(context, mailbox.use(packs));
 
-  for (u64 index = first; index < packs; index += threads) {
-    Pack<T> received[kWorldSize];
-    if (!receive_all<kWorldSize>(context, mailbox, index, received)) return;
-    PackReducer<T, Op> reducer(received[0]);
+  team.for_each_pack(packs, [&](u64 index) {
+    const bool due = team.has_rank && index < packs;
+    auto cell = [&](u32, u32* source, u64* at) {
+      *source = team.member;
+      *at = index;
+      return due && team.member != args.rank;
+    };
+    typename Mailbox::Parcel parcel[1];
+    if (!sync_warp_and(receive(context, mailbox, cell, parcel))) return false;
+    const Pack<T> part = team.member == args.rank && due
+                             ? mailbox.as_received(load_pack<T>(args.input, index, args.count))
+                             : parcel[0].pack();
+    PackReducer<T, Op> reducer(team.pack_of(0, part));
     MYELON_UNROLL
-    for (u32 source = 1; source < kWorldSize; ++source) reducer.add(received[source]);
-    store_pack(args.output, index, args.count, reducer.result(kWorldSize));
-  }
+    for (u32 source = 1; source < kWorldSize; ++source) reducer.add(team.pack_of(source, part));
+    if (team.member == 0 && index < packs) store_pack(args.output, index, args.count, reducer.result(kWorldSize));
+    return true;
+  });
+  announcement.check(context);
 }
 
 }  // namespace myelon

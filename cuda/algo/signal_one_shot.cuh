@@ -20,7 +20,7 @@ MYELON_DEVICE void signal_one_shot(const Args& args) {
   const Share share = lane_share(pack_count<T>(args.count));
 
   staging.copy_in(share);
-  announce_operation(context, kWorldSize);
+  const Announcement announcement(context, kWorldSize);
   barrier.arrive();
   step_counters(context, MailboxUse{});
   if (!barrier.wait()) return;
@@ -40,6 +40,7 @@ MYELON_DEVICE void signal_one_shot(const Args& args) {
 
   barrier.finish();
   staging.finish();
+  announcement.check(context);
 }
 
 }  // namespace myelon

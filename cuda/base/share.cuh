@@ -20,24 +20,42 @@ MYELON_DEVICE Share cut(u64 first, u64 packs, u64 parts, u64 index) {
 // The calling lane's part of a message of `packs` packs.
 MYELON_DEVICE Share lane_share(u64 packs) { return cut(0, packs, cta_count(), cta_index()); }
 
-// Moves `packs` packs with all threads of the CTA: `store(i, load(i))`. Several loads are under way before the first store,
+// The calling thread's packs of a range: `first`, `first + step`, ...
+struct Strided {
+  u64 first;
+  u64 step;
+};
+
+// The CTA's threads share the range, or all threads of the grid do.
+MYELON_DEVICE Strided cta_strided() { return {thread_index(), thread_count()}; }
+MYELON_DEVICE Strided grid_strided() {
+  return {static_cast<u64>(cta_index()) * thread_count() + thread_index(), static_cast<u64>(cta_count()) * thread_count()};
+}
+
+// Moves a thread's packs of a range of `packs`: `store(i, load(i))`. Several loads are under way before the first store,
 // which is what keeps memory and links busy; the loads are volatile, so the compiler would not arrange that by itself.
 template <u32 kUnroll, class T, class Load, class Store>
-MYELON_DEVICE void for_each_pack(u64 packs, Load load, Store store) {
-  const u64 threads = thread_count();
-  for (u64 first = thread_index(); first < packs; first += kUnroll * threads) {
+MYELON_DEVICE void for_each_pack(Strided mine, u64 packs, Load load, Store store) {
+  MYELON_NO_UNROLL
+  for (u64 first = mine.first; first < packs; first += kUnroll * mine.step) {
     Pack<T> pack[kUnroll];
     MYELON_UNROLL
     for (u32 k = 0; k < kUnroll; ++k) {
-      const u64 index = first + k * threads;
+      const u64 index = first + k * mine.step;
       if (index < packs) pack[k] = load(index);
     }
     MYELON_UNROLL
     for (u32 k = 0; k < kUnroll; ++k) {
-      const u64 index = first + k * threads;
+      const u64 index = first + k * mine.step;
       if (index < packs) store(index, pack[k]);
     }
   }
+}
+
+// As above, by all threads of the CTA.
+template <u32 kUnroll, class T, class Load, class Store>
+MYELON_DEVICE void for_each_pack(u64 packs, Load load, Store store) {
+  for_each_pack<kUnroll, T>(cta_strided(), packs, load, store);
 }
 
 }  // namespace myelon

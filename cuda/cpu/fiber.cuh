@@ -90,6 +90,7 @@ namespace myelon {
 
 struct Cta;
 struct PendingCopies;
+struct BulkStores;
 
 struct Fiber {
   void* stack_pointer;
@@ -102,6 +103,8 @@ struct Fiber {
   u32 asleep;       // rounds of the ring to sit out: an injected delay
   void* sanitizer;  // ThreadSanitizer's fiber, or AddressSanitizer's fake stack
   PendingCopies* copies;  // cp.async under way
+  BulkStores* bulk_stores;
+  u32 stores_under_way;  // of bulk_stores
 };
 
 // The lowest word of a stack: overwritten by a kernel that needs more than there is.

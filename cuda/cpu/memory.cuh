@@ -43,10 +43,6 @@ MYELON_DEVICE void st_release_sys(u64* address, u64 value) {
 
 MYELON_DEVICE void st_release_sys(u32* address, u32 value) { __atomic_store_n(address, value, __ATOMIC_RELEASE); }
 
-MYELON_DEVICE u32 atomic_add_acq_rel_gpu(u32* address, u32 value) {
-  return __atomic_fetch_add(address, value, __ATOMIC_ACQ_REL);
-}
-
 MYELON_DEVICE u32 atomic_exchange_relaxed_gpu(u32* address, u32 value) {
   return __atomic_exchange_n(address, value, __ATOMIC_RELAXED);
 }

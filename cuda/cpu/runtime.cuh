@@ -16,14 +16,28 @@
 
 namespace myelon {
 
+struct BulkLoads;
+
+// A barrier of a CTA or of one of its warps.
+struct Barrier {
+  u32 ended;       // threads that returned
+  u32 arrived;     // threads at the barrier
+  u32 generation;  // times it was passed
+  u32 vetoes[2];   // false votes of the time under way, by its generation's parity
+};
+
+constexpr u32 kWarpThreads = 32;
+constexpr u32 kMaxWarps = 32;
+
 struct Cta {
   u8* shared;
   u32 index;
   u32 threads;
-  u32 ended;       // threads that returned
-  u32 arrived;     // threads at the barrier
-  u32 generation;  // barriers completed
-  u32 vetoes[2];   // false votes of the barrier under way, by its generation's parity
+  Barrier barrier;
+  Barrier warp_barrier[kMaxWarps];
+  u64 given[kMaxWarps][2][kWarpThreads][2];  // packs being shuffled in a warp, by the parity of its barrier's generation
+  BulkLoads* bulk_loads;
+  u32 loads_under_way;  // of bulk_loads
 };
 
 struct Grid {
@@ -33,6 +47,7 @@ struct Grid {
   Fiber* fibers;
   Cta* ctas;
   u32 live;
+  u32 blocked;      // fibers at barriers that are not passed yet
   u32 idle_yields;  // yields since something last moved on
   u64 delay_state;
 };
@@ -94,6 +109,17 @@ MYELON_SCHEDULER void yield() {
   abort();
 }
 
+// Fibers that came to a barrier, or, negative, that may leave one. When all are at barriers that lack somebody, nothing moves.
+MYELON_SCHEDULER void note_blocked(i32 fibers) {
+  grid->blocked += static_cast<u32>(fibers);
+  if (grid->blocked == grid->live) fail("all threads wait at a barrier, but not at the same");
+}
+
+MYELON_SCHEDULER void leave_barrier(Barrier& barrier) {
+  if (barrier.arrived != 0) fail("a thread returned while others wait at a barrier");
+  ++barrier.ended;
+}
+
 MYELON_SCHEDULER void run_fiber() {
 #if defined(__SANITIZE_ADDRESS__)
   const void* bottom;
@@ -113,8 +139,11 @@ MYELON_SCHEDULER void run_fiber() {
   __tsan_release(grid->launch->order);
 #endif
   Fiber* ended = current;
-  if (ended->cta->arrived != 0) fail("a thread returned while others of its CTA wait at a barrier");
-  ++ended->cta->ended;
+  Cta& cta = *ended->cta;
+  leave_barrier(cta.barrier);
+  leave_barrier(cta.warp_barrier[ended->thread / kWarpThreads]);
+  if (ended->stores_under_way != 0) fail("a thread returned with bulk stores under way");
+  if (cta.barrier.ended == cta.threads && cta.loads_under_way != 0) fail("a CTA ended with bulk loads under way");
   note_progress();
   ended->previous->next = ended->next;
   ended->next->previous = ended->previous;
@@ -157,7 +186,9 @@ MYELON_SCHEDULER void run_grid(const CpuLaunch* launch, void (*body)(const void*
   run.live = static_cast<u32>(fibers);
   run.delay_state = launch->delay_seed;
   for (u32 cta = 0; cta < launch->grid; ++cta) {
-    run.ctas[cta] = Cta{shared + cta * shared_stride, cta, launch->block, 0, 0, 0, {0, 0}};
+    run.ctas[cta].shared = shared + cta * shared_stride;
+    run.ctas[cta].index = cta;
+    run.ctas[cta].threads = launch->block;
   }
   for (u64 i = 0; i < fibers; ++i) {
     Fiber& fiber = run.fibers[i];
@@ -186,9 +217,11 @@ MYELON_SCHEDULER void run_grid(const CpuLaunch* launch, void (*body)(const void*
     current = &run.fibers[i];
     if (*reinterpret_cast<u64*>(current->stack) != kStackCanary) fail("a thread used more stack than there is");
     free(current->copies);
+    free(current->bulk_stores);
   }
   grid = nullptr;
   current = nullptr;
+  for (u32 cta = 0; cta < launch->grid; ++cta) free(run.ctas[cta].bulk_loads);
   free(run.fibers);
   free(run.ctas);
   free(shared);

@@ -37,13 +37,17 @@ class LlMailbox {
     }
   };
 
+  // `senders`: how many threads of the grid, from the first on, have something to send; of each of their CTAs every peer's
+  // result depends on some.
   // ORDER: [epoch] epoch: read before `step_counters`, which steps it for the next launch.
-  MYELON_DEVICE LlMailbox(const Context& context, u32 world_size, u64 packs)
-      : context_(context), world_size_(world_size), epoch_(ld_relaxed_sys(&context.state()->ll_epoch)) {
+  MYELON_DEVICE LlMailbox(const Context& context, u32 world_size, u64 senders)
+      : context_(context), world_size_(world_size), epoch_(ld_relaxed_sys(&context.counters()->ll_epoch)) {
     constexpr u64 kFlags = (1ull << MYELON_LL_FLAG_BITS) - 1;
     flag_ = static_cast<u32>(epoch_ % kFlags) + 1;
-    if (flag_ <= kLlBuffers && epoch_ >= kLlBuffers) clear_other_buffer(packs);
+    if (flag_ <= kLlBuffers && epoch_ >= kLlBuffers) clear_other_buffer(senders);
   }
+
+  MYELON_DEVICE Pack<T> as_received(Pack<T> pack) const { return pack; }
 
   MYELON_DEVICE void send(u32 peer, u64 index, Pack<T> pack) const {
     const u64 flag = static_cast<u64>(flag_) << 32;
@@ -69,7 +73,7 @@ class LlMailbox {
 
   MYELON_DEVICE void tidy() const {}
 
-  MYELON_DEVICE MailboxUse use(u64 packs) const { return {false, true, packs * kPackBytes}; }
+  MYELON_DEVICE MailboxUse use(u64 packs) const { return {false, true, epoch_, packs * kPackBytes}; }
 
  private:
   MYELON_DEVICE u8* cell(u32 owner, u64 epoch, u32 source, u64 index) const {
@@ -78,11 +82,11 @@ class LlMailbox {
     return context_.in_heap<u8>(owner, layout.ll + (box * layout.ll_bytes + index * kPackBytes) * 2);
   }
 
-  // `packs` of this operation: only CTAs that send any may clear, the others hold nobody up.
-  MYELON_DEVICE void clear_other_buffer(u64 packs) const {
+  // Only CTAs that send may clear, the others hold nobody up.
+  MYELON_DEVICE void clear_other_buffer(u64 senders) const {
     const u64 lines = context_.args.layout.ll_bytes / kPackBytes;
-    const u64 senders = (packs + thread_count() - 1) / thread_count();
-    const u64 threads = (senders < cta_count() ? senders : cta_count()) * thread_count();
+    const u64 ctas = (senders + thread_count() - 1) / thread_count();
+    const u64 threads = (ctas < cta_count() ? ctas : cta_count()) * thread_count();
     u64 index = static_cast<u64>(context_.lane) * thread_count() + thread_index();
     if (index >= threads) return;
     for (; index < lines; index += threads) {

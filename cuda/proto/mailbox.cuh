@@ -26,26 +26,36 @@ struct ParcelProbe {
   MYELON_DEVICE u64 seen() const { return ld_relaxed_sys(reinterpret_cast<const u64*>(mailbox.address(source, index))); }
 };
 
-// Pack `index` of every rank, in rank order. All polls are under way at once: their latencies overlap.
-template <u32 kWorldSize, class Mailbox, class T>
-MYELON_DEVICE bool receive_all(const Context& context, const Mailbox& mailbox, u64 index, Pack<T> (&packs)[kWorldSize]) {
-  typename Mailbox::Parcel parcels[kWorldSize];
+// Receives parcels of several cells: `cell(k, &source, &index)` says where parcel k comes, or false if there is none. False
+// when the wait for one was given up. All polls of a round are under way at once: their latencies overlap.
+template <u32 kMost, class Mailbox, class Cell>
+MYELON_DEVICE bool receive(const Context& context, const Mailbox& mailbox, Cell cell,
+                           typename Mailbox::Parcel (&parcels)[kMost]) {
+  u32 source;
+  u64 index;
   MYELON_UNROLL
-  for (u32 source = 0; source < kWorldSize; ++source) parcels[source] = mailbox.poll(source, index);
-  MYELON_UNROLL
-  for (u32 source = 0; source < kWorldSize; ++source) {
-    for (u32 poll = 0; !parcels[source].arrived(); ++poll) {
-      if (poll == kHotPolls) {
-        ParcelProbe<Mailbox> probe{mailbox, source, index};
-        if (!cold_wait(context, probe, source, context.operation)) return false;
-        poll = 0;
-      }
-      poll_pause();
-      parcels[source] = mailbox.poll(source, index);
-    }
-    packs[source] = parcels[source].pack();
+  for (u32 k = 0; k < kMost; ++k) {
+    if (cell(k, &source, &index)) parcels[k] = mailbox.poll(source, index);
   }
-  return true;
+  for (u32 round = 0;; ++round) {
+    u32 late = kMost;
+    MYELON_UNROLL
+    for (u32 k = 0; k < kMost; ++k) {
+      if (cell(k, &source, &index) && !parcels[k].arrived()) late = k;
+    }
+    if (late == kMost) return true;
+    if (round == kHotPolls) {
+      cell(late, &source, &index);
+      ParcelProbe<Mailbox> probe{mailbox, source, index};
+      if (!cold_wait(context, probe, source, context.operation)) return false;
+      round = 0;
+    }
+    pause_hot();
+    MYELON_UNROLL
+    for (u32 k = 0; k < kMost; ++k) {
+      if (cell(k, &source, &index) && !parcels[k].arrived()) parcels[k] = mailbox.poll(source, index);
+    }
+  }
 }
 
 }  // namespace myelon

@@ -11,7 +11,7 @@
 // WHY nothing beyond relaxed: a half is either the sentinel or data, and each half is one 64-bit access. That the value a
 // poll returns is never older than one an earlier poll returned is coherence. Allow-listed by architecture in variants.toml.
 #pragma once
-#include "base/pack.cuh"
+#include "base/share.cuh"
 #include "sync/operation.cuh"
 
 namespace myelon {
@@ -50,14 +50,22 @@ class SentinelMailbox {
     }
   };
 
-  // ORDER: [epoch] epoch: read before `step_counters`, which steps it for the next launch.
+  // ORDER: [epoch] epoch: read before `step_counters`, which steps both for the next launch.
   MYELON_DEVICE SentinelMailbox(const Context& context, u32 world_size, u64)
-      : context_(context), world_size_(world_size), epoch_(ld_relaxed_sys(&context.state()->sentinel_epoch)) {}
+      : context_(context),
+        world_size_(world_size),
+        epoch_(ld_relaxed_sys(&context.counters()->sentinel_epoch)),
+        used_packs_(ld_relaxed_sys(&context.counters()->sentinel_extent) / kPackBytes) {}
+
+  // The pack as a peer gets it.
+  MYELON_DEVICE Pack<T> as_received(Pack<T> pack) const {
+    pack.bytes = Bytes16{{Word::sanitize(pack.bytes.half[0]), Word::sanitize(pack.bytes.half[1])}};
+    return pack;
+  }
 
   MYELON_DEVICE void send(u32 peer, u64 index, Pack<T> pack) const {
-    Bytes16 bytes{{Word::sanitize(pack.bytes.half[0]), Word::sanitize(pack.bytes.half[1])}};
     // ORDER: [sentinel] publish: each half is one 64-bit access and its own announcement.
-    st_relaxed_sys_16(cell(peer, epoch_, context_.args.rank, index), bytes);
+    st_relaxed_sys_16(cell(peer, epoch_, context_.args.rank, index), as_received(pack).bytes);
   }
 
   // ORDER: [sentinel] consume: a word that is not the sentinel is data; nothing else is read behind it.
@@ -71,18 +79,18 @@ class SentinelMailbox {
   // Makes the buffer of the operation before ready for its next use. All CTAs share the work.
   MYELON_DEVICE void tidy() const {
     const u64 before = epoch_ + kSentinelBuffers - 1;
-    // ORDER: [epoch] epoch: read before `step_counters`, which writes the extent of this operation.
-    const u64 packs = ld_relaxed_sys(&context_.state()->sentinel_extent[before % kSentinelBuffers]) / kPackBytes;
-    const u64 threads = static_cast<u64>(cta_count()) * thread_count();
-    for (u64 index = static_cast<u64>(context_.lane) * thread_count() + thread_index(); index < packs; index += threads) {
+    const Strided mine = grid_strided();
+    MYELON_NO_UNROLL
+    for (u64 index = mine.first; index < used_packs_; index += mine.step) {
       for (u32 source = 0; source < world_size_; ++source) {
+        if (source == context_.args.rank) continue;
         // ORDER: [sentinel] reuse: all was read by the launch before; the next writer is two operations away (above).
         st_relaxed_sys_16(cell(context_.args.rank, before, source, index), Bytes16{{~0ull, ~0ull}});
       }
     }
   }
 
-  MYELON_DEVICE MailboxUse use(u64 packs) const { return {true, false, packs * kPackBytes}; }
+  MYELON_DEVICE MailboxUse use(u64 packs) const { return {true, false, epoch_, packs * kPackBytes}; }
 
  private:
   MYELON_DEVICE u8* cell(u32 owner, u64 epoch, u32 source, u64 index) const {
@@ -94,6 +102,7 @@ class SentinelMailbox {
   const Context context_;
   const u32 world_size_;
   const u64 epoch_;
+  const u64 used_packs_;
 };
 
 }  // namespace myelon

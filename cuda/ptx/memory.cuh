@@ -66,12 +66,6 @@ MYELON_DEVICE void st_release_sys(u32* address, u32 value) {
   asm volatile("st.release.sys.global.u32 [%0], %1;" ::"l"(address), "r"(value) : "memory");
 }
 
-MYELON_DEVICE u32 atomic_add_acq_rel_gpu(u32* address, u32 value) {
-  u32 before;
-  asm volatile("atom.add.acq_rel.gpu.global.u32 %0, [%1], %2;" : "=r"(before) : "l"(address), "r"(value) : "memory");
-  return before;
-}
-
 MYELON_DEVICE u32 atomic_exchange_relaxed_gpu(u32* address, u32 value) {
   u32 before;
   asm volatile("atom.exch.relaxed.gpu.global.b32 %0, [%1], %2;" : "=r"(before) : "l"(address), "r"(value) : "memory");

@@ -18,8 +18,8 @@ struct Context {
     wait_for_previous_launch();
     // ORDER: [epoch] epoch: behind the wait, so that no third grid comes up; one that is up reads nothing before its own wait.
     allow_next_launch();
-    // ORDER: [epoch] epoch: the last CTA to arrive in the launch before wrote it; that of this launch writes it after this.
-    operation = ld_relaxed_sys(&state()->operation) + 1;
+    // ORDER: [epoch] epoch: a CTA of the launch before wrote it; this lane's CTA writes it after all its threads' reads.
+    operation = ld_relaxed_sys(&counters()->operation) + 1;
   }
 
   template <class T>
@@ -27,8 +27,11 @@ struct Context {
     return reinterpret_cast<T*>(args.heap[rank] + offset);
   }
 
-  // This rank's own counters.
+  // What this rank's CTAs share.
   MYELON_DEVICE HeapState* state() const { return in_heap<HeapState>(args.rank, args.layout.state); }
+
+  // This lane's copy of the rank's counters.
+  MYELON_DEVICE const LaneState* counters() const { return lane_state(args.rank); }
 
   // The flags of this lane in the heap of `rank`.
   MYELON_DEVICE LaneState* lane_state(u32 rank) const { return in_heap<LaneState>(rank, args.layout.lanes) + lane; }

@@ -4,48 +4,63 @@
 
 namespace myelon {
 
-// Which mailboxes a launch used: they have epochs of their own.
+// Which mailbox a launch used: each kind has epochs of its own.
 struct MailboxUse {
   bool sentinel;
   bool ll;
+  u64 epoch;
   u64 bytes;  // written per mailbox
 };
 
-// Tells every peer what this operation is, and checks what they said of the one before: an operation that ran with
-// different counts or types can complete everywhere, and is then found here. Off every critical path: CTA 0 only.
-MYELON_DEVICE void announce_operation(const Context& context, u32 world_size) {
-  const Args& args = context.args;
-  const u32 peer = thread_index();
-  if (context.lane != 0 || peer >= world_size) return;
-  const u64 announcement = (context.operation << kDescriptorBits) | args.descriptor;
-  // ORDER: [signature] publish: one store of one word, so it is never seen torn; nothing is read behind it.
-  st_relaxed_sys(context.signature(peer, args.rank, context.operation), announcement);
-  if (context.operation == 1) return;
-  const u64 previous = context.state()->previous_descriptor;
-  u64 theirs;
-  if (!peer_agrees(context, peer, context.operation - 1, previous, &theirs)) {
+// What this rank and its peers say of their operations. One thread a peer, in CTA 0; the others have nothing to do.
+class Announcement {
+ public:
+  // Tells every peer what this operation is, and asks what they said of the one before.
+  MYELON_DEVICE Announcement(const Context& context, u32 world_size) : concerned_(false), own_(0), theirs_(0) {
+    const u32 peer = thread_index();
+    if (context.lane != 0 || peer >= world_size) return;
+    const u64 number = context.operation;
+    // ORDER: [signature] publish: one store of one word, so it is never seen torn; nothing is read behind it.
+    st_relaxed_sys(context.signature(peer, context.args.rank, number), number << kDescriptorBits | context.args.descriptor);
+    concerned_ = number > 1;
+    // ORDER: [epoch] epoch: read before `step_counters`, which writes that of this operation.
+    own_ = ld_relaxed_sys(&context.counters()->previous_descriptor);
+    // ORDER: [signature] consume: a late or old word counts as agreement, so no order is needed.
+    theirs_ = ld_relaxed_sys(context.signature(context.args.rank, peer, number - 1));
+  }
+
+  // An operation that ran with different counts or types can complete everywhere, and is found here, by the next one. At
+  // the kernel's end, where what was asked has long been answered.
+  MYELON_DEVICE void check(const Context& context) const {
+    if (!concerned_ || agrees(theirs_, context.operation - 1, own_)) return;
     Context before = context;
     before.operation -= 1;
-    give_up(before, kFaultMismatch, peer, previous, theirs, 0);
+    give_up(before, kFaultMismatch, thread_index(), own_, descriptor_in(theirs_), 0);
   }
-}
 
-// Steps the rank's counters for the next launch, once every CTA of this one has read them. To be called by all threads
-// of all CTAs, behind a barrier of the CTA that follows its last read of the counters, and before they wait for peers, so that
-// it costs nothing. By a thread in the middle, for the first ones talk to the peers.
+ private:
+  bool concerned_;
+  u64 own_;
+  u64 theirs_;
+};
+
+// Steps the counters for the next launch: of this lane, and of lanes that no CTA of this launch stands for; no other CTA
+// touches these. By all threads of all CTAs, behind a barrier of the CTA that follows its last read of the counters, and
+// before they wait for peers, so that it costs nothing.
 MYELON_DEVICE void step_counters(const Context& context, MailboxUse use) {
-  HeapState* state = context.state();
-  if (thread_index() != thread_count() / 2) return;
-  // ORDER: [epoch] epoch: releases this CTA's reads and acquires those of all others, so the last one writes after all.
-  if (atomic_add_acq_rel_gpu(&state->arrived, 1) + 1 != cta_count()) return;
-  state->arrived = 0;
-  if (use.sentinel) {
-    state->sentinel_extent[state->sentinel_epoch % kSentinelBuffers] = use.bytes;
-    state->sentinel_epoch += 1;
+  const u64 stride = static_cast<u64>(thread_count()) * cta_count();
+  u64 lane = context.lane + static_cast<u64>(thread_index()) * cta_count();
+  for (; lane < context.args.layout.lane_count; lane += stride) {
+    LaneState* counters = context.in_heap<LaneState>(context.args.rank, context.args.layout.lanes) + lane;
+    // ORDER: [epoch] epoch: the CTA's reads were before its barrier; the next launch reads these.
+    counters->operation = context.operation;
+    counters->previous_descriptor = context.args.descriptor;
+    if (use.sentinel) {
+      counters->sentinel_extent = use.bytes;
+      counters->sentinel_epoch = use.epoch + 1;
+    }
+    if (use.ll) counters->ll_epoch = use.epoch + 1;
   }
-  if (use.ll) state->ll_epoch += 1;
-  state->previous_descriptor = context.args.descriptor;
-  state->operation = context.operation;
 }
 
 // The same where no barrier of the CTA is at hand.

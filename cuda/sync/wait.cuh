@@ -1,8 +1,8 @@
 // wait: every wait has three ends: the value came, the communicator was told to stop, the deadline passed.
 //
-// A wait polls `kHotPolls` times bare, which covers ranks that keep step, then goes cold: out of line, with sleeps, and
-// with a look at the clock, the own fault word and the peer's announcement every 20 us; one thread of the GPU looks at the
-// host's abort word for all. The last two ends write a fault record and return false; the caller then skips what is left,
+// A wait polls `kHotPolls` times, which covers ranks that keep step, then goes cold: out of line, with a look at the clock, and
+// at the own fault word and the peer's announcement every 20 us; one thread of the GPU looks at the host's abort word for all.
+// What lies between two polls is the wait policy; it changes nothing about how a wait ends. The last two ends write a fault record and return false; the caller then skips what is left,
 // stores nothing more to peers, and returns. Nothing traps, so the CUDA context lives.
 #pragma once
 #include "sync/context.cuh"
@@ -10,6 +10,31 @@
 namespace myelon {
 
 constexpr u64 kCheckIntervalNs = 20 * 1000;
+
+// What a thread does between two polls. Mirror of `Wait` in src/types.rs.
+//            hot     cold
+// adaptive   bare    sleeps that grow: 32, 128, 512 ns
+// spin       bare    bare
+// yield      32 ns   32 ns
+enum class Wait : u8 { adaptive, spin, yield };
+
+#ifndef MYELON_WAIT
+#define MYELON_WAIT adaptive
+#endif
+// The policy of this kernel: an entry file is one kernel, and names it before it includes anything.
+constexpr Wait kWait = Wait::MYELON_WAIT;
+constexpr u32 kShortestSleepNs = 32;
+
+MYELON_DEVICE void pause_hot() {
+  if (kWait == Wait::yield) nanosleep(kShortestSleepNs);
+  else poll_pause();
+}
+
+// After cold poll `poll`, from 0.
+MYELON_DEVICE void pause_cold(u32 poll) {
+  if (kWait == Wait::adaptive) nanosleep(poll < 32 ? kShortestSleepNs : poll < 256 ? 128 : 512);
+  else pause_hot();
+}
 
 // Number of the operation in a signature, relative to ours: 0 the same, negative behind. Wraps at 24 bits.
 MYELON_DEVICE i32 operations_ahead(u64 signature, u64 operation) {
@@ -55,12 +80,11 @@ MYELON_DEVICE_COLD void give_up(Context context, FaultCode code, u32 peer, u64 e
   }
 }
 
-// Compares what a peer announced for operation `number` with `descriptor`; false when it announced something else.
-MYELON_DEVICE bool peer_agrees(const Context& context, u32 peer, u64 number, u64 descriptor, u64* seen) {
-  // ORDER: [signature] consume: a late or old word counts as agreement, so no order is needed.
-  const u64 announced = ld_relaxed_sys(context.signature(context.args.rank, peer, number));
-  *seen = announced & ((1ull << kDescriptorBits) - 1);
-  return announced == 0 || operations_ahead(announced, number) != 0 || *seen == descriptor;
+MYELON_DEVICE u64 descriptor_in(u64 signature) { return signature & ((1ull << kDescriptorBits) - 1); }
+
+// Whether what a peer announced is `descriptor` for operation `number`, or is not of that operation.
+MYELON_DEVICE bool agrees(u64 signature, u64 number, u64 descriptor) {
+  return signature == 0 || operations_ahead(signature, number) != 0 || descriptor_in(signature) == descriptor;
 }
 
 // Whether the host told this rank to stop. Its word lies in host memory, behind PCIe, so one thread of the whole GPU looks
@@ -74,20 +98,23 @@ MYELON_DEVICE bool host_says_stop(const Context& context, u64 now) {
   return ld_relaxed_sys(&context.args.control->abort) != 0;
 }
 
-// The cold half of a wait. `probe.ready()` reads what is waited for; `probe.seen()` is what it read last.
+// The cold half of a wait. `probe.ready()` reads what is waited for; `probe.seen()` is what it read last. `deadlines`: how many
+// of them it has; more than one if it waits for threads that wait for a peer themselves, and know better what is wrong.
 template <class Probe>
-MYELON_DEVICE_COLD bool cold_wait(Context context, Probe probe, u32 peer, u64 expected) {
+MYELON_DEVICE_COLD bool cold_wait(Context context, Probe probe, u32 peer, u64 expected, u64 deadlines = 1) {
   const Args& args = context.args;
   const u64 start = global_timer_ns();
   u64 next_check = start + kCheckIntervalNs;
-  for (u32 spin = 0;; ++spin) {
+  for (u32 poll = 0;; ++poll) {
     if (probe.ready()) return true;
-    nanosleep(spin < 32 ? 32 : spin < 256 ? 128 : 512);
+    pause_cold(poll);
     const u64 now = global_timer_ns();
     if (now < next_check) continue;
     next_check = now + kCheckIntervalNs;
     const u64 waited = now - start;
-    // Before the host's word: a peer's kernel says more than the hosts, which hear of it later.
+    // WHY: the host first, but the peer's word counts more: when a peer's kernel gives up, both hosts hear of it later, and
+    // what the kernel says is the reason.
+    const bool told_to_stop = host_says_stop(context, now);
     // ORDER: [peer-fault] consume: nothing is read behind the word.
     const u64 peer_fault = ld_relaxed_sys(&context.state()->peer_fault);
     if (peer_fault != 0) {
@@ -95,16 +122,17 @@ MYELON_DEVICE_COLD bool cold_wait(Context context, Probe probe, u32 peer, u64 ex
               static_cast<u32>(peer_fault >> 32));
       return false;
     }
-    if (host_says_stop(context, now)) {
+    if (told_to_stop) {
       give_up(context, kFaultAborted, peer, expected, probe.seen(), waited);
       return false;
     }
-    u64 theirs;
-    if (!peer_agrees(context, peer, context.operation, args.descriptor, &theirs)) {
-      give_up(context, kFaultMismatch, peer, args.descriptor, theirs, waited);
+    // ORDER: [signature] consume: a late or old word counts as agreement, so no order is needed.
+    const u64 theirs = ld_relaxed_sys(context.signature(args.rank, peer, context.operation));
+    if (!agrees(theirs, context.operation, args.descriptor)) {
+      give_up(context, kFaultMismatch, peer, args.descriptor, descriptor_in(theirs), waited);
       return false;
     }
-    if (args.deadline_ns != 0 && waited > args.deadline_ns) {
+    if (args.deadline_ns != 0 && waited > args.deadline_ns * deadlines) {
       give_up(context, kFaultStalled, peer, expected, probe.seen(), waited);
       return false;
     }
@@ -133,7 +161,7 @@ MYELON_DEVICE bool wait_for_sequence(const Context& context, const u64* address,
       if (reached != nullptr) *reached = probe.value;
       return true;
     }
-    poll_pause();
+    pause_hot();
   }
   if (reached != nullptr) *reached = target;
   return cold_wait(context, probe, peer, target);

@@ -97,6 +97,7 @@ impl KernelEngine {
             world_size: self.world_size,
             layout: self.heap.layout(),
             sentinel: self.sentinel,
+            arch: &self.arch,
         };
         Plan::new(&terrain, request, choice)
     }
@@ -166,6 +167,8 @@ impl KernelEngine {
                 layout: *self.heap.layout(),
                 rank: self.rank.0,
                 chunk_bytes: plan.chunk_bytes,
+                slots: plan.slots,
+                padding: 0,
             };
             // SAFETY: `Args` is what every collective kernel takes; heap and page live until no kernel runs, the operands
             // by the caller's promise.

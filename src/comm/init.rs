@@ -63,7 +63,10 @@ impl Communicator {
     pub fn connect(device: Arc<dyn Device>, bootstrap: Arc<dyn Bootstrap>, options: Options) -> Result<Self> {
         let kind = device.properties().kind;
         let table = options.table.clone().unwrap_or_else(|| LaneTable::embedded(kind));
-        let limits = options.limits.unwrap_or_else(|| HeapLimits::of(kind));
+        let limits = options.limits.unwrap_or_else(|| {
+            let asked = table.shapes().chain(options.choice.iter().map(|choice| &choice.shape));
+            asked.fold(HeapLimits::of(kind), |limits, shape| limits.with_room_for(shape))
+        });
         let sharers = agree(&device, &*bootstrap, &options, &table, limits)?;
 
         let made = KernelEngine::create(&device, &bootstrap, &options, table, limits, sharers);

@@ -32,7 +32,7 @@ impl Loaded {
             return Ok(());
         }
         Err(Error::invalid(format!(
-            "{} lanes of {} do not fit on the device together, {} do: use fewer lanes or threads",
+            "{} lanes of {} do not fit on the device together, {} do: use fewer lanes, threads or stages",
             plan.lanes, plan.kernel, self.most_lanes
         )))
     }

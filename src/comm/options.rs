@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::memory::HeapLimits;
 use crate::table::LaneTable;
 use crate::types::{DType, ReduceOp};
-use crate::variant::{Choice, Manifest};
+use crate::variant::{Choice, Lanes, Manifest, Shape};
 
 /// Settings of a communicator, for all ranks alike.
 ///
@@ -17,7 +17,7 @@ use crate::variant::{Choice, Manifest};
 pub struct Options {
     /// Longest wait inside a kernel; zero waits until aborted. `MYELON_TIMEOUT`, in seconds; 30 by default.
     pub timeout: Duration,
-    /// What the heap has room for; by device kind if absent.
+    /// What the heap has room for; if absent, by device kind, and all that `table` and `choice` ask for.
     pub limits: Option<HeapLimits>,
     /// The lane table; the embedded one of the device kind if absent.
     pub table: Option<Arc<LaneTable>>,
@@ -86,12 +86,17 @@ impl Options {
             };
         }
         let lanes = match variable("MYELON_LANES") {
-            Some(text) => Some(text.parse().map_err(|_| wrong("MYELON_LANES", &text, "is not a number of lanes"))?),
+            Some(text) => {
+                Some(text.parse::<Lanes>().map_err(|error| wrong("MYELON_LANES", &text, &error.to_string()))?)
+            }
             None => None,
         };
         if let Some(name) = variable("MYELON_VARIANT").filter(|name| name != "auto") {
             let variant = Manifest::embedded().get(&name)?;
-            options.choice = Some(Choice { lanes, ..Choice::of(variant) });
+            let shape = Shape { lanes, ..Shape::default() };
+            let lanes = lanes.map_or(String::new(), |lanes| lanes.to_string());
+            variant.takes(&shape).map_err(|error| wrong("MYELON_LANES", &lanes, &error.to_string()))?;
+            options.choice = Some(Choice { variant: Arc::clone(variant), shape });
         } else if lanes.is_some() {
             return Err(wrong("MYELON_LANES", "", "needs MYELON_VARIANT beside it"));
         }
@@ -115,6 +120,8 @@ mod tests {
             parse(&[("MYELON_TIMEOUT", "0.5"), ("MYELON_SENTINEL", "0"), ("MYELON_VARIANT", "one_shot_push")]).unwrap();
         assert_eq!(options.timeout, Duration::from_millis(500));
         assert!(!options.sentinel && options.choice.is_some());
+        let options = parse(&[("MYELON_VARIANT", "ring"), ("MYELON_LANES", "by_size")]).unwrap();
+        assert_eq!(options.choice.unwrap().shape.lanes, Some(Lanes::BySize));
     }
 
     #[test]
@@ -123,6 +130,10 @@ mod tests {
             [("MYELON_TIMEOUT", "soon"), ("MYELON_TIMEOUT", "-1"), ("MYELON_SENTINEL", "yes"), ("MYELON_LANES", "2")]
         {
             assert!(parse(&[(key, value)]).unwrap_err().to_string().contains(key));
+        }
+        for lanes in ["0", "129", "many"] {
+            let error = parse(&[("MYELON_VARIANT", "ring"), ("MYELON_LANES", lanes)]).unwrap_err().to_string();
+            assert!(error.contains("MYELON_LANES") && error.contains("by_size"), "{error}");
         }
         assert!(parse(&[("MYELON_VARIANT", "warp_drive")]).is_err());
     }

@@ -8,7 +8,7 @@ use crate::measure::output;
 use crate::measure::results::Results;
 
 /// The columns, in order: the JSON's fields, then a ratio for each [`Baseline`].
-const COLUMNS: [&str; 18] = [
+const COLUMNS: [&str; 22] = [
     "ranks",
     "bytes",
     "dtype",
@@ -17,6 +17,10 @@ const COLUMNS: [&str; 18] = [
     "variant",
     "lanes",
     "threads",
+    "chunk",
+    "stages",
+    "slots",
+    "wait",
     "in_place",
     "graph",
     "p50_us",
@@ -48,6 +52,10 @@ pub fn render(results: &Results) -> Result<String> {
             row.variant.clone(),
             row.lanes.to_string(),
             row.threads.to_string(),
+            row.chunk.to_string(),
+            row.stages.to_string(),
+            row.slots.to_string(),
+            row.wait.map_or(String::new(), |wait| wait.to_string()),
             row.in_place.to_string(),
             row.graph.to_string(),
             row.time_us.p50.to_string(),
@@ -78,17 +86,19 @@ mod tests {
     use crate::measure::provenance::tests::provenance;
     use crate::measure::results::Row;
     use crate::measure::results::tests::row;
+    use crate::types::Wait;
 
     #[test]
     fn rows_are_flat_and_quoted_where_needed() {
         let mut results = Results::new(provenance());
-        let odd = Row { variant: "a,b".into(), lanes: 4, threads: 256, ..row(2, 1000, "auto", 2.0) };
+        let (stages, wait) = (3, Some(Wait::Adaptive));
+        let odd = Row { variant: "a,b".into(), lanes: 4, threads: 256, stages, wait, ..row(2, 1000, "auto", 2.0) };
         results.rows = vec![odd, Row { wrong: None, ..row(2, 1000, "nccl", 5.0) }];
         let text = render(&results).unwrap();
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines[0], COLUMNS.join(","));
-        assert_eq!(lines[1], r#"2,1000,f32,sum,auto,"a,b",4,256,false,20,2,3,1,0.5,0.5,0,2.5,"#);
-        assert_eq!(lines[2], "2,1000,f32,sum,nccl,nccl,0,0,false,20,5,7.5,2.5,0.2,0.2,,1,");
+        assert_eq!(lines[1], r#"2,1000,f32,sum,auto,"a,b",4,256,0,3,0,adaptive,false,20,2,3,1,0.5,0.5,0,2.5,"#);
+        assert_eq!(lines[2], "2,1000,f32,sum,nccl,nccl,0,0,0,0,0,,false,20,5,7.5,2.5,0.2,0.2,,1,");
         assert_eq!(lines.len(), 3);
     }
 }

@@ -12,7 +12,7 @@ use crate::measure::output;
 use crate::measure::provenance::Provenance;
 use crate::measure::size::Bytes;
 use crate::measure::stats::Summary;
-use crate::types::{DType, ReduceOp, WorldSize};
+use crate::types::{DType, ReduceOp, Wait, WorldSize};
 
 /// Number of the form described here. A change that an old reader would get wrong takes the next one.
 pub const SCHEMA: u32 = 1;
@@ -49,6 +49,18 @@ pub struct Row {
     pub lanes: u32,
     /// Threads a CTA; 0 as for `lanes`.
     pub threads: u32,
+    /// Bytes a lane moves per step; 0 where the variant has no steps, and in files older than this field.
+    #[serde(default)]
+    pub chunk: u64,
+    /// Stages of a pipeline; 0 as for `chunk`.
+    #[serde(default)]
+    pub stages: u32,
+    /// Slots of a ring; 0 as for `chunk`.
+    #[serde(default)]
+    pub slots: u32,
+    /// What a thread does between two polls; null as `chunk` is 0, and for a baseline.
+    #[serde(default)]
+    pub wait: Option<Wait>,
     /// Whether each rank's result replaced its operand.
     pub in_place: bool,
     /// Operations in each replayed graph; 0 for host launches. Above 1, times are of the replays' means.
@@ -77,6 +89,10 @@ impl Row {
             variant: requested.to_owned(),
             lanes: 0,
             threads: 0,
+            chunk: 0,
+            stages: 0,
+            slots: 0,
+            wait: None,
             in_place: series.in_place,
             graph: series.graph,
             time_us,
@@ -189,15 +205,17 @@ pub(crate) mod tests {
     #[test]
     fn the_file_has_the_documented_fields() {
         let mut results = Results::new(provenance());
-        let ran = Row { variant: "ring".into(), lanes: 16, threads: 512, ..row(8, 1024, "auto", 4.0) };
+        let (chunk, slots, wait) = (4096, 4, Some(Wait::Spin));
+        let ran =
+            Row { variant: "ring".into(), lanes: 16, threads: 512, chunk, slots, wait, ..row(8, 1024, "auto", 4.0) };
         results.rows = vec![ran, Row { wrong: None, ..row(8, 1024, "nccl", 8.0) }];
         assert_eq!(
             results.to_json().unwrap(),
             r#"{"schema":1,
 "provenance":{"date":"2026-11-20T10:00:00Z","version":"0.1.0","source_hash":"1a2b3c4d","gpu":"NVIDIA H200","gpus":8,"link":"NV18","driver":"580.159","cuda":"13.0","nccl":"2.28.9","nvls":"off","cpu":"Test CPU"},
 "rows":[
-{"ranks":8,"bytes":1024,"dtype":"f32","op":"sum","requested":"auto","variant":"ring","lanes":16,"threads":512,"in_place":false,"graph":20,"time_us":{"p50":4.0,"p99":6.0,"min":2.0},"algbw_gbps":0.256,"busbw_gbps":0.448,"wrong":0},
-{"ranks":8,"bytes":1024,"dtype":"f32","op":"sum","requested":"nccl","variant":"nccl","lanes":0,"threads":0,"in_place":false,"graph":20,"time_us":{"p50":8.0,"p99":12.0,"min":4.0},"algbw_gbps":0.128,"busbw_gbps":0.224,"wrong":null}
+{"ranks":8,"bytes":1024,"dtype":"f32","op":"sum","requested":"auto","variant":"ring","lanes":16,"threads":512,"chunk":4096,"stages":0,"slots":4,"wait":"spin","in_place":false,"graph":20,"time_us":{"p50":4.0,"p99":6.0,"min":2.0},"algbw_gbps":0.256,"busbw_gbps":0.448,"wrong":0},
+{"ranks":8,"bytes":1024,"dtype":"f32","op":"sum","requested":"nccl","variant":"nccl","lanes":0,"threads":0,"chunk":0,"stages":0,"slots":0,"wait":null,"in_place":false,"graph":20,"time_us":{"p50":8.0,"p99":12.0,"min":4.0},"algbw_gbps":0.128,"busbw_gbps":0.224,"wrong":null}
 ]}
 "#
         );
@@ -213,6 +231,16 @@ pub(crate) mod tests {
         results.rows = vec![row(2, 1, "auto", 1.0 / 3.0)];
         results.write(&path).unwrap();
         assert_eq!(Results::read(&path).unwrap(), results);
+    }
+
+    #[test]
+    fn files_older_than_a_shape_are_read() {
+        let mut results = Results::new(provenance());
+        results.rows = vec![row(2, 1, "auto", 1.0)];
+        let text = results.to_json().unwrap();
+        let older = text.replace("\"chunk\":0,\"stages\":0,\"slots\":0,\"wait\":null,", "");
+        assert!(older.len() < text.len());
+        assert_eq!(Results::parse(&older, "x.json").unwrap(), results);
     }
 
     #[test]

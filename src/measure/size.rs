@@ -4,6 +4,8 @@ use std::fmt;
 use std::iter::FusedIterator;
 use std::str::FromStr;
 
+use serde::Deserialize;
+
 use crate::error::{Error, Result};
 use crate::types::DType;
 
@@ -13,7 +15,8 @@ const SUFFIXES: [(char, u64); 4] = [('T', 1 << 40), ('G', 1 << 30), ('M', 1 << 2
 /// A number of bytes. `1K` is 1024 of them, as in nccl-tests.
 ///
 /// [`fmt::Display`] writes the shortest text that parses back to the same number (`1536` stays `1536`, 65536 is `64K`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(try_from = "String")]
 pub struct Bytes(pub u64);
 
 impl Bytes {
@@ -65,6 +68,14 @@ impl FromStr for Bytes {
         let too_large = || Error::invalid(format!("'{text}' is more than 2^64 - 1 bytes: write a smaller size"));
         let number: u64 = digits.parse().map_err(|_| too_large())?;
         number.checked_mul(unit).map(Self).ok_or_else(too_large)
+    }
+}
+
+impl TryFrom<String> for Bytes {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self> {
+        text.parse()
     }
 }
 

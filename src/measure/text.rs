@@ -5,6 +5,7 @@ use std::fmt::{self, Write as _};
 use crate::measure::compare::Baseline;
 use crate::measure::provenance::Provenance;
 use crate::measure::results::Row;
+use crate::measure::size::Bytes;
 
 /// One rank's line in the header.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +24,7 @@ pub struct RankLine {
 #[derive(Clone, Debug, Default)]
 pub struct TextTable {
     against: Vec<Baseline>,
+    shapes: bool,
     rows: u64,
     wrong: u64,
     unverified: u64,
@@ -30,9 +32,9 @@ pub struct TextTable {
 }
 
 impl TextTable {
-    /// A table with a ratio column for each of these baselines.
-    pub fn new(against: &[Baseline]) -> Self {
-        Self { against: against.to_vec(), ..Self::default() }
+    /// A table with a ratio column for each of these baselines, and with `shapes` every row's parameters at its end.
+    pub fn new(against: &[Baseline], shapes: bool) -> Self {
+        Self { against: against.to_vec(), shapes, ..Self::default() }
     }
 
     /// Provenance, ranks and column titles, every line behind a `#`.
@@ -85,7 +87,8 @@ impl TextTable {
         let ratio = |index| ratios.get(index).copied().flatten().map_or("-".to_owned(), |ratio| format!("{ratio:.2}x"));
         let ratios: Vec<_> = (0..self.against.len()).map(ratio).collect();
         let wrong = row.wrong.map_or("N/A".to_owned(), |wrong| wrong.to_string());
-        format!(" {}\n", Columns { fixed, against: &self.against, ratios: &ratios, wrong: &wrong })
+        let shape = if self.shapes { shape(row) } else { String::new() };
+        format!(" {}{shape}\n", Columns { fixed, against: &self.against, ratios: &ratios, wrong: &wrong })
     }
 
     /// Verdict and average over the rows printed so far.
@@ -125,6 +128,19 @@ impl fmt::Display for Columns<'_> {
     }
 }
 
+/// What a row has besides lanes: `name=value` with a space before each.
+fn shape(row: &Row) -> String {
+    let parts = [
+        ("threads", (row.threads > 0).then(|| row.threads.to_string())),
+        ("chunk", (row.chunk > 0).then(|| Bytes(row.chunk).to_string())),
+        ("stages", (row.stages > 0).then(|| row.stages.to_string())),
+        ("slots", (row.slots > 0).then(|| row.slots.to_string())),
+        ("wait", row.wait.map(|wait| wait.to_string())),
+    ];
+    let parts = parts.into_iter().filter_map(|(name, value)| Some(format!(" {name}={}", value?)));
+    parts.collect()
+}
+
 fn ratio_title(baseline: Baseline) -> String {
     format!("vs {baseline}")
 }
@@ -143,11 +159,12 @@ mod tests {
     use super::*;
     use crate::measure::provenance::tests::provenance;
     use crate::measure::results::tests::row;
+    use crate::types::Wait;
 
     #[test]
     fn the_whole_table() {
         let against = [Baseline::Nccl];
-        let mut table = TextTable::new(&against);
+        let mut table = TextTable::new(&against, false);
         let rank = |rank| RankLine {
             rank,
             process: 4711,
@@ -186,10 +203,19 @@ mod tests {
 
     #[test]
     fn an_unverified_run_says_so() {
-        let mut table = TextTable::new(&[]);
+        let mut table = TextTable::new(&[], false);
         assert!(table.footer().contains(": 0 OK\n"));
         table.row(&Row { wrong: None, ..row(2, 64, "auto", 1.0) }, &[]);
         assert!(table.footer().contains("0 OK, but 1 of 1 measurements were not verified"));
+    }
+
+    #[test]
+    fn shapes_stand_behind_a_row_where_they_are_asked_for() {
+        let ours = Row { threads: 512, chunk: 65536, slots: 4, wait: Some(Wait::Spin), ..row(2, 64, "ring", 1.0) };
+        let line = |shapes, row: &Row| TextTable::new(&[], shapes).row(row, &[]);
+        assert!(line(true, &ours).ends_with(" 0 threads=512 chunk=64K slots=4 wait=spin\n"), "{}", line(true, &ours));
+        assert!(line(false, &ours).ends_with(" 0\n"));
+        assert!(line(true, &row(2, 64, "nccl", 1.0)).ends_with(" 0\n"));
     }
 
     #[test]

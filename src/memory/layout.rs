@@ -9,15 +9,16 @@ use crate::abi::{
 use crate::device::DeviceKind;
 use crate::error::{Error, Result};
 use crate::types::WorldSize;
+use crate::variant::Shape;
 
 /// What a heap has room for. Equal on all ranks; bounds the footprint of a communicator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct HeapLimits {
     /// Lanes of any launch.
     pub lanes: u32,
-    /// Bytes of one sentinel mailbox: the largest message that is pushed in one piece.
+    /// Bytes of all sentinel mailboxes of one buffer: each rank's is its part of them.
     pub sentinel_bytes: u64,
-    /// Payload bytes of one LL mailbox.
+    /// Payload bytes of all LL mailboxes of one buffer.
     pub ll_bytes: u64,
     /// Bytes of one lane's staging half.
     pub staging_bytes: u64,
@@ -28,21 +29,21 @@ pub struct HeapLimits {
 }
 
 impl HeapLimits {
-    /// Defaults: 116 MiB a rank for 8 GPUs, and little on the CPU device, where memory is touched by real cores.
+    /// Defaults: 125 MiB a rank for GPUs, and little on the CPU device, where memory is touched by real cores.
     pub fn of(kind: DeviceKind) -> Self {
         match kind {
             DeviceKind::Cuda => Self {
                 lanes: 64,
-                sentinel_bytes: 512 << 10,
-                ll_bytes: 256 << 10,
-                staging_bytes: 256 << 10,
+                sentinel_bytes: 12 << 20,
+                ll_bytes: 2 << 20,
+                staging_bytes: 128 << 10,
                 slot_bytes: 256 << 10,
                 ring_slots: 4,
             },
             DeviceKind::Cpu => Self {
                 lanes: 8,
-                sentinel_bytes: 64 << 10,
-                ll_bytes: 32 << 10,
+                sentinel_bytes: 512 << 10,
+                ll_bytes: 256 << 10,
                 staging_bytes: 16 << 10,
                 slot_bytes: 4 << 10,
                 ring_slots: 4,
@@ -50,9 +51,21 @@ impl HeapLimits {
         }
     }
 
+    /// These limits, raised where a shape asks for more.
+    pub fn with_room_for(self, shape: &Shape) -> Self {
+        let lanes = shape.lanes.map_or(0, |lanes| lanes.most(u64::MAX));
+        let chunk = shape.chunk.map_or(0, |chunk| chunk.0.next_multiple_of(CELL_ALIGNMENT));
+        Self {
+            lanes: self.lanes.max(lanes),
+            slot_bytes: self.slot_bytes.max(chunk),
+            ring_slots: self.ring_slots.max(shape.slots.unwrap_or(0)),
+            ..self
+        }
+    }
+
     fn check(&self) -> Result<()> {
         let Self { lanes, sentinel_bytes, ll_bytes, staging_bytes, slot_bytes, ring_slots } = *self;
-        let cells = [sentinel_bytes, ll_bytes, staging_bytes, slot_bytes];
+        let cells = [sentinel_bytes / MAX_WORLD as u64, ll_bytes / MAX_WORLD as u64, staging_bytes, slot_bytes];
         if lanes == 0 || lanes > MAX_LANES {
             return Err(Error::invalid(format!("heap limits: {lanes} lanes, 1 to {MAX_LANES} are possible")));
         }
@@ -74,6 +87,8 @@ impl HeapLimits {
         self.check()?;
         let world = u64::from(world_size.get());
         let lanes = u64::from(self.lanes);
+        let mailbox = |bytes: u64| bytes / world / CELL_ALIGNMENT * CELL_ALIGNMENT;
+        let (sentinel_bytes, ll_bytes) = (mailbox(self.sentinel_bytes), mailbox(self.ll_bytes));
         let mut end = 0;
         let mut place = |bytes: u64, alignment: u64| {
             let start = u64::next_multiple_of(end, alignment);
@@ -85,10 +100,10 @@ impl HeapLimits {
             signatures: place((MAX_WORLD * 2 * 8) as u64, CELL_ALIGNMENT),
             lanes: place(lanes * size_of::<LaneState>() as u64, CELL_ALIGNMENT),
             // A page away from the flags: a stray store past a cell must not look like a signal.
-            sentinel: place(SENTINEL_BUFFERS * world * self.sentinel_bytes, REGION_ALIGNMENT),
-            sentinel_bytes: self.sentinel_bytes,
-            ll: place(LL_BUFFERS * world * 2 * self.ll_bytes, REGION_ALIGNMENT),
-            ll_bytes: self.ll_bytes,
+            sentinel: place(SENTINEL_BUFFERS * world * sentinel_bytes, REGION_ALIGNMENT),
+            sentinel_bytes,
+            ll: place(LL_BUFFERS * world * 2 * ll_bytes, REGION_ALIGNMENT),
+            ll_bytes,
             staging: place(lanes * STAGING_BUFFERS * self.staging_bytes, REGION_ALIGNMENT),
             staging_bytes: self.staging_bytes,
             ring: place(lanes * u64::from(self.ring_slots) * self.slot_bytes, REGION_ALIGNMENT),
@@ -109,13 +124,15 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::measure::Bytes;
+    use crate::variant::Lanes;
 
     fn limits() -> impl Strategy<Value = HeapLimits> {
         (1..=MAX_LANES, 1u64..64, 1u64..64, 1u64..64, 1u64..64, 1u32..=4).prop_map(|(lanes, a, b, c, d, slots)| {
             HeapLimits {
                 lanes,
-                sentinel_bytes: a * 128,
-                ll_bytes: b * 128,
+                sentinel_bytes: a * 1024,
+                ll_bytes: b * 1024,
                 staging_bytes: c * 128,
                 slot_bytes: d * 128,
                 ring_slots: 1 << slots,
@@ -149,6 +166,18 @@ mod tests {
     fn defaults_stay_within_the_promised_footprint() {
         let (_, bytes) = HeapLimits::of(DeviceKind::Cuda).layout(WorldSize::new(8).unwrap()).unwrap();
         assert!(bytes <= 128 << 20, "{bytes}");
+    }
+
+    #[test]
+    fn limits_are_raised_to_what_a_shape_asks_for_and_never_lowered() {
+        let limits = HeapLimits::of(DeviceKind::Cuda);
+        assert_eq!(limits.with_room_for(&Shape::default()), limits);
+        let (chunk, slots) = (Some(Bytes(1 << 20)), Some(16));
+        let large = limits.with_room_for(&Shape { lanes: Some(Lanes::BySize), chunk, slots, ..Shape::default() });
+        assert_eq!((large.lanes, large.slot_bytes, large.ring_slots), (MAX_LANES, 1 << 20, 16));
+        large.layout(WorldSize::new(8).unwrap()).unwrap();
+        let small = Shape { lanes: Some(Lanes::UpTo(1)), chunk: Some(Bytes(16)), slots: Some(2), ..Shape::default() };
+        assert_eq!(large.with_room_for(&small), large);
     }
 
     #[test]

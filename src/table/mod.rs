@@ -6,8 +6,9 @@ use serde::Deserialize;
 
 use crate::device::DeviceKind;
 use crate::error::{Error, Result};
+use crate::measure::Bytes;
 use crate::types::WorldSize;
-use crate::variant::{Choice, Manifest, Request, VariantSpec, parse_bytes};
+use crate::variant::{Choice, Manifest, Request, Shape, VariantSpec};
 
 /// Rows that say which variant serves a request; first fit.
 #[derive(Debug)]
@@ -21,10 +22,8 @@ struct Row {
     variant: Arc<VariantSpec>,
     ranks: Option<Vec<u32>>,
     floats: Option<bool>,
-    up_to: Option<u64>,
-    lanes: Option<u32>,
-    threads: Option<u32>,
-    chunk_bytes: Option<u64>,
+    up_to: Option<Bytes>,
+    shape: Shape,
 }
 
 #[derive(Deserialize)]
@@ -41,10 +40,9 @@ struct RawRow {
     variant: String,
     ranks: Option<Vec<u32>>,
     floats: Option<bool>,
-    up_to: Option<String>,
-    lanes: Option<u32>,
-    threads: Option<u32>,
-    chunk: Option<String>,
+    up_to: Option<Bytes>,
+    #[serde(flatten)]
+    shape: Shape,
 }
 
 impl LaneTable {
@@ -77,28 +75,21 @@ impl LaneTable {
         let mut rows = Vec::with_capacity(file.row.len());
         for (index, raw) in file.row.into_iter().enumerate() {
             let key = |field: &str| format!("row {}: {field}", index + 1);
-            let size = |field: &str, text: Option<String>| match text {
-                None => Ok(None),
-                Some(text) => parse_bytes(&text)
-                    .map(Some)
-                    .ok_or_else(|| wrong(key(field), format!("'{text}' is not a size like 64K or 1M"))),
-            };
             let variant =
                 Manifest::embedded().get(&raw.variant).map_err(|error| wrong(key("variant"), error.to_string()))?;
             if !variant.enabled {
                 return Err(wrong(key("variant"), format!("{} is disabled in the manifest", variant.name)));
             }
+            variant.takes(&raw.shape).map_err(|error| wrong(key("shape"), error.to_string()))?;
             for &ranks in raw.ranks.iter().flatten() {
                 WorldSize::new(ranks).map_err(|error| wrong(key("ranks"), error.to_string()))?;
             }
             rows.push(Row {
                 variant: Arc::clone(variant),
-                up_to: size("up_to", raw.up_to)?,
-                chunk_bytes: size("chunk", raw.chunk)?,
                 ranks: raw.ranks,
                 floats: raw.floats,
-                lanes: raw.lanes,
-                threads: raw.threads,
+                up_to: raw.up_to,
+                shape: raw.shape,
             });
         }
         let table = Self { rows, source: text.into() };
@@ -115,6 +106,11 @@ impl LaneTable {
         }
     }
 
+    /// The shapes of all rows: what a heap should have room for.
+    pub fn shapes(&self) -> impl Iterator<Item = &Shape> {
+        self.rows.iter().map(|row| &row.shape)
+    }
+
     /// The text the table was read from; part of what ranks compare.
     pub fn source(&self) -> &str {
         &self.source
@@ -128,15 +124,10 @@ impl LaneTable {
             .iter()
             .filter(|row| row.ranks.as_ref().is_none_or(|ranks| ranks.contains(&world_size.get())))
             .filter(|row| row.floats.is_none_or(|floats| floats == request.dtype.is_float()))
-            .filter(|row| row.up_to.is_none_or(|limit| bytes <= limit))
+            .filter(|row| row.up_to.is_none_or(|limit| bytes <= limit.0))
             .filter(|row| row.variant.is_trusted_on(arch))
             .find(|row| row.variant.supports(request.dtype, request.op).is_ok())
-            .map(|row| Choice {
-                variant: Arc::clone(&row.variant),
-                lanes: row.lanes,
-                threads: row.threads,
-                chunk_bytes: row.chunk_bytes,
-            })
+            .map(|row| Choice { variant: Arc::clone(&row.variant), shape: row.shape })
             .ok_or_else(|| {
                 Error::unsupported(format!("no variant in the table serves {} {}", request.dtype, request.op))
             })
@@ -147,6 +138,7 @@ impl LaneTable {
 mod tests {
     use super::*;
     use crate::types::{DType, ReduceOp};
+    use crate::variant::Lanes;
 
     #[test]
     fn embedded_tables_serve_everything() {
@@ -175,6 +167,16 @@ mod tests {
     }
 
     #[test]
+    fn rows_have_shapes() {
+        let text = "schema = 1\ndevice = \"cpu\"\n[[row]]\nvariant = \"ring\"\nlanes = \"by_size\"\nchunk = \"2K\"\nslots = 2\n";
+        let table = LaneTable::parse("t.toml", text, DeviceKind::Cpu).unwrap();
+        let request = Request { count: 1, dtype: DType::F32, op: ReduceOp::Sum };
+        let choice = table.choose("cpu", WorldSize::new(2).unwrap(), &request).unwrap();
+        let shape = Shape { lanes: Some(Lanes::BySize), chunk: Some(Bytes(2048)), slots: Some(2), ..Shape::default() };
+        assert_eq!(choice.shape, shape);
+    }
+
+    #[test]
     fn wrong_tables_name_file_row_and_key() {
         let parse = |text: &str| LaneTable::parse("t.toml", text, DeviceKind::Cpu).unwrap_err().to_string();
         let start = "schema = 1\ndevice = \"cpu\"\n";
@@ -182,6 +184,10 @@ mod tests {
         assert!(error.contains("t.toml") && error.contains("row 1: variant"), "{error}");
         let error = parse(&format!("{start}[[row]]\nvariant = \"one_shot_push\"\nup_to = \"12Q\"\n"));
         assert!(error.contains("12Q"), "{error}");
+        let error = parse(&format!("{start}[[row]]\nvariant = \"ring\"\nslots = 3\n"));
+        assert!(error.contains("row 1: shape") && error.contains("slots=3"), "{error}");
+        let error = parse(&format!("{start}[[row]]\nvariant = \"ring\"\nlane = 3\n"));
+        assert!(error.contains("lane"), "{error}");
         let error = parse(&format!("{start}[[row]]\nvariant = \"one_shot_push\"\nup_to = \"1K\"\n"));
         assert!(error.contains("last row"), "{error}");
         let error = parse("schema = 2\ndevice = \"cpu\"\nrow = []\n");

@@ -1,11 +1,13 @@
 //! Which kernel exactly: everything that is compiled in, and the entry file that instantiates it.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use super::manifest::VariantSpec;
+use crate::abi::{PACK_BYTES, STAGE_FLAG_BYTES};
 use crate::device::KernelSource;
-use crate::types::{DType, ReduceOp, WorldSize};
+use crate::types::{DType, ReduceOp, Wait, WorldSize};
 
 /// Everything that a collective kernel is compiled for. Two equal keys are one compiled file.
 #[derive(Clone, Debug)]
@@ -22,26 +24,44 @@ pub struct KernelKey {
     pub threads: u32,
     /// Pipeline stages.
     pub stages: u32,
+    /// Packs that a stage holds for each thread that is not of a producer warp.
+    pub stage_packs: u32,
+    /// Warps that fill the stages for the others; 0 where all warps work alike.
+    pub producer_warps: u32,
     /// Sentinel mailboxes instead of LL.
     pub sentinel: bool,
+    /// What a thread does between two polls.
+    pub wait: Wait,
 }
 
 impl KernelKey {
-    fn identity(&self) -> (&str, DType, ReduceOp, WorldSize, u32, u32, bool) {
-        (&self.variant.name, self.dtype, self.op, self.world_size, self.threads, self.stages, self.sentinel)
+    fn identity(&self) -> impl Hash + PartialEq + '_ {
+        let stages = (self.stages, self.stage_packs, self.producer_warps);
+        (&self.variant.name, self.dtype, self.op, self.world_size, self.threads, stages, self.sentinel, self.wait)
+    }
+
+    /// Dynamic shared memory of a CTA.
+    pub fn shared_bytes(&self) -> u32 {
+        let flags = if self.producer_warps > 0 { STAGE_FLAG_BYTES } else { 0 };
+        let consumers = self.threads - 32 * self.producer_warps;
+        flags + self.stages * self.stage_packs * consumers * PACK_BYTES as u32
     }
 
     /// The entry file over the kernels' tree.
     pub fn source(&self) -> KernelSource {
-        let Self { dtype, op, world_size, threads, stages, sentinel, .. } = self;
+        let Self { dtype, op, world_size, threads, stages, stage_packs, producer_warps, sentinel, wait, .. } = self;
         let name = &self.variant.name;
+        // WHY: the wait policy is no part of Config: waits lie below everything that is a template over it.
         let entry = format!(
-            "#include \"algo/{name}.cuh\"\n\
+            "#define MYELON_WAIT {wait}\n\
+             #include \"algo/{name}.cuh\"\n\
              namespace myelon {{\n\
              struct Config {{\n\
              \x20 static constexpr u32 kWorldSize = {world_size};\n\
              \x20 static constexpr u32 kThreads = {threads};\n\
              \x20 static constexpr u32 kStages = {stages};\n\
+             \x20 static constexpr u32 kStagePacks = {stage_packs};\n\
+             \x20 static constexpr u32 kProducerWarps = {producer_warps};\n\
              \x20 static constexpr bool kSentinel = {sentinel};\n\
              }};\n\
              MYELON_KERNEL({threads}, Args, args) {{ {name}<{dtype}, {op}, Config>(args); }}\n\
@@ -59,8 +79,8 @@ impl PartialEq for KernelKey {
 
 impl Eq for KernelKey {}
 
-impl std::hash::Hash for KernelKey {
-    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+impl Hash for KernelKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
         self.identity().hash(state);
     }
 }
@@ -73,7 +93,13 @@ impl fmt::Display for KernelKey {
             self.variant.name, self.dtype, self.op, self.world_size, self.threads
         )?;
         if self.stages > 0 {
-            write!(f, ", {} stages", self.stages)?;
+            write!(f, ", {} stages of {} packs a thread", self.stages, self.stage_packs)?;
+        }
+        if self.producer_warps > 0 {
+            write!(f, ", {} producer warps", self.producer_warps)?;
+        }
+        if self.wait != Wait::Adaptive {
+            write!(f, ", {} waits", self.wait)?;
         }
         f.write_str(">")
     }

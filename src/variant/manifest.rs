@@ -4,8 +4,11 @@ use std::sync::{Arc, OnceLock};
 
 use serde::Deserialize;
 
+use super::parameters::Parameters;
+use super::shape::Shape;
 use crate::device::DeviceKind;
 use crate::error::{Error, Result};
+use crate::measure::Bytes;
 use crate::types::{DType, ReduceOp};
 
 const SOURCE: &str = include_str!("../../configs/variants.toml");
@@ -40,12 +43,21 @@ pub struct VariantSpec {
     pub rounding: Rounding,
     /// In which order ranks are reduced.
     pub order: Order,
+    /// Whether a team of threads, one for each rank, works on a pack (`cuda/base/team.cuh`), instead of one thread.
+    #[serde(default)]
+    pub team: bool,
     /// Whether its launches may come up while the one before still runs (programmatic dependent launch).
     #[serde(default)]
     pub dependent: bool,
     /// Architectures on which the protocol's hardware assumption has been tried; `None` where PTX guarantees what it needs.
     #[serde(default)]
     pub tried_on: Option<Vec<String>>,
+    /// Oldest architecture that has the instructions it uses, `sm_90`; any if absent. The CPU device has them all.
+    #[serde(default, deserialize_with = "compute_capability")]
+    pub min_arch: Option<u32>,
+    /// The values that its parameters take.
+    #[serde(default)]
+    pub parameters: Parameters,
     /// Default shapes, first fit.
     pub tuning: Vec<Tuning>,
 }
@@ -81,6 +93,8 @@ pub enum Mailbox {
 pub enum Capacity {
     /// One mailbox.
     Mailbox,
+    /// Half of each mailbox: a peer's part of this rank's shard goes into one half, its reduced shard into the other.
+    MailboxShards,
     /// Lanes times a staging half.
     Staging,
     /// Nothing: the kernel loops.
@@ -113,39 +127,24 @@ pub enum Order {
 pub struct Tuning {
     /// Device kind it is for.
     pub device: DeviceKind,
-    /// Largest message in bytes it is for; any if absent.
-    #[serde(default, deserialize_with = "bytes")]
-    pub up_to: Option<u64>,
-    /// Most lanes.
-    pub lanes: u32,
-    /// Threads a CTA.
-    pub threads: u32,
-    /// Bytes a lane moves per step; the heap's own slot or staging size if absent.
-    #[serde(default, deserialize_with = "bytes")]
-    pub chunk: Option<u64>,
-    /// Pipeline stages, for variants that have them.
+    /// Largest message it is for; any if absent.
     #[serde(default)]
-    pub stages: Option<u32>,
+    pub up_to: Option<Bytes>,
+    /// The shape; lanes and threads are always there. Each part is bounded by what the heap has.
+    #[serde(flatten)]
+    pub shape: Shape,
 }
 
-fn bytes<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+fn compute_capability<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
     let text = String::deserialize(deserializer)?;
-    parse_bytes(&text)
+    capability_of(&text)
         .map(Some)
-        .ok_or_else(|| serde::de::Error::custom(format!("'{text}' is not a size like 64K or 1M")))
+        .ok_or_else(|| serde::de::Error::custom(format!("'{text}' is not an architecture like sm_90")))
 }
 
-/// Bytes from a spelling like `4096`, `64K`, `1M`, `2G`; binary multiples.
-pub(crate) fn parse_bytes(text: &str) -> Option<u64> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let shift = match &text[digits.len()..] {
-        "" => 0,
-        "K" => 10,
-        "M" => 20,
-        "G" => 30,
-        _ => return None,
-    };
-    digits.parse::<u64>().ok()?.checked_mul(1 << shift)
+/// Ten times the compute capability that an architecture has, 90 for `sm_90a`; `None` for what is no GPU's.
+fn capability_of(arch: &str) -> Option<u32> {
+    arch.strip_prefix("sm_")?.trim_end_matches(['a', 'f']).parse().ok()
 }
 
 impl VariantSpec {
@@ -169,16 +168,34 @@ impl VariantSpec {
         Ok(())
     }
 
+    /// Whether this architecture has the instructions it uses; the reason if not.
+    pub fn runs_on(&self, arch: &str) -> Result<()> {
+        match (self.min_arch, capability_of(arch)) {
+            (Some(least), Some(have)) if have < least => Err(Error::unsupported(format!(
+                "variant {} needs sm_{least} or newer, this device is {arch}",
+                self.name
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether it takes these parameters.
+    ///
+    /// Errors: [`Error::InvalidArgument`] naming the parameter, its value and what the variant takes.
+    pub fn takes(&self, shape: &Shape) -> Result<()> {
+        self.parameters.check(&self.name, shape)
+    }
+
     /// Whether `auto` may take it on this architecture.
     pub fn is_trusted_on(&self, arch: &str) -> bool {
-        self.tried_on.as_ref().is_none_or(|tried| tried.iter().any(|known| known == arch))
+        self.runs_on(arch).is_ok() && self.tried_on.as_ref().is_none_or(|tried| tried.iter().any(|known| known == arch))
     }
 
     /// The default shape for a message.
     pub fn tuning(&self, device: DeviceKind, bytes: u64) -> Result<&Tuning> {
         self.tuning
             .iter()
-            .find(|row| row.device == device && row.up_to.is_none_or(|limit| bytes <= limit))
+            .find(|row| row.device == device && row.up_to.is_none_or(|limit| bytes <= limit.0))
             .ok_or_else(|| Error::unsupported(format!("variant {} has no tuning for {device}", self.name)))
     }
 }
@@ -215,9 +232,15 @@ impl Manifest {
                 return Err(wrong(&spec.name, "disabled without disabled_because".into()));
             }
             for row in &spec.tuning {
-                let threads_fit = row.threads.is_multiple_of(32) && (32..=1024).contains(&row.threads);
-                if row.lanes == 0 || row.lanes > crate::abi::MAX_LANES || !threads_fit {
-                    return Err(wrong(&spec.name, format!("{} lanes of {} threads", row.lanes, row.threads)));
+                spec.takes(&row.shape).map_err(|error| wrong(&spec.name, error.to_string()))?;
+                let Shape { lanes, threads, stages, .. } = row.shape;
+                if lanes.is_none() || threads.is_none() || stages.is_some() != spec.parameters.has_stages() {
+                    return Err(wrong(&spec.name, "a tuning without lanes, threads, or the stages it takes".into()));
+                }
+                let (stages, threads) = (stages.unwrap_or(0), threads.unwrap_or(0));
+                if row.shape.producer_warps.is_some_and(|warps| warps == 0 || warps > stages || warps * 32 >= threads) {
+                    let what = "producer warps: one or more, at most one a stage, and a warp must be left to consume";
+                    return Err(wrong(&spec.name, what.into()));
                 }
             }
         }
@@ -261,25 +284,42 @@ mod tests {
 
     #[test]
     fn wrong_manifests_are_refused() {
-        for (from, to) in
-            [("threads = 128", "threads = 100"), ("enabled = true", "enabled = false"), ("summary", "sumary")]
-        {
+        for (from, to) in [
+            ("threads = 128", "threads = 100"),
+            ("threads = 128", "threds = 128"),
+            ("threads = 128", ""),
+            ("stages = 3", "stages = 9"),
+            ("stages = 3", "slots = 4"),
+            ("enabled = true", "enabled = false"),
+            ("summary", "sumary"),
+        ] {
+            assert!(SOURCE.contains(from), "{from}");
             assert!(Manifest::parse(&SOURCE.replacen(from, to, 1)).is_err(), "{to}");
         }
+        let producers = SOURCE.replacen("stages = 2\nproducer_warps = 1", "stages = 2\nproducer_warps = 3", 1);
+        assert!(Manifest::parse(&producers).unwrap_err().to_string().contains("a warp must be left to consume"));
+        let arch = SOURCE.replacen("min_arch = \"sm_80\"", "min_arch = \"ampere\"", 1);
+        assert!(Manifest::parse(&arch).unwrap_err().to_string().contains("'ampere'"));
         let twice = format!("{SOURCE}\n{}", &SOURCE[SOURCE.find("[[variant]]").unwrap()..]);
         assert!(Manifest::parse(&twice).unwrap_err().to_string().contains("named twice"));
+    }
+
+    #[test]
+    fn variants_say_which_architectures_they_need() {
+        let variant = Manifest::embedded().get("two_shot_tma").unwrap();
+        for arch in ["sm_90", "sm_90a", "sm_100a", "sm_120", "cpu"] {
+            variant.runs_on(arch).unwrap();
+        }
+        for arch in ["sm_70", "sm_80", "sm_89"] {
+            let message = variant.runs_on(arch).unwrap_err().to_string();
+            assert!(message.contains("two_shot_tma needs sm_90") && message.contains(arch), "{message}");
+            assert!(!variant.is_trusted_on(arch));
+        }
     }
 
     #[test]
     fn unknown_variants_list_the_known() {
         let error = Manifest::embedded().get("one_shot_pull").unwrap_err().to_string();
         assert!(error.contains("one_shot_push"), "{error}");
-    }
-
-    #[test]
-    fn sizes() {
-        assert_eq!(parse_bytes("64K"), Some(65536));
-        assert_eq!(parse_bytes("12Q"), None);
-        assert_eq!(parse_bytes("K"), None);
     }
 }

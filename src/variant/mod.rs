@@ -5,9 +5,12 @@
 
 mod kernel;
 mod manifest;
+mod parameters;
 mod plan;
+mod shape;
 
 pub use kernel::{KernelKey, VerifyKernel};
-pub(crate) use manifest::parse_bytes;
 pub use manifest::{Capacity, Mailbox, Manifest, Order, Rounding, Tuning, VariantSpec};
+pub use parameters::Parameters;
 pub use plan::{Choice, Plan, Request, Terrain};
+pub use shape::{Lanes, Shape};

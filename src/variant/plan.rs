@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use super::kernel::KernelKey;
-use super::manifest::{Capacity, Mailbox, Tuning, VariantSpec};
+use super::manifest::{Capacity, Mailbox, VariantSpec};
+use super::shape::{Lanes, Shape};
 use crate::abi::{HeapLayout, PACK_BYTES};
 use crate::device::DeviceKind;
 use crate::error::{Error, Result};
-use crate::types::{DType, ReduceOp, WorldSize};
+use crate::types::{DType, ReduceOp, Wait, WorldSize};
 
 /// What is to be reduced. Equal on all ranks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,40 +28,25 @@ impl Request {
     }
 }
 
-/// A variant and the parts of its shape that override the manifest's. Equal on all ranks.
+/// A variant and the parameters that override the manifest's. Equal on all ranks.
 #[derive(Clone, Debug)]
 pub struct Choice {
     /// The variant.
     pub variant: Arc<VariantSpec>,
-    /// Lanes instead of the manifest's.
-    pub lanes: Option<u32>,
-    /// Threads a CTA instead of the manifest's.
-    pub threads: Option<u32>,
-    /// Bytes a lane moves per step instead of the manifest's.
-    pub chunk_bytes: Option<u64>,
+    /// What runs instead of the manifest's tuning; absent parts are the tuning's.
+    pub shape: Shape,
 }
 
 impl Choice {
     /// The variant in its default shape.
     pub fn of(variant: &Arc<VariantSpec>) -> Self {
-        Self { variant: Arc::clone(variant), lanes: None, threads: None, chunk_bytes: None }
+        Self { variant: Arc::clone(variant), shape: Shape::default() }
     }
 }
 
 impl std::fmt::Display for Choice {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.variant.name)?;
-        let parts = [
-            ("lanes", self.lanes.map(u64::from)),
-            ("threads", self.threads.map(u64::from)),
-            ("chunk", self.chunk_bytes),
-        ];
-        for (name, value) in parts {
-            if let Some(value) = value {
-                write!(f, " {name}={value}")?;
-            }
-        }
-        Ok(())
+        write!(f, "{}{}", self.variant.name, self.shape)
     }
 }
 
@@ -73,8 +59,10 @@ pub struct Plan {
     pub lanes: u32,
     /// Dynamic shared memory a CTA.
     pub shared_bytes: u32,
-    /// Bytes a lane moves per step.
+    /// Bytes a lane moves per step; 0 where the variant has no steps.
     pub chunk_bytes: u32,
+    /// Slots of a lane's ring that are used; 0 where the variant has no ring.
+    pub slots: u32,
     /// Most elements one launch takes; larger messages run in pieces.
     pub piece_elements: u64,
 }
@@ -90,33 +78,39 @@ pub struct Terrain<'a> {
     pub layout: &'a HeapLayout,
     /// Whether sentinel mailboxes may be used.
     pub sentinel: bool,
+    /// Architecture of the devices.
+    pub arch: &'a str,
 }
 
 impl Plan {
     /// The plan of a request under a choice.
     ///
-    /// Errors: [`Error::Unsupported`] when the variant lacks the type or operator; [`Error::InvalidArgument`] for a shape
-    /// that the heap has no room for.
+    /// Errors: [`Error::Unsupported`] when the variant lacks the type or operator, or needs another architecture;
+    /// [`Error::InvalidArgument`] for parameters that it does not take, or that the heap has no room for.
+    ///
+    /// # Panics
+    /// If the manifest has a tuning without lanes or threads, which its parser refuses.
     pub fn new(terrain: &Terrain<'_>, request: &Request, choice: &Choice) -> Result<Self> {
         let spec = &choice.variant;
         spec.supports(request.dtype, request.op)?;
+        spec.runs_on(terrain.arch)?;
+        spec.takes(&choice.shape)?;
         let layout = terrain.layout;
-        let tuning = spec.tuning(terrain.device, request.bytes())?;
-        let threads = choice.threads.unwrap_or(tuning.threads);
-        if !threads.is_multiple_of(32) || !(32..=1024).contains(&threads) {
-            return Err(Error::invalid(format!("{threads} threads a lane: a multiple of 32 up to 1024 is needed")));
-        }
-        if let Some(lanes) = choice.lanes
-            && (lanes == 0 || lanes > layout.lane_count)
-        {
+        check_room(&choice.shape, layout)?;
+        let shape = choice.shape.or(&spec.tuning(terrain.device, request.bytes())?.shape);
+        let (Some(lanes), Some(threads)) = (shape.lanes, shape.threads) else {
+            panic!("the manifest's parser lets no tuning without lanes or threads through")
+        };
+        let most_lanes = lanes.most(request.bytes()).min(layout.lane_count);
+        let sentinel = spec.mailbox == Mailbox::Sentinel && terrain.sentinel && request.dtype.is_float();
+        let stages = shape.stages.unwrap_or(0);
+        let producer_warps = shape.producer_warps.unwrap_or(0);
+        if producer_warps > 0 && threads < 64 {
             return Err(Error::invalid(format!(
-                "{lanes} lanes: this communicator's heap holds 1 to {}",
-                layout.lane_count
+                "{threads} threads a lane: {} needs 64 or more, for a producer and a consumer warp",
+                spec.name
             )));
         }
-        let most_lanes = choice.lanes.unwrap_or(tuning.lanes).min(layout.lane_count);
-        let sentinel = spec.mailbox == Mailbox::Sentinel && terrain.sentinel && request.dtype.is_float();
-        let stages = tuning.stages.unwrap_or(0);
         let kernel = KernelKey {
             variant: Arc::clone(spec),
             dtype: request.dtype,
@@ -124,24 +118,34 @@ impl Plan {
             world_size: terrain.world_size,
             threads,
             stages,
+            stage_packs: shape.stage_packs.unwrap_or(terrain.world_size.get()),
+            // A stage belongs to one producer warp, and one warp at least consumes.
+            producer_warps: producer_warps.min(stages).min(threads / 32 - 1),
             sentinel,
+            wait: shape.wait.unwrap_or(Wait::Adaptive),
         };
         let element_bytes = request.dtype.size_bytes() as u64;
         let world = u64::from(terrain.world_size.get());
         // What one launch holds, what a lane holds of it, and the packs that make a lane worth its launch.
+        let mailbox_bytes = if sentinel { layout.sentinel_bytes } else { layout.ll_bytes };
         let (capacity_bytes, cell_bytes, lane_packs) = match spec.capacity {
-            Capacity::Mailbox => (if sentinel { layout.sentinel_bytes } else { layout.ll_bytes }, u64::MAX, 1),
+            Capacity::Mailbox => (mailbox_bytes, u64::MAX, 1),
+            Capacity::MailboxShards => (world * (mailbox_bytes / 2), u64::MAX, world),
             Capacity::Staging => (u64::from(most_lanes) * layout.staging_bytes, layout.staging_bytes, 1),
             Capacity::Unbounded => (u64::MAX, u64::MAX, world),
         };
         let piece_elements = capacity_bytes / element_bytes;
         let piece_bytes = request.count.min(piece_elements) * element_bytes;
-        // A thread works on at least one pack: more lanes than that would only add launch cost.
-        let worthwhile = piece_bytes.div_ceil(PACK_BYTES).div_ceil(u64::from(threads) * lane_packs);
+        // A thread, or a team, works on at least one pack: more lanes than that would only add launch cost.
+        let pack_threads = if spec.team { world.next_power_of_two() } else { 1 };
+        let worthwhile = (piece_bytes.div_ceil(PACK_BYTES) * pack_threads).div_ceil(u64::from(threads) * lane_packs);
         let lanes = worthwhile.max(piece_bytes.div_ceil(cell_bytes)).clamp(1, u64::from(most_lanes)) as u32;
-        let chunk_bytes = chunk(choice, tuning, layout.slot_bytes);
-        let shared_bytes = stages * terrain.world_size.get() * threads * PACK_BYTES as u32;
-        Ok(Self { kernel, lanes, shared_bytes, chunk_bytes, piece_elements })
+        let chunk = shape.chunk.map_or(layout.slot_bytes, |chunk| chunk.0).min(layout.slot_bytes);
+        let chunk_bytes = if spec.parameters.has_chunk() { (chunk / PACK_BYTES * PACK_BYTES) as u32 } else { 0 };
+        let slots = shape.slots.unwrap_or(layout.ring_slots).min(layout.ring_slots);
+        let slots = if spec.parameters.has_slots() { slots } else { 0 };
+        let shared_bytes = kernel.shared_bytes();
+        Ok(Self { kernel, lanes, shared_bytes, chunk_bytes, slots, piece_elements })
     }
 
     /// The shard that an element of a message belongs to, for variants whose order is rotated: it is the rank whose input
@@ -175,8 +179,84 @@ impl Plan {
     }
 }
 
-/// Bytes of a ring step: whole packs, at most a slot.
-fn chunk(choice: &Choice, tuning: &Tuning, slot_bytes: u64) -> u32 {
-    let wanted = choice.chunk_bytes.or(tuning.chunk).unwrap_or(slot_bytes).min(slot_bytes);
-    (wanted / PACK_BYTES * PACK_BYTES).max(PACK_BYTES) as u32
+/// A choice runs as it is or is refused, for what is measured must be what was asked for. A tuning is bounded instead.
+fn check_room(asked: &Shape, layout: &HeapLayout) -> Result<()> {
+    let lanes = asked.lanes.and_then(|lanes| match lanes {
+        Lanes::UpTo(lanes) => Some(u64::from(lanes)),
+        Lanes::BySize => None,
+    });
+    for (parameter, value, room, limit) in [
+        ("lanes", lanes, u64::from(layout.lane_count), "lanes"),
+        ("chunk", asked.chunk.map(|chunk| chunk.0), layout.slot_bytes, "slot_bytes"),
+        ("slots", asked.slots.map(u64::from), u64::from(layout.ring_slots), "ring_slots"),
+    ] {
+        if let Some(value) = value.filter(|&value| value > room) {
+            return Err(Error::invalid(format!(
+                "{parameter}={value}: this communicator's heap has room for {room}; ask for less, or raise HeapLimits::{limit}"
+            )));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::measure::Bytes;
+    use crate::variant::Manifest;
+
+    /// A plan for `bytes` of f32 over two GPUs whose heap has 16 lanes and rings of two slots of 4 KiB.
+    fn plan(variant: &str, bytes: u64, shape: Shape) -> Result<Plan> {
+        let layout = HeapLayout {
+            state: 0,
+            signatures: 0,
+            lanes: 0,
+            sentinel: 0,
+            sentinel_bytes: 4096,
+            ll: 0,
+            ll_bytes: 4096,
+            staging: 0,
+            staging_bytes: 65536,
+            ring: 0,
+            slot_bytes: 4096,
+            lane_count: 16,
+            ring_slots: 2,
+        };
+        let world_size = WorldSize::new(2)?;
+        let terrain = Terrain { device: DeviceKind::Cuda, world_size, layout: &layout, sentinel: true, arch: "sm_90a" };
+        let request = Request { count: bytes / 4, dtype: DType::F32, op: ReduceOp::Sum };
+        Plan::new(&terrain, &request, &Choice { variant: Arc::clone(Manifest::embedded().get(variant)?), shape })
+    }
+
+    #[test]
+    fn a_tuning_is_bounded_by_the_heap() {
+        let plan = plan("ring", 64 << 20, Shape::default()).unwrap();
+        assert_eq!((plan.lanes, plan.chunk_bytes, plan.slots, plan.kernel.wait), (16, 4096, 2, Wait::Adaptive));
+        let by_size = Shape { lanes: Some(Lanes::BySize), ..Shape::default() };
+        assert_eq!(self::plan("ring", 64 << 20, by_size).unwrap().lanes, 16);
+    }
+
+    #[test]
+    fn a_choice_without_room_in_the_heap_is_refused() {
+        let none = Shape::default();
+        for (shape, expected) in [
+            (Shape { lanes: Some(Lanes::UpTo(17)), ..none }, "lanes=17: this communicator's heap has room for 16"),
+            (Shape { slots: Some(4), ..none }, "raise HeapLimits::ring_slots"),
+            (Shape { chunk: Some(Bytes(8192)), ..none }, "raise HeapLimits::slot_bytes"),
+            (Shape { stages: Some(2), ..none }, "variant ring: stages=2"),
+        ] {
+            let message = plan("ring", 1 << 20, shape).unwrap_err().to_string();
+            assert!(message.contains(expected), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_choice_comes_before_the_tuning() {
+        let shape = Shape { stages: Some(4), wait: Some(Wait::Spin), threads: Some(64), ..Shape::default() };
+        let plan = plan("low_latency", 1 << 20, shape).unwrap();
+        assert_eq!((plan.kernel.stages, plan.kernel.wait, plan.kernel.threads), (4, Wait::Spin, 64));
+        assert_eq!((plan.chunk_bytes, plan.slots, plan.shared_bytes), (0, 0, 4 * 2 * 64 * 16));
+        let source = plan.kernel.source().entry;
+        assert!(source.starts_with("#define MYELON_WAIT spin\n") && source.contains("kStages = 4"), "{source}");
+    }
 }

@@ -12,3 +12,4 @@ mod processes;
 mod rig;
 mod side_by_side;
 mod stalls;
+mod waits;

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use myelon_ccl::device::Device;
 use myelon_ccl::device::handles::{Buffer, Stream};
-use myelon_ccl::variant::{Choice, Manifest, Request, VariantSpec};
+use myelon_ccl::variant::{Choice, Request, VariantSpec};
 use myelon_ccl::{Communicator, DType, Error, Options, Rank, ReduceOp, Result};
 
+pub(crate) use crate::support::variants;
 use crate::support::{on_devices, options};
 
 /// Deadline of waits that are meant to pass it.
@@ -16,11 +17,6 @@ pub(crate) const SHORT: Duration = Duration::from_millis(300);
 pub(crate) const SOON: Duration = Duration::from_secs(3);
 /// Elements of an operand: several pieces of everything.
 pub(crate) const ELEMENTS: u64 = 5000;
-
-/// Every variant that this build runs.
-pub(crate) fn variants() -> Vec<Arc<VariantSpec>> {
-    Manifest::embedded().enabled().cloned().collect()
-}
 
 /// Options whose deadline is `timeout`.
 pub(crate) fn with_timeout(timeout: Duration) -> Options {
@@ -37,12 +33,17 @@ pub(crate) struct Rig {
 }
 
 impl Rig {
-    /// Collective: prepares the kernel of `variant`, so that a later call needs nobody but kernels.
+    /// As [`Rig::of`], in the variant's default shape.
     pub(crate) fn new(communicator: Communicator, variant: &Arc<VariantSpec>) -> Self {
+        Self::of(communicator, Choice::of(variant))
+    }
+
+    /// Collective: prepares the kernel of `choice`, so that a later call needs nobody but kernels.
+    pub(crate) fn of(communicator: Communicator, choice: Choice) -> Self {
         let device = communicator.device();
         let stream = Stream::new(device).unwrap();
         let (input, output) = (Buffer::new(device, 4 * ELEMENTS).unwrap(), Buffer::new(device, 4 * ELEMENTS).unwrap());
-        let rig = Self { stream, input, output, choice: Choice::of(variant), communicator };
+        let rig = Self { stream, input, output, choice, communicator };
         let plans = [DType::F32, DType::I32].map(|dtype| {
             let request = Request { count: ELEMENTS, dtype, op: ReduceOp::Sum };
             rig.communicator.plan(&rig.choice, &request).unwrap()
@@ -111,7 +112,17 @@ pub(crate) fn on_rigs<T: Send>(
     variant: &Arc<VariantSpec>,
     body: impl Fn(Rig) -> T + Sync,
 ) -> Vec<T> {
-    on_devices(devices, options, |communicator| body(Rig::new(communicator, variant)))
+    on_rigs_of(devices, options, &Choice::of(variant), body)
+}
+
+/// As [`on_rigs`], with a shape of the caller's.
+pub(crate) fn on_rigs_of<T: Send>(
+    devices: &[Arc<dyn Device>],
+    options: &Options,
+    choice: &Choice,
+    body: impl Fn(Rig) -> T + Sync,
+) -> Vec<T> {
+    on_devices(devices, options, |communicator| body(Rig::of(communicator, choice.clone())))
 }
 
 /// The culprits of a stall; anything else is a failure.

@@ -93,6 +93,8 @@ enum Reason {
     WrongCulprits,
     /// The CPU device: not all threads of a CTA come to a barrier.
     DivergentBarrier,
+    /// The CPU device: a bulk copy nobody waited for, or an mbarrier out of step.
+    BulkCopy,
     /// Nothing ended the child but its deadline.
     Hung,
 }
@@ -109,10 +111,15 @@ const SIGNS: [(&str, Reason); 13] = [
     ("Stalled {", Reason::Stalled),
     // A rank that heard of a peer's stall before its own.
     ("waited too long", Reason::Stalled),
+    // One that heard of it from the control plane.
+    ("stalled: rank", Reason::Stalled),
     ("PeerMismatch {", Reason::Mismatch),
     // A rank that heard of it from a peer.
     ("operations differ", Reason::Mismatch),
     ("wait at a barrier", Reason::DivergentBarrier),
+    ("bulk loads under way", Reason::BulkCopy),
+    ("bulk stores under way", Reason::BulkCopy),
+    ("more arrivals than a phase has", Reason::BulkCopy),
     ("a barrier after a thread of the CTA has returned", Reason::DivergentBarrier),
 ];
 

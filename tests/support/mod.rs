@@ -8,6 +8,7 @@ pub(crate) mod group;
 pub(crate) mod reference;
 pub(crate) mod runs;
 
+use std::hash::{DefaultHasher, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,9 +17,10 @@ use myelon_ccl::device::cpu::CpuDevice;
 use myelon_ccl::device::cuda::CudaDevice;
 use myelon_ccl::device::handles::{Buffer, Stream};
 use myelon_ccl::device::{DeviceKind, DevicePtr};
+use myelon_ccl::measure::Bytes;
 use myelon_ccl::memory::HeapLimits;
-use myelon_ccl::variant::{Choice, Request};
-use myelon_ccl::{Communicator, Options, Rank};
+use myelon_ccl::variant::{Choice, Lanes, Manifest, Request, Shape, VariantSpec};
+use myelon_ccl::{Communicator, DType, Options, Rank, ReduceOp};
 
 /// SplitMix64: the same decisions on every rank from one seed.
 #[derive(Clone)]
@@ -68,6 +70,15 @@ pub(crate) fn device_kind() -> DeviceKind {
     }
 }
 
+/// Every enabled variant that these devices run.
+pub(crate) fn variants() -> Vec<Arc<VariantSpec>> {
+    let arch = match device_kind() {
+        DeviceKind::Cpu => "cpu".to_owned(),
+        DeviceKind::Cuda => myelon_ccl::device::cuda::devices().unwrap()[0].arch.clone(),
+    };
+    Manifest::embedded().enabled().filter(|variant| variant.runs_on(&arch).is_ok()).cloned().collect()
+}
+
 /// How many ranks a test that leaves it open is asked to have: `MYELON_TEST_RANKS`.
 pub(crate) fn asked_ranks() -> Option<u32> {
     std::env::var("MYELON_TEST_RANKS").ok().map(|ranks| ranks.parse().unwrap())
@@ -76,7 +87,28 @@ pub(crate) fn asked_ranks() -> Option<u32> {
 /// Cells so small that ordinary messages take several pieces, wrap rings and change buffers. A staging cell is eight packs
 /// for each thread that the CPU device has: more than there are stages of a pipeline.
 pub(crate) fn small_limits() -> HeapLimits {
-    HeapLimits { lanes: 4, sentinel_bytes: 4096, ll_bytes: 2048, staging_bytes: 4096, slot_bytes: 512, ring_slots: 4 }
+    HeapLimits {
+        lanes: 4,
+        sentinel_bytes: 16 << 10,
+        ll_bytes: 8 << 10,
+        staging_bytes: 4096,
+        slot_bytes: 512,
+        ring_slots: 16,
+    }
+}
+
+/// A shape at random that fits [`small_limits`]: lanes, one of the points of the manifest, and a chunk for who takes one.
+/// What is compiled in is drawn for sums of floats only: it has nothing to do with types, and each point is a compilation.
+pub(crate) fn shape(random: &mut Random, variant: &VariantSpec, request: &Request) -> Shape {
+    let point = *random.pick(&variant.parameters.points());
+    let lanes = Some(Lanes::UpTo(1 + random.below(4) as u32));
+    let chunk = Some(Bytes(128 << random.below(3))).filter(|_| variant.parameters.has_chunk());
+    let slots = point.slots;
+    if (request.dtype, request.op) == (DType::F32, ReduceOp::Sum) {
+        Shape { lanes, chunk, ..point }
+    } else {
+        Shape { lanes, chunk, slots, ..Shape::default() }
+    }
 }
 
 pub(crate) fn options() -> Options {
@@ -147,8 +179,8 @@ impl Bench {
     }
 
     /// Runs one operation and compares every byte, guards included, with the reference. `skew` is this rank's own
-    /// misalignment in elements; `stream` its choice of stream.
-    pub(crate) fn run(&self, operation: &Operation, skew: u64, stream: usize) {
+    /// misalignment in elements; `stream` its choice of stream. Returns a hash of the result.
+    pub(crate) fn run(&self, operation: &Operation, skew: u64, stream: usize) -> u64 {
         let Operation { choice, request, in_place, seed } = operation;
         let rank = self.communicator.rank();
         let world_size = self.communicator.world_size();
@@ -199,6 +231,18 @@ impl Bench {
             untouched.copy_from_slice(&all[skew as usize..]);
             assert_eq!(untouched, inputs[rank.index()], "rank {rank}: {operation:?} changed its input");
         }
+        let mut hasher = DefaultHasher::new();
+        hasher.write(result);
+        hasher.finish()
+    }
+}
+
+/// Results have the same bits on every rank, those of NaNs too, which the reference leaves open. `hashes` of every rank's
+/// results, operation by operation.
+pub(crate) fn expect_equal_on_all_ranks(hashes: &[Vec<u64>]) {
+    for (rank, own) in hashes.iter().enumerate() {
+        let other = own.iter().zip(&hashes[0]).position(|(own, first)| own != first);
+        assert_eq!(other, None, "rank {rank}: that operation's result differs, expected [the bits of rank 0]");
     }
 }
 

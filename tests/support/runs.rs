@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Barrier};
 
-use myelon_ccl::variant::{Choice, Manifest, Request, VariantSpec};
+use myelon_ccl::variant::{Choice, Lanes, Request, Shape, VariantSpec};
 use myelon_ccl::{DType, Options, ReduceOp};
 use serde::Deserialize;
 
 use super::endings::Ending;
-use super::{Bench, Operation, Random, on_ranks, options, skew, small_limits};
+use super::{
+    Bench, Operation, Random, expect_equal_on_all_ranks, on_ranks, options, shape, skew, small_limits, variants,
+};
 
 /// A sequence of seeded operations.
 #[derive(Clone, Debug, Deserialize)]
@@ -21,8 +23,15 @@ pub(crate) struct Run {
     pairs: Vec<String>,
     /// Names of the variants; every enabled one if absent.
     variants: Option<Vec<String>>,
+    /// Whether parameters other than lanes are drawn as well, instead of the manifest's tuning.
+    #[serde(default)]
+    shapes: bool,
     /// Slots of a ring, instead of those of `small_limits`.
     ring_slots: Option<u32>,
+    /// Most lanes that are drawn, instead of 4.
+    most_lanes: Option<u64>,
+    /// Bytes of a staging half and of a slot, instead of those of `small_limits`.
+    cell_bytes: Option<u64>,
     /// What the child is started with.
     #[serde(default)]
     pub(crate) environment: BTreeMap<String, String>,
@@ -39,8 +48,8 @@ impl Run {
     }
 
     fn variants(&self) -> Vec<Arc<VariantSpec>> {
-        let enabled = Manifest::embedded().enabled();
-        enabled.filter(|spec| self.variants.as_ref().is_none_or(|names| names.contains(&spec.name))).cloned().collect()
+        let wanted = |spec: &Arc<VariantSpec>| self.variants.as_ref().is_none_or(|names| names.contains(&spec.name));
+        variants().into_iter().filter(wanted).collect()
     }
 
     fn pairs(&self) -> Vec<(DType, ReduceOp)> {
@@ -56,31 +65,41 @@ impl Run {
         let (variants, pairs) = (self.variants(), self.pairs());
         let mut limits = small_limits();
         limits.ring_slots = self.ring_slots.unwrap_or(limits.ring_slots);
+        limits.staging_bytes = self.cell_bytes.unwrap_or(limits.staging_bytes);
+        limits.slot_bytes = self.cell_bytes.unwrap_or(limits.slot_bytes);
         let timeout = Options::from_env().unwrap().timeout;
         let options = Options { timeout, limits: Some(limits), ..options() };
         let hosts = Barrier::new(self.ranks as usize);
-        on_ranks(self.ranks, &options, |communicator| {
+        let hashes = on_ranks(self.ranks, &options, |communicator| {
             let rank = communicator.rank();
             let bench = Bench::new(communicator, MOST_BYTES);
             let mut random = Random(7);
             let mut own = Random(7 ^ u64::from(rank.0));
+            let mut hashes = Vec::new();
             for _ in 0..self.operations {
                 let variant = random.pick(&variants);
                 let (dtype, op) = *random.pick(&pairs);
                 let count = count(&mut random, dtype);
-                let lanes = Some(1 + random.below(4) as u32);
+                let request = Request { count, dtype, op };
+                let shape = shape(&mut random, variant, &request);
+                let lanes =
+                    self.most_lanes.map_or(shape.lanes, |most| Some(Lanes::UpTo(1 + random.below(most) as u32)));
+                let shape = if self.shapes { Shape { lanes, ..shape } } else { Shape { lanes, ..Shape::default() } };
                 let (in_place, seed) = (random.below(2) == 0, random.next());
                 if variant.supports(dtype, op).is_err() {
                     continue;
                 }
-                let choice = Choice { lanes, ..Choice::of(variant) };
+                let choice = Choice { variant: Arc::clone(variant), shape };
                 let request = Request { count, dtype, op };
-                bench.run(&Operation { choice, request, in_place, seed }, skew(&mut own, rank), own.below(2) as usize);
+                let operation = Operation { choice, request, in_place, seed };
+                hashes.push(bench.run(&operation, skew(&mut own, rank), own.below(2) as usize));
             }
             if let Some(ending) = self.ending {
                 ending.check(&bench, &variants[0], &hosts);
             }
+            hashes
         });
+        expect_equal_on_all_ranks(&hashes);
     }
 }
 

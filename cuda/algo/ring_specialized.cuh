@@ -1,0 +1,146 @@
+// ring_specialized: the ring with warps that fetch operands into shared memory, ahead of the warps that reduce and send them.
+//
+// WHAT   As ring, a chunk in pieces:
+//        own slot, in --bulk loads--> stages --> reduce --> slot of r + 1, out
+// WHO    A producer warp waits for slot and credit, then loads a piece of the slot and of the input into a stage. The consumer
+//        warps reduce from stages and store to the next rank's slot; their talker publishes and releases slots. Only producer
+//        warps wait for peers; what they learn reaches the consumers with the stage.
+// ORDER  [slot-publish] [slot-release] between ranks (proto/slot_ring.cuh), [stage-filled] [stage-emptied] between warps
+//        (proto/stages.cuh), [bulk-load] from the peer's stores to our loads.
+// COST   As ring, with up to kStages pieces on the way to shared memory and none held in registers.
+//        Shared memory: kStages x kStagePacks x 16 bytes a consumer thread.
+#pragma once
+#include "proto/ring_step.cuh"
+#include "proto/slot_ring.cuh"
+#include "proto/stages.cuh"
+
+namespace myelon {
+
+// The operands in a stage.
+constexpr u32 kSlotPlace = 0;
+constexpr u32 kInputPlace = 1;
+
+// Part of a chunk that fills a stage.
+struct RingPiece {
+  u64 number;  // of the launch
+  u32 step;
+  bool ends_chunk;
+  u64 offset;  // in the chunk and its slot, in packs
+  Share packs;
+};
+
+// Calls `visit` with the lane's pieces in order, as producers and consumers both see them; ends when it returns false.
+// An empty chunk has one empty piece: its slot goes round like any other.
+template <u64 kPiecePacks, u32 kWorldSize, class Visit>
+MYELON_DEVICE void for_each_piece(const RingSchedule<kWorldSize>& schedule, Visit visit) {
+  u64 number = 0;
+  for (u64 round = 0; round < schedule.rounds(); ++round) {
+    for (u32 step = 0; step < RingSchedule<kWorldSize>::kSteps; ++step) {
+      const Share chunk = schedule.chunk(round, step);
+      u64 offset = 0;
+      do {
+        const u64 left = chunk.packs - offset;
+        const u64 packs = left < kPiecePacks ? left : kPiecePacks;
+        if (!visit(RingPiece{number, step, packs == left, offset, {chunk.first + offset, packs}})) return;
+        ++number;
+        offset += packs;
+      } while (offset < chunk.packs);
+    }
+  }
+}
+
+template <class T, class Op, class Config>
+MYELON_DEVICE void ring_specialized(const Args& args) {
+  constexpr u32 kWorldSize = Config::kWorldSize;
+  using Schedule = RingSchedule<kWorldSize>;
+  using Places = Stages<Config, 2>;
+  const Context context(args);
+  Producer sender(context, (args.rank + 1) % kWorldSize, Places::kTalker);
+  Consumer receiver(context, (args.rank + kWorldSize - 1) % kWorldSize, Places::kTalker);
+  const Places stages(context);
+  const Announcement announcement(context, kWorldSize);
+  advance_operation(context, MailboxUse{});
+  const Schedule schedule(args, lane_share(pack_count<T>(args.count)));
+
+  if (stages.is_producer()) {
+    // Whole packs of an aligned input go by bulk loads, the others through this warp's registers.
+    const u64 bulk_packs = is_pack_aligned(args.input) ? args.count / Pack<T>::kElements : 0;
+    u64 end = 0;
+    for_each_piece<Places::kPiecePacks>(schedule, [&](const RingPiece& piece) {
+      const u64 k = piece.number;
+      if (stages.fills(k)) {
+        bool ready = stages.claim(k);
+        if (ready && warp_lane() == 0) {
+          // Both at once as far as it matters: the later of the two decides.
+          ready = (!Schedule::sends(piece.step) || sender.claim()) && (!Schedule::receives(piece.step) || receiver.wait());
+        }
+        if (!sync_warp_and(ready)) return false;
+
+        const u64 first = piece.packs.first;
+        u64 whole = 0;
+        if (Schedule::reads_input(piece.step)) {
+          whole = bulk_packs <= first ? 0 : bulk_packs - first < piece.packs.packs ? bulk_packs - first : piece.packs.packs;
+          for (u64 i = whole + warp_lane(); i < piece.packs.packs; i += kWarpThreads) {
+            *stages.pack(k, kInputPlace, i) = load_pack<T>(args.input, first + i, args.count).bytes;
+          }
+          sync_warp();
+        }
+        if (warp_lane() == 0) {
+          const u64 slot_packs = Schedule::receives(piece.step) ? piece.packs.packs : 0;
+          // ORDER: [bulk-load] what the previous rank stored to the slot, which `wait` acquired, and the consumers' accesses
+          // to the stage are before these loads: the fence takes the order from the generic to the async proxy.
+          fence_proxy_async();
+          stages.publish(k, static_cast<u32>((slot_packs + whole) * kPackBytes));
+          const u8* slot = receiver.slot() + piece.offset * kPackBytes;
+          stages.load(k, kSlotPlace, slot, static_cast<u32>(slot_packs * kPackBytes));
+          const u8* input = static_cast<const u8*>(args.input) + first * kPackBytes;
+          stages.load(k, kInputPlace, input, static_cast<u32>(whole * kPackBytes));
+        }
+      }
+      end = k + 1;
+      if (piece.ends_chunk && Schedule::receives(piece.step)) receiver.release();
+      if (piece.ends_chunk && Schedule::sends(piece.step)) sender.publish();
+      return true;
+    });
+    if (warp_lane() == 0) stages.drain(end);
+    sync_warp();
+    return;
+  }
+
+  bool done = true;
+  for_each_piece<Places::kPiecePacks>(schedule, [&](const RingPiece& piece) {
+    const u64 k = piece.number;
+    done = stages.wait(k);
+    if (!done) return false;
+    if (piece.ends_chunk && Schedule::receives(piece.step)) {
+      // ORDER: [bulk-load] the loads from the slot, whose end this thread has seen, are before the credit.
+      if (thread_index() == Places::kTalker) fence_proxy_async();
+      receiver.release();
+    }
+    auto staged = [&](u32 operand) {
+      return [&stages, k, operand](u64 i) {
+        Pack<T> pack;
+        pack.bytes = *stages.pack(k, operand, i);
+        return pack;
+      };
+    };
+    u8* sent = sender.slot() + piece.offset * kPackBytes;
+    ring_step<Places::kThreadPacks, T, Op, kWorldSize>(
+        piece.step, stages.consumers(), piece.packs.packs, staged(kInputPlace), staged(kSlotPlace),
+        [&](u64 i, Pack<T> pack) { st_weak_16(sent + i * kPackBytes, pack.bytes); },
+        [&](u64 i, Pack<T> pack) { store_pack(args.output, piece.packs.first + i, args.count, pack); });
+    stages.release(k);
+    if (piece.ends_chunk && Schedule::sends(piece.step)) {
+      done = sync_warp_and(thread_index() != Places::kTalker || stages.wait_released(k));
+      if (!done) return false;
+      sender.publish();
+    }
+    return true;
+  });
+  if (!done) return;
+  sender.finish();
+  receiver.finish();
+  announcement.check(context);
+}
+
+}  // namespace myelon

@@ -1,0 +1,74 @@
+// ring_step: the steps of an all-reduce round the ring, for one lane, wherever its operands come from and go to.
+//
+// Shard s starts at rank s as its input, gathers rank s + 1, s + 2, ... on its way round, is complete at rank s - 1, and goes
+// round once more as the result. What rank r does:
+//
+//   step 0            in[r]                --> slot of r + 1
+//   steps 1 .. n-2    slot + in            --> slot of r + 1
+//   step n-1          slot + in = result   --> out, slot of r + 1
+//   steps n .. 2n-3   slot                 --> out, slot of r + 1
+//   step 2n-2         slot                 --> out
+#pragma once
+#include "base/share.cuh"
+#include "reduce/operator.cuh"
+
+namespace myelon {
+
+// A lane's share of the message, gone through in rounds of n chunks.
+template <u32 kWorldSize>
+class RingSchedule {
+ public:
+  static constexpr u32 kSteps = 2 * kWorldSize - 1;
+
+  MYELON_DEVICE RingSchedule(const Args& args, Share share) : share_(share), rank_(args.rank) {
+    const u64 most = static_cast<u64>(args.chunk_bytes) / kPackBytes * kWorldSize;
+    rounds_ = (share.packs + most - 1) / most;
+  }
+
+  MYELON_DEVICE u64 rounds() const { return rounds_; }
+
+  // The packs of the message that this rank handles at a step: none, at the end of a short message.
+  MYELON_DEVICE Share chunk(u64 round, u32 step) const {
+    const Share part = cut(share_.first, share_.packs, rounds_, round);
+    return cut(part.first, part.packs, kWorldSize, (rank_ + 2 * kWorldSize - step) % kWorldSize);
+  }
+
+  static MYELON_DEVICE bool receives(u32 step) { return step > 0; }
+  static MYELON_DEVICE bool reads_input(u32 step) { return step < kWorldSize; }
+  static MYELON_DEVICE bool sends(u32 step) { return step + 1 < kSteps; }
+
+ private:
+  const Share share_;
+  const u32 rank_;
+  u64 rounds_;
+};
+
+// Does a step's work on `packs` packs. `input(i)` and `slot(i)` load a pack, `send(i, pack)` stores it into the next rank's
+// slot, `keep(i, pack)` into the output.
+template <u32 kUnroll, class T, class Op, u32 kWorldSize, class Input, class Slot, class Send, class Keep>
+MYELON_DEVICE void ring_step(u32 step, Strided mine, u64 packs, Input input, Slot slot, Send send, Keep keep) {
+  auto reduced = [&](u64 i) {
+    PackReducer<T, Op> reducer(slot(i));
+    reducer.add(input(i));
+    return reducer;
+  };
+  auto send_and_keep = [&](u64 i, Pack<T> pack) {
+    send(i, pack);
+    keep(i, pack);
+  };
+  if (kWorldSize == 1) {
+    for_each_pack<kUnroll, T>(mine, packs, [&](u64 i) { return PackReducer<T, Op>(input(i)).result(1); }, keep);
+  } else if (step == 0) {
+    for_each_pack<kUnroll, T>(mine, packs, input, send);
+  } else if (step < kWorldSize - 1) {
+    for_each_pack<kUnroll, T>(mine, packs, [&](u64 i) { return reduced(i).partial(); }, send);
+  } else if (step == kWorldSize - 1) {
+    for_each_pack<kUnroll, T>(mine, packs, [&](u64 i) { return reduced(i).result(kWorldSize); }, send_and_keep);
+  } else if (RingSchedule<kWorldSize>::sends(step)) {
+    for_each_pack<kUnroll, T>(mine, packs, slot, send_and_keep);
+  } else {
+    for_each_pack<kUnroll, T>(mine, packs, slot, keep);
+  }
+}
+
+}  // namespace myelon

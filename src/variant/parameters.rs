@@ -1,0 +1,196 @@
+//! [`Parameters`]: which values of each parameter a variant takes, as its row in the manifest says.
+
+use std::fmt;
+
+use serde::Deserialize;
+
+use super::shape::{Lanes, Shape};
+use crate::abi::{MAX_LANES, PACK_BYTES};
+use crate::error::{Error, Result};
+use crate::measure::Bytes;
+use crate::types::Wait;
+
+/// The values that a variant takes. A parameter without values is one that the variant does not have; lanes and threads it
+/// always has, within the same bounds for all.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Parameters {
+    chunk: Option<ChunkRange>,
+    stages: Vec<u32>,
+    stage_packs: Vec<u32>,
+    producer_warps: Vec<u32>,
+    slots: Vec<u32>,
+    wait: Vec<Wait>,
+}
+
+/// Every whole number of packs from one size to another.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ChunkRange {
+    from: Bytes,
+    to: Bytes,
+}
+
+impl fmt::Display for ChunkRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a multiple of {PACK_BYTES} from {} to {}", self.from, self.to)
+    }
+}
+
+impl Parameters {
+    /// Whether a lane goes through its share in steps of a chunk.
+    pub fn has_chunk(&self) -> bool {
+        self.chunk.is_some()
+    }
+
+    /// Whether loads go through a pipeline.
+    pub fn has_stages(&self) -> bool {
+        !self.stages.is_empty()
+    }
+
+    /// Whether it has a ring of slots.
+    pub fn has_slots(&self) -> bool {
+        !self.slots.is_empty()
+    }
+
+    /// Whether the variant takes every parameter that is set.
+    ///
+    /// Errors: [`Error::InvalidArgument`] naming variant, parameter, value and what it takes.
+    pub(super) fn check(&self, variant: &str, shape: &Shape) -> Result<()> {
+        let Shape { lanes, threads, chunk, stages, stage_packs, producer_warps, slots, wait } = *shape;
+        let wrong = |parameter: &str, value: &dyn fmt::Display, taken: &str| {
+            Error::invalid(format!("variant {variant}: {parameter}={value} is not possible, {taken} is"))
+        };
+        if let Some(Lanes::UpTo(lanes)) = lanes
+            && !(1..=MAX_LANES).contains(&lanes)
+        {
+            return Err(wrong("lanes", &lanes, &format!("1 to {MAX_LANES}, or by_size,")));
+        }
+        if let Some(threads) = threads
+            && !(threads.is_multiple_of(32) && (32..=1024).contains(&threads))
+        {
+            return Err(wrong("threads", &threads, "a multiple of 32 up to 1024"));
+        }
+        match (chunk, &self.chunk) {
+            (Some(chunk), None) => return Err(lacks(variant, "chunk", &chunk)),
+            (Some(chunk), Some(range)) if !range.contains(chunk) => {
+                return Err(wrong("chunk", &chunk, &range.to_string()));
+            }
+            _ => {}
+        }
+        one_of(variant, "stages", stages, &self.stages)?;
+        one_of(variant, "stage_packs", stage_packs, &self.stage_packs)?;
+        one_of(variant, "producer_warps", producer_warps, &self.producer_warps)?;
+        one_of(variant, "slots", slots, &self.slots)?;
+        one_of(variant, "wait", wait, &self.wait)
+    }
+
+    /// Every combination of the values that are listed: what tests cover. Lanes, threads, chunk and the packs of a stage are left open.
+    pub fn points(&self) -> Vec<Shape> {
+        fn listed<T: Copy>(values: &[T]) -> Vec<Option<T>> {
+            if values.is_empty() { vec![None] } else { values.iter().copied().map(Some).collect() }
+        }
+        let mut points = Vec::new();
+        for stages in listed(&self.stages) {
+            for producer_warps in listed(&self.producer_warps) {
+                for slots in listed(&self.slots) {
+                    for wait in listed(&self.wait) {
+                        points.push(Shape { stages, producer_warps, slots, wait, ..Shape::default() });
+                    }
+                }
+            }
+        }
+        points
+    }
+}
+
+impl ChunkRange {
+    fn contains(&self, chunk: Bytes) -> bool {
+        (self.from..=self.to).contains(&chunk) && chunk.0.is_multiple_of(PACK_BYTES)
+    }
+}
+
+fn lacks(variant: &str, parameter: &str, value: &dyn fmt::Display) -> Error {
+    Error::invalid(format!("variant {variant}: {parameter}={value} is not possible, it has no such parameter"))
+}
+
+fn one_of<T: PartialEq + fmt::Display>(variant: &str, parameter: &str, value: Option<T>, taken: &[T]) -> Result<()> {
+    match value {
+        Some(value) if taken.is_empty() => Err(lacks(variant, parameter, &value)),
+        Some(value) if !taken.contains(&value) => {
+            let taken: Vec<_> = taken.iter().map(T::to_string).collect();
+            let detail = format!("{parameter}={value} is not possible, one of {} is", taken.join(", "));
+            Err(Error::invalid(format!("variant {variant}: {detail}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::shape::tests::any_shape;
+    use super::*;
+
+    const BOTH: &str = "slots = [2, 4]\nwait = [\"adaptive\", \"spin\"]\nchunk = { from = \"32\", to = \"4K\" }";
+
+    fn parameters(text: &str) -> Parameters {
+        toml::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn a_wrong_value_is_named_with_what_is_taken() {
+        let none = Shape::default();
+        for (shape, expected) in [
+            (Shape { slots: Some(8), ..none }, "variant v: slots=8 is not possible, one of 2, 4 is"),
+            (Shape { stages: Some(3), ..none }, "variant v: stages=3 is not possible, it has no such parameter"),
+            (Shape { wait: Some(Wait::Yield), ..none }, "wait=yield is not possible, one of adaptive, spin is"),
+            (Shape { chunk: Some(Bytes(16)), ..none }, "chunk=16 is not possible, a multiple of 16 from 32 to 4K is"),
+            (Shape { chunk: Some(Bytes(40)), ..none }, "chunk=40"),
+            (Shape { lanes: Some(Lanes::UpTo(0)), ..none }, "lanes=0 is not possible, 1 to 128, or by_size, is"),
+            (Shape { lanes: Some(Lanes::UpTo(129)), ..none }, "lanes=129"),
+            (Shape { threads: Some(48), ..none }, "threads=48 is not possible, a multiple of 32 up to 1024 is"),
+            (Shape { threads: Some(0), ..none }, "threads=0"),
+        ] {
+            let message = parameters(BOTH).check("v", &shape).unwrap_err().to_string();
+            assert!(message.contains(expected), "{message}");
+        }
+        let message = parameters("").check("v", &Shape { chunk: Some(Bytes(64)), ..none }).unwrap_err().to_string();
+        assert!(message.contains("chunk=64 is not possible, it has no such parameter"), "{message}");
+    }
+
+    #[test]
+    fn points_are_every_combination() {
+        let points = parameters(BOTH).points();
+        assert_eq!(points.len(), 4);
+        let last = Shape { slots: Some(4), wait: Some(Wait::Spin), ..Shape::default() };
+        assert_eq!(points.last(), Some(&last));
+        assert_eq!(parameters("").points(), [Shape::default()]);
+    }
+
+    #[test]
+    fn an_unknown_parameter_is_refused() {
+        assert!(toml::from_str::<Parameters>("depth = [2]").is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn points_are_taken_and_nothing_beyond_the_values(shape in any_shape()) {
+            let all = parameters(&format!("stages = [1, 3]\n{BOTH}"));
+            for point in all.points() {
+                all.check("v", &point).unwrap();
+            }
+            let within = |value: Option<u32>, taken: &[u32]| value.is_none_or(|value| taken.contains(&value));
+            let fits = shape.lanes.is_none_or(|lanes| lanes == Lanes::BySize || (1..=128).contains(&lanes.most(0)))
+                && shape.threads.is_none_or(|threads| threads > 0 && threads <= 1024 && threads % 32 == 0)
+                && shape.chunk.is_none_or(|chunk| chunk.0 % 16 == 0 && (32..=4096).contains(&chunk.0))
+                && within(shape.stages, &[1, 3])
+                && within(shape.stage_packs, &[])
+                && within(shape.producer_warps, &[])
+                && within(shape.slots, &[2, 4])
+                && shape.wait != Some(Wait::Yield);
+            prop_assert_eq!(all.check("v", &shape).is_ok(), fits, "{}", shape);
+        }
+    }
+}
