@@ -102,8 +102,8 @@ MYELON_DEVICE void ring_specialized(const Args& args) {
       if (piece.ends_chunk && Schedule::sends(piece.step)) sender.publish();
       return true;
     });
+    // The CTA's memory stays until its last thread leaves.
     if (warp_lane() == 0) stages.drain(end);
-    sync_warp();
     return;
   }
 
