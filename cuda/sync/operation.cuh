@@ -25,8 +25,7 @@ class Announcement {
     concerned_ = number > 1;
     // ORDER: [epoch] epoch: read before `step_counters`, which writes that of this operation.
     own_ = ld_relaxed_sys(&context.counters()->previous_descriptor);
-    // ORDER: [signature] consume: a late or old word counts as agreement, so no order is needed.
-    theirs_ = ld_relaxed_sys(context.signature(context.args.rank, peer, number - 1));
+    theirs_ = announced(context, peer, number - 1);
   }
 
   // An operation that ran with different counts or types can complete everywhere, and is found here, by the next one. At

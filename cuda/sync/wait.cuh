@@ -2,8 +2,9 @@
 //
 // A wait polls `kHotPolls` times, which covers ranks that keep step, then goes cold: out of line, with a look at the clock, and
 // at the own fault word and the peer's announcement every 20 us; one thread of the GPU looks at the host's abort word for all.
-// What lies between two polls is the wait policy; it changes nothing about how a wait ends. The last two ends write a fault record and return false; the caller then skips what is left,
-// stores nothing more to peers, and returns. Nothing traps, so the CUDA context lives.
+// What lies between two polls is the wait policy; it changes nothing about how a wait ends. The last two ends write a fault
+// record and return false; the caller then skips what is left, stores nothing more to peers, and returns. Nothing traps, so
+// the CUDA context lives.
 #pragma once
 #include "sync/context.cuh"
 
@@ -42,6 +43,12 @@ MYELON_DEVICE i32 operations_ahead(u64 signature, u64 operation) {
   return static_cast<i32>(difference << (32 - kOperationBits)) >> (32 - kOperationBits);
 }
 
+// What `source` announced last of the operations with the parity of `number`.
+MYELON_DEVICE u64 announced(const Context& context, u32 source, u64 number) {
+  // ORDER: [signature] consume: one word that stands for itself; a late or old one counts as agreement.
+  return ld_relaxed_sys(context.signature(context.args.rank, source, number));
+}
+
 // Writes the first fault of this rank where the host reads it, and ends the waits of all peers. `peer_code` with a peer's
 // fault: what it was.
 MYELON_DEVICE_COLD void give_up(Context context, FaultCode code, u32 peer, u64 expected, u64 seen, u64 waited_ns,
@@ -60,9 +67,9 @@ MYELON_DEVICE_COLD void give_up(Context context, FaultCode code, u32 peer, u64 e
   for (u32 rank = 0; rank < kMaxWorld; ++rank) {
     u64 started = 0;
     if (args.heap[rank] != nullptr) {
-      // ORDER: [signature] consume: the newer of the two announcements; each is one word and stands for itself.
-      const i32 even = operations_ahead(ld_relaxed_sys(context.signature(args.rank, rank, 0)), context.operation);
-      const i32 odd = operations_ahead(ld_relaxed_sys(context.signature(args.rank, rank, 1)), context.operation);
+      // The newer of the two announcements.
+      const i32 even = operations_ahead(announced(context, rank, 0), context.operation);
+      const i32 odd = operations_ahead(announced(context, rank, 1), context.operation);
       started = context.operation + static_cast<i64>(even > odd ? even : odd);
     }
     record->started[rank] = started;
@@ -126,8 +133,7 @@ MYELON_DEVICE_COLD bool cold_wait(Context context, Probe probe, u32 peer, u64 ex
       give_up(context, kFaultAborted, peer, expected, probe.seen(), waited);
       return false;
     }
-    // ORDER: [signature] consume: a late or old word counts as agreement, so no order is needed.
-    const u64 theirs = ld_relaxed_sys(context.signature(args.rank, peer, context.operation));
+    const u64 theirs = announced(context, peer, context.operation);
     if (!agrees(theirs, context.operation, args.descriptor)) {
       give_up(context, kFaultMismatch, peer, args.descriptor, descriptor_in(theirs), waited);
       return false;

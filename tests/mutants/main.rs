@@ -100,7 +100,7 @@ enum Reason {
 }
 
 /// The words that only this reason brings with it.
-const SIGNS: [(&str, Reason); 13] = [
+const SIGNS: [(&str, Reason); 18] = [
     ("ERROR: AddressSanitizer", Reason::OutsideMemory),
     ("WARNING: ThreadSanitizer: data race", Reason::DataRace),
     ("wrote past its output", Reason::WroteOutside),
@@ -120,6 +120,7 @@ const SIGNS: [(&str, Reason); 13] = [
     ("bulk loads under way", Reason::BulkCopy),
     ("bulk stores under way", Reason::BulkCopy),
     ("more arrivals than a phase has", Reason::BulkCopy),
+    ("more bytes loaded than their mbarrier expects", Reason::BulkCopy),
     ("a barrier after a thread of the CTA has returned", Reason::DivergentBarrier),
 ];
 
