@@ -118,10 +118,10 @@ fn counts_that_the_grid_does_not_divide() {
             for (lanes, dtype) in (1..=7).zip([DType::F32, DType::I32, DType::Bf16].into_iter().cycle()) {
                 let op = ReduceOp::Sum;
                 let per_pack = 16 / dtype.size_bytes() as u64;
-                let choice = Choice {
-                    shape: Shape { lanes: Some(Lanes::UpTo(lanes)), ..Shape::default() },
-                    ..Choice::of(&variant)
-                };
+                // Two warps, besides the default: the fewest that variants with producer warps run with.
+                let threads = (lanes % 2 == 0).then_some(64);
+                let shape = Shape { lanes: Some(Lanes::UpTo(lanes)), threads, ..Shape::default() };
+                let choice = Choice { variant: Arc::clone(&variant), shape };
                 let plan = |count| bench.communicator.plan(&choice, &Request { count, dtype, op }).unwrap();
                 let whole = plan(most / dtype.size_bytes() as u64);
                 let shapes = [plan(1).kernel.threads, whole.kernel.threads];

@@ -24,7 +24,7 @@ MYELON_DEVICE void ring(const Args& args) {
   const Context context(args);
   Producer producer(context, (args.rank + 1) % kWorldSize);
   Consumer consumer(context, (args.rank + kWorldSize - 1) % kWorldSize);
-  const Announcement announcement(context, kWorldSize);
+  Announcement(context, kWorldSize).check(context);
   advance_operation(context, MailboxUse{});
 
   const Schedule schedule(args, lane_share(pack_count<T>(args.count)));
@@ -62,7 +62,6 @@ MYELON_DEVICE void ring(const Args& args) {
   }
   producer.finish();
   consumer.finish();
-  announcement.check(context);
 }
 
 }  // namespace myelon

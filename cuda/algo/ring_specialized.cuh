@@ -58,7 +58,7 @@ MYELON_DEVICE void ring_specialized(const Args& args) {
   Producer sender(context, (args.rank + 1) % kWorldSize, Places::kTalker);
   Consumer receiver(context, (args.rank + kWorldSize - 1) % kWorldSize, Places::kTalker);
   const Places stages(context);
-  const Announcement announcement(context, kWorldSize);
+  Announcement(context, kWorldSize).check(context);
   advance_operation(context, MailboxUse{});
   const Schedule schedule(args, lane_share(pack_count<T>(args.count)));
 
@@ -142,7 +142,6 @@ MYELON_DEVICE void ring_specialized(const Args& args) {
   if (!done) return;
   sender.finish();
   receiver.finish();
-  announcement.check(context);
 }
 
 }  // namespace myelon

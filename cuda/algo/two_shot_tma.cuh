@@ -28,7 +28,7 @@ MYELON_DEVICE void two_shot_tma(const Args& args) {
   const Share share = lane_share(pack_count<T>(args.count));
 
   staging.copy_in(share);
-  const Announcement announcement(context, kWorldSize);
+  Announcement(context, kWorldSize).check(context);
   barrier.arrive();
   step_counters(context, MailboxUse{});
   if (!barrier.wait()) return;
@@ -116,7 +116,6 @@ MYELON_DEVICE void two_shot_tma(const Args& args) {
 
   barrier.finish();
   staging.finish();
-  announcement.check(context);
 }
 
 }  // namespace myelon

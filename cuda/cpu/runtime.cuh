@@ -173,11 +173,6 @@ MYELON_SCHEDULER void run_grid(const CpuLaunch* launch, void (*body)(const void*
   // Garbage, as on a GPU: a kernel that reads shared memory it did not write must not get away with zeros.
   memset(shared, 0xa5, shared_stride * launch->grid);
 
-#if defined(__SANITIZE_ADDRESS__)
-  // A fiber never returns from its first frame, which leaves that frame's red zones on a stack that is used again.
-  __asan_unpoison_memory_region(launch->stacks, fibers * launch->stack_bytes);
-#endif
-
   Grid run = {};
   run.launch = launch;
   run.body = body;
@@ -219,6 +214,11 @@ MYELON_SCHEDULER void run_grid(const CpuLaunch* launch, void (*body)(const void*
     free(current->copies);
     free(current->bulk_stores);
   }
+#if defined(__SANITIZE_ADDRESS__)
+  // A fiber never returns from its first frame, which leaves that frame's red zones on memory that is used again, by the
+  // next launch or, once the stacks are unmapped, by anybody.
+  __asan_unpoison_memory_region(launch->stacks, fibers * launch->stack_bytes);
+#endif
   grid = nullptr;
   current = nullptr;
   for (u32 cta = 0; cta < launch->grid; ++cta) free(run.ctas[cta].bulk_loads);

@@ -28,8 +28,8 @@ class Announcement {
     theirs_ = announced(context, peer, number - 1);
   }
 
-  // An operation that ran with different counts or types can complete everywhere, and is found here, by the next one. At
-  // the kernel's end, where what was asked has long been answered.
+  // An operation that ran with different counts or types can complete everywhere, and is found here, by the next one. Where
+  // latency counts, at the kernel's end: what was asked has been answered by then. Elsewhere at once: it costs no registers.
   MYELON_DEVICE void check(const Context& context) const {
     if (!concerned_ || agrees(theirs_, context.operation - 1, own_)) return;
     Context before = context;

@@ -10,6 +10,7 @@ use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 
+use super::tsan;
 use crate::device::{KernelImage, LaunchShape};
 use crate::error::{Error, Result};
 
@@ -113,6 +114,10 @@ thread_local! {
     static STACKS: RefCell<Stacks> = const { RefCell::new(Stacks { start: std::ptr::null_mut(), bytes: 0 }) };
 }
 
+/// Names the order between workers that have stacks at one address, one after the other. ThreadSanitizer does not see these
+/// mappings go and come.
+static ADDRESSES: u8 = 0;
+
 /// The fiber stacks of one worker: one mapping, whose pages exist once touched.
 struct Stacks {
     start: *mut c_void,
@@ -129,12 +134,14 @@ impl Stacks {
             let start = unsafe { mmap_anonymous(std::ptr::null_mut(), bytes, access, flags) };
             self.start = start.unwrap_or_else(|error| panic!("mapping {bytes} bytes of fiber stacks: {error}"));
             self.bytes = bytes;
+            tsan::acquire(&ADDRESSES);
         }
         self.start
     }
 
     fn unmap(&mut self) {
         if self.bytes > 0 {
+            tsan::release(&ADDRESSES);
             // SAFETY: mapped in `at_least` with this size; no fiber lives between launches. Failing leaks it.
             let _ = unsafe { munmap(self.start, self.bytes) };
             self.bytes = 0;
