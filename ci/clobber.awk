@@ -1,4 +1,4 @@
-# Prints file:line of each asm statement whose instruction orders memory, or polls it, without a "memory" clobber.
+# Prints file:line of each asm statement whose instruction matches `ordering`, without a "memory" clobber.
 # Reads files whose comments are blanked. A statement ends with the bracket that closes it, outside strings.
 
 FNR == 1 { inside = 0 }
@@ -22,10 +22,7 @@ FNR == 1 { inside = 0 }
       else if (c == "(") depth++
       else if (c == ")" && --depth == 0) {
         inside = 0
-        if (statement ~ /\.(relaxed|acquire|release|acq_rel|sc|volatile)[^a-z_]/ ||
-            statement ~ /(fence|membar|barrier|mbarrier|griddepcontrol)[^a-z_]/ ||
-            statement ~ /(bar\.|cp\.async|cp\.reduce)/)
-          if (statement !~ /"memory"/) print FILENAME ":" start ":"
+        if (statement ~ ordering && statement !~ /"memory"/) print FILENAME ":" start ":"
       }
     }
   }

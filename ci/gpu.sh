@@ -3,7 +3,7 @@
 #
 #   ci/gpu.sh [BUNDLE]     BUNDLE as ci/build_gpu_bundle.sh made it; default target/gpu-bundle, or the script's own folder
 #
-# The fault tests on all GPUs; for every world size from 2 to the number of visible GPUs: conformance, an eager sweep, a sweep of
+# The fault tests and the litmus on all GPUs; for every world size from 2 to the number of visible GPUs: conformance, an eager sweep, a sweep of
 # graph replays, and a short sweep under mpirun where there is one. Every command has a deadline; one that fails or hangs does not
 # stop the rest. JSON and logs go to $OUT; a summary comes last. Exit status: 0 all well, 1 something failed, 2 nothing to run on.
 #
@@ -14,6 +14,7 @@
 #   BEGIN, END, FACTOR, REPEATS, WARMUP     the sweep; default 1K 256M 4 20 5
 #   VARIANTS=all           as --variant of myelon-perf
 #   AGAINST                as --against; unset: myelon-perf's own choice
+#   LITMUS_TRIES=100000000                  messages of each pattern between every two GPUs
 #   TEST_SECONDS=600 SWEEP_SECONDS=600      deadlines
 # CUDA_VISIBLE_DEVICES limits the GPUs used. NCCL_NVLS_ENABLE, TORCH_SYMM_MEM_DISABLE_MULTICAST and NVSHMEM_DISABLE_NVLS are
 # left as found and reported: they are the machine's, and change what NCCL can do.
@@ -122,6 +123,10 @@ for test in "$bundle"/tests/*; do
   [[ -x $test ]] || continue
   case ${test##*/} in
     cuda_* | nccl_* | compile_kernels | bootstrap | faults) step "${#gpus[@]}" "${test##*/}" "$test_seconds" "$test" --test-threads=1 ;;
+    litmus)
+      step "${#gpus[@]}" litmus "$test_seconds" env MYELON_LITMUS_TRIES="${LITMUS_TRIES:-100000000}" MYELON_LITMUS_JSON="$out/litmus.json" \
+        "$test" --test-threads=1 --nocapture
+      ;;
   esac
 done
 

@@ -4,6 +4,7 @@
 #   ci/house.sh               check this tree
 #   ci/house.sh --self-test   plant one violation of each rule in a copy of the tree and see each one found
 #   ci/house.sh --list        the rules
+#   ci/house.sh --census      the ordered and synchronising calls of the kernels, as ci/census.awk prints them
 #
 # The rules work on two mirrors of the sources made by ci/mirror.awk, line for line: `text` has comments
 # blanked, `code` has the contents of strings blanked as well. So prose may say what code must not.
@@ -11,7 +12,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 here=$PWD
 
-rules=(asm clobber includes variant_size order_pairs ring_words placeholders file_size driver floors)
+rules=(asm clobber names includes variant_size order_pairs barriers ring_words placeholders file_size driver floors)
 
 # Floors of cuda/, lowest first. Folders on one line stand beside each other.
 cuda_floors='abi.cuh
@@ -30,6 +31,10 @@ memory watch
 baseline
 comm
 lib'
+
+# Instructions that order memory, poll it or wait.
+ordering='[.](relaxed|acquire|release|acq_rel|sc|volatile)[^a-z_]|(fence|membar|barrier|mbarrier|griddepcontrol)[^a-z_]'
+ordering+='|bar[.]|cp[.]async|cp[.]reduce'
 
 variant_lines=200
 file_lines_warn=350
@@ -70,8 +75,15 @@ rule_asm() {
 
 rule_clobber() {
   [[ -d $scratch/text/cuda/ptx ]] || return 0
-  (cd "$scratch/text" && find cuda/ptx -type f | sort | xargs -r awk -f "$here/ci/clobber.awk") |
+  (cd "$scratch/text" && find cuda/ptx -type f | sort | xargs -r awk -v ordering="$ordering" -f "$here/ci/clobber.awk") |
     findings clobber 'an ordered asm without a "memory" clobber lets the compiler move accesses across it; add the clobber'
+}
+
+# What a function of cuda/ptx is called is all that a reader of the kernels sees, and the CPU has one scope for all.
+rule_names() {
+  [[ -d $scratch/text/cuda/ptx ]] || return 0
+  (cd "$scratch/text" && find cuda/ptx -type f | sort | xargs -r awk -f "$here/ci/names.awk") |
+    findings names 'the instruction is not what the name says, in order or scope; correct one of them'
 }
 
 rule_includes() {
@@ -124,6 +136,15 @@ rule_order_pairs() {
           print place[id] ": [order_pairs] " id " stands only here; tag the other end of the pair with ORDER: " id " too"
       }' | sort
 }
+
+# `census [findings]`: ci/census.awk over the tree. It reads comments, so the sources themselves.
+census() {
+  [[ -d $tree/cuda/ptx ]] || return 0
+  { sources "cuda/ptx" "cuh"; sources "cuda src" "cuh rs" | grep -vE '^cuda/(ptx|cpu)/'; } |
+    (cd "$tree" && xargs awk -v ordering="$ordering" -v findings="${1:+1}" -f "$here/ci/census.awk")
+}
+
+rule_barriers() { census findings; }
 
 rule_ring_words() {
   (cd "$tree" && sources "cuda" "cuh cu h cc cpp" | xargs -r grep -nHE '(^|[^A-Za-z])([Hh]ead|[Tt]ail)s?([^a-z]|$)|[a-z](Head|Tail)([^a-z]|$)' || true) |
@@ -223,9 +244,10 @@ self_test() {
 case ${1-} in
   '') check_tree ;;
   --self-test) self_test ;;
+  --census) tree=$here && census ;;
   --list) printf '%s\n' "${rules[@]}" ;;
   *)
-    echo "ci/house.sh: unknown argument '$1'; use no argument, --self-test or --list" >&2
+    echo "ci/house.sh: unknown argument '$1'; use no argument, --self-test, --census or --list" >&2
     exit 2
     ;;
 esac

@@ -19,6 +19,20 @@ plant clobber cuda/ptx/planted.cuh - <<'END'
 inline void fence() { asm volatile("fence.acq_rel.sys;" ::: "memory"); }
 END
 
+plant names cuda/ptx/planted.cuh 2 <<'END'
+MYELON_DEVICE void st_relaxed_sys(u64* a) { asm volatile("st.relaxed.sys.global.u64 [%0], 1;" ::"l"(a) : "memory"); }
+MYELON_DEVICE void st_release_sys(u64* a) {
+  asm volatile("st.release.gpu.global.u64 [%0], 1;" ::"l"(a) : "memory");
+}
+END
+plant names cuda/ptx/planted.cuh 1 <<'END'
+MYELON_DEVICE u32 add_acq_rel_gpu(u32* a) { asm volatile("red.add.relaxed.gpu.global.u32 [%0], 1;" ::"l"(a) : "memory"); }
+END
+plant names cuda/ptx/planted.cuh - <<'END'
+MYELON_DEVICE void fence_acq_rel_sys() { asm volatile("fence.acq_rel.sys;" ::: "memory"); }
+MYELON_DEVICE void sync_cta() { __syncthreads(); }
+END
+
 plant includes cuda/base/planted.cuh 1 <<'END'
 #include "abi_misspelt.cuh"
 END
@@ -55,6 +69,40 @@ END
 plant order_pairs cuda/sync/planted.cuh - <<'END'
 // ORDER: [planted-publish] release.sys; pairs acquire.sys in wait
 // ORDER: [planted-publish] acquire.sys; pairs release.sys in publish
+END
+
+plant barriers cuda/sync/planted.cuh 1 <<'END'
+MYELON_DEVICE void meet() { sync_cta(); }
+END
+plant barriers cuda/proto/planted.cuh 4 <<'END'
+MYELON_DEVICE void publish(u64* a) {
+  // ORDER: [planted] publish: everything before it.
+  st_release_sys(a, 1);
+  fence_acq_rel_sys();
+}
+END
+plant barriers cuda/algo/planted.cuh 4 <<'END'
+// ORDER: [planted] load-sync: a tag covers one statement.
+
+template <u32 kPending>
+MYELON_DEVICE void wait() { cp_async_wait<kPending>(); }
+END
+plant barriers cuda/sync/planted.cuh 1 <<'END'
+// ORDER: [planted] barrier: no category.
+MYELON_DEVICE void meet() { sync_cta(); }
+END
+plant barriers src/planted.rs 1 <<'END'
+// ORDER: [planted] the kernel's end of it
+END
+plant barriers cuda/verify/planted.cuh - <<'END'
+// ORDER: [planted] [other] load-sync: all threads have stored,
+// st_release_sys() and sync_cta() in prose included.
+MYELON_DEVICE void clear(u64* a) {
+  // ORDER: [planted] reuse: twice the same.
+  st_relaxed_sys(a, 0);
+  st_relaxed_sys(a + 1, 0);
+  my_sync_cta();
+}
 END
 
 plant ring_words cuda/proto/planted.cuh 1 <<'END'

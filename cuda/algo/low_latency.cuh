@@ -33,22 +33,25 @@ MYELON_DEVICE void low_latency(const Args& args) {
     const u64 index = round * threads + thread_index();
     if (index < share.packs) {
       MYELON_UNROLL
+      // ORDER: [signal] [stage] consume: a weak load of what the barrier acquired.
       for (u32 source = 0; source < kWorldSize; ++source) cp_async_16(place(round, source), staging.address(source, index));
     }
-    // Empty groups keep the count of groups equal to the count of rounds.
+    // ORDER: [stage] publish: closes the group that is waited for; empty ones keep the count of groups equal to the rounds'.
     cp_async_commit();
   };
 
   staging.copy_in(share);
   const Announcement announcement(context, kWorldSize);
-  advance_operation(context, MailboxUse{});
-  if (!barrier.arrive_and_wait()) return;
+  barrier.arrive();
+  step_counters(context, MailboxUse{});
+  if (!barrier.wait()) return;
 
   for (u32 round = 0; round + 1 < kStages; ++round) fetch(round);
   const u64 rounds = (share.packs + threads - 1) / threads;
   for (u64 round = 0; round < rounds; ++round) {
     // The stage this refills was reduced in the round before, by this very thread.
     fetch(round + kStages - 1);
+    // ORDER: [stage] load-sync: this thread's copies of the round are in shared memory; no other thread reads them.
     cp_async_wait<kStages - 1>();
     const u64 index = round * threads + thread_index();
     if (index >= share.packs) continue;

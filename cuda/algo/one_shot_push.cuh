@@ -41,6 +41,7 @@ MYELON_DEVICE void one_shot_push(const Args& args) {
       return due && team.member != args.rank;
     };
     typename Mailbox::Parcel parcel[1];
+    // ORDER: [team] load-sync: all threads of the warp go on to the shuffles, or none.
     if (!sync_warp_and(receive(context, mailbox, cell, parcel))) return false;
     const Pack<T> part = team.member == args.rank && due
                              ? mailbox.as_received(load_pack<T>(args.input, index, args.count))

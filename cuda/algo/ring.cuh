@@ -37,6 +37,7 @@ MYELON_DEVICE void ring(const Args& args) {
       bool ready = true;
       if (receives && thread_index() == kConsumerThread) ready = consumer.wait();
       if (sends && thread_index() == kProducerThread) ready = producer.claim();
+      // ORDER: [slot-publish] [slot-release] load-sync: what the two threads acquired is visible to all, and all go on or none.
       if (!sync_cta_and(ready)) return;
 
       const u8* received = consumer.slot();
@@ -52,6 +53,8 @@ MYELON_DEVICE void ring(const Args& args) {
           [&](u64 i, Pack<T> pack) { st_weak_16(sent + i * kPackBytes, pack.bytes); },
           [&](u64 i, Pack<T> pack) { store_pack(args.output, chunk.first + i, args.count, pack); });
 
+      // ORDER: [slot-publish] [slot-release] load-sync: the CTA's stores to one slot and reads of the other are before what
+      // the two threads release.
       sync_cta();
       if (sends) producer.publish();
       if (receives) consumer.release();

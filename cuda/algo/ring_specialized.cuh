@@ -74,6 +74,8 @@ MYELON_DEVICE void ring_specialized(const Args& args) {
           // Both at once as far as it matters: the later of the two decides.
           ready = (!Schedule::sends(piece.step) || sender.claim()) && (!Schedule::receives(piece.step) || receiver.wait());
         }
+        // ORDER: [slot-publish] [slot-release] [stage-emptied] load-sync: the first thread's waits are the warp's, so all go on,
+        // or none.
         if (!sync_warp_and(ready)) return false;
 
         const u64 first = piece.packs.first;
@@ -83,13 +85,12 @@ MYELON_DEVICE void ring_specialized(const Args& args) {
           for (u64 i = whole + warp_lane(); i < piece.packs.packs; i += kWarpThreads) {
             *stages.pack(k, kInputPlace, i) = load_pack<T>(args.input, first + i, args.count).bytes;
           }
+          // ORDER: [stage-filled] load-sync: the warp's stores to the stage are before what its first thread publishes.
           sync_warp();
         }
         if (warp_lane() == 0) {
           const u64 slot_packs = Schedule::receives(piece.step) ? piece.packs.packs : 0;
-          // ORDER: [bulk-load] what the previous rank stored to the slot, which `wait` acquired, and the consumers' accesses
-          // to the stage are before these loads: the fence takes the order from the generic to the async proxy.
-          fence_proxy_async();
+          // What the previous rank stored to the slot was acquired by this thread, in `wait`.
           stages.publish(k, static_cast<u32>((slot_packs + whole) * kPackBytes));
           const u8* slot = receiver.slot() + piece.offset * kPackBytes;
           stages.load(k, kSlotPlace, slot, static_cast<u32>(slot_packs * kPackBytes));
@@ -102,8 +103,8 @@ MYELON_DEVICE void ring_specialized(const Args& args) {
       if (piece.ends_chunk && Schedule::sends(piece.step)) sender.publish();
       return true;
     });
+    // The CTA's memory stays until its last thread leaves.
     if (warp_lane() == 0) stages.drain(end);
-    sync_warp();
     return;
   }
 
@@ -113,7 +114,8 @@ MYELON_DEVICE void ring_specialized(const Args& args) {
     done = stages.wait(k);
     if (!done) return false;
     if (piece.ends_chunk && Schedule::receives(piece.step)) {
-      // ORDER: [bulk-load] the loads from the slot, whose end this thread has seen, are before the credit.
+      // ORDER: [bulk-load] [slot-release] credit: the loads from the slot, whose end this thread has seen, are before the
+      // credit.
       if (thread_index() == Places::kTalker) fence_proxy_async();
       receiver.release();
     }
@@ -131,7 +133,7 @@ MYELON_DEVICE void ring_specialized(const Args& args) {
         [&](u64 i, Pack<T> pack) { store_pack(args.output, piece.packs.first + i, args.count, pack); });
     stages.release(k);
     if (piece.ends_chunk && Schedule::sends(piece.step)) {
-      done = sync_warp_and(thread_index() != Places::kTalker || stages.wait_released(k));
+      done = stages.all_released(k);
       if (!done) return false;
       sender.publish();
     }

@@ -21,8 +21,9 @@ MYELON_DEVICE void signal_one_shot(const Args& args) {
 
   staging.copy_in(share);
   const Announcement announcement(context, kWorldSize);
-  advance_operation(context, MailboxUse{});
-  if (!barrier.arrive_and_wait()) return;
+  barrier.arrive();
+  step_counters(context, MailboxUse{});
+  if (!barrier.wait()) return;
 
   for_each_pack<1, T>(
       share.packs,

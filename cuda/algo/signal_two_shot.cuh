@@ -21,8 +21,9 @@ MYELON_DEVICE void signal_two_shot(const Args& args) {
 
   staging.copy_in(share);
   const Announcement announcement(context, kWorldSize);
-  advance_operation(context, MailboxUse{});
-  if (!barrier.arrive_and_wait()) return;
+  barrier.arrive();
+  step_counters(context, MailboxUse{});
+  if (!barrier.wait()) return;
 
   // Own shard, in place in the own cell: no peer reads this part of it before the second barrier.
   const Share own = cut(0, share.packs, kWorldSize, args.rank);

@@ -29,8 +29,9 @@ MYELON_DEVICE void two_shot_tma(const Args& args) {
 
   staging.copy_in(share);
   Announcement(context, kWorldSize).check(context);
-  advance_operation(context, MailboxUse{});
-  if (!barrier.arrive_and_wait()) return;
+  barrier.arrive();
+  step_counters(context, MailboxUse{});
+  if (!barrier.wait()) return;
 
   const Share own = cut(0, share.packs, kWorldSize, args.rank);
   const u64 pieces = (own.packs + Places::kPiecePacks - 1) / Places::kPiecePacks;
@@ -45,11 +46,13 @@ MYELON_DEVICE void two_shot_tma(const Args& args) {
     auto push = [&](u64 k) {
       const Share part = piece(k);
       for (u32 step = 0; step < kWorldSize; ++step) {
-        // Each rank starts with another peer. Nobody else reads or writes this part of the peer's staging any more: its
-        // content was loaded before it was reduced.
+        // Each rank starts with another peer.
         const u32 rank = (args.rank + step) % kWorldSize;
+        // ORDER: [bulk-store] publish: nobody else reads or writes this part of the peer's staging any more: its content was
+        // loaded before it was reduced.
         bulk_store(staging.address(rank, part.first), stages.place(k, 0), static_cast<u32>(part.packs * kPackBytes));
       }
+      // ORDER: [bulk-store] publish: closes the group that is waited for.
       bulk_store_commit();
     };
     if (warp_lane() == 0) {
@@ -61,15 +64,13 @@ MYELON_DEVICE void two_shot_tma(const Args& args) {
           done = stages.claim(k);
           if (!done) break;
           push(k - kStages);
-          // The stage is loaded into again: its content must have left.
+          // ORDER: [bulk-store] reuse: the stage is loaded into again: its content must have left.
           bulk_store_wait_read();
         }
         if (k >= pieces) continue;
         const Share part = piece(k);
         const u32 bytes = static_cast<u32>(part.packs * kPackBytes);
-        // ORDER: [bulk-load] what the peers staged, which the barrier's acquire made ours, and the consumers' accesses to
-        // the stage are before these loads: the fence takes the order from the generic to the async proxy.
-        fence_proxy_async();
+        // What the peers staged was acquired by the barrier.
         stages.publish(k, bytes * kWorldSize);
         for (u32 step = 0; step < kWorldSize; ++step) {
           const u32 source = (args.rank + step) % kWorldSize;
@@ -77,10 +78,9 @@ MYELON_DEVICE void two_shot_tma(const Args& args) {
         }
       }
       stages.drain(k < pieces ? k : pieces);
-      // ORDER: [bulk-store] the stores are in place, not only read, and back in the generic proxy, before the barrier signals.
-      bulk_store_wait();
-      fence_proxy_async();
+      stages.settle();
     }
+    // ORDER: [bulk-store] load-sync: the warp comes to the CTA's barrier as one; that one orders the rest.
     sync_warp();
   } else {
     const Strided mine = stages.consumers();
@@ -101,11 +101,12 @@ MYELON_DEVICE void two_shot_tma(const Args& args) {
             return reducer.result(kWorldSize);
           },
           [&](u64 i, Pack<T> result) { *stages.pack(k, 0, i) = result.bytes; });
-      // ORDER: [bulk-store] each thread's results are before the producer's bulk stores of them.
+      // ORDER: [bulk-store] [stage-emptied] publish: each thread's results are before the producer's bulk stores of them.
       fence_proxy_async();
       stages.release(k);
     }
   }
+  // ORDER: [stage-filled] [stage-emptied] load-sync: all go on, or none; the barrier between ranks orders the rest.
   if (!sync_cta_and(done)) return;
   if (!barrier.arrive_and_wait()) return;
 

@@ -37,6 +37,7 @@ struct Team {
   template <class T>
   MYELON_DEVICE Pack<T> pack_of(u32 from, Pack<T> own) const {
     Pack<T> pack;
+    // ORDER: [team] load-sync: members meet in registers; no memory is read behind it.
     pack.bytes = warp_shuffle(own.bytes, warp_lane() - member + from);
     return pack;
   }

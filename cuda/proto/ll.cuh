@@ -37,8 +37,9 @@ class LlMailbox {
     }
   };
 
-  // Reads the epoch: before advance_operation. `senders`: how many threads of the grid, from the first on, have something to
-  // send; of each of their CTAs every peer's result depends on some.
+  // `senders`: how many threads of the grid, from the first on, have something to send; of each of their CTAs every peer's
+  // result depends on some.
+  // ORDER: [epoch] epoch: read before `step_counters`, which steps it for the next launch.
   MYELON_DEVICE LlMailbox(const Context& context, u32 world_size, u64 senders)
       : context_(context), world_size_(world_size), epoch_(ld_relaxed_sys(&context.counters()->ll_epoch)) {
     constexpr u64 kFlags = (1ull << MYELON_LL_FLAG_BITS) - 1;
@@ -48,19 +49,21 @@ class LlMailbox {
 
   MYELON_DEVICE Pack<T> as_received(Pack<T> pack) const { return pack; }
 
-  // ORDER: [ll-clear] after a wrap, the lines that the peer will store to next were cleared before this.
   MYELON_DEVICE void send(u32 peer, u64 index, Pack<T> pack) const {
     const u64 flag = static_cast<u64>(flag_) << 32;
     u8* to = cell(peer, epoch_, context_.args.rank, index);
     MYELON_UNROLL
     for (u32 k = 0; k < 2; ++k) {
       const u64 half = pack.bytes.half[k];
+      // ORDER: [ll] [ll-clear] publish: a half is data and flag in one 64-bit access. After a wrap, the lines that the peer
+      // will store to next were cleared before this.
       st_relaxed_sys_16(to + k * kPackBytes, Bytes16{{(half & ~0u) | flag, half >> 32 | flag}});
     }
   }
 
   MYELON_DEVICE Parcel poll(u32 source, u64 index) const {
     const u8* from = address(source, index);
+    // ORDER: [ll] [ll-clear] consume: a half with the flag has the data; the peer's stores of the next operation follow.
     return {{ld_relaxed_sys_16(from), ld_relaxed_sys_16(from + kPackBytes)}, flag_};
   }
 
@@ -89,14 +92,15 @@ class LlMailbox {
     for (; index < lines; index += threads) {
       for (u32 source = 0; source < world_size_; ++source) {
         u8* line = cell(context_.args.rank, epoch_ + 1, source, index);
+        // ORDER: [ll-clear] reuse: no line carries a flag that is due again.
         st_relaxed_sys_16(line, Bytes16{{0, 0}});
         st_relaxed_sys_16(line + kPackBytes, Bytes16{{0, 0}});
       }
     }
-    // ORDER: [ll-clear] the cleared lines are in place before any thread of this CTA sends; the peer's store follows its
-    // receipt of what we send.
-    fence_acq_rel_sys();
+    // ORDER: [ll-clear] load-sync: no thread of the CTA sends before all have cleared.
     sync_cta();
+    // ORDER: [ll-clear] reuse: what the barrier handed on, other threads' clearing, is in place before what this thread sends.
+    fence_acq_rel_sys();
   }
 
   const Context context_;

@@ -22,6 +22,7 @@ struct ParcelProbe {
   u32 source;
   u64 index;
   MYELON_DEVICE bool ready() const { return mailbox.poll(source, index).arrived(); }
+  // ORDER: [sentinel] [ll] consume: for the fault record only.
   MYELON_DEVICE u64 seen() const { return ld_relaxed_sys(reinterpret_cast<const u64*>(mailbox.address(source, index))); }
 };
 

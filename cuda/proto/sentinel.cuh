@@ -8,7 +8,7 @@
 // A mailbox has three buffers. Operation e fills buffer e % 3 of every peer, and re-poisons its own buffer (e - 1) % 3.
 // INVARIANT: nobody stores to the buffer being re-poisoned. Its next writer is operation e + 2 of a peer, which comes after
 // that peer finished e + 1, for which it needed our e + 1, which runs after this launch.
-// ORDER: none beyond relaxed: a half is either the sentinel or data, and each half is one 64-bit access. That the value a
+// WHY nothing beyond relaxed: a half is either the sentinel or data, and each half is one 64-bit access. That the value a
 // poll returns is never older than one an earlier poll returned is coherence. Allow-listed by architecture in variants.toml.
 #pragma once
 #include "base/share.cuh"
@@ -50,7 +50,7 @@ class SentinelMailbox {
     }
   };
 
-  // Reads the counters: before advance_operation.
+  // ORDER: [epoch] epoch: read before `step_counters`, which steps both for the next launch.
   MYELON_DEVICE SentinelMailbox(const Context& context, u32 world_size, u64)
       : context_(context),
         world_size_(world_size),
@@ -64,9 +64,11 @@ class SentinelMailbox {
   }
 
   MYELON_DEVICE void send(u32 peer, u64 index, Pack<T> pack) const {
+    // ORDER: [sentinel] publish: each half is one 64-bit access and its own announcement.
     st_relaxed_sys_16(cell(peer, epoch_, context_.args.rank, index), as_received(pack).bytes);
   }
 
+  // ORDER: [sentinel] consume: a word that is not the sentinel is data; nothing else is read behind it.
   MYELON_DEVICE Parcel poll(u32 source, u64 index) const { return {ld_relaxed_sys_16(address(source, index))}; }
 
   // Where `poll` looks, for a wait that has gone cold.
@@ -82,6 +84,7 @@ class SentinelMailbox {
     for (u64 index = mine.first; index < used_packs_; index += mine.step) {
       for (u32 source = 0; source < world_size_; ++source) {
         if (source == context_.args.rank) continue;
+        // ORDER: [sentinel] reuse: all was read by the launch before; the next writer is two operations away (above).
         st_relaxed_sys_16(cell(context_.args.rank, before, source, index), Bytes16{{~0ull, ~0ull}});
       }
     }

@@ -35,6 +35,7 @@ class Producer {
       : context_(context),
         next_(next),
         talker_(talker),
+        // ORDER: [lane-epoch] epoch: written by `finish` of the launch before that ran a ring on this lane.
         sequence_(ld_relaxed_sys(&context.lane_state(context.args.rank)->published)),
         drained_(ld_relaxed_sys(&context.lane_state(context.args.rank)->slots) == context.args.slots ? 0 : sequence_),
         cached_gating_(0) {}
@@ -46,12 +47,9 @@ class Producer {
     const u64 credited = next_sequence > slots ? next_sequence - slots : 0;
     const u64 needed = credited > drained_ ? credited : drained_;
     if (cached_gating_ >= needed) return true;
-    // ORDER: [slot-release] acquire end: the consumer's reads of the slot are before our stores to it.
     const u64* gating = &context_.lane_state(context_.args.rank)->gating;
-    if (!wait_for_sequence(context_, gating, needed, next_)) return false;
-    // An acquire again: it may see more than the wait did, and what it sees lets later claims pass without another look.
-    cached_gating_ = ld_acquire_sys(gating);
-    return true;
+    // What the wait acquired may be more than this claim needs: it lets later ones pass without another look.
+    return wait_for_sequence(context_, gating, needed, next_, &cached_gating_);
   }
 
   // Where the claimed slot's payload goes: in the memory of the next rank.
@@ -65,13 +63,14 @@ class Producer {
   MYELON_DEVICE void publish() {
     const u64 index = sequence_ & (context_.args.slots - 1);
     ++sequence_;
-    // ORDER: [slot-publish] the CTA's stores to the slot are before this release; pairs the acquire in Consumer::wait.
+    // ORDER: [slot-publish] publish: the CTA's stores to the slot are before this release.
     if (thread_index() == talker_) st_release_sys(&context_.lane_state(next_)->slot_sequence[index], sequence_);
   }
 
   MYELON_DEVICE void finish() {
     if (thread_index() != talker_) return;
     LaneState* own = context_.lane_state(context_.args.rank);
+    // ORDER: [lane-epoch] epoch: the CTA's reads were before its first barrier; the next launch reads these.
     own->published = sequence_;
     own->slots = context_.args.slots;
   }
@@ -91,6 +90,7 @@ class Consumer {
       : context_(context),
         previous_(previous),
         talker_(talker),
+        // ORDER: [lane-epoch] epoch: written by `finish` of the launch before that ran a ring on this lane.
         sequence_(ld_relaxed_sys(&context.lane_state(context.args.rank)->consumed)),
         waited_for_(0) {}
 
@@ -98,7 +98,6 @@ class Consumer {
   MYELON_DEVICE bool wait() {
     if (waited_for_ == sequence_ + 1) return true;
     const u64 index = sequence_ & (context_.args.slots - 1);
-    // ORDER: [slot-publish] acquire end: the producer's stores to the slot are before our reads of it.
     const u64* published = &context_.lane_state(context_.args.rank)->slot_sequence[index];
     if (!wait_for_sequence(context_, published, sequence_ + 1, previous_)) return false;
     waited_for_ = sequence_ + 1;
@@ -115,11 +114,12 @@ class Consumer {
   // Gives the slot back. All threads that keep count, after a barrier that follows the last read of the slot.
   MYELON_DEVICE void release() {
     ++sequence_;
-    // ORDER: [slot-release] the CTA's reads of the slot are before this release; pairs the acquire in Producer::claim.
+    // ORDER: [slot-release] credit: the CTA's reads of the slot are before this release.
     if (thread_index() == talker_) st_release_sys(&context_.lane_state(previous_)->gating, sequence_);
   }
 
   MYELON_DEVICE void finish() {
+    // ORDER: [lane-epoch] epoch: the CTA's reads were before its first barrier; the next launch reads this.
     if (thread_index() == talker_) context_.lane_state(context_.args.rank)->consumed = sequence_;
   }
 

@@ -18,6 +18,7 @@ namespace myelon {
 struct PhaseProbe {
   Mbarrier* barrier;
   u64 use;  // of the stage, from 0
+  // ORDER: [stage-filled] [stage-emptied] consume: acquires what arrivals released; bytes that bulk loads brought come with it.
   MYELON_DEVICE bool ready() const { return mbarrier_try_wait_acquire_cta(barrier, static_cast<u32>(use) & 1); }
   MYELON_DEVICE u64 seen() const { return use; }
 };
@@ -49,10 +50,11 @@ class Stages {
   MYELON_DEVICE explicit Stages(const Context& context) : context_(context) {
     if (thread_index() != 0) return;
     for (u32 stage = 0; stage < kStages; ++stage) {
+      // ORDER: [stage-filled] [stage-emptied] publish: plain stores, which the next barrier of the CTA hands on.
       mbarrier_init(&flags()->filled[stage], 1);
       mbarrier_init(&flags()->emptied[stage], kConsumerWarps);
     }
-    // ORDER: [bulk-load] the mbarriers are there before the async proxy counts on them.
+    // ORDER: [bulk-load] publish: the mbarriers are there before the async proxy counts on them.
     fence_proxy_async();
   }
 
@@ -75,14 +77,19 @@ class Stages {
   // Waits until the stage of a piece is free; false when given up.
   MYELON_DEVICE bool claim(u64 piece) const { return piece < kStages || wait_released(piece - kStages); }
 
-  // One thread of the warp, after a barrier of the warp if others have stored to the stage; then it loads `bytes`.
+  // One thread of the warp, after a barrier of the warp if others have stored to the stage; then it loads `bytes`, of what it
+  // has acquired itself.
   MYELON_DEVICE void publish(u64 piece, u32 bytes) const {
-    // ORDER: [stage-filled] what the warp stored to the stage is before this release; pairs the acquire in `wait`.
+    // ORDER: [bulk-load] consume: takes what this thread has acquired, peers' stores and the consumers' accesses to the stage,
+    // to the async proxy, before the loads.
+    fence_proxy_async();
+    // ORDER: [stage-filled] publish: what the warp stored to the stage is before this release; the phase waits for the bytes.
     mbarrier_arrive_expect_release_cta(&flags()->filled[piece % kStages], bytes);
   }
 
   // After publish, by the same thread.
   MYELON_DEVICE void load(u64 piece, u32 operand, const void* from, u32 bytes) const {
+    // ORDER: [bulk-load] [stage-filled] publish: its end counts on the mbarrier, and shows to who acquires the phase.
     if (bytes != 0) bulk_load(place(piece, operand), from, bytes, &flags()->filled[piece % kStages]);
   }
 
@@ -94,23 +101,38 @@ class Stages {
     }
   }
 
+  // The thread that bulk-stores from stages. Ends its stores: whom it signals next finds them.
+  MYELON_DEVICE void settle() const {
+    // ORDER: [bulk-store] publish: the stores are in place, not only read.
+    bulk_store_wait();
+    // ORDER: [bulk-store] publish: back in the generic proxy, before the barrier signals.
+    fence_proxy_async();
+  }
+
   // Consumer warps, all threads. Waits until a piece is there; false on the whole warp when one of its waits was given up.
   MYELON_DEVICE bool wait(u64 piece) const {
-    // ORDER: [stage-filled] acquire end; completed bulk loads are visible with it.
+    // ORDER: [stage-filled] load-sync: every thread has acquired for itself; all go on, or none.
     return sync_warp_and(wait_for_phase(flags()->filled, piece));
   }
 
   // Gives the stage of a piece back.
   MYELON_DEVICE void release(u64 piece) const {
+    // ORDER: [stage-emptied] load-sync: the warp's accesses to the stage are before its first thread's release.
     sync_warp();
-    // ORDER: [stage-emptied] the warp's accesses to the stage are before this release; pairs the acquire in wait_released.
+    // ORDER: [stage-emptied] credit: and so before whatever follows an acquire of the phase.
     if (warp_lane() == 0) mbarrier_arrive_release_cta(&flags()->emptied[piece % kStages]);
   }
 
   // Any thread. Waits until all consumer warps have released a piece, one of the last kStages; false when given up.
   MYELON_DEVICE bool wait_released(u64 piece) const {
-    // ORDER: [stage-emptied] acquire end.
     return wait_for_phase(flags()->emptied, piece);
+  }
+
+  // Consumer warps, all threads, after `release`. The talker waits until all warps have released a piece; false on its whole
+  // warp when given up. The others go on.
+  MYELON_DEVICE bool all_released(u64 piece) const {
+    // ORDER: [stage-emptied] load-sync: the talker's warp goes on as one, or not at all.
+    return sync_warp_and(thread_index() != kTalker || wait_released(piece));
   }
 
  private:

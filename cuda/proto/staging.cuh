@@ -13,6 +13,7 @@ template <class T>
 class Staging {
  public:
   // Reads the lane's counter; all threads, before the first barrier.
+  // ORDER: [lane-epoch] epoch: written by `finish` of the launch before that staged on this lane.
   MYELON_DEVICE explicit Staging(const Context& context)
       : context_(context), uses_(ld_relaxed_sys(&context.lane_state(context.args.rank)->staging_uses)) {}
 
@@ -41,6 +42,7 @@ class Staging {
 
   // Leaves the counter for the next launch. After a barrier, by all threads.
   MYELON_DEVICE void finish() {
+    // ORDER: [lane-epoch] epoch: the CTA's reads were before its first barrier; the next launch reads this.
     if (thread_index() == 0) context_.lane_state(context_.args.rank)->staging_uses = uses_ + 1;
   }
 

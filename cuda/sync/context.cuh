@@ -10,13 +10,15 @@ struct Context {
   u64 operation;  // number of this operation, from 1; equal on all ranks
   u32 lane;       // this CTA
 
-  // ORDER: [epoch] the counters were written by a CTA of the launch before this one on the stream; the kernel boundary (or
-  // griddepcontrol.wait) orders them.
   MYELON_DEVICE explicit Context(const Args& launch_args) : args(launch_args), lane(cta_index()) {
     // INVARIANT: nothing of a launch touches global memory before the wait, and the next launch is let up only after it. So
     // at most two grids are up at a time (the host's `Loaded::fits_twice`), and the second touches nothing.
+    // ORDER: [epoch] [lane-epoch] epoch: what the launch before this one on the stream wrote is visible behind this wait, as it
+    // is behind the kernel boundary of a launch that is not dependent.
     wait_for_previous_launch();
+    // ORDER: [epoch] epoch: behind the wait, so that no third grid comes up; one that is up reads nothing before its own wait.
     allow_next_launch();
+    // ORDER: [epoch] epoch: a CTA of the launch before wrote it; this lane's CTA writes it after all its threads' reads.
     operation = ld_relaxed_sys(&counters()->operation) + 1;
   }
 

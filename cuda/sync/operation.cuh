@@ -20,10 +20,12 @@ class Announcement {
     const u32 peer = thread_index();
     if (context.lane != 0 || peer >= world_size) return;
     const u64 number = context.operation;
+    // ORDER: [signature] publish: one store of one word, so it is never seen torn; nothing is read behind it.
     st_relaxed_sys(context.signature(peer, context.args.rank, number), number << kDescriptorBits | context.args.descriptor);
     concerned_ = number > 1;
+    // ORDER: [epoch] epoch: read before `step_counters`, which writes that of this operation.
     own_ = ld_relaxed_sys(&context.counters()->previous_descriptor);
-    theirs_ = ld_relaxed_sys(context.signature(context.args.rank, peer, number - 1));
+    theirs_ = announced(context, peer, number - 1);
   }
 
   // An operation that ran with different counts or types can complete everywhere, and is found here, by the next one. Where
@@ -41,15 +43,15 @@ class Announcement {
   u64 theirs_;
 };
 
-// Steps the counters for the next launch: of this lane, and of lanes that no CTA of this launch stands for. To be called by
-// all threads of all CTAs, after their last read of the counters and before they wait for peers, so that it costs nothing.
-MYELON_DEVICE void advance_operation(const Context& context, MailboxUse use) {
-  // ORDER: [epoch] every thread's reads of the counters are before the CTA's writes; no other CTA touches these lanes.
-  sync_cta();
+// Steps the counters for the next launch: of this lane, and of lanes that no CTA of this launch stands for; no other CTA
+// touches these. By all threads of all CTAs, behind a barrier of the CTA that follows its last read of the counters, and
+// before they wait for peers, so that it costs nothing.
+MYELON_DEVICE void step_counters(const Context& context, MailboxUse use) {
   const u64 stride = static_cast<u64>(thread_count()) * cta_count();
   u64 lane = context.lane + static_cast<u64>(thread_index()) * cta_count();
   for (; lane < context.args.layout.lane_count; lane += stride) {
     LaneState* counters = context.in_heap<LaneState>(context.args.rank, context.args.layout.lanes) + lane;
+    // ORDER: [epoch] epoch: the CTA's reads were before its barrier; the next launch reads these.
     counters->operation = context.operation;
     counters->previous_descriptor = context.args.descriptor;
     if (use.sentinel) {
@@ -58,6 +60,13 @@ MYELON_DEVICE void advance_operation(const Context& context, MailboxUse use) {
     }
     if (use.ll) counters->ll_epoch = use.epoch + 1;
   }
+}
+
+// The same where no barrier of the CTA is at hand.
+MYELON_DEVICE void advance_operation(const Context& context, MailboxUse use) {
+  // ORDER: [epoch] [lane-epoch] load-sync: every thread's reads of the counters are before its CTA's arrival.
+  sync_cta();
+  step_counters(context, use);
 }
 
 }  // namespace myelon

@@ -2,8 +2,9 @@
 //
 // A wait polls `kHotPolls` times, which covers ranks that keep step, then goes cold: out of line, with a look at the clock, and
 // at the own fault word and the peer's announcement every 20 us; one thread of the GPU looks at the host's abort word for all.
-// What lies between two polls is the wait policy; it changes nothing about how a wait ends. The last two ends write a fault record and return false; the caller then skips what is left,
-// stores nothing more to peers, and returns. Nothing traps, so the CUDA context lives.
+// What lies between two polls is the wait policy; it changes nothing about how a wait ends. The last two ends write a fault
+// record and return false; the caller then skips what is left, stores nothing more to peers, and returns. Nothing traps, so
+// the CUDA context lives.
 #pragma once
 #include "sync/context.cuh"
 
@@ -42,11 +43,18 @@ MYELON_DEVICE i32 operations_ahead(u64 signature, u64 operation) {
   return static_cast<i32>(difference << (32 - kOperationBits)) >> (32 - kOperationBits);
 }
 
+// What `source` announced last of the operations with the parity of `number`.
+MYELON_DEVICE u64 announced(const Context& context, u32 source, u64 number) {
+  // ORDER: [signature] consume: one word that stands for itself; a late or old one counts as agreement.
+  return ld_relaxed_sys(context.signature(context.args.rank, source, number));
+}
+
 // Writes the first fault of this rank where the host reads it, and ends the waits of all peers. `peer_code` with a peer's
 // fault: what it was.
 MYELON_DEVICE_COLD void give_up(Context context, FaultCode code, u32 peer, u64 expected, u64 seen, u64 waited_ns,
                                 u32 peer_code = kFaultNone) {
   const Args& args = context.args;
+  // ORDER: [fault] credit: one thread of the rank may write the record; the exchange alone decides, nothing is read behind it.
   if (atomic_exchange_relaxed_gpu(&context.state()->fault_claimed, 1) != 0) return;
   FaultRecord* record = &args.control->fault;
   record->lane = context.lane;
@@ -60,19 +68,20 @@ MYELON_DEVICE_COLD void give_up(Context context, FaultCode code, u32 peer, u64 e
     u64 started = 0;
     if (args.heap[rank] != nullptr) {
       // The newer of the two announcements.
-      const i32 even = operations_ahead(ld_relaxed_sys(context.signature(args.rank, rank, 0)), context.operation);
-      const i32 odd = operations_ahead(ld_relaxed_sys(context.signature(args.rank, rank, 1)), context.operation);
+      const i32 even = operations_ahead(announced(context, rank, 0), context.operation);
+      const i32 odd = operations_ahead(announced(context, rank, 1), context.operation);
       started = context.operation + static_cast<i64>(even > odd ? even : odd);
     }
     record->started[rank] = started;
   }
-  // ORDER: [fault] the record is published to the host by its code.
+  // ORDER: [fault] publish: the record is published to the host by its code.
   st_release_sys(&record->code, static_cast<u32>(code));
   // The peer has told everybody itself, and its word is the one that says what happened.
   if (code == kFaultPeer) return;
   const u64 told = static_cast<u64>(code) << 32 | (args.rank + 1);
   for (u32 rank = 0; rank < kMaxWorld; ++rank) {
     if (args.heap[rank] != nullptr) {
+      // ORDER: [peer-fault] publish: the word is all there is to read.
       st_relaxed_sys(&context.in_heap<HeapState>(rank, args.layout.state)->peer_fault, told);
     }
   }
@@ -90,8 +99,9 @@ MYELON_DEVICE bool agrees(u64 signature, u64 number, u64 descriptor) {
 // took 2.3 ms to leave a wait that was over (4x H200, 2026-11-21), and ranks that slowed each other down never caught up.
 MYELON_DEVICE bool host_says_stop(const Context& context, u64 now) {
   u64* next_look = &context.state()->next_host_look_ns;
+  // ORDER: [abort] credit: whoever moves the time on may look; two that look at once do no harm.
   if (ld_relaxed_sys(next_look) > now || atomic_exchange_relaxed_gpu(next_look, now + kCheckIntervalNs) > now) return false;
-  // ORDER: [abort] relaxed: nothing is read behind the word; the host knows its own reason (src/watch).
+  // ORDER: [abort] consume: nothing is read behind the word; the host knows its own reason (src/watch).
   return ld_relaxed_sys(&context.args.control->abort) != 0;
 }
 
@@ -112,6 +122,7 @@ MYELON_DEVICE_COLD bool cold_wait(Context context, Probe probe, u32 peer, u64 ex
     // WHY: the host first, but the peer's word counts more: when a peer's kernel gives up, both hosts hear of it later, and
     // what the kernel says is the reason.
     const bool told_to_stop = host_says_stop(context, now);
+    // ORDER: [peer-fault] consume: nothing is read behind the word.
     const u64 peer_fault = ld_relaxed_sys(&context.state()->peer_fault);
     if (peer_fault != 0) {
       give_up(context, kFaultPeer, static_cast<u32>(peer_fault) - 1, expected, probe.seen(), waited,
@@ -122,7 +133,7 @@ MYELON_DEVICE_COLD bool cold_wait(Context context, Probe probe, u32 peer, u64 ex
       give_up(context, kFaultAborted, peer, expected, probe.seen(), waited);
       return false;
     }
-    const u64 theirs = ld_relaxed_sys(context.signature(args.rank, peer, context.operation));
+    const u64 theirs = announced(context, peer, context.operation);
     if (!agrees(theirs, context.operation, args.descriptor)) {
       give_up(context, kFaultMismatch, peer, args.descriptor, descriptor_in(theirs), waited);
       return false;
@@ -139,21 +150,26 @@ struct SequenceProbe {
   const u64* address;
   u64 target;
   u64 value;
-  // ORDER: [signal] [slot-publish] [slot-release] acquire end of all three; the writers release.
   MYELON_DEVICE bool ready() {
+    // ORDER: [signal] [slot-publish] [slot-release] consume: acquires what the writer of the sequence released with it.
     value = ld_acquire_sys(address);
     return value >= target;
   }
   MYELON_DEVICE u64 seen() const { return value; }
 };
 
-// Waits until the sequence at `address`, written by `peer`, has reached `target`.
-MYELON_DEVICE bool wait_for_sequence(const Context& context, const u64* address, u64 target, u32 peer) {
+// Waits until the sequence at `address`, written by `peer`, has reached `target`. `reached`, if given, gets a value that it
+// has reached, at least `target`.
+MYELON_DEVICE bool wait_for_sequence(const Context& context, const u64* address, u64 target, u32 peer, u64* reached = nullptr) {
   SequenceProbe probe{address, target, 0};
   for (u32 poll = 0; poll < kHotPolls; ++poll) {
-    if (probe.ready()) return true;
+    if (probe.ready()) {
+      if (reached != nullptr) *reached = probe.value;
+      return true;
+    }
     pause_hot();
   }
+  if (reached != nullptr) *reached = target;
   return cold_wait(context, probe, peer, target);
 }
 

@@ -7,6 +7,7 @@ namespace myelon {
 template <class T, class Op>
 MYELON_DEVICE void check(const VerifyArgs& args) {
   using A = Accumulation<T>;
+  // ORDER: [verify] epoch: stepped by a launch of its own; the kernel boundary orders it.
   const u64 operation = ld_relaxed_sys(args.operation);
   const u64 threads = static_cast<u64>(cta_count()) * thread_count();
   const T* data = static_cast<const T*>(args.data);
@@ -20,11 +21,13 @@ MYELON_DEVICE void check(const VerifyArgs& args) {
     const auto rounded = A::widen(A::narrow(Op::finish(expected, args.world_size)));
     if (!(A::widen(data[i]) == rounded)) ++wrong;
   }
+  // ORDER: [verify] publish: a count that many threads add to; the host reads it behind the stream.
   if (wrong != 0) atomic_add_relaxed_gpu(args.wrong, wrong);
 }
 
 // Steps the operation's number, so that a replayed graph works on new data every time. One thread.
 MYELON_DEVICE void next_operation(const VerifyArgs& args) {
+  // ORDER: [verify] epoch: alone in its launch.
   if (thread_index() == 0 && cta_index() == 0) *args.operation += 1;
 }
 

@@ -6,6 +6,7 @@ namespace myelon {
 
 template <class T, class Op>
 MYELON_DEVICE void fill(const VerifyArgs& args) {
+  // ORDER: [verify] epoch: stepped by a launch of its own; the kernel boundary orders it.
   const u64 operation = ld_relaxed_sys(args.operation);
   const u64 threads = static_cast<u64>(cta_count()) * thread_count();
   T* data = static_cast<T*>(args.data);

@@ -23,6 +23,7 @@ MYELON_DEVICE void pair_store(const PairArgs& args) {
       u8* cell = pair_cell(args, reader, args.rank, index);
       const Bytes16 data = pair_data(args, args.rank, reader, index);
       if (index % 2 == 0) {
+        // ORDER: [pair-check] publish: by the end of the kernel, after which the hosts meet.
         st_relaxed_sys_16(cell, data);
       } else {
         st_weak_16(cell, data);
@@ -39,6 +40,7 @@ MYELON_DEVICE void pair_load(const PairArgs& args) {
   if (peer >= args.world_size) return;
   u64 came = 0, loaded = 0;
   for (u64 index = 0; index < args.bytes / kPackBytes; ++index) {
+    // ORDER: [pair-check] consume: the hosts have met since the stores.
     const Bytes16 here = ld_relaxed_sys_16(pair_cell(args, args.rank, peer, index));
     const Bytes16 there = ld_weak_16(pair_cell(args, peer, args.rank, index));
     came += pair_differs(here, pair_data(args, peer, args.rank, index));

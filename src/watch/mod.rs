@@ -63,14 +63,14 @@ impl Watch {
     fn stop(&self, reason: Reason) {
         self.known.lock().unwrap_or_else(PoisonError::into_inner).reason.get_or_insert(reason);
         self.learned.notify_all();
-        // ORDER: [abort] the reason is in place before the word; `check` reads the word first.
+        // ORDER: [abort] publish: the reason is in place before the word; `check` reads the word first.
         self.word(std::mem::offset_of!(ControlPage, abort)).store(1, Ordering::Release);
     }
 
     /// What went wrong so far, if anything. Costs two loads when nothing did. Waits only where a peer's kernel was told to
     /// stop and nobody has said why yet, a second at most and once.
     pub fn check(&self) -> Result<()> {
-        // ORDER: [fault] acquire end: the kernel releases the code after the rest of the record.
+        // ORDER: [abort] [fault] consume: the kernel releases the code after the rest of the record.
         let code = self.word(std::mem::offset_of!(ControlPage, fault)).load(Ordering::Acquire);
         let stopped = self.word(std::mem::offset_of!(ControlPage, abort)).load(Ordering::Acquire) != 0;
         if code == FaultCode::None as u32 && !stopped {

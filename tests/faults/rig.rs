@@ -16,7 +16,7 @@ pub(crate) const SHORT: Duration = Duration::from_millis(300);
 /// Tenfold slack on it.
 pub(crate) const SOON: Duration = Duration::from_secs(3);
 /// Elements of an operand: several pieces of everything.
-pub(crate) const ELEMENTS: u64 = 2000;
+pub(crate) const ELEMENTS: u64 = 5000;
 
 /// Options whose deadline is `timeout`.
 pub(crate) fn with_timeout(timeout: Duration) -> Options {

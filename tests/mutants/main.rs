@@ -7,6 +7,8 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod barriers;
+
 use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
@@ -32,6 +34,7 @@ const RUN_VARIABLE: &str = "MYELON_TEST_RUN";
 struct Plan {
     run: Vec<Run>,
     mutant: Vec<Mutant>,
+    unseen: Vec<Unseen>,
 }
 
 /// One planted bug.
@@ -46,8 +49,24 @@ struct Mutant {
     to: String,
     /// The run that fails.
     run: String,
+    /// The calls it weakens or leaves out, as docs/BARRIERS.md names them.
+    #[serde(default)]
+    breaks: Vec<String>,
     /// How it fails: one of these.
     caught_as: Vec<Reason>,
+}
+
+/// A change to ordered calls that no run can show.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Unseen {
+    change: String,
+    /// As in [`Mutant::breaks`].
+    breaks: Vec<String>,
+    why: String,
+    /// Patterns of `tests/litmus.rs` that try on GPUs what the calls rest on.
+    #[serde(default)]
+    litmus: Vec<String>,
 }
 
 /// How a run can fail.
@@ -66,6 +85,12 @@ enum Reason {
     DataRace,
     /// AddressSanitizer's report.
     OutsideMemory,
+    /// A communicator that came up wrong.
+    Unreachable,
+    /// An operation that could not complete ended without an error.
+    Unnoticed,
+    /// A stall was blamed on somebody else.
+    WrongCulprits,
     /// The CPU device: not all threads of a CTA come to a barrier.
     DivergentBarrier,
     /// The CPU device: a bulk copy nobody waited for, or an mbarrier out of step.
@@ -75,21 +100,27 @@ enum Reason {
 }
 
 /// The words that only this reason brings with it.
-const SIGNS: [(&str, Reason); 13] = [
+const SIGNS: [(&str, Reason); 18] = [
     ("ERROR: AddressSanitizer", Reason::OutsideMemory),
     ("WARNING: ThreadSanitizer: data race", Reason::DataRace),
     ("wrote past its output", Reason::WroteOutside),
     ("expected [", Reason::WrongResult),
+    ("wrong culprits", Reason::WrongCulprits),
+    ("ended as if all was well", Reason::Unnoticed),
+    ("NoPeerAccess {", Reason::Unreachable),
     ("Stalled {", Reason::Stalled),
     // A rank that heard of a peer's stall before its own.
     ("waited too long", Reason::Stalled),
     // One that heard of it from the control plane.
     ("stalled: rank", Reason::Stalled),
     ("PeerMismatch {", Reason::Mismatch),
+    // A rank that heard of it from a peer.
+    ("operations differ", Reason::Mismatch),
     ("wait at a barrier", Reason::DivergentBarrier),
     ("bulk loads under way", Reason::BulkCopy),
     ("bulk stores under way", Reason::BulkCopy),
     ("more arrivals than a phase has", Reason::BulkCopy),
+    ("more bytes loaded than their mbarrier expects", Reason::BulkCopy),
     ("a barrier after a thread of the CTA has returned", Reason::DivergentBarrier),
 ];
 
@@ -165,7 +196,7 @@ fn in_parallel(count: usize, work: impl Fn(usize) + Sync) {
 
 #[test]
 fn every_mutant_is_caught_and_the_kernels_as_they_are_pass() {
-    let Plan { run: runs, mutant: mutants } = plan();
+    let Plan { run: runs, mutant: mutants, .. } = plan();
     let place = tempfile::tempdir().unwrap();
     let cache = place.path().join("cache");
     let by_name: HashMap<_, _> = runs.iter().map(|run| (run.name.as_str(), run)).collect();

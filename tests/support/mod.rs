@@ -3,6 +3,7 @@
 #![allow(dead_code)]
 
 pub(crate) mod child;
+pub(crate) mod endings;
 pub(crate) mod group;
 pub(crate) mod reference;
 pub(crate) mod runs;
@@ -83,13 +84,14 @@ pub(crate) fn asked_ranks() -> Option<u32> {
     std::env::var("MYELON_TEST_RANKS").ok().map(|ranks| ranks.parse().unwrap())
 }
 
-/// Cells so small that ordinary messages take several pieces, wrap rings and change buffers.
+/// Cells so small that ordinary messages take several pieces, wrap rings and change buffers. A staging cell is eight packs
+/// for each thread that the CPU device has: more than there are stages of a pipeline.
 pub(crate) fn small_limits() -> HeapLimits {
     HeapLimits {
         lanes: 4,
         sentinel_bytes: 16 << 10,
         ll_bytes: 8 << 10,
-        staging_bytes: 1024,
+        staging_bytes: 4096,
         slot_bytes: 512,
         ring_slots: 16,
     }

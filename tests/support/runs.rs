@@ -1,12 +1,13 @@
 //! Short conformance runs described by data, for children under sanitizers and with planted bugs.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Barrier};
 
 use myelon_ccl::variant::{Choice, Lanes, Request, Shape, VariantSpec};
 use myelon_ccl::{DType, Options, ReduceOp};
 use serde::Deserialize;
 
+use super::endings::Ending;
 use super::{
     Bench, Operation, Random, expect_equal_on_all_ranks, on_ranks, options, shape, skew, small_limits, variants,
 };
@@ -36,6 +37,8 @@ pub(crate) struct Run {
     pub(crate) environment: BTreeMap<String, String>,
     /// `thread` or `address`.
     pub(crate) sanitizer: Option<String>,
+    /// An operation that cannot complete, after the others.
+    ending: Option<Ending>,
 }
 
 impl Run {
@@ -66,6 +69,7 @@ impl Run {
         limits.slot_bytes = self.cell_bytes.unwrap_or(limits.slot_bytes);
         let timeout = Options::from_env().unwrap().timeout;
         let options = Options { timeout, limits: Some(limits), ..options() };
+        let hosts = Barrier::new(self.ranks as usize);
         let hashes = on_ranks(self.ranks, &options, |communicator| {
             let rank = communicator.rank();
             let bench = Bench::new(communicator, MOST_BYTES);
@@ -89,6 +93,9 @@ impl Run {
                 let request = Request { count, dtype, op };
                 let operation = Operation { choice, request, in_place, seed };
                 hashes.push(bench.run(&operation, skew(&mut own, rank), own.below(2) as usize));
+            }
+            if let Some(ending) = self.ending {
+                ending.check(&bench, &variants[0], &hosts);
             }
             hashes
         });

@@ -1,0 +1,170 @@
+//! `docs/BARRIERS.md`: every ordered and synchronising call of the kernels, and what shows that it is needed.
+
+use std::fmt::Write;
+use std::path::Path;
+use std::process::Command;
+
+use super::{Plan, plan};
+
+/// Rewrites the document in place of comparing it.
+const BLESS_VARIABLE: &str = "MYELON_BLESS";
+
+/// One tag of the sources, as `ci/census.awk` prints it.
+struct End {
+    file: String,
+    /// Function that the tag stands in.
+    place: String,
+    /// Primitives that the statement below the tag calls; empty for an end that is no call.
+    calls: String,
+    ids: Vec<String>,
+    category: String,
+    why: String,
+}
+
+impl End {
+    fn parse(line: &str) -> Self {
+        let fields: Vec<_> = line.split('\t').collect();
+        let [file, place, calls, ids, category, why] = fields[..] else { panic!("not a line of the census: {line}") };
+        let ids = ids.split(' ').map(str::to_owned).collect();
+        let text = str::to_owned;
+        Self { file: text(file), place: text(place), calls: text(calls), ids, category: text(category), why: text(why) }
+    }
+
+    /// What `breaks` of a mutant calls it.
+    fn name(&self) -> String {
+        format!("{} {}", self.place, self.calls)
+    }
+
+    fn is_partner_of(&self, other: &Self) -> bool {
+        let is_alike = self.category == other.category && self.calls == other.calls;
+        !is_alike && self.ids.iter().any(|id| other.ids.contains(id))
+    }
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn census() -> Vec<End> {
+    let output = Command::new(root().join("ci/house.sh")).arg("--census").output().unwrap();
+    assert!(output.status.success(), "ci/house.sh --census: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().lines().map(End::parse).collect()
+}
+
+/// What GitHub makes of a heading.
+fn anchor(file: &str) -> String {
+    file.chars().filter(|c| c.is_ascii_alphanumeric() || "_-".contains(*c)).collect()
+}
+
+/// The words of a table's cell.
+fn cell(text: &str) -> String {
+    text.replace('|', "\\|")
+}
+
+fn document(ends: &[End], Plan { mutant: mutants, unseen, .. }: &Plan) -> String {
+    let mut text = String::from(INTRODUCTION);
+    let calls = ends.iter().filter(|end| !end.calls.is_empty()).count();
+    let breaking = mutants.iter().filter(|mutant| !mutant.breaks.is_empty()).count();
+    let mut line = |line: String| writeln!(text, "{line}").unwrap();
+    line(format!("{calls} places, {breaking} planted bugs that break one of them.\n"));
+    let mut file = "";
+    for end in ends {
+        if end.file != file {
+            file = &end.file;
+            line(format!("\n## {file}\n\n[Source](../{file})\n"));
+            line("| place | call | id, category | partners | why | shown by |\n|---|---|---|---|---|---|".into());
+        }
+        let mut partners: Vec<_> = ends.iter().filter(|other| other.is_partner_of(end)).collect();
+        partners.dedup_by(|a, b| a.place == b.place);
+        let partners: Vec<_> =
+            partners.iter().map(|end| format!("[`{}`](#{})", end.place, anchor(&end.file))).collect();
+        let ids: Vec<_> = end.ids.iter().map(|id| format!("`{id}`")).collect();
+        let calls: Vec<_> = end.calls.split_whitespace().map(|call| format!("`{call}`")).collect();
+        let mut shown: Vec<_> =
+            mutants.iter().filter(|mutant| mutant.breaks.contains(&end.name())).map(|m| m.name.clone()).collect();
+        shown.extend(
+            unseen
+                .iter()
+                .filter(|unseen| unseen.breaks.contains(&end.name()))
+                .map(|unseen| format!("*not: {}*", unseen.change)),
+        );
+        line(format!(
+            "| `{}` | {} | {} {} | {} | {} | {} |",
+            end.place,
+            calls.join(" "),
+            ids.join(" "),
+            end.category,
+            partners.join(" "),
+            cell(&end.why),
+            cell(&shown.join("; "))
+        ));
+    }
+    line("\n## What no run on the CPU device shows\n\n| change | calls | why no test sees it | litmus |\n|---|---|---|---|".into());
+    for unseen in unseen {
+        let calls: Vec<_> = unseen.breaks.iter().map(|name| format!("`{name}`")).collect();
+        line(format!(
+            "| {} | {} | {} | {} |",
+            cell(&unseen.change),
+            calls.join(", "),
+            cell(&unseen.why),
+            unseen.litmus.join(", ")
+        ));
+    }
+    text
+}
+
+const INTRODUCTION: &str = "\
+# Barriers
+
+Every barrier, fence and ordered access of the kernels. Generated from the `ORDER` tags of the sources and from
+`tests/mutants/mutants.toml`; [CONTRIBUTING.md](../CONTRIBUTING.md#comments) explains tags and categories, and `ci/house.sh`
+refuses a call without one. To write it again:
+
+```
+MYELON_BLESS=1 cargo test --test mutants barriers
+```
+
+The partners of an end are the other ends of its id. *Shown by* names the planted bugs that leave the call out or weaken it,
+each of which makes a test fail; what follows *not* is a change that no run on the CPU device shows, explained
+[at the end](#what-no-run-on-the-cpu-device-shows). *Litmus* are the patterns of `tests/litmus.rs`, which runs on GPUs, that
+try what such an end rests on. An end without a call is a plain access that the other ends order, or code of the host.
+
+";
+
+#[test]
+fn barriers_every_call_is_broken_by_a_mutant_or_explained() {
+    let (ends, Plan { mutant: mutants, unseen, .. }) = (census(), plan());
+    let broken: Vec<_> = mutants.iter().flat_map(|m| &m.breaks).chain(unseen.iter().flat_map(|u| &u.breaks)).collect();
+    let calls: Vec<_> = ends.iter().filter(|end| !end.calls.is_empty()).map(End::name).collect();
+    let mut complaints = Vec::new();
+    for (index, name) in calls.iter().enumerate() {
+        if !broken.contains(&name) {
+            complaints
+                .push(format!("`{name}`: no mutant breaks it, and no `unseen` says why: add one to mutants.toml"));
+        }
+        if calls[..index].contains(name) {
+            complaints.push(format!("`{name}`: two tags with one name: put them under one tag, or into functions"));
+        }
+    }
+    let stray = broken.iter().filter(|name| !calls.contains(name));
+    complaints
+        .extend(stray.map(|name| format!("`{name}`: `breaks` names it, the census (ci/house.sh --census) does not")));
+    assert!(complaints.is_empty(), "{}", complaints.join("\n"));
+}
+
+#[test]
+fn barriers_document_is_up_to_date() {
+    let path = root().join("docs/BARRIERS.md");
+    let fresh = document(&census(), &plan());
+    if std::env::var(BLESS_VARIABLE).is_ok_and(|value| value == "1") {
+        std::fs::write(&path, fresh).unwrap();
+        return;
+    }
+    let committed = std::fs::read_to_string(&path).unwrap_or_default();
+    let different = fresh.lines().zip(committed.lines()).position(|(fresh, committed)| fresh != committed);
+    assert!(
+        fresh == committed,
+        "docs/BARRIERS.md is not what the sources say, from line {} on: {BLESS_VARIABLE}=1 cargo test --test mutants barriers",
+        different.unwrap_or(fresh.lines().count().min(committed.lines().count())) + 1
+    );
+}
