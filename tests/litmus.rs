@@ -151,7 +151,7 @@ impl Place<'_> {
 fn rank_rows(device: &Arc<dyn Device>, bootstrap: &dyn Bootstrap, tries: u64) -> Vec<Row> {
     let (grid, block) = if device.properties().kind == DeviceKind::Cuda { (64, 128) } else { (2, 32) };
     let threads = u64::from(grid * block);
-    let small = 128;
+    let small = 1024;
     // Three cells of 16 bytes and a flag of 8 for each thread.
     let slot_bytes = (threads * 56).div_ceil(2).next_multiple_of(128);
     let limits = HeapLimits {

@@ -38,14 +38,16 @@ impl Rig {
         Self::of(communicator, Choice::of(variant))
     }
 
-    /// Collective: prepares the kernel of `choice`, so that a later call needs nobody but kernels.
+    /// Collective: prepares the kernels of `choice`, so that a later call needs nobody but kernels.
     pub(crate) fn of(communicator: Communicator, choice: Choice) -> Self {
         let device = communicator.device();
         let stream = Stream::new(device).unwrap();
         let (input, output) = (Buffer::new(device, 4 * ELEMENTS).unwrap(), Buffer::new(device, 4 * ELEMENTS).unwrap());
         let rig = Self { stream, input, output, choice, communicator };
-        let plans = [DType::F32, DType::I32].map(|dtype| {
-            let request = Request { count: ELEMENTS, dtype, op: ReduceOp::Sum };
+        // A message of a few elements may run in another shape.
+        let plans = [(DType::F32, ELEMENTS), (DType::F32, 7), (DType::I32, ELEMENTS), (DType::I32, 7)];
+        let plans = plans.map(|(dtype, count)| {
+            let request = Request { count, dtype, op: ReduceOp::Sum };
             rig.communicator.plan(&rig.choice, &request).unwrap()
         });
         rig.communicator.prepare(&plans).unwrap();
