@@ -86,7 +86,7 @@ fn two_thousand_operations_in_sequence() {
 fn sequence_on_every_world_size() {
     for ranks in asked_ranks().map_or(1..=8, |ranks| ranks..=ranks) {
         let seed = u64::from(ranks) + 100;
-        let hashes = on_ranks(ranks, &options(), |communicator| sequence(communicator, &pairs_for(ranks), 40, seed));
+        let hashes = on_ranks(ranks, &options(), |communicator| sequence(communicator, &pairs_for(ranks), 30, seed));
         expect_equal_on_all_ranks(&hashes);
     }
 }
