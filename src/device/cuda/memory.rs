@@ -6,11 +6,12 @@
 use std::any::Any;
 use std::ffi::{c_int, c_void};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use cudarc::driver::sys::{
-    self, CUdeviceptr, CUmemAccess_flags, CUmemAccessDesc, CUmemAllocationGranularity_flags, CUmemAllocationHandleType,
-    CUmemAllocationProp, CUmemAllocationType, CUmemGenericAllocationHandle, CUmemLocation, CUmemLocationType,
+    self, CUdevice, CUdeviceptr, CUmemAccess_flags, CUmemAccessDesc, CUmemAllocationGranularity_flags,
+    CUmemAllocationHandleType, CUmemAllocationProp, CUmemAllocationType, CUmemGenericAllocationHandle, CUmemLocation,
+    CUmemLocationType,
 };
 
 use super::driver::{Context, driver_call, log_failure};
@@ -98,7 +99,7 @@ pub(super) fn import_shared(context: &Context, fd: OwnedFd, bytes: u64) -> Resul
 pub(super) fn grant_access(context: &Context, block: &SharedBlock) -> Result<()> {
     let allocation = allocation_of(block)?;
     let _relaxed = context.bind_relaxed()?;
-    set_access(context, &allocation.mapping.range)
+    allocation.mapping.grant(context)
 }
 
 /// Maps physical memory at a new address and lets the context's GPU reach it.
@@ -108,17 +109,9 @@ fn map(context: &Context, physical: Physical, bytes: usize) -> Result<CudaAlloca
     unsafe { driver_call!(cuMemAddressReserve(&mut range.address, bytes, 0, 0, 0)) }?;
     // SAFETY: the range was just reserved with this size, and the handle is live with at least this size.
     unsafe { driver_call!(cuMemMap(range.address, bytes, 0, physical.0, 0)) }?;
-    let mapping = Mapping { range };
-    set_access(context, &mapping.range)?;
+    let mapping = Mapping { range, reached_by: Mutex::default() };
+    mapping.grant(context)?;
     Ok(CudaAllocation { context: context.clone(), mapping, physical })
-}
-
-/// Adds the context's GPU to those that reach the range; the others keep their access.
-fn set_access(context: &Context, range: &Range) -> Result<()> {
-    let access =
-        CUmemAccessDesc { location: location(context), flags: CUmemAccess_flags::CU_MEM_ACCESS_FLAGS_PROT_READWRITE };
-    // SAFETY: the whole range is mapped; the description lives through the call.
-    unsafe { driver_call!(cuMemSetAccess(range.address, range.bytes, &access, 1)) }
 }
 
 fn shared_block(allocation: CudaAllocation, bytes: u64) -> SharedBlock {
@@ -202,6 +195,26 @@ impl Drop for Range {
 #[derive(Debug)]
 struct Mapping {
     range: Range,
+    /// The GPUs that have access.
+    reached_by: Mutex<Vec<CUdevice>>,
+}
+
+impl Mapping {
+    /// Adds the context's GPU to those that reach the range; the others keep their access.
+    fn grant(&self, context: &Context) -> Result<()> {
+        let location = location(context);
+        // WHY: one at a time, and once a GPU. Two ranks that share a GPU ask for the same access, and the driver answers the
+        // second of two such calls at once with CUDA_ERROR_ALREADY_MAPPED (driver 580).
+        let mut reached_by = self.reached_by.lock().unwrap_or_else(PoisonError::into_inner);
+        if reached_by.contains(&location.id) {
+            return Ok(());
+        }
+        let access = CUmemAccessDesc { location, flags: CUmemAccess_flags::CU_MEM_ACCESS_FLAGS_PROT_READWRITE };
+        // SAFETY: the whole range is mapped; the description lives through the call.
+        unsafe { driver_call!(cuMemSetAccess(self.range.address, self.range.bytes, &access, 1)) }?;
+        reached_by.push(access.location.id);
+        Ok(())
+    }
 }
 
 impl Drop for Mapping {
