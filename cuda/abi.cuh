@@ -103,7 +103,8 @@ struct Args {
   u32 rank;
   u32 chunk_bytes;
   u32 slots;
-  u32 padding;
+  u16 first_step;
+  u16 end_step;
 };
 
 struct VerifyArgs {

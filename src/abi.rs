@@ -213,8 +213,10 @@ pub struct Args {
     pub chunk_bytes: u32,
     /// Slots of a lane's ring that this launch uses, for variants with a ring: a power of two, at most the heap's.
     pub slots: u32,
-    /// Fills the word of `slots`.
-    pub padding: u32,
+    /// First step of the ring that this launch does, for variants that can be launched step by step.
+    pub first_step: u16,
+    /// The step after its last.
+    pub end_step: u16,
 }
 
 /// Arguments of the kernels that write test data and check results.
@@ -285,7 +287,7 @@ pub fn bytes_of<T: Plain>(value: &T) -> &[u8] {
 /// # Safety
 /// The implementor is exactly that.
 pub unsafe trait Plain: Copy {}
-// SAFETY: repr(C), all fields u32 or u64 in an order that leaves no gap (sizes asserted above).
+// SAFETY: repr(C), all fields integers in an order that leaves no gap (sizes asserted above).
 unsafe impl Plain for Args {}
 // SAFETY: as above.
 unsafe impl Plain for VerifyArgs {}

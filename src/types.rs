@@ -172,6 +172,36 @@ named_enum! {
     }
 }
 
+named_enum! {
+    /// How many barriers of the CTA a kernel has. Names are those of `cuda/sync/phase.cuh`.
+    SyncPolicy ("sync policy") {
+        /// Those that an ordering needs.
+        Light = 0 "light",
+        /// One more after every phase of the kernel, to measure what barriers cost.
+        Strict = 1 "strict",
+    }
+}
+
+named_enum! {
+    /// Where the packs that a thread fetches lie in shared memory: see `cuda/proto/prefetch.cuh`.
+    Places ("order of places") {
+        /// Packs of one rank lie together, thread by thread.
+        Coalesced = 0 "coalesced",
+        /// Packs of one thread lie together, rotated so that threads meet in no bank.
+        Swizzled = 1 "swizzled",
+    }
+}
+
+named_enum! {
+    /// How the steps of a ring are launched.
+    Launching ("way of launching") {
+        /// One launch, which loops over all steps.
+        Persistent = 0 "persistent",
+        /// A launch a step.
+        PerStep = 1 "per_step",
+    }
+}
+
 impl DType {
     /// Size of one element in bytes; also the alignment a buffer of it needs.
     pub const fn size_bytes(self) -> usize {

@@ -36,12 +36,13 @@ fn sources(arch: &str) -> Vec<(KernelSource, bool)> {
                         let (layout, _) = HeapLimits::of(DeviceKind::Cuda).layout(world_size).unwrap();
                         let terrain = Terrain { device: DeviceKind::Cuda, world_size, layout: &layout, sentinel, arch };
                         let request = Request { count: 1 << 20, dtype, op };
-                        // What is compiled in has nothing to do with types: every point of it with one of them, and most ranks.
-                        let mut points = variant.parameters.points();
+                        // What is compiled in has nothing to do with types: its points with one of them, and most ranks.
+                        let parameters = &variant.parameters;
+                        let mut points = if full { parameters.points() } else { parameters.covering_points() };
                         points.retain(|_| smallest == 2 && ranks == 8);
                         points.push(Shape::default());
                         for mut shape in points {
-                            shape.slots = None;
+                            (shape.slots, shape.launch) = (None, None);
                             let choice = Choice { variant: Arc::clone(variant), shape };
                             let source = Plan::new(&terrain, &request, &choice).unwrap().kernel.source();
                             if !sources.iter().any(|(known, _)| *known == source) {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use myelon_ccl::measure::{Baseline, Bytes};
 use myelon_ccl::variant::Lanes;
-use myelon_ccl::{DType, Error, ReduceOp, Wait, WorldSize};
+use myelon_ccl::{DType, Error, Launching, Places, ReduceOp, SyncPolicy, Wait, WorldSize};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -106,12 +106,27 @@ pub(crate) struct SweepArgs {
     /// Run each named variant with pipelines of this depth, for variants that have one.
     #[arg(long, value_name = "N,..", value_delimiter = ',')]
     pub(crate) stages: Vec<u32>,
+    /// Run each named variant with stages of so many packs for each consumer thread, for variants with producer warps.
+    #[arg(long, value_name = "N,..", value_delimiter = ',')]
+    pub(crate) stage_packs: Vec<u32>,
+    /// Run each named variant with so many producer warps, for variants that have them.
+    #[arg(long, value_name = "N,..", value_delimiter = ',')]
+    pub(crate) producer_warps: Vec<u32>,
     /// Run each named variant with rings of so many slots, for variants that have them.
     #[arg(long, value_name = "N,..", value_delimiter = ',')]
     pub(crate) slots: Vec<u32>,
     /// Run each named variant with these wait policies: adaptive, spin, yield.
     #[arg(long, value_name = "NAME,..", value_delimiter = ',')]
     pub(crate) wait: Vec<Wait>,
+    /// Run each named variant with these sync policies: light, or strict with a barrier after every phase of the kernel.
+    #[arg(long, value_name = "NAME,..", value_delimiter = ',')]
+    pub(crate) sync: Vec<SyncPolicy>,
+    /// Run each named variant with these orders of fetched packs in shared memory: coalesced, swizzled.
+    #[arg(long, value_name = "NAME,..", value_delimiter = ',')]
+    pub(crate) places: Vec<Places>,
+    /// Run each named variant with its steps launched in these ways: persistent is one launch, per_step is one a step.
+    #[arg(long, value_name = "NAME,..", value_delimiter = ',')]
+    pub(crate) launch: Vec<Launching>,
     /// Measure nccl or nccl_symmetric too, for a ratio column; nccl unless told if it is installed, `none` for neither.
     #[arg(long, value_name = "NAME,..", value_delimiter = ',', value_parser = against)]
     pub(crate) against: Option<Vec<Against>>,

@@ -55,7 +55,7 @@ pub(crate) fn plan(bench: &Bench, job: &Job, against: &[Baseline], size: Bytes) 
             requested: requested.to_owned(),
             variant: choice.variant.name.clone(),
             plan: Some(plan.clone()),
-            is_one_launch: plan.pieces(request.count).count() == 1,
+            is_one_launch: plan.pieces(request.count).count() * plan.launches().count() == 1,
             request,
             engine,
         });

@@ -40,8 +40,13 @@ fn shapes(args: &SweepArgs) -> Vec<Shape> {
     let shapes = each(shapes, &args.lane_threads, |shape, threads| shape.threads = Some(threads));
     let shapes = each(shapes, &args.chunk, |shape, chunk| shape.chunk = Some(chunk));
     let shapes = each(shapes, &args.stages, |shape, stages| shape.stages = Some(stages));
+    let shapes = each(shapes, &args.stage_packs, |shape, packs| shape.stage_packs = Some(packs));
+    let shapes = each(shapes, &args.producer_warps, |shape, warps| shape.producer_warps = Some(warps));
     let shapes = each(shapes, &args.slots, |shape, slots| shape.slots = Some(slots));
-    each(shapes, &args.wait, |shape, wait| shape.wait = Some(wait))
+    let shapes = each(shapes, &args.wait, |shape, wait| shape.wait = Some(wait));
+    let shapes = each(shapes, &args.sync, |shape, sync| shape.sync = Some(sync));
+    let shapes = each(shapes, &args.places, |shape, places| shape.places = Some(places));
+    each(shapes, &args.launch, |shape, launch| shape.launch = Some(launch))
 }
 
 /// The shapes that a variant takes. One that was named must take all; of `all`, each runs with those it takes.

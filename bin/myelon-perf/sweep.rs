@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use myelon_ccl::device::handles::Event;
 use myelon_ccl::measure::{Bytes, Row, Series, Summary};
-use myelon_ccl::variant::{KernelKey, Plan};
+use myelon_ccl::variant::Plan;
 use myelon_ccl::{Communicator, Rank, Result};
 
 use crate::bench::{Bench, Replay};
@@ -212,9 +212,21 @@ impl Sweep<'_> {
 
 /// A row of what ran in the shape of `plan`.
 fn in_shape(row: Row, plan: &Plan) -> Row {
-    let Plan { lanes, slots, .. } = *plan;
-    let KernelKey { threads, stages, wait, .. } = plan.kernel;
-    Row { lanes, threads, chunk: plan.chunk_bytes.into(), stages, slots, wait: Some(wait), ..row }
+    let shape = plan.shape();
+    Row {
+        lanes: plan.lanes,
+        threads: plan.kernel.threads,
+        chunk: shape.chunk.map_or(0, |chunk| chunk.0),
+        stages: shape.stages.unwrap_or(0),
+        stage_packs: shape.stage_packs.unwrap_or(0),
+        producer_warps: shape.producer_warps.unwrap_or(0),
+        slots: shape.slots.unwrap_or(0),
+        wait: shape.wait,
+        sync: shape.sync,
+        places: shape.places,
+        launch: shape.launch,
+        ..row
+    }
 }
 
 /// Calls in a row whose host time is taken: fewer than a stream queues before a call blocks.

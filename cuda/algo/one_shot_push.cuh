@@ -10,6 +10,7 @@
 #include "base/team.cuh"
 #include "proto/mailbox.cuh"
 #include "reduce/operator.cuh"
+#include "sync/phase.cuh"
 
 namespace myelon {
 
@@ -28,6 +29,7 @@ MYELON_DEVICE void one_shot_push(const Args& args) {
     }
     return true;
   });
+  end_phase();
 
   const Announcement announcement(context, kWorldSize);
   mailbox.tidy();
@@ -52,6 +54,7 @@ MYELON_DEVICE void one_shot_push(const Args& args) {
     if (team.member == 0 && index < packs) store_pack(args.output, index, args.count, reducer.result(kWorldSize));
     return true;
   });
+  end_phase();
   announcement.check(context);
 }
 

@@ -8,6 +8,7 @@
 #pragma once
 #include "proto/staging.cuh"
 #include "reduce/operator.cuh"
+#include "sync/phase.cuh"
 
 namespace myelon {
 
@@ -20,6 +21,7 @@ MYELON_DEVICE void signal_one_shot(const Args& args) {
   const Share share = lane_share(pack_count<T>(args.count));
 
   staging.copy_in(share);
+  end_phase();
   const Announcement announcement(context, kWorldSize);
   barrier.arrive();
   step_counters(context, MailboxUse{});
@@ -31,12 +33,10 @@ MYELON_DEVICE void signal_one_shot(const Args& args) {
         Pack<T> packs[kWorldSize];
         MYELON_UNROLL
         for (u32 source = 0; source < kWorldSize; ++source) packs[source] = staging.load(source, i);
-        PackReducer<T, Op> reducer(packs[0]);
-        MYELON_UNROLL
-        for (u32 source = 1; source < kWorldSize; ++source) reducer.add(packs[source]);
-        return reducer.result(kWorldSize);
+        return reduce_in_order<T, Op>(packs);
       },
       [&](u64 i, Pack<T> result) { store_pack(args.output, share.first + i, args.count, result); });
+  end_phase();
 
   barrier.finish();
   staging.finish();

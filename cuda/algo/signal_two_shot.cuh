@@ -8,6 +8,7 @@
 #pragma once
 #include "proto/staging.cuh"
 #include "reduce/operator.cuh"
+#include "sync/phase.cuh"
 
 namespace myelon {
 
@@ -20,6 +21,7 @@ MYELON_DEVICE void signal_two_shot(const Args& args) {
   const Share share = lane_share(pack_count<T>(args.count));
 
   staging.copy_in(share);
+  end_phase();
   const Announcement announcement(context, kWorldSize);
   barrier.arrive();
   step_counters(context, MailboxUse{});
@@ -33,12 +35,10 @@ MYELON_DEVICE void signal_two_shot(const Args& args) {
         Pack<T> packs[kWorldSize];
         MYELON_UNROLL
         for (u32 source = 0; source < kWorldSize; ++source) packs[source] = staging.load(source, own.first + i);
-        PackReducer<T, Op> reducer(packs[0]);
-        MYELON_UNROLL
-        for (u32 source = 1; source < kWorldSize; ++source) reducer.add(packs[source]);
-        return reducer.result(kWorldSize);
+        return reduce_in_order<T, Op>(packs);
       },
       [&](u64 i, Pack<T> result) { staging.store(own.first + i, result); });
+  end_phase();
   if (!barrier.arrive_and_wait()) return;
 
   for (u32 step = 0; step < kWorldSize; ++step) {
@@ -49,6 +49,7 @@ MYELON_DEVICE void signal_two_shot(const Args& args) {
         shard.packs, [&](u64 i) { return staging.load(source, shard.first + i); },
         [&](u64 i, Pack<T> pack) { store_pack(args.output, share.first + shard.first + i, args.count, pack); });
   }
+  end_phase();
 
   barrier.finish();
   staging.finish();

@@ -12,6 +12,7 @@
 #include "base/share.cuh"
 #include "proto/mailbox.cuh"
 #include "reduce/operator.cuh"
+#include "sync/phase.cuh"
 
 namespace myelon {
 
@@ -39,11 +40,13 @@ MYELON_DEVICE void two_shot_push(const Args& args) {
         mine, shard.packs, [&](u64 i) { return load_pack<T>(args.input, shard.first + i, args.count); },
         [&](u64 i, Pack<T> pack) { mailbox.send(peer, i, pack); });
   }
+  end_phase();
 
   const Announcement announcement(context, kWorldSize);
   mailbox.tidy();
   advance_operation(context, mailbox.use(2 * results));
 
+  bool arrived = true;
   MYELON_NO_UNROLL
   for (u64 i = mine.first; i < own.packs; i += mine.step) {
     const Pack<T> input = mailbox.as_received(load_pack<T>(args.input, own.first + i, args.count));
@@ -53,7 +56,8 @@ MYELON_DEVICE void two_shot_push(const Args& args) {
       *index = i;
       return k != args.rank;
     };
-    if (!receive(context, mailbox, part, parts)) return;
+    arrived = receive(context, mailbox, part, parts);
+    if (!arrived) break;
     auto part_of = [&](u32 rank) { return rank == args.rank ? input : parts[rank].pack(); };
     PackReducer<T, Op> reducer(part_of(0));
     MYELON_UNROLL
@@ -65,6 +69,7 @@ MYELON_DEVICE void two_shot_push(const Args& args) {
     // from inputs that were sanitized.
     store_pack(args.output, own.first + i, args.count, result);
   }
+  if (!end_phase(arrived)) return;
 
   MYELON_NO_UNROLL
   for (u32 step = 1; step < kWorldSize; ++step) {

@@ -40,6 +40,9 @@ class Producer {
         drained_(ld_relaxed_sys(&context.lane_state(context.args.rank)->slots) == context.args.slots ? 0 : sequence_),
         cached_gating_(0) {}
 
+  // Behind a lane barrier of this launch: the consumer has ended the operation before, so it has released every slot.
+  MYELON_DEVICE void take_all_credit() { cached_gating_ = sequence_; }
+
   // Waits for credit to use the next slot. One thread; the others learn of it at a barrier.
   MYELON_DEVICE bool claim() {
     const u64 slots = context_.args.slots;

@@ -101,4 +101,13 @@ struct PackReducer {
   }
 };
 
+// The packs of all ranks reduced in rank order.
+template <class T, class Op, u32 kWorldSize>
+MYELON_DEVICE Pack<T> reduce_in_order(const Pack<T> (&pack)[kWorldSize]) {
+  PackReducer<T, Op> reducer(pack[0]);
+  MYELON_UNROLL
+  for (u32 rank = 1; rank < kWorldSize; ++rank) reducer.add(pack[rank]);
+  return reducer.result(kWorldSize);
+}
+
 }  // namespace myelon

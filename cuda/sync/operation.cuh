@@ -62,11 +62,11 @@ MYELON_DEVICE void step_counters(const Context& context, MailboxUse use) {
   }
 }
 
-// The same where no barrier of the CTA is at hand.
-MYELON_DEVICE void advance_operation(const Context& context, MailboxUse use) {
+// The same where no barrier of the CTA is at hand. A launch that does not end its operation leaves the counters as they are.
+MYELON_DEVICE void advance_operation(const Context& context, MailboxUse use, bool ends_operation = true) {
   // ORDER: [epoch] [lane-epoch] load-sync: every thread's reads of the counters are before its CTA's arrival.
   sync_cta();
-  step_counters(context, use);
+  if (ends_operation) step_counters(context, use);
 }
 
 }  // namespace myelon

@@ -131,7 +131,7 @@ impl KernelEngine {
         if plans.is_empty() { Ok(()) } else { self.prepare(bootstrap, device, &plans) }
     }
 
-    /// Launches the plan, piece by piece.
+    /// Launches the plan, piece by piece and step by step.
     ///
     /// # Safety
     /// As [`super::Communicator::all_reduce`].
@@ -154,7 +154,8 @@ impl KernelEngine {
             shared_bytes: plan.shared_bytes,
             dependent: plan.kernel.variant.dependent && self.presence.is_alone() && kernel.fits_twice(plan),
         };
-        for (offset, count) in plan.pieces(request.count) {
+        let launches = plan.pieces(request.count).flat_map(|piece| plan.launches().map(move |steps| (piece, steps)));
+        for ((offset, count), steps) in launches {
             let args = Args {
                 input: input.offset(offset * element_bytes).0,
                 output: output.offset(offset * element_bytes).0,
@@ -168,7 +169,8 @@ impl KernelEngine {
                 rank: self.rank.0,
                 chunk_bytes: plan.chunk_bytes,
                 slots: plan.slots,
-                padding: 0,
+                first_step: steps.start,
+                end_step: steps.end,
             };
             // SAFETY: `Args` is what every collective kernel takes; heap and page live until no kernel runs, the operands
             // by the caller's promise.

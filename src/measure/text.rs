@@ -134,8 +134,13 @@ fn shape(row: &Row) -> String {
         ("threads", (row.threads > 0).then(|| row.threads.to_string())),
         ("chunk", (row.chunk > 0).then(|| Bytes(row.chunk).to_string())),
         ("stages", (row.stages > 0).then(|| row.stages.to_string())),
+        ("stage_packs", (row.stage_packs > 0).then(|| row.stage_packs.to_string())),
+        ("producer_warps", (row.producer_warps > 0).then(|| row.producer_warps.to_string())),
         ("slots", (row.slots > 0).then(|| row.slots.to_string())),
         ("wait", row.wait.map(|wait| wait.to_string())),
+        ("sync", row.sync.map(|sync| sync.to_string())),
+        ("places", row.places.map(|places| places.to_string())),
+        ("launch", row.launch.map(|launch| launch.to_string())),
     ];
     let parts = parts.into_iter().filter_map(|(name, value)| Some(format!(" {name}={}", value?)));
     parts.collect()

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::manifest::VariantSpec;
 use crate::abi::{PACK_BYTES, STAGE_FLAG_BYTES};
 use crate::device::KernelSource;
-use crate::types::{DType, ReduceOp, Wait, WorldSize};
+use crate::types::{DType, Places, ReduceOp, SyncPolicy, Wait, WorldSize};
 
 /// Everything that a collective kernel is compiled for. Two equal keys are one compiled file.
 #[derive(Clone, Debug)]
@@ -32,12 +32,17 @@ pub struct KernelKey {
     pub sentinel: bool,
     /// What a thread does between two polls.
     pub wait: Wait,
+    /// How many barriers of the CTA there are.
+    pub sync: SyncPolicy,
+    /// Where fetched packs lie in shared memory.
+    pub places: Places,
 }
 
 impl KernelKey {
     fn identity(&self) -> impl Hash + PartialEq + '_ {
         let stages = (self.stages, self.stage_packs, self.producer_warps);
-        (&self.variant.name, self.dtype, self.op, self.world_size, self.threads, stages, self.sentinel, self.wait)
+        let policies = (self.wait, self.sync, self.places);
+        (&self.variant.name, self.dtype, self.op, self.world_size, self.threads, stages, self.sentinel, policies)
     }
 
     /// Dynamic shared memory of a CTA.
@@ -49,11 +54,14 @@ impl KernelKey {
 
     /// The entry file over the kernels' tree.
     pub fn source(&self) -> KernelSource {
-        let Self { dtype, op, world_size, threads, stages, stage_packs, producer_warps, sentinel, wait, .. } = self;
+        let Self { dtype, op, world_size, threads, stages, stage_packs, producer_warps, sentinel, .. } = self;
+        let Self { wait, sync, .. } = self;
+        let swizzled = self.places == Places::Swizzled;
         let name = &self.variant.name;
-        // WHY: the wait policy is no part of Config: waits lie below everything that is a template over it.
+        // WHY: the policies are no part of Config: waits and phases lie below everything that is a template over it.
         let entry = format!(
             "#define MYELON_WAIT {wait}\n\
+             #define MYELON_SYNC {sync}\n\
              #include \"algo/{name}.cuh\"\n\
              namespace myelon {{\n\
              struct Config {{\n\
@@ -63,6 +71,7 @@ impl KernelKey {
              \x20 static constexpr u32 kStagePacks = {stage_packs};\n\
              \x20 static constexpr u32 kProducerWarps = {producer_warps};\n\
              \x20 static constexpr bool kSentinel = {sentinel};\n\
+             \x20 static constexpr bool kSwizzled = {swizzled};\n\
              }};\n\
              MYELON_KERNEL({threads}, Args, args) {{ {name}<{dtype}, {op}, Config>(args); }}\n\
              }}  // namespace myelon\n"
@@ -100,6 +109,12 @@ impl fmt::Display for KernelKey {
         }
         if self.wait != Wait::Adaptive {
             write!(f, ", {} waits", self.wait)?;
+        }
+        if self.sync != SyncPolicy::Light {
+            write!(f, ", {} barriers", self.sync)?;
+        }
+        if self.places != Places::Coalesced {
+            write!(f, ", {} places", self.places)?;
         }
         f.write_str(">")
     }

@@ -8,7 +8,7 @@ use super::shape::{Lanes, Shape};
 use crate::abi::{MAX_LANES, PACK_BYTES};
 use crate::error::{Error, Result};
 use crate::measure::Bytes;
-use crate::types::Wait;
+use crate::types::{Launching, Places, SyncPolicy, Wait};
 
 /// The values that a variant takes. A parameter without values is one that the variant does not have; lanes and threads it
 /// always has, within the same bounds for all.
@@ -21,6 +21,9 @@ pub struct Parameters {
     producer_warps: Vec<u32>,
     slots: Vec<u32>,
     wait: Vec<Wait>,
+    sync: Vec<SyncPolicy>,
+    places: Vec<Places>,
+    launch: Vec<Launching>,
 }
 
 /// Every whole number of packs from one size to another.
@@ -53,11 +56,32 @@ impl Parameters {
         !self.slots.is_empty()
     }
 
+    /// `shape` without the parameters that the variant does not have.
+    pub fn of(&self, shape: Shape) -> Shape {
+        fn had<T, V>(values: &[T], value: Option<V>) -> Option<V> {
+            value.filter(|_| !values.is_empty())
+        }
+        Shape {
+            lanes: shape.lanes,
+            threads: shape.threads,
+            chunk: shape.chunk.filter(|_| self.has_chunk()),
+            stages: had(&self.stages, shape.stages),
+            stage_packs: had(&self.stages, shape.stage_packs),
+            producer_warps: had(&self.producer_warps, shape.producer_warps),
+            slots: had(&self.slots, shape.slots),
+            wait: had(&self.wait, shape.wait),
+            sync: had(&self.sync, shape.sync),
+            places: had(&self.places, shape.places),
+            launch: had(&self.launch, shape.launch),
+        }
+    }
+
     /// Whether the variant takes every parameter that is set.
     ///
     /// Errors: [`Error::InvalidArgument`] naming variant, parameter, value and what it takes.
     pub(super) fn check(&self, variant: &str, shape: &Shape) -> Result<()> {
-        let Shape { lanes, threads, chunk, stages, stage_packs, producer_warps, slots, wait } = *shape;
+        let Shape { lanes, threads, chunk, stages, stage_packs, producer_warps, slots, wait, sync, places, launch } =
+            *shape;
         let wrong = |parameter: &str, value: &dyn fmt::Display, taken: &str| {
             Error::invalid(format!("variant {variant}: {parameter}={value} is not possible, {taken} is"))
         };
@@ -82,25 +106,52 @@ impl Parameters {
         one_of(variant, "stage_packs", stage_packs, &self.stage_packs)?;
         one_of(variant, "producer_warps", producer_warps, &self.producer_warps)?;
         one_of(variant, "slots", slots, &self.slots)?;
-        one_of(variant, "wait", wait, &self.wait)
+        one_of(variant, "wait", wait, &self.wait)?;
+        one_of(variant, "sync", sync, &self.sync)?;
+        one_of(variant, "places", places, &self.places)?;
+        one_of(variant, "launch", launch, &self.launch)
     }
 
-    /// Every combination of the values that are listed: what tests cover. Lanes, threads, chunk and the packs of a stage are left open.
+    /// Every combination of the values that are listed: what tests draw from. Lanes, threads, chunk and the packs of a stage
+    /// are left open.
     pub fn points(&self) -> Vec<Shape> {
-        fn listed<T: Copy>(values: &[T]) -> Vec<Option<T>> {
-            if values.is_empty() { vec![None] } else { values.iter().copied().map(Some).collect() }
-        }
-        let mut points = Vec::new();
-        for stages in listed(&self.stages) {
-            for producer_warps in listed(&self.producer_warps) {
-                for slots in listed(&self.slots) {
-                    for wait in listed(&self.wait) {
-                        points.push(Shape { stages, producer_warps, slots, wait, ..Shape::default() });
-                    }
-                }
+        fn each<T: Copy>(points: Vec<Shape>, values: &[T], set: impl Fn(&mut Shape, T)) -> Vec<Shape> {
+            if values.is_empty() {
+                return points;
             }
+            let with = |mut point: Shape, value| {
+                set(&mut point, value);
+                point
+            };
+            points.iter().flat_map(|&point| values.iter().map(move |&value| with(point, value))).collect()
         }
-        points
+        let points = each(vec![Shape::default()], &self.stages, |point, stages| point.stages = Some(stages));
+        let points = each(points, &self.producer_warps, |point, warps| point.producer_warps = Some(warps));
+        let points = each(points, &self.slots, |point, slots| point.slots = Some(slots));
+        let points = each(points, &self.wait, |point, wait| point.wait = Some(wait));
+        let points = each(points, &self.sync, |point, sync| point.sync = Some(sync));
+        let points = each(points, &self.places, |point, places| point.places = Some(places));
+        each(points, &self.launch, |point, launch| point.launch = Some(launch))
+    }
+
+    /// Some of [`Parameters::points`] that have every value between them, as few as that takes.
+    pub fn covering_points(&self) -> Vec<Shape> {
+        fn nth<T: Copy>(values: &[T], index: usize) -> Option<T> {
+            values.get(index % values.len().max(1)).copied()
+        }
+        let lengths = [&self.stages, &self.producer_warps, &self.slots].map(Vec::len).into_iter();
+        let most = lengths.chain([self.wait.len(), self.sync.len(), self.places.len(), self.launch.len(), 1]).max();
+        let point = |index| Shape {
+            stages: nth(&self.stages, index),
+            producer_warps: nth(&self.producer_warps, index),
+            slots: nth(&self.slots, index),
+            wait: nth(&self.wait, index),
+            sync: nth(&self.sync, index),
+            places: nth(&self.places, index),
+            launch: nth(&self.launch, index),
+            ..Shape::default()
+        };
+        (0..most.unwrap_or(1)).map(point).collect()
     }
 }
 
@@ -170,6 +221,26 @@ mod tests {
     }
 
     #[test]
+    fn a_shape_keeps_what_the_variant_has() {
+        let all = Shape { lanes: Some(Lanes::BySize), slots: Some(2), stages: Some(3), ..Shape::default() };
+        let kept = Shape { stages: None, ..all };
+        assert_eq!(parameters(BOTH).of(all), kept);
+        assert_eq!(parameters("").of(all), Shape { slots: None, ..kept });
+    }
+
+    #[test]
+    fn covering_points_have_every_value() {
+        let taken =
+            parameters("stages = [1, 2, 3]\nwait = [\"adaptive\", \"spin\"]\nplaces = [\"coalesced\", \"swizzled\"]");
+        let points = taken.covering_points();
+        assert_eq!(points.len(), 3);
+        assert!(points.iter().all(|point| taken.points().contains(point)));
+        assert!((1..=3).all(|stages| points.iter().any(|point| point.stages == Some(stages))));
+        assert!(Places::ALL.iter().all(|&places| points.iter().any(|point| point.places == Some(places))));
+        assert_eq!(parameters("").covering_points(), [Shape::default()]);
+    }
+
+    #[test]
     fn an_unknown_parameter_is_refused() {
         assert!(toml::from_str::<Parameters>("depth = [2]").is_err());
     }
@@ -189,7 +260,8 @@ mod tests {
                 && within(shape.stage_packs, &[])
                 && within(shape.producer_warps, &[])
                 && within(shape.slots, &[2, 4])
-                && shape.wait != Some(Wait::Yield);
+                && shape.wait != Some(Wait::Yield)
+                && (shape.sync, shape.places, shape.launch) == (None, None, None);
             prop_assert_eq!(all.check("v", &shape).is_ok(), fits, "{}", shape);
         }
     }

@@ -1,5 +1,6 @@
 //! Request to plan: which kernel, in which shape, in how many pieces. Pure.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::kernel::KernelKey;
@@ -8,7 +9,8 @@ use super::shape::{Lanes, Shape};
 use crate::abi::{HeapLayout, PACK_BYTES};
 use crate::device::DeviceKind;
 use crate::error::{Error, Result};
-use crate::types::{DType, ReduceOp, Wait, WorldSize};
+use crate::measure::Bytes;
+use crate::types::{DType, Launching, Places, ReduceOp, SyncPolicy, Wait, WorldSize};
 
 /// What is to be reduced. Equal on all ranks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,8 +65,10 @@ pub struct Plan {
     pub chunk_bytes: u32,
     /// Slots of a lane's ring that are used; 0 where the variant has no ring.
     pub slots: u32,
-    /// Most elements one launch takes; larger messages run in pieces.
+    /// Most elements of a piece; larger messages run in several, one after another.
     pub piece_elements: u64,
+    /// How the steps of a ring are launched; persistent where the variant has none.
+    pub launching: Launching,
 }
 
 /// What a plan depends on besides the request: equal on all ranks of a communicator.
@@ -123,15 +127,24 @@ impl Plan {
             producer_warps: producer_warps.min(stages).min(threads / 32 - 1),
             sentinel,
             wait: shape.wait.unwrap_or(Wait::Adaptive),
+            sync: shape.sync.unwrap_or(SyncPolicy::Light),
+            places: shape.places.unwrap_or(Places::Coalesced),
         };
         let element_bytes = request.dtype.size_bytes() as u64;
         let world = u64::from(terrain.world_size.get());
+        let chunk = shape.chunk.map_or(layout.slot_bytes, |chunk| chunk.0).min(layout.slot_bytes);
+        let chunk_bytes = if spec.parameters.has_chunk() { chunk / PACK_BYTES * PACK_BYTES } else { 0 };
+        let launching = shape.launch.unwrap_or(Launching::Persistent);
         // What one launch holds, what a lane holds of it, and the packs that make a lane worth its launch.
         let mailbox_bytes = if sentinel { layout.sentinel_bytes } else { layout.ll_bytes };
         let (capacity_bytes, cell_bytes, lane_packs) = match spec.capacity {
             Capacity::Mailbox => (mailbox_bytes, u64::MAX, 1),
             Capacity::MailboxShards => (world * (mailbox_bytes / 2), u64::MAX, world),
             Capacity::Staging => (u64::from(most_lanes) * layout.staging_bytes, layout.staging_bytes, 1),
+            // A step that is a launch of its own leaves a chunk of each shard in a lane's slots.
+            Capacity::Unbounded if launching == Launching::PerStep => {
+                (u64::from(most_lanes) * world * chunk_bytes, world * chunk_bytes, world)
+            }
             Capacity::Unbounded => (u64::MAX, u64::MAX, world),
         };
         let piece_elements = capacity_bytes / element_bytes;
@@ -140,12 +153,29 @@ impl Plan {
         let pack_threads = if spec.team { world.next_power_of_two() } else { 1 };
         let worthwhile = (piece_bytes.div_ceil(PACK_BYTES) * pack_threads).div_ceil(u64::from(threads) * lane_packs);
         let lanes = worthwhile.max(piece_bytes.div_ceil(cell_bytes)).clamp(1, u64::from(most_lanes)) as u32;
-        let chunk = shape.chunk.map_or(layout.slot_bytes, |chunk| chunk.0).min(layout.slot_bytes);
-        let chunk_bytes = if spec.parameters.has_chunk() { (chunk / PACK_BYTES * PACK_BYTES) as u32 } else { 0 };
         let slots = shape.slots.unwrap_or(layout.ring_slots).min(layout.ring_slots);
         let slots = if spec.parameters.has_slots() { slots } else { 0 };
         let shared_bytes = kernel.shared_bytes();
-        Ok(Self { kernel, lanes, shared_bytes, chunk_bytes, slots, piece_elements })
+        let chunk_bytes = chunk_bytes as u32;
+        Ok(Self { kernel, lanes, shared_bytes, chunk_bytes, slots, piece_elements, launching })
+    }
+
+    /// The parameters it runs with: all that the variant has.
+    pub fn shape(&self) -> Shape {
+        let kernel = &self.kernel;
+        kernel.variant.parameters.of(Shape {
+            lanes: Some(Lanes::UpTo(self.lanes)),
+            threads: Some(kernel.threads),
+            chunk: Some(Bytes(self.chunk_bytes.into())),
+            stages: Some(kernel.stages),
+            stage_packs: Some(kernel.stage_packs),
+            producer_warps: Some(kernel.producer_warps),
+            slots: Some(self.slots),
+            wait: Some(kernel.wait),
+            sync: Some(kernel.sync),
+            places: Some(kernel.places),
+            launch: Some(self.launching),
+        })
     }
 
     /// The shard that an element of a message belongs to, for variants whose order is rotated: it is the rank whose input
@@ -153,7 +183,9 @@ impl Plan {
     pub fn shard_of(&self, count: u64, element: u64) -> u32 {
         let world = u64::from(self.kernel.world_size.get());
         let per_pack = PACK_BYTES / self.kernel.dtype.size_bytes() as u64;
-        let (packs, pack) = (count.div_ceil(per_pack), element / per_pack);
+        let offset = element / self.piece_elements * self.piece_elements;
+        let piece = (count - offset).min(self.piece_elements);
+        let (packs, pack) = (piece.div_ceil(per_pack), (element - offset) / per_pack);
         // Part and offset within it of `index`, when `packs` packs are cut into `parts`; and the packs of that part.
         let locate = |packs: u64, parts: u64, index: u64| {
             let each = packs.div_ceil(parts);
@@ -166,7 +198,19 @@ impl Plan {
         locate(round_packs, world, in_round).0 as u32
     }
 
-    /// The launches that `count` elements take: offset and count of each, in elements.
+    /// The steps of the ring that each launch of a piece does, in order; one launch does all, or each one. Meaningless numbers
+    /// for other variants.
+    pub fn launches(&self) -> impl Iterator<Item = Range<u16>> + use<> {
+        // Mirror of `RingSchedule` in cuda/proto/ring_step.cuh.
+        let steps = 2 * self.kernel.world_size.get() as u16 - 1;
+        let each = match self.launching {
+            Launching::Persistent => steps,
+            Launching::PerStep => 1,
+        };
+        (0..steps).step_by(usize::from(each)).map(move |first| first..first + each)
+    }
+
+    /// The pieces that `count` elements take: offset and count of each, in elements.
     pub fn pieces(&self, count: u64) -> impl Iterator<Item = (u64, u64)> + use<> {
         let piece = self.piece_elements;
         let mut offset = 0;
@@ -202,7 +246,6 @@ fn check_room(asked: &Shape, layout: &HeapLayout) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::measure::Bytes;
     use crate::variant::Manifest;
 
     /// A plan for `bytes` of f32 over two GPUs whose heap has 16 lanes and rings of two slots of 4 KiB.
@@ -251,12 +294,29 @@ mod tests {
     }
 
     #[test]
+    fn a_ring_launched_by_steps_goes_round_once_a_piece() {
+        let shape = Shape { launch: Some(Launching::PerStep), ..Shape::default() };
+        let plan = plan("ring", 1 << 20, shape).unwrap();
+        // 16 lanes, a chunk of 4 KiB for each of two shards.
+        assert_eq!((plan.lanes, plan.piece_elements, plan.pieces(1 << 18).count()), (16, 16 * 2 * 1024, 8));
+        assert_eq!(plan.launches().collect::<Vec<_>>(), [0..1, 1..2, 2..3]);
+        let (whole, short) = (16 * 2 * 1024, 64);
+        assert_eq!([0, 1023, 1024].map(|element| plan.shard_of(whole + short, element)), [0, 0, 1]);
+        // The last piece has a pack a lane, and nothing for the second shard.
+        assert_eq!([0, 3, 4].map(|element| plan.shard_of(whole + short, whole + element)), [0, 0, 0]);
+        let persistent = self::plan("ring", 1 << 20, Shape::default()).unwrap();
+        assert_eq!((persistent.pieces(1 << 18).count(), persistent.launches().next()), (1, Some(0..3)));
+        assert!(self::plan("ring_specialized", 1 << 20, shape).unwrap_err().to_string().contains("launch=per_step"));
+    }
+
+    #[test]
     fn a_choice_comes_before_the_tuning() {
         let shape = Shape { stages: Some(4), wait: Some(Wait::Spin), threads: Some(64), ..Shape::default() };
         let plan = plan("low_latency", 1 << 20, shape).unwrap();
         assert_eq!((plan.kernel.stages, plan.kernel.wait, plan.kernel.threads), (4, Wait::Spin, 64));
         assert_eq!((plan.chunk_bytes, plan.slots, plan.shared_bytes), (0, 0, 4 * 2 * 64 * 16));
         let source = plan.kernel.source().entry;
-        assert!(source.starts_with("#define MYELON_WAIT spin\n") && source.contains("kStages = 4"), "{source}");
+        let policies = "#define MYELON_WAIT spin\n#define MYELON_SYNC light\n";
+        assert!(source.starts_with(policies) && source.contains("kStages = 4"), "{source}");
     }
 }

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use crate::abi::MAX_LANES;
 use crate::error::{Error, Result};
 use crate::measure::Bytes;
-use crate::types::Wait;
+use crate::types::{Launching, Places, SyncPolicy, Wait};
 
 /// Parameters of a run. What is absent is left to whoever is asked next: a choice comes before the manifest's tuning, and
 /// that before what the heap has. [`Parameters`](super::Parameters) says which values a variant takes.
@@ -32,6 +32,12 @@ pub struct Shape {
     pub slots: Option<u32>,
     /// What a thread does between two polls.
     pub wait: Option<Wait>,
+    /// How many barriers of the CTA there are.
+    pub sync: Option<SyncPolicy>,
+    /// Where fetched packs lie in shared memory.
+    pub places: Option<Places>,
+    /// How the steps of a ring are launched.
+    pub launch: Option<Launching>,
 }
 
 impl Shape {
@@ -46,6 +52,9 @@ impl Shape {
             producer_warps: self.producer_warps.or(other.producer_warps),
             slots: self.slots.or(other.slots),
             wait: self.wait.or(other.wait),
+            sync: self.sync.or(other.sync),
+            places: self.places.or(other.places),
+            launch: self.launch.or(other.launch),
         }
     }
 }
@@ -63,7 +72,10 @@ impl fmt::Display for Shape {
         part(f, "stage_packs", self.stage_packs)?;
         part(f, "producer_warps", self.producer_warps)?;
         part(f, "slots", self.slots)?;
-        part(f, "wait", self.wait)
+        part(f, "wait", self.wait)?;
+        part(f, "sync", self.sync)?;
+        part(f, "places", self.places)?;
+        part(f, "launch", self.launch)
     }
 }
 
@@ -145,6 +157,9 @@ pub(super) mod tests {
     pub(crate) fn any_shape() -> impl Strategy<Value = Shape> {
         let lanes = prop_oneof![(0u32..200).prop_map(Lanes::UpTo), Just(Lanes::BySize)];
         let wait = proptest::sample::select(Wait::ALL);
+        let sync = proptest::sample::select(SyncPolicy::ALL);
+        let places = proptest::sample::select(Places::ALL);
+        let launch = proptest::sample::select(Launching::ALL);
         let chunk = (0u64..1 << 22).prop_map(Bytes);
         let parts = (
             option::of(lanes),
@@ -154,9 +169,9 @@ pub(super) mod tests {
             option::of(0u32..10),
             option::of(0u32..6),
             option::of(0u32..20),
-            option::of(wait),
+            (option::of(wait), option::of(sync), option::of(places), option::of(launch)),
         );
-        parts.prop_map(|(lanes, threads, chunk, stages, stage_packs, producer_warps, slots, wait)| Shape {
+        parts.prop_map(|(lanes, threads, chunk, stages, stage_packs, producer_warps, slots, named)| Shape {
             lanes,
             threads,
             chunk,
@@ -164,7 +179,10 @@ pub(super) mod tests {
             stage_packs,
             producer_warps,
             slots,
-            wait,
+            wait: named.0,
+            sync: named.1,
+            places: named.2,
+            launch: named.3,
         })
     }
 

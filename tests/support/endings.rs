@@ -1,10 +1,10 @@
 //! A last operation that cannot complete, and what each rank must be told of it: by the kernels, no host helps.
 
-use std::sync::{Arc, Barrier};
+use std::sync::Barrier;
 use std::time::Duration;
 
 use myelon_ccl::device::handles::Buffer;
-use myelon_ccl::variant::{Choice, Request, VariantSpec};
+use myelon_ccl::variant::{Choice, Request};
 use myelon_ccl::{DType, Error, Rank, ReduceOp};
 use serde::Deserialize;
 
@@ -29,12 +29,11 @@ const OTHER_COUNT: u64 = 1000;
 
 impl Ending {
     /// Issues the operation; a panic says what was told instead. `hosts` are those of all ranks.
-    pub(crate) fn check(self, bench: &Bench, variant: &Arc<VariantSpec>, hosts: &Barrier) {
+    pub(crate) fn check(self, bench: &Bench, choice: &Choice, hosts: &Barrier) {
         let communicator = &bench.communicator;
         let rank = communicator.rank();
         let request = |count| Request { count, dtype: DType::F32, op: ReduceOp::Sum };
-        let choice = Choice::of(variant);
-        let plans = [COUNT, OTHER_COUNT].map(|count| communicator.plan(&choice, &request(count)).unwrap());
+        let plans = [COUNT, OTHER_COUNT].map(|count| communicator.plan(choice, &request(count)).unwrap());
         communicator.prepare(&plans).unwrap();
 
         let first = rank == Rank(0);
@@ -46,7 +45,7 @@ impl Ending {
         let (request, stream) = (request(if first { OTHER_COUNT } else { COUNT }), &bench.streams[0]);
         // SAFETY: the buffer holds the operand and outlives the synchronisation.
         unsafe {
-            communicator.all_reduce_as(&choice, &request, data.address(), data.address(), stream.handle()).unwrap();
+            communicator.all_reduce_as(choice, &request, data.address(), data.address(), stream.handle()).unwrap();
         }
         if self == Self::Abort {
             std::thread::sleep(Duration::from_millis(20));

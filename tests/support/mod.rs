@@ -103,11 +103,11 @@ pub(crate) fn shape(random: &mut Random, variant: &VariantSpec, request: &Reques
     let point = *random.pick(&variant.parameters.points());
     let lanes = Some(Lanes::UpTo(1 + random.below(4) as u32));
     let chunk = Some(Bytes(128 << random.below(3))).filter(|_| variant.parameters.has_chunk());
-    let slots = point.slots;
+    let Shape { slots, launch, .. } = point;
     if (request.dtype, request.op) == (DType::F32, ReduceOp::Sum) {
         Shape { lanes, chunk, ..point }
     } else {
-        Shape { lanes, chunk, slots, ..Shape::default() }
+        Shape { lanes, chunk, slots, launch, ..Shape::default() }
     }
 }
 

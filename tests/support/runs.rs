@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Barrier};
 
 use myelon_ccl::variant::{Choice, Lanes, Request, Shape, VariantSpec};
-use myelon_ccl::{DType, Options, ReduceOp};
+use myelon_ccl::{DType, Launching, Options, ReduceOp};
 use serde::Deserialize;
 
 use super::endings::Ending;
@@ -26,6 +26,8 @@ pub(crate) struct Run {
     /// Whether parameters other than lanes are drawn as well, instead of the manifest's tuning.
     #[serde(default)]
     shapes: bool,
+    /// How the steps of a ring are launched, if that is not drawn.
+    launch: Option<Launching>,
     /// Slots of a ring, instead of those of `small_limits`.
     ring_slots: Option<u32>,
     /// Most lanes that are drawn, instead of 4.
@@ -85,6 +87,7 @@ impl Run {
                 let lanes =
                     self.most_lanes.map_or(shape.lanes, |most| Some(Lanes::UpTo(1 + random.below(most) as u32)));
                 let shape = if self.shapes { Shape { lanes, ..shape } } else { Shape { lanes, ..Shape::default() } };
+                let shape = Shape { launch: self.launch.or(shape.launch), ..shape };
                 let (in_place, seed) = (random.below(2) == 0, random.next());
                 if variant.supports(dtype, op).is_err() {
                     continue;
@@ -95,7 +98,8 @@ impl Run {
                 hashes.push(bench.run(&operation, skew(&mut own, rank), own.below(2) as usize));
             }
             if let Some(ending) = self.ending {
-                ending.check(&bench, &variants[0], &hosts);
+                let shape = Shape { launch: self.launch, ..Shape::default() };
+                ending.check(&bench, &Choice { variant: Arc::clone(&variants[0]), shape }, &hosts);
             }
             hashes
         });
