@@ -136,4 +136,4 @@ pub mod watch;
 
 pub use comm::{Communicator, Fallback, Options};
 pub use error::{Error, Result};
-pub use types::{DType, Launching, MAX_WORLD_SIZE, Places, Rank, ReduceOp, SyncPolicy, Wait, WorldSize};
+pub use types::{DType, Launching, MAX_WORLD_SIZE, Pieces, Places, Rank, ReduceOp, SyncPolicy, Wait, WorldSize};

@@ -193,6 +193,16 @@ named_enum! {
 }
 
 named_enum! {
+    /// How consumer warps learn which piece of a message lies in a stage: see `cuda/algo/ring_specialized.cuh`.
+    Pieces ("way of telling pieces") {
+        /// They go through the same list as the producer warps.
+        Derived = 0 "derived",
+        /// A producer warp leaves a note beside the stage.
+        Shared = 1 "shared",
+    }
+}
+
+named_enum! {
     /// How the steps of a ring are launched.
     Launching ("way of launching") {
         /// One launch, which loops over all steps.

@@ -46,6 +46,7 @@ fn shapes(args: &SweepArgs) -> Vec<Shape> {
     let shapes = each(shapes, &args.wait, |shape, wait| shape.wait = Some(wait));
     let shapes = each(shapes, &args.sync, |shape, sync| shape.sync = Some(sync));
     let shapes = each(shapes, &args.places, |shape, places| shape.places = Some(places));
+    let shapes = each(shapes, &args.pieces, |shape, pieces| shape.pieces = Some(pieces));
     each(shapes, &args.launch, |shape, launch| shape.launch = Some(launch))
 }
 

@@ -224,6 +224,7 @@ fn in_shape(row: Row, plan: &Plan) -> Row {
         wait: shape.wait,
         sync: shape.sync,
         places: shape.places,
+        pieces: shape.pieces,
         launch: shape.launch,
         ..row
     }

@@ -4,7 +4,8 @@
 //        own slot, in --bulk loads--> stages --> reduce --> slot of r + 1, out
 // WHO    A producer warp waits for slot and credit, then loads a piece of the slot and of the input into a stage. The consumer
 //        warps reduce from stages and store to the next rank's slot; their talker publishes and releases slots. Only producer
-//        warps wait for peers; what they learn reaches the consumers with the stage.
+//        warps wait for peers; what they learn reaches the consumers with the stage. Which piece that is, consumers know by going
+//        through the same list, or read from a note (kNotes).
 // ORDER  [slot-publish] [slot-release] between ranks (proto/slot_ring.cuh), [stage-filled] [stage-emptied] between warps
 //        (proto/stages.cuh), [bulk-load] from the peer's stores to our loads.
 // COST   As ring, with up to kStages pieces on the way to shared memory and none held in registers.
@@ -25,6 +26,7 @@ struct RingPiece {
   u64 number;  // of the launch
   u32 step;
   bool ends_chunk;
+  bool ends_share;
   u64 offset;  // in the chunk and its slot, in packs
   Share packs;
 };
@@ -35,13 +37,15 @@ template <u64 kPiecePacks, u32 kWorldSize, class Visit>
 MYELON_DEVICE void for_each_piece(const RingSchedule<kWorldSize>& schedule, Visit visit) {
   u64 number = 0;
   for (u64 round = 0; round < schedule.rounds(); ++round) {
+    const Share part = schedule.part(round);
     for (u32 step = 0; step < RingSchedule<kWorldSize>::kSteps; ++step) {
-      const Share chunk = schedule.chunk(round, step);
+      const Share chunk = schedule.chunk(part, step);
       u64 offset = 0;
       do {
         const u64 left = chunk.packs - offset;
         const u64 packs = left < kPiecePacks ? left : kPiecePacks;
-        if (!visit(RingPiece{number, step, packs == left, offset, {chunk.first + offset, packs}})) return;
+        const bool ends_share = packs == left && step + 1 == RingSchedule<kWorldSize>::kSteps && round + 1 == schedule.rounds();
+        if (!visit(RingPiece{number, step, packs == left, ends_share, offset, {chunk.first + offset, packs}})) return;
         ++number;
         offset += packs;
       } while (offset < chunk.packs);
@@ -53,7 +57,7 @@ template <class T, class Op, class Config>
 MYELON_DEVICE void ring_specialized(const Args& args) {
   constexpr u32 kWorldSize = Config::kWorldSize;
   using Schedule = RingSchedule<kWorldSize>;
-  using Places = Stages<Config, 2>;
+  using Places = Stages<Config, 2, RingPiece>;
   const Context context(args);
   Producer sender(context, (args.rank + 1) % kWorldSize, Places::kTalker);
   Consumer receiver(context, (args.rank + kWorldSize - 1) % kWorldSize, Places::kTalker);
@@ -89,6 +93,7 @@ MYELON_DEVICE void ring_specialized(const Args& args) {
           sync_warp();
         }
         if (warp_lane() == 0) {
+          if (Config::kNotes) *stages.note(k) = piece;
           const u64 slot_packs = Schedule::receives(piece.step) ? piece.packs.packs : 0;
           // What the previous rank stored to the slot was acquired by this thread, in `wait`.
           stages.publish(k, static_cast<u32>((slot_packs + whole) * kPackBytes));
@@ -108,11 +113,9 @@ MYELON_DEVICE void ring_specialized(const Args& args) {
     return;
   }
 
-  bool done = true;
-  for_each_piece<Places::kPiecePacks>(schedule, [&](const RingPiece& piece) {
+  // What the consumer warps do with a piece that is there; false when a wait was given up.
+  auto consume = [&](const RingPiece& piece) {
     const u64 k = piece.number;
-    done = stages.wait(k);
-    if (!done) return false;
     if (piece.ends_chunk && Schedule::receives(piece.step)) {
       // ORDER: [bulk-load] [slot-release] credit: the loads from the slot, whose end this thread has seen, are before the
       // credit.
@@ -133,12 +136,28 @@ MYELON_DEVICE void ring_specialized(const Args& args) {
         [&](u64 i, Pack<T> pack) { store_pack(args.output, piece.packs.first + i, args.count, pack); });
     stages.release(k);
     if (piece.ends_chunk && Schedule::sends(piece.step)) {
-      done = stages.all_released(k);
-      if (!done) return false;
+      if (!stages.all_released(k)) return false;
       sender.publish();
     }
     return true;
-  });
+  };
+  bool done = true;
+  if (Config::kNotes) {
+    // Told by notes: no warp goes through the schedule again.
+    bool is_last = schedule.rounds() == 0;
+    for (u64 k = 0; done && !is_last; ++k) {
+      done = stages.wait(k);
+      if (!done) break;
+      const RingPiece piece = *stages.note(k);
+      is_last = piece.ends_share;
+      done = consume(piece);
+    }
+  } else {
+    for_each_piece<Places::kPiecePacks>(schedule, [&](const RingPiece& piece) {
+      done = stages.wait(piece.number) && consume(piece);
+      return done;
+    });
+  }
   if (!done) return;
   sender.finish();
   receiver.finish();

@@ -17,10 +17,11 @@ MYELON_DEVICE bool ring_loop(const Args& args, Producer& producer, Consumer& con
   using Schedule = RingSchedule<kWorldSize>;
   const Schedule schedule(args, lane_share(pack_count<T>(args.count)));
   for (u64 round = 0; round < schedule.rounds(); ++round) {
+    const Share part = schedule.part(round);
     for (u32 step = args.first_step; step < args.end_step; ++step) {
       const bool receives = Schedule::receives(step);
       const bool sends = Schedule::sends(step);
-      const Share chunk = schedule.chunk(round, step);
+      const Share chunk = schedule.chunk(part, step);
 
       bool ready = true;
       if (receives && thread_index() == kConsumerThread) ready = consumer.wait();

@@ -27,9 +27,11 @@ class RingSchedule {
 
   MYELON_DEVICE u64 rounds() const { return rounds_; }
 
-  // The packs of the message that this rank handles at a step: none, at the end of a short message.
-  MYELON_DEVICE Share chunk(u64 round, u32 step) const {
-    const Share part = cut(share_.first, share_.packs, rounds_, round);
+  // The packs of the message that a round goes through.
+  MYELON_DEVICE Share part(u64 round) const { return cut(share_.first, share_.packs, rounds_, round); }
+
+  // Those that this rank handles at a step of the round: none, at the end of a short message.
+  MYELON_DEVICE Share chunk(Share part, u32 step) const {
     return cut(part.first, part.packs, kWorldSize, (rank_ + 2 * kWorldSize - step) % kWorldSize);
   }
 

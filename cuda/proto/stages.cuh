@@ -23,8 +23,11 @@ struct PhaseProbe {
   MYELON_DEVICE u64 seen() const { return use; }
 };
 
-// A stage has `kPlaces` places, one for each operand.
-template <class Config, u32 kPlaces>
+// No note beside a stage.
+struct NoNote {};
+
+// A stage has `kPlaces` places, one for each operand, and room for a note of its producer to its consumers.
+template <class Config, u32 kPlaces, class Note = NoNote>
 class Stages {
   static constexpr u32 kStages = Config::kStages;
   static constexpr u32 kProducerWarps = Config::kProducerWarps;
@@ -36,6 +39,7 @@ class Stages {
   struct Flags {
     Mbarrier filled[kStages];
     Mbarrier emptied[kStages];
+    Note note[kStages];
   };
   static_assert(sizeof(Flags) <= kStageFlagBytes, "Stages needs more than the host gives it");
 
@@ -70,6 +74,9 @@ class Stages {
   MYELON_DEVICE Bytes16* pack(u64 piece, u32 operand, u64 index) const {
     return reinterpret_cast<Bytes16*>(place(piece, operand)) + index;
   }
+
+  // Written by who publishes the piece, before it does; read by all who have waited for it, until they release it.
+  MYELON_DEVICE Note* note(u64 piece) const { return &flags()->note[piece % kStages]; }
 
   // Producer warps. Whether this warp fills the piece.
   MYELON_DEVICE bool fills(u64 piece) const { return (piece % kStages) % kProducerWarps == warp_index(); }

@@ -8,7 +8,7 @@ use crate::measure::output;
 use crate::measure::results::Results;
 
 /// The columns, in order: the JSON's fields, then a ratio for each [`Baseline`].
-const COLUMNS: [&str; 27] = [
+const COLUMNS: [&str; 28] = [
     "ranks",
     "bytes",
     "dtype",
@@ -25,6 +25,7 @@ const COLUMNS: [&str; 27] = [
     "wait",
     "sync",
     "places",
+    "pieces",
     "launch",
     "in_place",
     "graph",
@@ -65,6 +66,7 @@ pub fn render(results: &Results) -> Result<String> {
             row.wait.map_or(String::new(), |wait| wait.to_string()),
             row.sync.map_or(String::new(), |sync| sync.to_string()),
             row.places.map_or(String::new(), |places| places.to_string()),
+            row.pieces.map_or(String::new(), |pieces| pieces.to_string()),
             row.launch.map_or(String::new(), |launch| launch.to_string()),
             row.in_place.to_string(),
             row.graph.to_string(),
@@ -107,8 +109,8 @@ mod tests {
         let text = render(&results).unwrap();
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines[0], COLUMNS.join(","));
-        assert_eq!(lines[1], r#"2,1000,f32,sum,auto,"a,b",4,256,0,3,0,0,0,adaptive,,,,false,20,2,3,1,0.5,0.5,0,2.5,"#);
-        assert_eq!(lines[2], "2,1000,f32,sum,nccl,nccl,0,0,0,0,0,0,0,,,,,false,20,5,7.5,2.5,0.2,0.2,,1,");
+        assert_eq!(lines[1], r#"2,1000,f32,sum,auto,"a,b",4,256,0,3,0,0,0,adaptive,,,,,false,20,2,3,1,0.5,0.5,0,2.5,"#);
+        assert_eq!(lines[2], "2,1000,f32,sum,nccl,nccl,0,0,0,0,0,0,0,,,,,,false,20,5,7.5,2.5,0.2,0.2,,1,");
         assert_eq!(lines.len(), 3);
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::manifest::VariantSpec;
 use crate::abi::{PACK_BYTES, STAGE_FLAG_BYTES};
 use crate::device::KernelSource;
-use crate::types::{DType, Places, ReduceOp, SyncPolicy, Wait, WorldSize};
+use crate::types::{DType, Pieces, Places, ReduceOp, SyncPolicy, Wait, WorldSize};
 
 /// Everything that a collective kernel is compiled for. Two equal keys are one compiled file.
 #[derive(Clone, Debug)]
@@ -36,12 +36,14 @@ pub struct KernelKey {
     pub sync: SyncPolicy,
     /// Where fetched packs lie in shared memory.
     pub places: Places,
+    /// How consumer warps learn which piece lies in a stage.
+    pub pieces: Pieces,
 }
 
 impl KernelKey {
     fn identity(&self) -> impl Hash + PartialEq + '_ {
         let stages = (self.stages, self.stage_packs, self.producer_warps);
-        let policies = (self.wait, self.sync, self.places);
+        let policies = (self.wait, self.sync, self.places, self.pieces);
         (&self.variant.name, self.dtype, self.op, self.world_size, self.threads, stages, self.sentinel, policies)
     }
 
@@ -56,7 +58,7 @@ impl KernelKey {
     pub fn source(&self) -> KernelSource {
         let Self { dtype, op, world_size, threads, stages, stage_packs, producer_warps, sentinel, .. } = self;
         let Self { wait, sync, .. } = self;
-        let swizzled = self.places == Places::Swizzled;
+        let (swizzled, notes) = (self.places == Places::Swizzled, self.pieces == Pieces::Shared);
         let name = &self.variant.name;
         // WHY: the policies are no part of Config: waits and phases lie below everything that is a template over it.
         let entry = format!(
@@ -72,6 +74,7 @@ impl KernelKey {
              \x20 static constexpr u32 kProducerWarps = {producer_warps};\n\
              \x20 static constexpr bool kSentinel = {sentinel};\n\
              \x20 static constexpr bool kSwizzled = {swizzled};\n\
+             \x20 static constexpr bool kNotes = {notes};\n\
              }};\n\
              MYELON_KERNEL({threads}, Args, args) {{ {name}<{dtype}, {op}, Config>(args); }}\n\
              }}  // namespace myelon\n"
@@ -115,6 +118,9 @@ impl fmt::Display for KernelKey {
         }
         if self.places != Places::Coalesced {
             write!(f, ", {} places", self.places)?;
+        }
+        if self.pieces != Pieces::Derived {
+            write!(f, ", {} pieces", self.pieces)?;
         }
         f.write_str(">")
     }

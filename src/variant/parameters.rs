@@ -8,7 +8,7 @@ use super::shape::{Lanes, Shape};
 use crate::abi::{MAX_LANES, PACK_BYTES};
 use crate::error::{Error, Result};
 use crate::measure::Bytes;
-use crate::types::{Launching, Places, SyncPolicy, Wait};
+use crate::types::{Launching, Pieces, Places, SyncPolicy, Wait};
 
 /// The values that a variant takes. A parameter without values is one that the variant does not have; lanes and threads it
 /// always has, within the same bounds for all.
@@ -23,6 +23,7 @@ pub struct Parameters {
     wait: Vec<Wait>,
     sync: Vec<SyncPolicy>,
     places: Vec<Places>,
+    pieces: Vec<Pieces>,
     launch: Vec<Launching>,
 }
 
@@ -72,6 +73,7 @@ impl Parameters {
             wait: had(&self.wait, shape.wait),
             sync: had(&self.sync, shape.sync),
             places: had(&self.places, shape.places),
+            pieces: had(&self.pieces, shape.pieces),
             launch: had(&self.launch, shape.launch),
         }
     }
@@ -80,8 +82,20 @@ impl Parameters {
     ///
     /// Errors: [`Error::InvalidArgument`] naming variant, parameter, value and what it takes.
     pub(super) fn check(&self, variant: &str, shape: &Shape) -> Result<()> {
-        let Shape { lanes, threads, chunk, stages, stage_packs, producer_warps, slots, wait, sync, places, launch } =
-            *shape;
+        let Shape {
+            lanes,
+            threads,
+            chunk,
+            stages,
+            stage_packs,
+            producer_warps,
+            slots,
+            wait,
+            sync,
+            places,
+            pieces,
+            launch,
+        } = *shape;
         let wrong = |parameter: &str, value: &dyn fmt::Display, taken: &str| {
             Error::invalid(format!("variant {variant}: {parameter}={value} is not possible, {taken} is"))
         };
@@ -109,6 +123,7 @@ impl Parameters {
         one_of(variant, "wait", wait, &self.wait)?;
         one_of(variant, "sync", sync, &self.sync)?;
         one_of(variant, "places", places, &self.places)?;
+        one_of(variant, "pieces", pieces, &self.pieces)?;
         one_of(variant, "launch", launch, &self.launch)
     }
 
@@ -131,6 +146,7 @@ impl Parameters {
         let points = each(points, &self.wait, |point, wait| point.wait = Some(wait));
         let points = each(points, &self.sync, |point, sync| point.sync = Some(sync));
         let points = each(points, &self.places, |point, places| point.places = Some(places));
+        let points = each(points, &self.pieces, |point, pieces| point.pieces = Some(pieces));
         each(points, &self.launch, |point, launch| point.launch = Some(launch))
     }
 
@@ -140,7 +156,9 @@ impl Parameters {
             values.get(index % values.len().max(1)).copied()
         }
         let lengths = [&self.stages, &self.producer_warps, &self.slots].map(Vec::len).into_iter();
-        let most = lengths.chain([self.wait.len(), self.sync.len(), self.places.len(), self.launch.len(), 1]).max();
+        let most = lengths
+            .chain([self.wait.len(), self.sync.len(), self.places.len(), self.pieces.len(), self.launch.len(), 1])
+            .max();
         let point = |index| Shape {
             stages: nth(&self.stages, index),
             producer_warps: nth(&self.producer_warps, index),
@@ -148,6 +166,7 @@ impl Parameters {
             wait: nth(&self.wait, index),
             sync: nth(&self.sync, index),
             places: nth(&self.places, index),
+            pieces: nth(&self.pieces, index),
             launch: nth(&self.launch, index),
             ..Shape::default()
         };
@@ -261,7 +280,7 @@ mod tests {
                 && within(shape.producer_warps, &[])
                 && within(shape.slots, &[2, 4])
                 && shape.wait != Some(Wait::Yield)
-                && (shape.sync, shape.places, shape.launch) == (None, None, None);
+                && (shape.sync, shape.places, shape.pieces, shape.launch) == (None, None, None, None);
             prop_assert_eq!(all.check("v", &shape).is_ok(), fits, "{}", shape);
         }
     }

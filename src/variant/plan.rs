@@ -10,7 +10,7 @@ use crate::abi::{HeapLayout, PACK_BYTES};
 use crate::device::DeviceKind;
 use crate::error::{Error, Result};
 use crate::measure::Bytes;
-use crate::types::{DType, Launching, Places, ReduceOp, SyncPolicy, Wait, WorldSize};
+use crate::types::{DType, Launching, Pieces, Places, ReduceOp, SyncPolicy, Wait, WorldSize};
 
 /// What is to be reduced. Equal on all ranks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,6 +129,7 @@ impl Plan {
             wait: shape.wait.unwrap_or(Wait::Adaptive),
             sync: shape.sync.unwrap_or(SyncPolicy::Light),
             places: shape.places.unwrap_or(Places::Coalesced),
+            pieces: shape.pieces.unwrap_or(Pieces::Derived),
         };
         let element_bytes = request.dtype.size_bytes() as u64;
         let world = u64::from(terrain.world_size.get());
@@ -174,6 +175,7 @@ impl Plan {
             wait: Some(kernel.wait),
             sync: Some(kernel.sync),
             places: Some(kernel.places),
+            pieces: Some(kernel.pieces),
             launch: Some(self.launching),
         })
     }

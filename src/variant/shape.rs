@@ -8,7 +8,7 @@ use serde::Deserialize;
 use crate::abi::MAX_LANES;
 use crate::error::{Error, Result};
 use crate::measure::Bytes;
-use crate::types::{Launching, Places, SyncPolicy, Wait};
+use crate::types::{Launching, Pieces, Places, SyncPolicy, Wait};
 
 /// Parameters of a run. What is absent is left to whoever is asked next: a choice comes before the manifest's tuning, and
 /// that before what the heap has. [`Parameters`](super::Parameters) says which values a variant takes.
@@ -36,6 +36,8 @@ pub struct Shape {
     pub sync: Option<SyncPolicy>,
     /// Where fetched packs lie in shared memory.
     pub places: Option<Places>,
+    /// How consumer warps learn which piece lies in a stage.
+    pub pieces: Option<Pieces>,
     /// How the steps of a ring are launched.
     pub launch: Option<Launching>,
 }
@@ -54,6 +56,7 @@ impl Shape {
             wait: self.wait.or(other.wait),
             sync: self.sync.or(other.sync),
             places: self.places.or(other.places),
+            pieces: self.pieces.or(other.pieces),
             launch: self.launch.or(other.launch),
         }
     }
@@ -75,6 +78,7 @@ impl fmt::Display for Shape {
         part(f, "wait", self.wait)?;
         part(f, "sync", self.sync)?;
         part(f, "places", self.places)?;
+        part(f, "pieces", self.pieces)?;
         part(f, "launch", self.launch)
     }
 }
@@ -159,6 +163,7 @@ pub(super) mod tests {
         let wait = proptest::sample::select(Wait::ALL);
         let sync = proptest::sample::select(SyncPolicy::ALL);
         let places = proptest::sample::select(Places::ALL);
+        let pieces = proptest::sample::select(Pieces::ALL);
         let launch = proptest::sample::select(Launching::ALL);
         let chunk = (0u64..1 << 22).prop_map(Bytes);
         let parts = (
@@ -169,7 +174,7 @@ pub(super) mod tests {
             option::of(0u32..10),
             option::of(0u32..6),
             option::of(0u32..20),
-            (option::of(wait), option::of(sync), option::of(places), option::of(launch)),
+            (option::of(wait), option::of(sync), option::of(places), option::of(pieces), option::of(launch)),
         );
         parts.prop_map(|(lanes, threads, chunk, stages, stage_packs, producer_warps, slots, named)| Shape {
             lanes,
@@ -182,7 +187,8 @@ pub(super) mod tests {
             wait: named.0,
             sync: named.1,
             places: named.2,
-            launch: named.3,
+            pieces: named.3,
+            launch: named.4,
         })
     }
 
