@@ -132,6 +132,7 @@ pub mod memory;
 pub mod table;
 pub mod types;
 pub mod variant;
+pub mod verify;
 pub mod watch;
 
 pub use comm::{Communicator, Fallback, Options};
