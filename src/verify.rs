@@ -11,7 +11,7 @@ use crate::device::handles::{Buffer, Stream};
 use crate::device::{Device, DeviceKind, DevicePtr, KernelHandle, LaunchShape};
 use crate::error::Result;
 use crate::types::{DType, Rank, ReduceOp, WorldSize};
-use crate::variant::{Request, VerifyKernel};
+use crate::variant::{Request, VerifyKernel, dtype_runs_on};
 
 /// What a result holds before its operation: no test data looks like it all over.
 const POISON: u8 = 0xa5;
@@ -62,7 +62,10 @@ pub struct Verifier {
 
 impl Verifier {
     /// Compiles and loads the kernels. Nothing may be running on any rank.
+    ///
+    /// Errors: [`crate::Error::Unsupported`] for a type that the device's architecture lacks; those of compiler and device.
     pub fn prepare(device: &Arc<dyn Device>, dtype: DType, op: ReduceOp) -> Result<Self> {
+        dtype_runs_on(dtype, &device.properties().arch)?;
         let load = |kernel: VerifyKernel| device.load(&compile_cached(device.compiler(), &kernel.source(dtype, op))?);
         Ok(Self {
             fill: load(VerifyKernel::Fill)?,

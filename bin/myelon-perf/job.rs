@@ -117,6 +117,13 @@ pub(crate) fn jobs(
                 None => candidates.extend(shapes[name].iter().map(|&shape| Candidate::Variant(name.to_owned(), shape))),
                 Some(why) => {
                     let error = Error::unsupported(format!(
+        if let Err(error) = here.has(device, dtype) {
+            if !every_dtype {
+                return Err(error);
+            }
+            refused = Some(error);
+            continue;
+        }
                         "variant '{name}' {why} (asked for {dtype} {op} over {ranks} ranks)"
                     ));
                     if !(all_variants || every_dtype || every_op) {
@@ -149,7 +156,7 @@ mod tests {
     use myelon_ccl::variant::Lanes;
 
     use super::*;
-    use crate::request::fake::{CPU, NODE, check, refused};
+    use crate::request::fake::{CPU, Fake, NODE, check, refused};
 
     #[test]
     fn named_variants_must_exist_and_support_what_is_named() {
@@ -171,6 +178,7 @@ mod tests {
         assert_eq!(jobs[0].candidates[3], Candidate::Variant("ring".into(), last));
         let jobs =
             check("--variant ring --slots 2,4 --lanes by_size --wait spin,yield --lane-threads 32,64", CPU).unwrap();
+        refused("-d e4m3,e5m2", Fake { nccl: false, ..NODE }, "e5m2 is too new");
         assert_eq!(jobs.jobs[0].candidates.len(), 8);
     }
 
@@ -199,6 +207,8 @@ mod tests {
         assert_eq!(jobs.len(), 2 * ReduceOp::ALL.len());
         for job in jobs {
             let expected = [Candidate::Auto, Candidate::Variant("ring".into(), Shape::default())];
+        let old = check("-d all", Fake { nccl: false, ..NODE }).unwrap().jobs;
+        assert!(old.len() == DType::ALL.len() - 1 && old.iter().all(|job| job.dtype != DType::E5m2), "{old:?}");
             assert_eq!(job.candidates, expected[..if job.dtype.is_fp8() { 1 } else { 2 }]);
         }
     }

@@ -32,6 +32,10 @@ pub(crate) trait Surroundings {
         dtype: DType,
         op: ReduceOp,
     ) -> Option<String>;
+    /// Whether the device has this element type.
+    ///
+    /// Errors: one that names the type and what it needs.
+    fn has(&self, device: DeviceKind, dtype: DType) -> Result<()>;
     /// Whether a variant takes these parameters.
     ///
     /// Errors: one that names the variant, the parameter, and what would be right.
@@ -242,6 +246,7 @@ pub(crate) mod fake {
     use crate::args::Cli;
 
     /// Three variants: `ring` has no 8-bit floats, `pair` runs over two ranks only, `slow` is disabled and alone has stages.
+    /// GPUs without NCCL are old ones, and lack a type.
     #[derive(Clone, Copy)]
     pub(crate) struct Fake {
         pub(crate) gpus: u32,
@@ -277,6 +282,12 @@ pub(crate) mod fake {
                 "ring" if dtype.is_fp8() => Some("has no 8-bit floats".into()),
                 "pair" if ranks.get() != 2 => Some("runs over 2 ranks".into()),
                 _ => None,
+            }
+        }
+        fn has(&self, device: DeviceKind, dtype: DType) -> Result<()> {
+            match device {
+                DeviceKind::Cuda if !self.nccl && dtype == DType::E5m2 => Err(Error::unsupported("e5m2 is too new")),
+                _ => Ok(()),
             }
         }
         fn takes(&self, variant: &str, shape: &Shape) -> Result<()> {

@@ -85,12 +85,17 @@ pub(crate) fn provenance(device: &Arc<dyn Device>) -> Provenance {
     provenance
 }
 
+/// What kernels of these devices are compiled for.
+pub(crate) fn arch() -> String {
+    match device_kind() {
+        DeviceKind::Cpu => "cpu".to_owned(),
+        DeviceKind::Cuda => cuda::devices().unwrap()[0].arch.clone(),
+    }
+}
+
 /// Every enabled variant that these devices run.
 pub(crate) fn variants() -> Vec<Arc<VariantSpec>> {
-    let arch = match device_kind() {
-        DeviceKind::Cpu => "cpu".to_owned(),
-        DeviceKind::Cuda => myelon_ccl::device::cuda::devices().unwrap()[0].arch.clone(),
-    };
+    let arch = arch();
     Manifest::embedded().enabled().filter(|variant| variant.runs_on(&arch).is_ok()).cloned().collect()
 }
 
