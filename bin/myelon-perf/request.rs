@@ -326,8 +326,13 @@ mod tests {
         let node = check("", NODE).unwrap();
         assert_eq!((node.device, node.ranks.get(), node.placement), (DeviceKind::Cuda, 8, Placement::Processes));
         assert_eq!((node.sizes.largest(), node.against), (Some(Bytes(64 << 20)), vec![Baseline::Nccl]));
-        let job = Job { dtype: DType::F32, op: ReduceOp::Sum, candidates: vec![Candidate::Auto] };
-        assert_eq!(node.jobs, [job]);
+        // Without a GPU nobody compares times: what is worth seeing is that everything runs.
+        let ring = Candidate::Variant("ring".into(), Shape::default());
+        let job = |candidates| Job { dtype: DType::F32, op: ReduceOp::Sum, candidates };
+        assert_eq!(node.jobs, [job(vec![Candidate::Auto])]);
+        assert_eq!(cpu.jobs, [job(vec![Candidate::Auto, ring])]);
+        assert_eq!(check("--device cpu", NODE).unwrap().jobs, check("--variant all", CPU).unwrap().jobs);
+        assert_eq!(check("--variant auto", CPU).unwrap().jobs, node.jobs);
         assert_eq!(check("--device cpu --ranks 3", NODE).unwrap().ranks.get(), 3);
         assert_eq!(check("--threads", NODE).unwrap().placement, Placement::Threads);
         assert!(check("--against none", NODE).unwrap().against.is_empty());
