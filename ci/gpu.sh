@@ -3,9 +3,10 @@
 #
 #   ci/gpu.sh [BUNDLE]     BUNDLE as ci/build_gpu_bundle.sh made it; default target/gpu-bundle, or the script's own folder
 #
-# The fault tests and the litmus on all GPUs; for every world size from 2 to the number of visible GPUs: conformance, an eager sweep, a sweep of
-# graph replays, and a short sweep under mpirun where there is one. Every command has a deadline; one that fails or hangs does not
-# stop the rest. JSON and logs go to $OUT; a summary comes last. Exit status: 0 all well, 1 something failed, 2 nothing to run on.
+# The fault tests, the litmus and the soak on all GPUs, and a small sweep on two under compute-sanitizer where there is one; for
+# every world size from 2 to the number of visible GPUs: conformance, an eager sweep, a sweep of graph replays, and a short sweep
+# under mpirun where there is one. Every command has a deadline; one that fails or hangs does not stop the rest. JSON and logs go
+# to $OUT; a summary comes last. Exit status: 0 all well, 1 something failed, 2 nothing to run on.
 #
 # Environment:
 #   OUT=results/new        where results go
@@ -15,6 +16,7 @@
 #   VARIANTS=all           as --variant of myelon-perf
 #   AGAINST                as --against; unset: myelon-perf's own choice
 #   LITMUS_TRIES=100000000                  messages of each pattern between every two GPUs
+#   SOAK_OPERATIONS=1000000 SOAK_SEED=1     random operations, a tenth of them again between processes; 5000 on the CPU
 #   TEST_SECONDS=600 SWEEP_SECONDS=600      deadlines
 # CUDA_VISIBLE_DEVICES limits the GPUs used. NCCL_NVLS_ENABLE, TORCH_SYMM_MEM_DISABLE_MULTICAST and NVSHMEM_DISABLE_NVLS are
 # left as found and reported: they are the machine's, and change what NCCL can do.
@@ -31,6 +33,7 @@ bundle=$(cd "$bundle" && pwd)
 
 out=${OUT:-results/new}
 device=${DEVICE:-cuda}
+soak_operations=${SOAK_OPERATIONS:-$([[ $device == cpu ]] && echo 5000 || echo 1000000)}
 test_seconds=${TEST_SECONDS:-600}
 sweep_seconds=${SWEEP_SECONDS:-600}
 sweep=(-b "${BEGIN:-1K}" -e "${END:-256M}" -f "${FACTOR:-4}" -n "${REPEATS:-20}" -w "${WARMUP:-5}" --variant "${VARIANTS:-all}")
@@ -65,12 +68,13 @@ cp "$bundle/VERSION" "$out/" 2>/dev/null || true
 summary=()
 failures=0
 results=
+must_say=
 
 # Occurrences of a pattern in a file that may be missing.
 count() { { grep -oE "$1" "$2" 2>/dev/null || true; } | wc -l; }
 
 # `step RANKS NAME SECONDS COMMAND...`: runs on the first RANKS GPUs, logs, and notes the outcome. The command is a test binary,
-# or with $results set a sweep that writes there.
+# or with $results set a sweep that writes there. With $must_say set, its log must have that text.
 step() {
   local ranks=$1 name=$2 seconds=$3 start=$SECONDS status=0 verdict=ok detail log
   shift 3
@@ -88,6 +92,7 @@ step() {
     detail=$(sed -nE 's/^test result: [a-zA-Z]+\. (.*); [0-9]+ measured.*/\1/p' "$log" | tail -n 1)
     [[ $detail == [1-9]*' passed; 0 failed'* ]] || verdict=FAIL
   fi
+  if [[ -n $must_say ]] && ! grep -qF "$must_say" "$log"; then verdict=FAIL detail+=", without '$must_say'"; fi
   case $status in
     0) ;;
     124 | 137) verdict=HANG ;;
@@ -127,10 +132,26 @@ for test in "$bundle"/tests/*; do
       step "${#gpus[@]}" litmus "$test_seconds" env MYELON_LITMUS_TRIES="${LITMUS_TRIES:-100000000}" MYELON_LITMUS_JSON="$out/litmus.json" \
         "$test" --test-threads=1 --nocapture
       ;;
+    soak)
+      step "${#gpus[@]}" soak "$test_seconds" env MYELON_SOAK_OPERATIONS="$soak_operations" MYELON_SOAK_SEED="${SOAK_SEED:-1}" \
+        MYELON_SOAK_JSON="$out/soak.json" "$test" --test-threads=1 --nocapture
+      ;;
   esac
 done
 
 perf=("$bundle/myelon-perf" --device "$device")
+
+# One process, for the tool follows one. Kernels are far slower under it, and so are waits for them.
+for tool in memcheck synccheck; do
+  if command -v compute-sanitizer >/dev/null; then
+    must_say='ERROR SUMMARY: 0 errors'
+    sweep_step 2 "$tool" env MYELON_TIMEOUT=300 compute-sanitizer --tool "$tool" --error-exitcode 9 \
+      "${perf[@]}" --ranks 2 --threads -b 1K -e 64K -f 64 -n 1 -w 0 --variant all --against none
+    must_say=
+  else
+    summary+=("$(printf '%5s  %-18s %s' 2 "$tool" 'skipped: no compute-sanitizer on PATH')")
+  fi
+done
 for ranks in "${sizes[@]}"; do
   if [[ -x $bundle/tests/conformance ]]; then
     step "$ranks" conformance "$test_seconds" "$bundle/tests/conformance" --test-threads=1

@@ -11,7 +11,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-steps=(nvrtc system nextest fmt house shell clippy clippy_mpi doc tests doctests perf mpi)
+steps=(nvrtc system nextest fmt house shell clippy clippy_mpi msrv deny doc tests doctests perf mpi)
 
 declare -A about=(
   [nvrtc]='NVRTC from pip, so that every kernel is compiled for GPUs too'
@@ -22,6 +22,8 @@ declare -A about=(
   [shell]='shellcheck over ci/'
   [clippy]='clippy over all targets, warnings are errors'
   [clippy_mpi]='the same with --features mpi'
+  [msrv]='no dependency needs a newer Rust than Cargo.toml says'
+  [deny]='licences, duplicates and origins of all dependencies'
   [doc]='rustdoc, warnings are errors'
   [tests]='all tests'
   [doctests]='examples in the docs'
@@ -145,6 +147,29 @@ step_clippy() { bounded 600 cargo clippy --all-targets -- -D warnings; }
 step_clippy_mpi() {
   has_mpi || skip 'needs openmpi-bin, libopenmpi-dev and libclang-dev'
   bounded 600 cargo clippy --all-targets --features mpi -- -D warnings
+}
+
+# What the own code needs is clippy's part (incompatible_msrv), which reads the same rust-version. The workflow builds with it.
+step_msrv() {
+  has python3 || skip 'needs python3'
+  bounded 300 cargo metadata --format-version 1 --all-features --locked --filter-platform "$(rustc -vV | sed -n 's/^host: //p')" \
+    >"$out/metadata.json"
+  bounded 60 python3 - "$out/metadata.json" <<'PYTHON'
+import json, sys
+packages = json.load(open(sys.argv[1]))["packages"]
+number = lambda text: tuple(map(int, (text.split("-")[0].split(".") + ["0", "0"])[:3]))
+ours = next(package["rust_version"] for package in packages if package["name"] == "myelon-ccl")
+newer = [p for p in packages if p["rust_version"] and number(p["rust_version"]) > number(ours)]
+for p in newer:
+    print(f"{p['name']} {p['version']} needs Rust {p['rust_version']}, Cargo.toml says {ours}: take an older one, or raise rust-version")
+print(f"{len(packages)} packages, {len(newer)} of them need a newer Rust than {ours}")
+sys.exit(bool(newer))
+PYTHON
+}
+
+step_deny() {
+  cargo deny --version >/dev/null 2>&1 || skip 'needs cargo install cargo-deny --locked'
+  bounded 120 cargo deny check --hide-inclusion-graph bans licenses sources
 }
 
 step_doc() { RUSTDOCFLAGS=-Dwarnings bounded 600 cargo doc --no-deps; }

@@ -101,7 +101,7 @@
 //!
 //! An all-reduce can be captured into a CUDA graph and replayed once its kernels are prepared; an unprepared one is an error
 //! inside a capture. All counters live in device memory, so a replay is a new operation. Every rank replays the same graphs in
-//! the same order. Replays of graphs on several streams are ordered by the caller: one operation of a communicator at a time.
+//! the same order. A replay is ordered with what is on other streams by the caller: one operation of a communicator at a time.
 //!
 //! # Errors
 //!
@@ -132,6 +132,7 @@ pub mod memory;
 pub mod table;
 pub mod types;
 pub mod variant;
+pub mod verify;
 pub mod watch;
 
 pub use comm::{Communicator, Fallback, Options};

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use myelon_ccl::device::cuda::Nvrtc;
 use myelon_ccl::device::{DeviceKind, KernelSource};
 use myelon_ccl::memory::HeapLimits;
-use myelon_ccl::variant::{Choice, Manifest, Plan, Request, Shape, Terrain, VariantSpec, VerifyKernel};
+use myelon_ccl::variant::{Choice, Manifest, Plan, Request, Shape, Terrain, VariantSpec, VerifyKernel, dtype_runs_on};
 use myelon_ccl::{DType, Error, ReduceOp, WorldSize};
 
 /// Architectures that kernels are written for: Ampere, Hopper, Blackwell.
@@ -17,9 +17,8 @@ const MOST_SPILLED: u32 = 96;
 /// Every type with sum, every operator with f32; eight ranks, and two for the commonest. All of everything with MYELON_TEST_FULL=1.
 fn sources(arch: &str) -> Vec<(KernelSource, bool)> {
     let full = std::env::var("MYELON_TEST_FULL").is_ok_and(|value| value == "1");
-    let has_fp8 = arch != "sm_80";
     let mut sources = Vec::new();
-    for &dtype in DType::ALL.iter().filter(|dtype| has_fp8 || !dtype.is_fp8()) {
+    for &dtype in DType::ALL.iter().filter(|&&dtype| dtype_runs_on(dtype, arch).is_ok()) {
         for &op in ReduceOp::ALL {
             if !full && dtype != DType::F32 && op != ReduceOp::Sum {
                 continue;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use myelon_ccl::memory::HeapLimits;
-use myelon_ccl::variant::{Choice, Lanes, Request, Shape};
+use myelon_ccl::variant::{Choice, Lanes, Request, Shape, dtype_runs_on};
 use myelon_ccl::{Communicator, DType, Options, ReduceOp};
 
 use support::group::{self, Group};
@@ -18,12 +18,16 @@ use support::{
 /// Most bytes of a message in these tests: several pieces of everything under `support::small_limits`.
 const MOST_BYTES: u64 = 40 << 10;
 
-/// Every operator of one type, and of every other type one operator, another one for each; all pairs with
+/// Every operator of one type, and of every other type that the device has one operator, another one for each; all pairs with
 /// MYELON_TEST_FULL=1. Each pair costs a compilation of each variant.
 fn pairs() -> Vec<(DType, ReduceOp)> {
     let full = std::env::var("MYELON_TEST_FULL").is_ok_and(|value| value == "1");
     let mut pairs = Vec::new();
+    let arch = support::arch();
     for (place, &dtype) in DType::ALL.iter().enumerate() {
+        if dtype_runs_on(dtype, &arch).is_err() {
+            continue;
+        }
         for (index, &op) in ReduceOp::ALL.iter().enumerate() {
             if full || dtype == DType::F32 || index == place % ReduceOp::ALL.len() {
                 pairs.push((dtype, op));

@@ -13,7 +13,7 @@ use myelon_ccl::abi::{Plain, bytes_of};
 use myelon_ccl::bootstrap::{Bootstrap, LocalBootstrap};
 use myelon_ccl::device::cache::compile_cached;
 use myelon_ccl::device::handles::{Buffer, Stream};
-use myelon_ccl::device::{Device, DeviceKind, DevicePtr, KernelSource, LaunchShape, cuda, source};
+use myelon_ccl::device::{Device, DeviceKind, DevicePtr, KernelSource, LaunchShape, cuda};
 use myelon_ccl::measure::Provenance;
 use myelon_ccl::memory::{HeapLimits, SymmetricHeap};
 use myelon_ccl::{Error, Rank, WorldSize};
@@ -200,20 +200,6 @@ fn sums(rows: impl Iterator<Item = Row>) -> Vec<Row> {
     sums
 }
 
-fn provenance(device: &Arc<dyn Device>, gpus: u32) -> Provenance {
-    let mut provenance = Provenance::of_this_host(source::tree_hash().unwrap());
-    let properties = device.properties();
-    if properties.kind == DeviceKind::Cuda {
-        provenance.gpu = properties.name.clone();
-        provenance.driver = properties.driver.clone();
-        provenance.gpus = gpus;
-        if let Ok(link) = cuda::link(0, 1) {
-            provenance.link = link.to_string();
-        }
-    }
-    provenance
-}
-
 #[test]
 fn messages_come_whole_and_in_order_between_every_two_ranks() {
     let on_gpus = support::device_kind() == DeviceKind::Cuda;
@@ -239,7 +225,7 @@ fn messages_come_whole_and_in_order_between_every_two_ranks() {
         println!("{}", serde_json::to_string(row).unwrap());
     }
     if let Ok(file) = std::env::var("MYELON_LITMUS_JSON") {
-        let report = Report { provenance: provenance(&devices[0], gpus), rows: rows.clone() };
+        let report = Report { provenance: support::provenance(&devices[0]), rows: rows.clone() };
         std::fs::write(file, serde_json::to_string_pretty(&report).unwrap() + "\n").unwrap();
     }
     let pairs = (ranks * (ranks - 1) / 2) as usize;

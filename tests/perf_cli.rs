@@ -35,6 +35,7 @@ fn perf(directory: &Path, arguments: &[&str]) -> Output {
 fn measured(directory: &Path, arguments: &[&str]) -> Vec<Row> {
     let output = perf(directory, &[arguments, &["--device", "cpu", "--json", "run.json"]].concat());
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).contains("these are the real kernels on the CPU; the times mean nothing"));
     Results::read(&directory.join("run.json")).unwrap().rows
 }
 
@@ -99,8 +100,7 @@ fn bad_sweeps_are_refused_in_one_line() {
 #[test]
 fn a_sweep_measures_and_verifies_every_enabled_variant() {
     let directory = tempfile::tempdir().unwrap();
-    let line =
-        ["--ranks", "3", "-b", "1K", "-e", "16K", "-f", "16", "-n", "3", "-w", "1", "--variant", "all", "-c", "2"];
+    let line = ["--ranks", "3", "-b", "1K", "-e", "16K", "-f", "16", "-n", "3", "-w", "1", "-c", "2"];
     let rows = measured(directory.path(), &line);
     let requested = |bytes: u64| {
         let mut names: Vec<_> =
@@ -157,10 +157,14 @@ fn replays_in_place_and_narrow_types_are_verified_too() {
         "4",
         "--in-place",
     ];
-    let rows = measured(directory.path(), &[&line[..], &["-d", "bf16,i8", "-o", "sum,max"]].concat());
+    let rows =
+        measured(directory.path(), &[&line[..], &["-d", "bf16,i8", "-o", "sum,max", "--variant", "auto"]].concat());
     assert_eq!(rows.len(), 2 * 2 * 3);
     assert!(rows.iter().all(|row| row.in_place && row.graph == 3 && row.wrong == Some(0)), "{rows:?}");
-    let unverified = measured(directory.path(), &["--ranks", "1", "-b", "64", "-e", "64", "-n", "1", "-c", "0"]);
+    let unverified = measured(
+        directory.path(),
+        &["--ranks", "1", "-b", "64", "-e", "64", "-n", "1", "-c", "0", "--variant", "auto"],
+    );
     assert!(unverified.iter().all(|row| row.wrong.is_none()), "{unverified:?}");
 }
 
@@ -171,7 +175,8 @@ fn a_wrong_result_is_counted_and_told_by_the_exit_status() {
     let here = directory.path();
     let plant = "#include \"verify/pattern.cuh\"\n#define narrow(...) narrow((__VA_ARGS__) + 1)\n";
     std::fs::write(here.join("plant.h"), plant).unwrap();
-    let line = ["--device", "cpu", "--ranks", "2", "-b", "1K", "-e", "1K", "-n", "1", "--json", "run.json"];
+    let size = ["--ranks", "2", "-b", "1K", "-e", "1K", "-n", "1"];
+    let line = [&["--device", "cpu", "--variant", "auto", "--json", "run.json"][..], &size].concat();
     let compiler = format!("c++ -include {}", here.join("plant.h").display());
     let output =
         command(here, &line).env("MYELON_CXX", compiler).env("MYELON_CACHE", here.join("kernels")).output().unwrap();
@@ -195,7 +200,8 @@ fn launched(directory: &Path, arguments: &[&str]) -> [Command; 2] {
 #[test]
 fn ranks_of_a_launcher_measure_together_and_one_prints() {
     let directory = tempfile::tempdir().unwrap();
-    let line = ["--device", "cpu", "-b", "1K", "-e", "4K", "-n", "2", "-w", "1", "--json", "run.json"];
+    let size = ["-b", "1K", "-e", "4K", "-n", "2", "-w", "1"];
+    let line = [&["--device", "cpu", "--variant", "auto", "--json", "run.json"][..], &size].concat();
     let running = launched(directory.path(), &line).map(|mut rank| rank.spawn().unwrap());
     let [first, second] = running.map(|rank| rank.wait_with_output().unwrap());
     for output in [&first, &second] {
@@ -211,7 +217,7 @@ fn ranks_of_a_launcher_measure_together_and_one_prints() {
 fn ranks_meet_at_the_server_of_the_process_that_started_them() {
     let directory = tempfile::tempdir().unwrap();
     let (id, server) = UniqueId::create().unwrap();
-    let line = ["--device", "cpu", "-b", "1K", "-e", "1K", "-n", "1", "--ranks", "2"];
+    let line = ["--device", "cpu", "--variant", "auto", "-b", "1K", "-e", "1K", "-n", "1", "--ranks", "2"];
     let running = launched(directory.path(), &line)
         .map(|mut rank| rank.env_remove("MYELON_ROOT").env("MYELON_PERF_ID", id.to_text()).spawn().unwrap());
     let outputs = running.map(|rank| rank.wait_with_output().unwrap());
@@ -231,7 +237,8 @@ fn ranks_meet_at_the_server_of_the_process_that_started_them() {
 #[test]
 fn a_lost_rank_ends_the_others_and_the_results_so_far_are_kept() {
     let directory = tempfile::tempdir().unwrap();
-    let line = ["--device", "cpu", "-b", "4", "-e", "1M", "-i", "4", "-n", "1", "-w", "0", "--json", "run.json"];
+    let size = ["-b", "4", "-e", "1M", "-i", "4", "-n", "1", "-w", "0"];
+    let line = [&["--device", "cpu", "--variant", "auto", "--json", "run.json"][..], &size].concat();
     let [mut first, mut second] = launched(directory.path(), &line);
     let mut first = first.spawn().unwrap();
     let mut second = second.spawn().unwrap();

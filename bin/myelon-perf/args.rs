@@ -10,7 +10,7 @@ use myelon_ccl::{DType, Error, Launching, Pieces, Places, ReduceOp, SyncPolicy, 
 const AFTER_HELP: &str = "\
 Examples:
   myelon-perf
-      1K to 64M over all GPUs, beside NCCL; without a GPU, 1K to 1M over four CPU ranks
+      1K to 64M over all GPUs, beside NCCL; without a GPU, every variant at 1K to 1M over four CPU ranks
   myelon-perf -b 1K -e 1G -f 2 -n 100 -G 20 --against nccl,nccl_symmetric --json run.json
       small latencies as applications with CUDA graphs see them, kept for `report`
   myelon-perf --variant all -b 64K -e 64K -d bf16
@@ -91,8 +91,9 @@ pub(crate) struct SweepArgs {
     /// Let several ranks use one GPU: for correctness only, their times mean nothing.
     #[arg(long)]
     pub(crate) share_gpus: bool,
-    /// Candidates: `auto` is what the lane table chooses, `all` is every enabled variant, the rest are names.
-    #[arg(long = "variant", value_name = "NAME,..", value_delimiter = ',', default_value = "auto")]
+    /// Candidates: `auto` is what the lane table chooses, `all` is that and every enabled variant, the rest are names; auto
+    /// unless told, all on the CPU.
+    #[arg(long = "variant", value_name = "NAME,..", value_delimiter = ',')]
     pub(crate) variants: Vec<String>,
     /// Run each named variant with these numbers of lanes instead of the manifest's; `by_size` is 32 to 1M, 64 to 8M, else 128.
     #[arg(long, value_name = "N,..", value_delimiter = ',')]

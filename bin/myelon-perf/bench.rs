@@ -6,10 +6,14 @@ use myelon_ccl::{Communicator, Error, Result};
 
 use myelon_ccl::measure::Baseline;
 use myelon_ccl::variant::Request;
+use myelon_ccl::verify::Tally;
 
 use crate::candidate::{Engine, Planned};
 use crate::request::SweepRequest;
 use crate::rival::Rival;
+
+/// Mixed into all test data. Any number does.
+const SEED: u64 = 0x6d79_656c_6f6e;
 
 /// Where a rank measures. The operands have room for the largest size of the sweep.
 pub(crate) struct Bench {
@@ -18,6 +22,7 @@ pub(crate) struct Bench {
     stream: Stream,
     input: Buffer,
     output: Buffer,
+    tally: Tally,
     in_place: bool,
     rival: Option<Rival>,
 }
@@ -39,11 +44,12 @@ impl Bench {
         let allocate = || {
             let input = Buffer::new(device, if request.in_place { 0 } else { bytes })?;
             let output = Buffer::new(device, bytes)?;
-            Ok((Stream::new(device)?, input, output, Rival::connect(&communicator, request, bytes)?))
+            let tally = Tally::new(device, communicator.rank(), communicator.world_size(), SEED)?;
+            Ok((Stream::new(device)?, input, output, tally, Rival::connect(&communicator, request, bytes)?))
         };
-        let (stream, input, output, rival) =
+        let (stream, input, output, tally, rival) =
             allocate().inspect_err(|error: &Error| communicator.abort(&error.to_string()))?;
-        Ok(Self { communicator, stream, input, output, in_place: request.in_place, rival })
+        Ok(Self { communicator, stream, input, output, tally, in_place: request.in_place, rival })
     }
 
     pub(crate) fn communicator(&self) -> &Communicator {
@@ -52,6 +58,11 @@ impl Bench {
 
     pub(crate) fn stream(&self) -> &Stream {
         &self.stream
+    }
+
+    /// What counts the operations that are verified here.
+    pub(crate) fn tally(&self) -> &Tally {
+        &self.tally
     }
 
     /// The operands of an engine; equal addresses where results replace them.
@@ -112,7 +123,7 @@ impl Bench {
     }
 
     /// Leaves nothing queued behind. What is still running after a failure is told to stop, so that the wait is short.
-    pub(crate) fn settle(&self) {
+    fn settle(&self) {
         let device = self.communicator.device();
         if !device.stream_is_idle(self.stream.handle()).unwrap_or(true) {
             self.communicator.abort("the sweep failed on this rank");

@@ -2,7 +2,7 @@
 
 use myelon_ccl::baseline;
 use myelon_ccl::device::{DeviceKind, cuda};
-use myelon_ccl::variant::{Manifest, Shape};
+use myelon_ccl::variant::{Manifest, Shape, dtype_runs_on};
 use myelon_ccl::{DType, ReduceOp, Result, WorldSize};
 
 use crate::place::Place;
@@ -25,6 +25,11 @@ impl Here {
         let gpus = cuda::devices().unwrap_or_default();
         let arch = gpus.first().map(|gpu| gpu.arch.clone());
         Ok(Self { gpus: gpus.len() as u32, arch, place: Place::from_env()? })
+    }
+
+    /// What kernels are compiled for; none on the CPU.
+    fn arch_of(&self, device: DeviceKind) -> Option<&str> {
+        self.arch.as_deref().filter(|_| device == DeviceKind::Cuda)
     }
 
     /// Where a launcher put this process.
@@ -62,7 +67,7 @@ impl Surroundings for Here {
         dtype: DType,
         op: ReduceOp,
     ) -> Option<String> {
-        let arch = self.arch.as_ref().filter(|_| device == DeviceKind::Cuda);
+        let arch = self.arch_of(device);
         let supported = Manifest::embedded().get(variant).and_then(|spec| {
             spec.supports(dtype, op)?;
             arch.map_or(Ok(()), |arch| spec.runs_on(arch))
@@ -70,6 +75,10 @@ impl Surroundings for Here {
         let message = supported.err()?.to_string();
         let subject = format!("variant {variant} ");
         Some(message.strip_prefix(&subject).map_or_else(|| message.clone(), str::to_owned))
+    }
+
+    fn has(&self, device: DeviceKind, dtype: DType) -> Result<()> {
+        self.arch_of(device).map_or(Ok(()), |arch| dtype_runs_on(dtype, arch))
     }
 
     fn takes(&self, variant: &str, shape: &Shape) -> Result<()> {
@@ -85,6 +94,10 @@ mod tests {
     fn every_variant_of_the_manifest_can_be_asked_for() {
         let here = Here { gpus: 1, arch: Some("sm_80".into()), place: None };
         let ranks = WorldSize::new(2).unwrap();
+        for &dtype in DType::ALL {
+            assert_eq!(here.has(DeviceKind::Cuda, dtype).is_err(), dtype.is_fp8());
+            here.has(DeviceKind::Cpu, dtype).unwrap();
+        }
         assert_eq!(here.variants().len(), Manifest::embedded().all().count());
         for spec in Manifest::embedded().all() {
             assert_eq!(here.is_enabled(&spec.name), spec.enabled);

@@ -10,6 +10,9 @@ use myelon_ccl::{DType, Error, ReduceOp, Result, WorldSize};
 use crate::args::{OrAll, SweepArgs};
 use crate::request::Surroundings;
 
+/// Stands for [`AUTO`] and every enabled variant on the command line.
+const ALL: &str = "all";
+
 /// Something to time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Candidate {
@@ -79,13 +82,20 @@ pub(crate) fn jobs(
     here: &dyn Surroundings,
 ) -> Result<Vec<Job>> {
     let known = here.variants();
-    let all_variants = args.variants.iter().any(|name| name == "all");
+    let given: Vec<&str> = args.variants.iter().map(String::as_str).collect();
+    // WHY: times on the CPU mean nothing, so what the table chooses there is of no more interest than the rest.
+    let given = match device {
+        _ if !given.is_empty() => given,
+        DeviceKind::Cuda => vec![AUTO],
+        DeviceKind::Cpu => vec![ALL],
+    };
+    let all_variants = given.contains(&ALL);
     let mut names: Vec<&str> = Vec::new();
-    for name in &args.variants {
-        match name.as_str() {
-            "all" => {}
+    for &name in &given {
+        match name {
+            ALL => {}
             AUTO => names.push(name),
-            _ if known.contains(name) => names.push(name),
+            _ if known.iter().any(|known| known == name) => names.push(name),
             _ => {
                 let known = known.join(", ");
                 let known = if known.is_empty() { "no others".to_owned() } else { known };
@@ -105,7 +115,7 @@ pub(crate) fn jobs(
     let asked = shapes(args);
     let mut shapes = BTreeMap::new();
     for &name in names.iter().filter(|name| **name != AUTO) {
-        let named = args.variants.iter().any(|given| given == name);
+        let named = given.contains(&name);
         shapes.insert(name, shapes_of(name, named, &asked, here)?);
     }
     let (dtypes, every_dtype) = choose(&args.dtypes, DType::ALL);
@@ -113,6 +123,13 @@ pub(crate) fn jobs(
     let mut jobs = Vec::new();
     let mut refused = None;
     for (dtype, op) in dtypes.iter().flat_map(|&dtype| ops.iter().map(move |&op| (dtype, op))) {
+        if let Err(error) = here.has(device, dtype) {
+            if !every_dtype {
+                return Err(error);
+            }
+            refused = Some(error);
+            continue;
+        }
         let mut candidates = Vec::new();
         for &name in &names {
             if name == AUTO {
@@ -155,7 +172,7 @@ mod tests {
     use myelon_ccl::variant::Lanes;
 
     use super::*;
-    use crate::request::fake::{CPU, NODE, check, refused};
+    use crate::request::fake::{CPU, Fake, NODE, check, refused};
 
     #[test]
     fn named_variants_must_exist_and_support_what_is_named() {
@@ -167,6 +184,7 @@ mod tests {
         refused("--variant ring -d e4m3", CPU, "variant 'ring' has no 8-bit floats (asked for e4m3 sum over 4 ranks)");
         refused("--variant auto,pair", NODE, "runs over 2 ranks");
         refused("--variant pair -d all", NODE, "runs over 2 ranks");
+        refused("-d e4m3,e5m2", Fake { nccl: false, ..NODE }, "e5m2 is too new");
     }
 
     #[test]
@@ -195,6 +213,8 @@ mod tests {
         let jobs = check("--variant ring,ring -d all", CPU).unwrap().jobs;
         assert_eq!(jobs.len(), DType::ALL.len() - 2);
         assert!(jobs.iter().all(|job| job.candidates == [Candidate::Variant("ring".into(), Shape::default())]));
+        let old = check("-d all", Fake { nccl: false, ..NODE }).unwrap().jobs;
+        assert!(old.len() == DType::ALL.len() - 1 && old.iter().all(|job| job.dtype != DType::E5m2), "{old:?}");
         let named = check("--variant slow", NODE).unwrap().jobs;
         assert_eq!(
             named[0].candidates,

@@ -15,7 +15,6 @@ mod report;
 mod request;
 mod rival;
 mod sweep;
-mod verify;
 
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;

@@ -32,6 +32,10 @@ pub(crate) trait Surroundings {
         dtype: DType,
         op: ReduceOp,
     ) -> Option<String>;
+    /// Whether the device has this element type.
+    ///
+    /// Errors: one that names the type and what it needs.
+    fn has(&self, device: DeviceKind, dtype: DType) -> Result<()>;
     /// Whether a variant takes these parameters.
     ///
     /// Errors: one that names the variant, the parameter, and what would be right.
@@ -242,6 +246,7 @@ pub(crate) mod fake {
     use crate::args::Cli;
 
     /// Three variants: `ring` has no 8-bit floats, `pair` runs over two ranks only, `slow` is disabled and alone has stages.
+    /// GPUs without NCCL are old ones, and lack a type.
     #[derive(Clone, Copy)]
     pub(crate) struct Fake {
         pub(crate) gpus: u32,
@@ -277,6 +282,12 @@ pub(crate) mod fake {
                 "ring" if dtype.is_fp8() => Some("has no 8-bit floats".into()),
                 "pair" if ranks.get() != 2 => Some("runs over 2 ranks".into()),
                 _ => None,
+            }
+        }
+        fn has(&self, device: DeviceKind, dtype: DType) -> Result<()> {
+            match device {
+                DeviceKind::Cuda if !self.nccl && dtype == DType::E5m2 => Err(Error::unsupported("e5m2 is too new")),
+                _ => Ok(()),
             }
         }
         fn takes(&self, variant: &str, shape: &Shape) -> Result<()> {
@@ -315,8 +326,13 @@ mod tests {
         let node = check("", NODE).unwrap();
         assert_eq!((node.device, node.ranks.get(), node.placement), (DeviceKind::Cuda, 8, Placement::Processes));
         assert_eq!((node.sizes.largest(), node.against), (Some(Bytes(64 << 20)), vec![Baseline::Nccl]));
-        let job = Job { dtype: DType::F32, op: ReduceOp::Sum, candidates: vec![Candidate::Auto] };
-        assert_eq!(node.jobs, [job]);
+        // Without a GPU nobody compares times: what is worth seeing is that everything runs.
+        let ring = Candidate::Variant("ring".into(), Shape::default());
+        let job = |candidates| Job { dtype: DType::F32, op: ReduceOp::Sum, candidates };
+        assert_eq!(node.jobs, [job(vec![Candidate::Auto])]);
+        assert_eq!(cpu.jobs, [job(vec![Candidate::Auto, ring])]);
+        assert_eq!(check("--device cpu", NODE).unwrap().jobs, check("--variant all", CPU).unwrap().jobs);
+        assert_eq!(check("--variant auto", CPU).unwrap().jobs, node.jobs);
         assert_eq!(check("--device cpu --ranks 3", NODE).unwrap().ranks.get(), 3);
         assert_eq!(check("--threads", NODE).unwrap().placement, Placement::Threads);
         assert!(check("--against none", NODE).unwrap().against.is_empty());

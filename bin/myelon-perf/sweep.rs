@@ -6,6 +6,7 @@ use std::time::Instant;
 use myelon_ccl::device::handles::Event;
 use myelon_ccl::measure::{Bytes, Row, Series, Summary};
 use myelon_ccl::variant::Plan;
+use myelon_ccl::verify::Verifier;
 use myelon_ccl::{Communicator, Rank, Result};
 
 use crate::bench::{Bench, Replay};
@@ -15,7 +16,6 @@ use crate::job::Job;
 use crate::machine;
 use crate::printer::Printer;
 use crate::request::SweepRequest;
-use crate::verify::Verifier;
 
 /// Measures on this rank. Collective. Returns how many elements were wrong on all ranks together.
 ///
@@ -75,7 +75,7 @@ impl Sweep<'_> {
     /// All sizes of one type and operator. Compiles and loads first, so that nothing does while an operation runs.
     fn job(&mut self, job: &Job) -> Result<()> {
         let communicator = self.bench.communicator();
-        let verifier = Verifier::prepare(communicator, job.dtype, job.op)?;
+        let verifier = Verifier::prepare(communicator.device(), job.dtype, job.op)?;
         let (mut cases, mut plans) = (Vec::new(), Vec::new());
         for size in self.request.sizes.clone() {
             let (planned, needed) = plan(self.bench, job, &self.request.against, size)?;
@@ -83,12 +83,7 @@ impl Sweep<'_> {
             plans.extend(needed);
         }
         communicator.prepare(&plans)?;
-        let outcome = cases.iter().try_for_each(|(size, planned)| self.case(job, *size, planned, &verifier));
-        if outcome.is_err() {
-            // INVARIANT: the verifier's counters outlive the kernels that use them.
-            self.bench.settle();
-        }
-        outcome
+        cases.iter().try_for_each(|(size, planned)| self.case(job, *size, planned, &verifier))
     }
 
     fn case(&mut self, job: &Job, size: Bytes, planned: &[Planned], verifier: &Verifier) -> Result<()> {
@@ -137,15 +132,20 @@ impl Sweep<'_> {
         }
         let (bench, stream, request) = (self.bench, self.bench.stream(), &planned.request);
         let operands = bench.operands(&planned.engine);
+        let tally = bench.tally();
         let once = || {
-            verifier.fill(operands.input, request, stream)?;
+            // SAFETY: the operands have room for the largest size; they and the tally live as long as the bench, which
+            // synchronises the stream before it goes.
+            unsafe { verifier.fill(tally, operands.input, request, stream)? };
             if operands.output != operands.input {
-                verifier.poison(operands.output, request, stream)?;
+                // SAFETY: as above.
+                unsafe { verifier.poison(operands.output, request, stream)? };
             }
             bench.issue(planned)?;
-            verifier.check(operands.output, request, stream)
+            // SAFETY: as above.
+            unsafe { verifier.check(tally, operands.output, request, stream) }
         };
-        verifier.restart(first, stream)?;
+        tally.restart(first, stream)?;
         if graph == 0 {
             (0..check).try_for_each(|_| once())?;
             bench.finish()?;
@@ -154,7 +154,7 @@ impl Sweep<'_> {
             (0..check.div_ceil(graph).max(2)).try_for_each(|_| replay.launch())?;
             bench.finish()?;
         }
-        verifier.wrong(stream)
+        tally.read(stream).map(|(_, wrong)| wrong)
     }
 
     /// This rank's time of each repeat, microseconds an operation, one series a candidate.
@@ -167,7 +167,9 @@ impl Sweep<'_> {
         let (start, end) = (Event::new(device)?, Event::new(device)?);
         let mut turns = Vec::new();
         for planned in planned {
-            verifier.fill(bench.operands(&planned.engine).input, &planned.request, stream)?;
+            let input = bench.operands(&planned.engine).input;
+            // SAFETY: as in `verify`.
+            unsafe { verifier.fill(bench.tally(), input, &planned.request, stream)? };
             let replay = match graph {
                 0 => None,
                 graph => Some(bench.capture(|| (0..graph).try_for_each(|_| bench.issue(planned)))?),

@@ -50,8 +50,8 @@ impl Communicator {
         // The guards make later uses of the slices, their drop included, wait for this operation.
         let (input, _reading) = input.device_ptr(stream);
         let (output, _writing) = output.device_ptr_mut(stream);
-        self.order.keep(stream.clone());
-        let stream = StreamHandle(stream.cu_stream() as u64);
+        let (owner, stream) = (stream.clone(), StreamHandle(stream.cu_stream() as u64));
+        self.order.keep(stream, owner);
         // SAFETY: both slices hold `count` elements on this device, and their guards keep them until the stream has passed. The
         // communicator keeps the stream.
         unsafe { self.all_reduce(DevicePtr(input), DevicePtr(output), count, T::DTYPE, op, stream) }
@@ -67,8 +67,8 @@ impl Communicator {
         self.check_slice(data, stream)?;
         let count = data.len() as u64;
         let (data, _writing) = data.device_ptr_mut(stream);
-        self.order.keep(stream.clone());
-        let stream = StreamHandle(stream.cu_stream() as u64);
+        let (owner, stream) = (stream.clone(), StreamHandle(stream.cu_stream() as u64));
+        self.order.keep(stream, owner);
         // SAFETY: as above.
         unsafe { self.all_reduce(DevicePtr(data), DevicePtr(data), count, T::DTYPE, op, stream) }
     }

@@ -4,6 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use serde::Deserialize;
 
+use super::arch::capability_of;
 use super::parameters::Parameters;
 use super::shape::Shape;
 use crate::device::DeviceKind;
@@ -140,11 +141,6 @@ fn compute_capability<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Resu
     capability_of(&text)
         .map(Some)
         .ok_or_else(|| serde::de::Error::custom(format!("'{text}' is not an architecture like sm_90")))
-}
-
-/// Ten times the compute capability that an architecture has, 90 for `sm_90a`; `None` for what is no GPU's.
-fn capability_of(arch: &str) -> Option<u32> {
-    arch.strip_prefix("sm_")?.trim_end_matches(['a', 'f']).parse().ok()
 }
 
 impl VariantSpec {

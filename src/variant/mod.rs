@@ -3,12 +3,14 @@
 //! Nothing here touches a device. A plan depends only on what the collective forces equal on all ranks, so every rank
 //! comes to the same one without asking.
 
+mod arch;
 mod kernel;
 mod manifest;
 mod parameters;
 mod plan;
 mod shape;
 
+pub use arch::dtype_runs_on;
 pub use kernel::{KernelKey, VerifyKernel};
 pub use manifest::{Capacity, Mailbox, Manifest, Order, Rounding, Tuning, VariantSpec};
 pub use parameters::Parameters;

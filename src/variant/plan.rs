@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::arch::dtype_runs_on;
 use super::kernel::KernelKey;
 use super::manifest::{Capacity, Mailbox, VariantSpec};
 use super::shape::{Lanes, Shape};
@@ -89,7 +90,7 @@ pub struct Terrain<'a> {
 impl Plan {
     /// The plan of a request under a choice.
     ///
-    /// Errors: [`Error::Unsupported`] when the variant lacks the type or operator, or needs another architecture;
+    /// Errors: [`Error::Unsupported`] when the variant lacks the type or operator, or one of them needs another architecture;
     /// [`Error::InvalidArgument`] for parameters that it does not take, or that the heap has no room for.
     ///
     /// # Panics
@@ -98,6 +99,7 @@ impl Plan {
         let spec = &choice.variant;
         spec.supports(request.dtype, request.op)?;
         spec.runs_on(terrain.arch)?;
+        dtype_runs_on(request.dtype, terrain.arch)?;
         spec.takes(&choice.shape)?;
         let layout = terrain.layout;
         check_room(&choice.shape, layout)?;
@@ -252,6 +254,10 @@ mod tests {
 
     /// A plan for `bytes` of f32 over two GPUs whose heap has 16 lanes and rings of two slots of 4 KiB.
     fn plan(variant: &str, bytes: u64, shape: Shape) -> Result<Plan> {
+        plan_on("sm_90a", variant, DType::F32, bytes, shape)
+    }
+
+    fn plan_on(arch: &str, variant: &str, dtype: DType, bytes: u64, shape: Shape) -> Result<Plan> {
         let layout = HeapLayout {
             state: 0,
             signatures: 0,
@@ -268,8 +274,8 @@ mod tests {
             ring_slots: 2,
         };
         let world_size = WorldSize::new(2)?;
-        let terrain = Terrain { device: DeviceKind::Cuda, world_size, layout: &layout, sentinel: true, arch: "sm_90a" };
-        let request = Request { count: bytes / 4, dtype: DType::F32, op: ReduceOp::Sum };
+        let terrain = Terrain { device: DeviceKind::Cuda, world_size, layout: &layout, sentinel: true, arch };
+        let request = Request { count: bytes / dtype.size_bytes() as u64, dtype, op: ReduceOp::Sum };
         Plan::new(&terrain, &request, &Choice { variant: Arc::clone(Manifest::embedded().get(variant)?), shape })
     }
 
@@ -309,6 +315,18 @@ mod tests {
         let persistent = self::plan("ring", 1 << 20, Shape::default()).unwrap();
         assert_eq!((persistent.pieces(1 << 18).count(), persistent.launches().next()), (1, Some(0..3)));
         assert!(self::plan("ring_specialized", 1 << 20, shape).unwrap_err().to_string().contains("launch=per_step"));
+    }
+
+    #[test]
+    fn a_type_that_the_architecture_lacks_is_refused() {
+        let plan = |arch, dtype| plan_on(arch, "one_shot_push", dtype, 1024, Shape::default());
+        let error = plan("sm_80", DType::E5m2).unwrap_err();
+        assert!(
+            matches!(&error, Error::Unsupported(why) if why == "e5m2 needs sm_89 or newer, this is sm_80"),
+            "{error}"
+        );
+        plan("sm_80", DType::Bf16).unwrap();
+        plan("sm_90a", DType::E5m2).unwrap();
     }
 
     #[test]

@@ -16,8 +16,8 @@ use myelon_ccl::device::Device;
 use myelon_ccl::device::cpu::CpuDevice;
 use myelon_ccl::device::cuda::CudaDevice;
 use myelon_ccl::device::handles::{Buffer, Stream};
-use myelon_ccl::device::{DeviceKind, DevicePtr};
-use myelon_ccl::measure::Bytes;
+use myelon_ccl::device::{DeviceKind, DevicePtr, cuda, source};
+use myelon_ccl::measure::{Bytes, Provenance};
 use myelon_ccl::memory::HeapLimits;
 use myelon_ccl::variant::{Choice, Lanes, Manifest, Request, Shape, VariantSpec};
 use myelon_ccl::{Communicator, DType, Options, Rank, ReduceOp};
@@ -70,12 +70,32 @@ pub(crate) fn device_kind() -> DeviceKind {
     }
 }
 
+/// Where a test with counts worth keeping ran.
+pub(crate) fn provenance(device: &Arc<dyn Device>) -> Provenance {
+    let mut provenance = Provenance::of_this_host(source::tree_hash().unwrap());
+    let properties = device.properties();
+    if properties.kind == DeviceKind::Cuda {
+        provenance.gpu = properties.name.clone();
+        provenance.driver = properties.driver.clone();
+        provenance.gpus = cuda::device_count().unwrap();
+        if let Ok(link) = cuda::link(0, 1) {
+            provenance.link = link.to_string();
+        }
+    }
+    provenance
+}
+
+/// What kernels of these devices are compiled for.
+pub(crate) fn arch() -> String {
+    match device_kind() {
+        DeviceKind::Cpu => "cpu".to_owned(),
+        DeviceKind::Cuda => cuda::devices().unwrap()[0].arch.clone(),
+    }
+}
+
 /// Every enabled variant that these devices run.
 pub(crate) fn variants() -> Vec<Arc<VariantSpec>> {
-    let arch = match device_kind() {
-        DeviceKind::Cpu => "cpu".to_owned(),
-        DeviceKind::Cuda => myelon_ccl::device::cuda::devices().unwrap()[0].arch.clone(),
-    };
+    let arch = arch();
     Manifest::embedded().enabled().filter(|variant| variant.runs_on(&arch).is_ok()).cloned().collect()
 }
 
