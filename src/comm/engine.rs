@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use super::Options;
 use super::kernels::{KernelTable, Loaded};
 use super::presence::Presence;
+use super::{Operation, Options};
 use crate::abi::{Args, bytes_of, descriptor};
 use crate::baseline::NcclCommunicator;
 use crate::bootstrap::{Bootstrap, agree};
-use crate::device::{Device, DeviceKind, DevicePtr, LaunchShape, StreamHandle};
+use crate::device::{Device, DeviceKind, LaunchShape, StreamHandle};
 use crate::error::Result;
 use crate::memory::{HeapLimits, SymmetricHeap};
 use crate::table::LaneTable;
@@ -102,9 +102,18 @@ impl KernelEngine {
         Plan::new(&terrain, request, choice)
     }
 
-    /// The plan's kernel, if it is prepared.
-    pub(super) fn loaded(&self, plan: &Plan) -> Option<Loaded> {
-        self.kernels.get(&plan.kernel)
+    /// What a request becomes under a choice of the caller's, or under the communicator's own.
+    ///
+    /// Errors: besides those of [`Plan::new`], [`Error::InvalidArgument`](crate::Error::InvalidArgument) for a grid that is
+    /// not resident as a whole.
+    pub(super) fn find(&self, choice: Option<&Choice>, request: &Request) -> Result<Found> {
+        let plan = match choice {
+            Some(choice) => self.plan(choice, request)?,
+            None => self.plan(&self.choose(request)?, request)?,
+        };
+        let Some(kernel) = self.kernels.get(&plan.kernel) else { return Ok(Found::Missing(plan)) };
+        kernel.check_resident(&plan)?;
+        Ok(Found::Ready(Ready { plan, kernel }))
     }
 
     pub(super) fn prepare(&self, bootstrap: &dyn Bootstrap, device: &Arc<dyn Device>, plans: &[Plan]) -> Result<()> {
@@ -131,39 +140,36 @@ impl KernelEngine {
         if plans.is_empty() { Ok(()) } else { self.prepare(bootstrap, device, &plans) }
     }
 
-    /// Launches the plan, piece by piece.
+    /// Launches the operation that `ready` was made for, piece by piece.
     ///
     /// # Safety
     /// As [`super::Communicator::all_reduce`].
-    #[expect(clippy::too_many_arguments, reason = "a launch is what all of these meet in")]
     pub(super) unsafe fn launch(
         &self,
         device: &dyn Device,
-        kernel: Loaded,
-        plan: &Plan,
-        request: &Request,
-        input: DevicePtr,
-        output: DevicePtr,
+        ready: &Ready,
+        operation: &Operation,
         stream: StreamHandle,
     ) -> Result<()> {
-        kernel.check_resident(plan)?;
-        let element_bytes = request.dtype.size_bytes() as u64;
+        let Ready { plan, kernel } = ready;
+        let &Operation { input, output, count, dtype, op } = operation;
+        let element_bytes = dtype.size_bytes() as u64;
         let shape = LaunchShape {
             grid: plan.lanes,
             block: plan.kernel.threads,
             shared_bytes: plan.shared_bytes,
             dependent: plan.kernel.variant.dependent && self.presence.is_alone() && kernel.fits_twice(plan),
         };
-        for (offset, count) in plan.pieces(request.count) {
+        for (offset, elements) in plan.pieces(count) {
             let args = Args {
                 input: input.offset(offset * element_bytes).0,
                 output: output.offset(offset * element_bytes).0,
-                count,
+                count: elements,
                 heap: self.heap.bases(),
                 control: self.watch.page().0,
                 deadline_ns: self.deadline_ns,
                 // Of the whole message: pieces alike do not make messages alike.
-                descriptor: descriptor(request.count, request.dtype as u8, request.op as u8),
+                descriptor: descriptor(count, dtype as u8, op as u8),
                 layout: *self.heap.layout(),
                 rank: self.rank.0,
                 chunk_bytes: plan.chunk_bytes,
@@ -175,5 +181,35 @@ impl KernelEngine {
             unsafe { device.launch(kernel.handle, shape, bytes_of(&args), stream)? };
         }
         Ok(())
+    }
+}
+
+/// A request that can be launched.
+pub(super) struct Ready {
+    plan: Plan,
+    kernel: Loaded,
+}
+
+/// What a request has become.
+pub(super) enum Found {
+    /// A launch.
+    Ready(Ready),
+    /// A plan whose kernel is not prepared.
+    Missing(Plan),
+}
+
+impl Found {
+    pub(super) fn ready(&self) -> Option<&Ready> {
+        match self {
+            Self::Ready(ready) => Some(ready),
+            Self::Missing(_) => None,
+        }
+    }
+
+    pub(super) fn missing(&self) -> Option<&Plan> {
+        match self {
+            Self::Ready(_) => None,
+            Self::Missing(plan) => Some(plan),
+        }
     }
 }
