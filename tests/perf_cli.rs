@@ -69,7 +69,9 @@ const README: &str = "# Title\n<!-- results:plot -->\n<!-- /results -->\nprose\n
 fn bad_sweeps_are_refused_in_one_line() {
     let directory = tempfile::tempdir().unwrap();
     let here = directory.path();
-    let cases: [(&[&str], &[&str]); 19] = [
+    let cases: [(&[&str], &[&str]); 21] = [
+        (&["--batch", "257"], &["257", "0..=256"]),
+        (&["--batch", "2", "-G", "2"], &["cannot be used with", "--cudagraph"]),
         (&["-b", "12Q"], &["'12Q' is not a size", "64M"]),
         (&["-b", "2M", "-e", "1M"], &["2M is larger", "swap -b and -e"]),
         (&["-f", "1"], &["-f 1", "2 or more"]),
@@ -162,6 +164,34 @@ fn replays_in_place_and_narrow_types_are_verified_too() {
     assert!(rows.iter().all(|row| row.in_place && row.graph == 3 && row.wrong == Some(0)), "{rows:?}");
     let unverified = measured(directory.path(), &["--ranks", "1", "-b", "64", "-e", "64", "-n", "1", "-c", "0"]);
     assert!(unverified.iter().all(|row| row.wrong.is_none()), "{unverified:?}");
+}
+
+#[test]
+fn batches_are_verified_and_what_the_host_spends_is_a_field() {
+    let directory = tempfile::tempdir().unwrap();
+    let line = ["--ranks", "2", "-b", "64", "-e", "256", "-n", "2", "-w", "1", "-d", "i32"];
+    for (batch, place) in [("5", "--in-place"), ("3", "--threads")] {
+        let rows = measured(
+            directory.path(),
+            &[&line[..], &["--batch", batch, place, "--variant", "auto,ring", "--csv", "run.csv"]].concat(),
+        );
+        assert_eq!(rows.len(), 4);
+        for row in &rows {
+            assert_eq!((row.batch.to_string().as_str(), row.graph, row.wrong), (batch, 0, Some(0)), "{row:?}");
+            assert!(row.host_us.is_some_and(|host_us| host_us > 0.0), "{row:?}");
+        }
+        let csv = std::fs::read_to_string(directory.path().join("run.csv")).unwrap();
+        assert!(
+            csv.lines().next().unwrap().contains(",graph,batch,") && csv.contains(&format!(",0,{batch},")),
+            "{csv}"
+        );
+    }
+    let rows = measured(directory.path(), &line);
+    assert!(rows.iter().all(|row| row.batch == 0 && row.host_us.is_some()), "{rows:?}");
+    // More than a mailbox of the CPU device takes: several launches an operation.
+    let large = ["--ranks", "2", "-b", "1M", "-e", "1M", "-n", "1", "-w", "0", "--variant", "one_shot_push"];
+    let rows = measured(directory.path(), &large);
+    assert!(rows.iter().all(|row| row.host_us.is_none()), "{rows:?}");
 }
 
 /// The test data is spoiled after it was made, by a header that the compiler is told to read first.

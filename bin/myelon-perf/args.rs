@@ -7,6 +7,9 @@ use myelon_ccl::measure::{Baseline, Bytes};
 use myelon_ccl::variant::Lanes;
 use myelon_ccl::{DType, Error, ReduceOp, Wait, WorldSize};
 
+/// Most operations of a batch: together fewer than a stream queues before a call blocks.
+const MOST_BATCH: i64 = 256;
+
 const AFTER_HELP: &str = "\
 Examples:
   myelon-perf
@@ -25,7 +28,8 @@ Examples:
       tables and plot of earlier runs, written into the README
 
 Sizes are whole bytes with K, M, G or T for powers of 1024.
-Times are those of the slowest rank: p50 and p99 over the repeats; with -G, over the replays' means.
+Times are those of the slowest rank: p50 and p99 over the repeats; with -G or --batch, over the means of
+replays or batches.
 
 Exit status: 0 all right, 1 a result was wrong (or a file is stale under `report --check`),
 2 the request cannot be served and nothing was started, 3 a failure on the way.";
@@ -79,6 +83,9 @@ pub(crate) struct SweepArgs {
     /// Capture this many operations in a CUDA graph and time its replays; 0 launches each from the host.
     #[arg(short = 'G', long = "cudagraph", value_name = "COUNT", default_value_t = 0)]
     pub(crate) graph: u32,
+    /// Issue this many operations by each call of the host's and time the call, baselines by a call each; 0 issues one by one.
+    #[arg(long, value_name = "COUNT", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=MOST_BATCH), conflicts_with = "graph")]
+    pub(crate) batch: u32,
     /// Where kernels run; auto takes GPUs where there are any.
     #[arg(long, value_enum, value_name = "DEVICE", default_value_t = DeviceArg::Auto)]
     pub(crate) device: DeviceArg,

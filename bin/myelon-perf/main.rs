@@ -5,6 +5,7 @@ mod bench;
 mod candidate;
 mod exchange;
 mod here;
+mod host;
 mod job;
 mod launch;
 mod machine;
