@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::kernels::{KernelTable, Loaded};
+use super::memo::Memo;
 use super::presence::Presence;
 use super::{Operation, Options};
 use crate::abi::{Args, bytes_of, descriptor};
@@ -12,7 +13,7 @@ use crate::device::{Device, DeviceKind, LaunchShape, StreamHandle};
 use crate::error::Result;
 use crate::memory::{HeapLimits, SymmetricHeap};
 use crate::table::LaneTable;
-use crate::types::{DType, Rank, ReduceOp, WorldSize};
+use crate::types::{DType, ReduceOp, WorldSize};
 use crate::variant::{Choice, Plan, Request, Terrain};
 use crate::watch::Watch;
 
@@ -29,14 +30,15 @@ pub(super) struct KernelEngine {
     heap: SymmetricHeap,
     watch: Arc<Watch>,
     kernels: KernelTable,
+    memo: Memo<Ready>,
     presence: Presence,
     table: Arc<LaneTable>,
     choice: Option<Choice>,
-    deadline_ns: u64,
+    /// What all launches have in common; the rest is 0.
+    args: Args,
     sentinel: bool,
     kind: DeviceKind,
     arch: String,
-    rank: Rank,
     world_size: WorldSize,
 }
 
@@ -60,18 +62,32 @@ impl KernelEngine {
                 watch.hear(event);
             }
         }));
+        let args = Args {
+            input: 0,
+            output: 0,
+            count: 0,
+            heap: heap.bases(),
+            control: watch.page().0,
+            deadline_ns: options.timeout.as_nanos() as u64,
+            descriptor: 0,
+            layout: *heap.layout(),
+            rank: rank.0,
+            chunk_bytes: 0,
+            slots: 0,
+            padding: 0,
+        };
         Ok(Self {
             heap,
             watch,
             kernels: KernelTable::new(sharers),
+            memo: Memo::new(),
             presence: Presence::of(&device.properties().identity),
             table,
             choice: options.choice.clone(),
-            deadline_ns: options.timeout.as_nanos() as u64,
+            args,
             sentinel: options.sentinel,
             kind: device.properties().kind,
             arch: device.properties().arch.clone(),
-            rank,
             world_size,
         })
     }
@@ -106,14 +122,18 @@ impl KernelEngine {
     ///
     /// Errors: besides those of [`Plan::new`], [`Error::InvalidArgument`](crate::Error::InvalidArgument) for a grid that is
     /// not resident as a whole.
-    pub(super) fn find(&self, choice: Option<&Choice>, request: &Request) -> Result<Found> {
+    pub(super) fn find(&self, choice: Option<&Choice>, request: &Request) -> Result<Found<'_>> {
+        if let Some(ready) = self.memo.get(choice, request) {
+            return Ok(Found::Known(ready));
+        }
         let plan = match choice {
             Some(choice) => self.plan(choice, request)?,
             None => self.plan(&self.choose(request)?, request)?,
         };
         let Some(kernel) = self.kernels.get(&plan.kernel) else { return Ok(Found::Missing(plan)) };
         kernel.check_resident(&plan)?;
-        Ok(Found::Ready(Ready { plan, kernel }))
+        let ready = Ready { plan, kernel };
+        Ok(self.memo.keep(choice, request, ready).map_or_else(Found::New, Found::Known))
     }
 
     pub(super) fn prepare(&self, bootstrap: &dyn Bootstrap, device: &Arc<dyn Device>, plans: &[Plan]) -> Result<()> {
@@ -165,16 +185,11 @@ impl KernelEngine {
                 input: input.offset(offset * element_bytes).0,
                 output: output.offset(offset * element_bytes).0,
                 count: elements,
-                heap: self.heap.bases(),
-                control: self.watch.page().0,
-                deadline_ns: self.deadline_ns,
                 // Of the whole message: pieces alike do not make messages alike.
                 descriptor: descriptor(count, dtype as u8, op as u8),
-                layout: *self.heap.layout(),
-                rank: self.rank.0,
                 chunk_bytes: plan.chunk_bytes,
                 slots: plan.slots,
-                padding: 0,
+                ..self.args
             };
             // SAFETY: `Args` is what every collective kernel takes; heap and page live until no kernel runs, the operands
             // by the caller's promise.
@@ -191,24 +206,27 @@ pub(super) struct Ready {
 }
 
 /// What a request has become.
-pub(super) enum Found {
-    /// A launch.
-    Ready(Ready),
+pub(super) enum Found<'a> {
+    /// The same as before.
+    Known(&'a Ready),
+    /// A launch that is not kept.
+    New(Ready),
     /// A plan whose kernel is not prepared.
     Missing(Plan),
 }
 
-impl Found {
+impl Found<'_> {
     pub(super) fn ready(&self) -> Option<&Ready> {
         match self {
-            Self::Ready(ready) => Some(ready),
+            Self::Known(ready) => Some(ready),
+            Self::New(ready) => Some(ready),
             Self::Missing(_) => None,
         }
     }
 
     pub(super) fn missing(&self) -> Option<&Plan> {
         match self {
-            Self::Ready(_) => None,
+            Self::Known(_) | Self::New(_) => None,
             Self::Missing(plan) => Some(plan),
         }
     }

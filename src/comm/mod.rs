@@ -5,6 +5,7 @@ mod cuda_slices;
 mod engine;
 mod init;
 mod kernels;
+mod memo;
 mod operation;
 mod options;
 mod order;

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::types::{DType, ReduceOp, Wait, WorldSize};
 
 /// What is to be reduced. Equal on all ranks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Request {
     /// Elements.
     pub count: u64,
