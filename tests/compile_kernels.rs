@@ -5,8 +5,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use myelon_ccl::device::cuda::Nvrtc;
 use myelon_ccl::device::{DeviceKind, KernelSource};
+use myelon_ccl::measure::neighbour::Work;
 use myelon_ccl::memory::HeapLimits;
-use myelon_ccl::variant::{Choice, Manifest, Plan, Request, Shape, Terrain, VariantSpec, VerifyKernel};
+use myelon_ccl::variant::{
+    Choice, Manifest, Plan, Request, Shape, Terrain, VariantSpec, VerifyKernel, neighbour_kernel,
+};
 use myelon_ccl::{DType, Error, ReduceOp, WorldSize};
 
 /// Architectures that kernels are written for: Ampere, Hopper, Blackwell.
@@ -18,7 +21,7 @@ const MOST_SPILLED: u32 = 96;
 fn sources(arch: &str) -> Vec<(KernelSource, bool)> {
     let full = std::env::var("MYELON_TEST_FULL").is_ok_and(|value| value == "1");
     let has_fp8 = arch != "sm_80";
-    let mut sources = Vec::new();
+    let mut sources: Vec<_> = Work::ALL.iter().map(|&work| (neighbour_kernel(work, 1024), true)).collect();
     for &dtype in DType::ALL.iter().filter(|dtype| has_fp8 || !dtype.is_fp8()) {
         for &op in ReduceOp::ALL {
             if !full && dtype != DType::F32 && op != ReduceOp::Sum {

@@ -150,7 +150,7 @@ impl SweepRequest {
     }
 }
 
-fn device(asked: DeviceArg, here: &dyn Surroundings) -> Result<DeviceKind> {
+pub(crate) fn device(asked: DeviceArg, here: &dyn Surroundings) -> Result<DeviceKind> {
     match asked {
         DeviceArg::Cpu => Ok(DeviceKind::Cpu),
         DeviceArg::Auto if here.gpus() == 0 => Ok(DeviceKind::Cpu),

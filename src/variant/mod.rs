@@ -9,7 +9,7 @@ mod parameters;
 mod plan;
 mod shape;
 
-pub use kernel::{KernelKey, VerifyKernel};
+pub use kernel::{KernelKey, VerifyKernel, neighbour_kernel};
 pub use manifest::{Capacity, Mailbox, Manifest, Order, Rounding, Tuning, VariantSpec};
 pub use parameters::Parameters;
 pub use plan::{Choice, Plan, Request, Terrain};
