@@ -1,5 +1,6 @@
 //! The one error type. Variants are sorted by who has to act: the caller, the machine, a peer.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -207,6 +208,15 @@ impl Error {
     /// As [`Error::io`], for a path.
     pub fn at_path(what: &str, path: impl Into<PathBuf>, source: std::io::Error) -> Self {
         Self::io(format!("{what} {}", path.into().display()), source)
+    }
+
+    /// The same error with `part` before its text, where that is all it has: which part of a call was wrong.
+    pub(crate) fn in_part(self, part: impl fmt::Display) -> Self {
+        match self {
+            Self::InvalidArgument(detail) => Self::InvalidArgument(format!("{part}: {detail}")),
+            Self::Unsupported(detail) => Self::Unsupported(format!("{part}: {detail}")),
+            other => other,
+        }
     }
 
     /// Whether a deadline passed inside a kernel.

@@ -94,6 +94,9 @@
 //! A communicator may be shared by threads, which take turns. Each rank has a thread of its own: a rank that waits for another
 //! one on the same thread waits for ever.
 //!
+//! [`Communicator::all_reduce_batch`] issues several operations by one call: in order, and all checked before the first is
+//! launched.
+//!
 //! The first use of a data type and operator that was not prepared compiles and loads kernels, between barriers of all ranks'
 //! hosts. [`Options::prepare`] and [`Communicator::prepare_types`] do it ahead of time.
 //!
@@ -135,6 +138,6 @@ pub mod variant;
 pub mod verify;
 pub mod watch;
 
-pub use comm::{Communicator, Fallback, Options};
+pub use comm::{Communicator, Fallback, Operation, Options};
 pub use error::{Error, Result};
 pub use types::{DType, Launching, MAX_WORLD_SIZE, Pieces, Places, Rank, ReduceOp, SyncPolicy, Wait, WorldSize};

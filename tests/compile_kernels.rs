@@ -5,8 +5,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use myelon_ccl::device::cuda::Nvrtc;
 use myelon_ccl::device::{DeviceKind, KernelSource};
+use myelon_ccl::measure::neighbour::Work;
 use myelon_ccl::memory::HeapLimits;
-use myelon_ccl::variant::{Choice, Manifest, Plan, Request, Shape, Terrain, VariantSpec, VerifyKernel, dtype_runs_on};
+use myelon_ccl::variant::{
+    Choice, Manifest, Plan, Request, Shape, Terrain, VariantSpec, VerifyKernel, dtype_runs_on, neighbour_kernel,
+};
 use myelon_ccl::{DType, Error, ReduceOp, WorldSize};
 
 /// Architectures that kernels are written for: Ampere, Hopper, Blackwell.
@@ -17,7 +20,7 @@ const MOST_SPILLED: u32 = 96;
 /// Every type with sum, every operator with f32; eight ranks, and two for the commonest. All of everything with MYELON_TEST_FULL=1.
 fn sources(arch: &str) -> Vec<(KernelSource, bool)> {
     let full = std::env::var("MYELON_TEST_FULL").is_ok_and(|value| value == "1");
-    let mut sources = Vec::new();
+    let mut sources: Vec<_> = Work::ALL.iter().map(|&work| (neighbour_kernel(work, 1024), true)).collect();
     for &dtype in DType::ALL.iter().filter(|&&dtype| dtype_runs_on(dtype, arch).is_ok()) {
         for &op in ReduceOp::ALL {
             if !full && dtype != DType::F32 && op != ReduceOp::Sum {

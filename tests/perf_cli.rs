@@ -7,6 +7,7 @@ use std::process::{Command, Output, Stdio};
 
 use myelon_ccl::Wait;
 use myelon_ccl::bootstrap::UniqueId;
+use myelon_ccl::measure::neighbour::{self, Neighbours, Work};
 use myelon_ccl::measure::{Results, Row};
 use myelon_ccl::variant::Manifest;
 
@@ -70,7 +71,9 @@ const README: &str = "# Title\n<!-- results:plot -->\n<!-- /results -->\nprose\n
 fn bad_sweeps_are_refused_in_one_line() {
     let directory = tempfile::tempdir().unwrap();
     let here = directory.path();
-    let cases: [(&[&str], &[&str]); 19] = [
+    let cases: [(&[&str], &[&str]); 21] = [
+        (&["--batch", "257"], &["257", "0..=256"]),
+        (&["--batch", "2", "-G", "2"], &["cannot be used with", "--cudagraph"]),
         (&["-b", "12Q"], &["'12Q' is not a size", "64M"]),
         (&["-b", "2M", "-e", "1M"], &["2M is larger", "swap -b and -e"]),
         (&["-f", "1"], &["-f 1", "2 or more"]),
@@ -166,6 +169,65 @@ fn replays_in_place_and_narrow_types_are_verified_too() {
         &["--ranks", "1", "-b", "64", "-e", "64", "-n", "1", "-c", "0", "--variant", "auto"],
     );
     assert!(unverified.iter().all(|row| row.wrong.is_none()), "{unverified:?}");
+}
+
+#[test]
+fn batches_are_verified_and_what_the_host_spends_is_a_field() {
+    let directory = tempfile::tempdir().unwrap();
+    let line = ["--ranks", "2", "-b", "64", "-e", "256", "-n", "2", "-w", "1", "-d", "i32"];
+    for (batch, place) in [("5", "--in-place"), ("3", "--threads")] {
+        let rows = measured(
+            directory.path(),
+            &[&line[..], &["--batch", batch, place, "--variant", "auto,ring", "--csv", "run.csv"]].concat(),
+        );
+        assert_eq!(rows.len(), 4);
+        for row in &rows {
+            assert_eq!((row.batch.to_string().as_str(), row.graph, row.wrong), (batch, 0, Some(0)), "{row:?}");
+            assert!(row.host_us.is_some_and(|host_us| host_us > 0.0), "{row:?}");
+        }
+        let csv = std::fs::read_to_string(directory.path().join("run.csv")).unwrap();
+        assert!(
+            csv.lines().next().unwrap().contains(",graph,batch,") && csv.contains(&format!(",0,{batch},")),
+            "{csv}"
+        );
+    }
+    let rows = measured(directory.path(), &line);
+    assert!(rows.iter().all(|row| row.batch == 0 && row.host_us.is_some()), "{rows:?}");
+    // More than a mailbox of the CPU device takes: several launches an operation.
+    let large = ["--ranks", "2", "-b", "1M", "-e", "1M", "-n", "1", "-w", "0", "--variant", "one_shot_push"];
+    let rows = measured(directory.path(), &large);
+    assert!(rows.iter().all(|row| row.host_us.is_none()), "{rows:?}");
+}
+
+#[test]
+fn a_neighbour_is_measured_alone_and_beside_every_wait() {
+    let directory = tempfile::tempdir().unwrap();
+    let here = directory.path();
+    let line = ["neighbour", "--device", "cpu", "--ranks", "3", "-n", "2", "--json", "neighbour.json"];
+    let output = perf(here, &line);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).contains("the times mean nothing"), "{}", text(&output.stdout));
+    let rows = Neighbours::read(&here.join("neighbour.json")).unwrap().rows;
+    assert!(text(&output.stdout).ends_with(&neighbour::table(&rows)), "{}", text(&output.stdout));
+    let mut expected = Vec::new();
+    for variant in ["ring", "one_shot_push", "signal_one_shot"] {
+        for &wait in Wait::ALL {
+            expected.extend(Work::ALL.map(|work| (variant, wait, work)));
+        }
+    }
+    let seen: Vec<_> = rows.iter().map(|row| (row.variant.as_str(), row.wait, row.work)).collect();
+    assert_eq!(seen, expected);
+    assert!(rows.iter().all(|row| row.ranks.get() == 3 && row.lanes > 0 && row.threads > 0), "{rows:?}");
+    let cases: [(&[&str], &[&str]); 5] = [
+        (&["--ranks", "1"], &["2 ranks or more"]),
+        (&["--variant", "rign"], &["unknown variant 'rign'"]),
+        (&["--variant", "two_shot_tma"], &["variant two_shot_tma: wait=adaptive"]),
+        (&["--lanes", "0"], &["lanes=0", "1 to 128"]),
+        (&["-n", "0"], &["--iters", "0"]),
+    ];
+    for (arguments, parts) in cases {
+        refused(here, &[&["neighbour", "--device", "cpu"], arguments].concat(), parts);
+    }
 }
 
 /// The test data is spoiled after it was made, by a header that the compiler is told to read first.

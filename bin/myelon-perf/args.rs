@@ -7,6 +7,9 @@ use myelon_ccl::measure::{Baseline, Bytes};
 use myelon_ccl::variant::Lanes;
 use myelon_ccl::{DType, Error, Launching, Pieces, Places, ReduceOp, SyncPolicy, Wait, WorldSize};
 
+/// Most operations of a batch: together fewer than a stream queues before a call blocks.
+const MOST_BATCH: i64 = 256;
+
 const AFTER_HELP: &str = "\
 Examples:
   myelon-perf
@@ -23,9 +26,12 @@ Examples:
       one process a GPU, started by a launcher
   myelon-perf report results/*.json --readme README.md --svg docs/plots/allreduce.svg
       tables and plot of earlier runs, written into the README
+  myelon-perf neighbour --json neighbour.json
+      what a kernel that waits for its peers does to another kernel on its GPU
 
 Sizes are whole bytes with K, M, G or T for powers of 1024.
-Times are those of the slowest rank: p50 and p99 over the repeats; with -G, over the replays' means.
+Times are those of the slowest rank: p50 and p99 over the repeats; with -G or --batch, over the means of
+replays or batches.
 
 Exit status: 0 all right, 1 a result was wrong (or a file is stale under `report --check`),
 2 the request cannot be served and nothing was started, 3 a failure on the way.";
@@ -44,6 +50,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Writes tables and plots from the JSON files of earlier runs.
     Report(ReportArgs),
+    /// Measures what an all-reduce that waits for its peers does to another kernel on its GPU.
+    Neighbour(NeighbourArgs),
 }
 
 /// What to measure.
@@ -79,6 +87,9 @@ pub(crate) struct SweepArgs {
     /// Capture this many operations in a CUDA graph and time its replays; 0 launches each from the host.
     #[arg(short = 'G', long = "cudagraph", value_name = "COUNT", default_value_t = 0)]
     pub(crate) graph: u32,
+    /// Issue this many operations by each call of the host's and time the call, baselines by a call each; 0 issues one by one.
+    #[arg(long, value_name = "COUNT", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=MOST_BATCH), conflicts_with = "graph")]
+    pub(crate) batch: u32,
     /// Where kernels run; auto takes GPUs where there are any.
     #[arg(long, value_enum, value_name = "DEVICE", default_value_t = DeviceArg::Auto)]
     pub(crate) device: DeviceArg,
@@ -167,6 +178,45 @@ pub(crate) struct ReportArgs {
     /// Write nothing; exit with 1 if a file is not what would be written.
     #[arg(long)]
     pub(crate) check: bool,
+}
+
+/// What waits, beside which kernel.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+A kernel that computes, and one that loads memory, run on rank 0's GPU alone, and then while an all-reduce of rank 0
+waits for the other ranks, which start theirs when the kernel has ended. Its CTAs need room on every multiprocessor
+beside those that wait: with --lane-threads above 512 they may not find it.
+Ranks are threads of this process, one a GPU.")]
+pub(crate) struct NeighbourArgs {
+    /// How many ranks: as many as GPUs unless told, 2 on the CPU.
+    #[arg(long, value_name = "N", value_parser = ranks)]
+    pub(crate) ranks: Option<WorldSize>,
+    /// Where kernels run; auto takes GPUs where there are any.
+    #[arg(long, value_enum, value_name = "DEVICE", default_value_t = DeviceArg::Auto)]
+    pub(crate) device: DeviceArg,
+    /// Variants that wait, by name.
+    #[arg(
+        long = "variant",
+        value_name = "NAME,..",
+        value_delimiter = ',',
+        default_value = "ring,one_shot_push,signal_one_shot"
+    )]
+    pub(crate) variants: Vec<String>,
+    /// Wait policies; all of them unless told.
+    #[arg(long, value_name = "NAME,..", value_delimiter = ',')]
+    pub(crate) wait: Vec<Wait>,
+    /// CTAs that wait: 64 unless told, on the CPU what the manifest says.
+    #[arg(long, value_name = "N")]
+    pub(crate) lanes: Option<u32>,
+    /// Threads of each: 512 unless told, on the CPU what the manifest says.
+    #[arg(long, value_name = "N")]
+    pub(crate) lane_threads: Option<u32>,
+    /// Repeats of each measurement, whose median is shown.
+    #[arg(short = 'n', long = "iters", value_name = "COUNT", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) repeats: u32,
+    /// Store rows and provenance in this file.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

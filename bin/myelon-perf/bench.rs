@@ -2,7 +2,7 @@
 
 use myelon_ccl::device::DevicePtr;
 use myelon_ccl::device::handles::{Buffer, Graph, Stream};
-use myelon_ccl::{Communicator, Error, Result};
+use myelon_ccl::{Communicator, Error, Operation, Result};
 
 use myelon_ccl::measure::Baseline;
 use myelon_ccl::variant::Request;
@@ -100,6 +100,25 @@ impl Bench {
                 Some(rival) => unsafe { rival.issue(request, operands, stream) },
                 None => Err(Error::unsupported(format!("{baseline} is not connected"))),
             },
+        }
+    }
+
+    /// `count` operations of a candidate's, for [`Bench::issue_batch`].
+    pub(crate) fn batch(&self, planned: &Planned, count: u32) -> Vec<Operation> {
+        let Operands { input, output } = self.operands(&planned.engine);
+        let Request { count: elements, dtype, op } = planned.request;
+        vec![Operation { input, output, count: elements, dtype, op }; count as usize]
+    }
+
+    /// Queues the operations of [`Bench::batch`], by one call where the engine has one for several.
+    pub(crate) fn issue_batch(&self, planned: &Planned, batch: &[Operation]) -> Result<()> {
+        let stream = self.stream.handle();
+        match &planned.engine {
+            // SAFETY: as in `issue`.
+            Engine::Auto => unsafe { self.communicator.all_reduce_batch(batch, stream) },
+            // SAFETY: as in `issue`.
+            Engine::Variant(choice) => unsafe { self.communicator.all_reduce_batch_as(choice, batch, stream) },
+            Engine::Rival(_) => batch.iter().try_for_each(|_| self.issue(planned)),
         }
     }
 

@@ -81,7 +81,7 @@ impl Launch {
 }
 
 /// One device a rank; ranks beyond the GPUs share them.
-fn devices(kind: DeviceKind, ranks: WorldSize, gpus: u32) -> Result<Vec<Arc<dyn Device>>> {
+pub(crate) fn devices(kind: DeviceKind, ranks: WorldSize, gpus: u32) -> Result<Vec<Arc<dyn Device>>> {
     if kind == DeviceKind::Cpu {
         return ranks.ranks().map(|rank| open(kind, rank.0)).collect();
     }
@@ -108,7 +108,7 @@ fn on_threads(communicators: Vec<Communicator>, request: &SweepRequest) -> Vec<(
 }
 
 /// Says what failed, rank by rank, and what all outcomes amount to.
-fn conclude(outcomes: &[(u32, Result<u64>)]) -> ExitCode {
+pub(crate) fn conclude(outcomes: &[(u32, Result<u64>)]) -> ExitCode {
     let mut worst = exit::OK;
     for (rank, outcome) in outcomes {
         worst = worst.max(status(outcome));

@@ -2,12 +2,15 @@
 
 mod args;
 mod bench;
+mod beside;
 mod candidate;
 mod exchange;
 mod here;
+mod host;
 mod job;
 mod launch;
 mod machine;
+mod neighbour;
 mod place;
 mod printer;
 mod processes;
@@ -55,6 +58,10 @@ fn main() -> ExitCode {
         Some(Command::Report(args)) => match report::Report::prepare(&args) {
             Ok(report) if args.check => report.check(),
             Ok(report) => report.write().unwrap_or_else(|error| fail(exit::FAILED, &error.to_string())),
+            Err(error) => fail(exit::USAGE, &error.to_string()),
+        },
+        Some(Command::Neighbour(args)) => match log_to_stderr().and_then(|()| neighbour::Request::check(&args)) {
+            Ok(request) => request.run().unwrap_or_else(|error| fail(exit::FAILED, &error.to_string())),
             Err(error) => fail(exit::USAGE, &error.to_string()),
         },
         None => match prepare(&cli.sweep) {

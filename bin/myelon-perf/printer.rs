@@ -81,14 +81,14 @@ impl Printer {
         self.print(&self.table.footer());
         if let Some(Summary { p50, p99, .. }) = self.host_us {
             self.print(&format!(
-                "# host time of a call : {p50:.2} us, p99 {p99:.2} us (in a row, one launch each, rank 0)\n"
+                "# host time of a call : {p50:.2} us, p99 {p99:.2} us (an operation; calls in a row, one launch each, rank 0)\n"
             ));
         }
     }
 
     /// Notes what the host spent in calls, for the verdict.
-    pub(crate) fn host_time(&mut self, host_us: &[f64]) {
-        self.host_us = Summary::of(host_us).ok();
+    pub(crate) fn host_time(&mut self, host_us: Option<Summary>) {
+        self.host_us = host_us;
     }
 
     /// Writes the files: all rows so far.

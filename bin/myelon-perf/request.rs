@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use myelon_ccl::device::DeviceKind;
-use myelon_ccl::measure::{Baseline, Bytes, SizeSweep, Step, output};
+use myelon_ccl::measure::{Baseline, Bytes, Series, SizeSweep, Step, output};
 use myelon_ccl::memory::HeapLimits;
 use myelon_ccl::variant::Shape;
 use myelon_ccl::{DType, Error, MAX_WORLD_SIZE, ReduceOp, Result, WorldSize};
@@ -69,6 +69,8 @@ pub(crate) struct SweepRequest {
     pub(crate) check: u32,
     /// Operations a graph; 0 without graphs.
     pub(crate) graph: u32,
+    /// Operations a call; 0 without batches.
+    pub(crate) batch: u32,
     pub(crate) in_place: bool,
     pub(crate) jobs: Vec<Job>,
     /// In the order of columns, each once; empty on the CPU.
@@ -99,6 +101,7 @@ impl SweepRequest {
             warmup: args.warmup,
             check: args.check,
             graph: args.graph,
+            batch: args.batch,
             in_place: args.in_place,
             jobs: job::jobs(args, device, ranks, here)?,
             against: baselines(args, device, ranks, here)?,
@@ -137,19 +140,21 @@ impl SweepRequest {
         self.shapes().fold(HeapLimits::of(self.device), |limits, shape| limits.with_room_for(shape))
     }
 
+    /// What all rows of a type and operator have in common.
+    pub(crate) fn series(&self, dtype: DType, op: ReduceOp) -> Series {
+        let &Self { ranks, in_place, graph, batch, .. } = self;
+        Series { ranks, dtype, op, in_place, graph, batch }
+    }
+
     /// How it is measured, as a line of the table's header.
     pub(crate) fn settings(&self) -> String {
         let repeats = if self.repeats == 1 { "1 repeat" } else { &format!("{} repeats", self.repeats) };
-        let issue = match self.graph {
-            0 => "launched one by one".to_owned(),
-            graph => format!("graph replay, {graph} operations a graph"),
-        };
-        let place = if self.in_place { "in place" } else { "out of place" };
-        format!("{} {} ranks, {repeats} after {} warm-ups, {issue}, {place}", self.ranks, self.device, self.warmup)
+        let mode = self.series(DType::F32, ReduceOp::Sum).mode();
+        format!("{} {} ranks, {repeats} after {} warm-ups, {mode}", self.ranks, self.device, self.warmup)
     }
 }
 
-fn device(asked: DeviceArg, here: &dyn Surroundings) -> Result<DeviceKind> {
+pub(crate) fn device(asked: DeviceArg, here: &dyn Surroundings) -> Result<DeviceKind> {
     match asked {
         DeviceArg::Cpu => Ok(DeviceKind::Cpu),
         DeviceArg::Auto if here.gpus() == 0 => Ok(DeviceKind::Cpu),

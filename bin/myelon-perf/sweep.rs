@@ -1,10 +1,7 @@
 //! The loop of one rank: every case verified, then timed, candidates taking turns.
 
-use std::cell::RefCell;
-use std::time::Instant;
-
 use myelon_ccl::device::handles::Event;
-use myelon_ccl::measure::{Bytes, Row, Series, Summary};
+use myelon_ccl::measure::{Bytes, Row, Summary};
 use myelon_ccl::variant::Plan;
 use myelon_ccl::verify::Verifier;
 use myelon_ccl::{Communicator, Rank, Result};
@@ -12,6 +9,7 @@ use myelon_ccl::{Communicator, Rank, Result};
 use crate::bench::{Bench, Replay};
 use crate::candidate::{Planned, plan};
 use crate::exchange;
+use crate::host::{Calls, HostTimes};
 use crate::job::Job;
 use crate::machine;
 use crate::printer::Printer;
@@ -49,13 +47,13 @@ fn run(bench: &Bench, request: &SweepRequest, printer: &mut Option<Printer>) -> 
         let provenance = machine::provenance(communicator)?;
         *printer = Some(Printer::start(request, provenance, &machine::lines(&seats), caution, cases));
     }
-    let mut sweep = Sweep { bench, request, printer, host_us: RefCell::default(), cases: 0, wrong: 0 };
+    let mut sweep = Sweep { bench, request, printer, host: HostTimes::default(), cases: 0, wrong: 0 };
     for job in &request.jobs {
         sweep.job(job)?;
     }
-    let (wrong, host_us) = (sweep.wrong, sweep.host_us.into_inner());
+    let (wrong, host) = (sweep.wrong, sweep.host);
     if let Some(printer) = printer {
-        printer.host_time(&host_us);
+        printer.host_time(host.summary());
     }
     Ok(wrong)
 }
@@ -64,8 +62,7 @@ struct Sweep<'a> {
     bench: &'a Bench,
     request: &'a SweepRequest,
     printer: &'a mut Option<Printer>,
-    /// What the host spent in a call, one mean of [`HOST_CALLS`] a case and candidate, microseconds.
-    host_us: RefCell<Vec<f64>>,
+    host: HostTimes,
     /// Cases so far: each has operation numbers of its own.
     cases: u64,
     wrong: u64,
@@ -99,19 +96,18 @@ impl Sweep<'_> {
             wrong.push(self.verify(planned, verifier, first)?);
         }
         let series_us = self.time(planned, verifier)?;
+        let hosts_us = self.host.time(self.bench, planned, request.batch)?;
 
         let bootstrap = &**self.bench.communicator().bootstrap();
         let wrong = exchange::sums(bootstrap, "counting wrong elements", &wrong)?;
-        let ranks = self.bench.communicator().world_size();
-        let &Job { dtype, op, .. } = job;
-        let series = Series { ranks, dtype, op, in_place: request.in_place, graph: request.graph };
+        let series = request.series(job.dtype, job.op);
         let mut rows = Vec::new();
-        for ((planned, series_us), wrong) in planned.iter().zip(&series_us).zip(wrong) {
+        for (((planned, series_us), host_us), wrong) in planned.iter().zip(&series_us).zip(hosts_us).zip(wrong) {
             let ranks_us = exchange::series(bootstrap, "comparing times", series_us)?;
             let wrong = (request.check > 0).then_some(wrong);
             self.wrong += wrong.unwrap_or(0);
             let row = Row::measured(series.at(size), &planned.requested, Summary::of_ranks(&ranks_us)?, wrong);
-            let row = Row { variant: planned.variant.clone(), ..row };
+            let row = Row { variant: planned.variant.clone(), host_us, ..row };
             rows.push(match &planned.plan {
                 Some(plan) => in_shape(row, plan),
                 None => row,
@@ -126,13 +122,15 @@ impl Sweep<'_> {
     /// Wrong elements on this rank over the operations that were asked for, all with data of their own: `first` and
     /// those after it. With graphs at least two replays, since the second is where a frozen argument shows.
     fn verify(&self, planned: &Planned, verifier: &Verifier, first: u64) -> Result<u64> {
-        let &SweepRequest { check, graph, .. } = self.request;
+        let &SweepRequest { check, graph, in_place, batch, .. } = self.request;
         if check == 0 {
             return Ok(0);
         }
         let (bench, stream, request) = (self.bench, self.bench.stream(), &planned.request);
         let operands = bench.operands(&planned.engine);
         let tally = bench.tally();
+        // In place, the second operation of a batch has another operand than the first.
+        let calls = Calls::new(bench, planned, if in_place { batch.min(1) } else { batch });
         let once = || {
             // SAFETY: the operands have room for the largest size; they and the tally live as long as the bench, which
             // synchronises the stream before it goes.
@@ -141,7 +139,7 @@ impl Sweep<'_> {
                 // SAFETY: as above.
                 unsafe { verifier.poison(operands.output, request, stream)? };
             }
-            bench.issue(planned)?;
+            calls.issue()?;
             // SAFETY: as above.
             unsafe { verifier.check(tally, operands.output, request, stream) }
         };
@@ -174,7 +172,8 @@ impl Sweep<'_> {
                 0 => None,
                 graph => Some(bench.capture(|| (0..graph).try_for_each(|_| bench.issue(planned)))?),
             };
-            turns.push(Turn { planned, replay, series_us: Vec::new() });
+            let calls = Calls::new(bench, planned, self.request.batch);
+            turns.push(Turn { planned, replay, calls, series_us: Vec::new() });
         }
         bench.finish()?;
         for repeat in 0..u64::from(warmup) + u64::from(repeats) {
@@ -185,7 +184,7 @@ impl Sweep<'_> {
                 start.record(stream.handle())?;
                 let operations = match &turn.replay {
                     Some(replay) => replay.launch().map(|()| graph)?,
-                    None => bench.issue(turn.planned).map(|()| 1)?,
+                    None => turn.calls.issue()?,
                 };
                 end.record(stream.handle())?;
                 bench.finish()?;
@@ -195,20 +194,7 @@ impl Sweep<'_> {
                 }
             }
         }
-        for turn in turns.iter().filter(|turn| turn.planned.is_one_launch) {
-            self.time_host(turn.planned)?;
-        }
         Ok(turns.into_iter().map(|turn| turn.series_us).collect())
-    }
-
-    /// What the host spends in a call when it queues one after another.
-    fn time_host(&self, planned: &Planned) -> Result<()> {
-        self.bench.communicator().bootstrap().barrier("timing the host")?;
-        let called = Instant::now();
-        (0..HOST_CALLS).try_for_each(|_| self.bench.issue(planned))?;
-        let spent_us = called.elapsed().as_secs_f64() * 1e6 / f64::from(HOST_CALLS);
-        self.host_us.borrow_mut().push(spent_us);
-        self.bench.finish()
     }
 }
 
@@ -232,13 +218,11 @@ fn in_shape(row: Row, plan: &Plan) -> Row {
     }
 }
 
-/// Calls in a row whose host time is taken: fewer than a stream queues before a call blocks.
-const HOST_CALLS: u32 = 64;
-
 /// One candidate while it is timed.
 struct Turn<'a> {
     planned: &'a Planned,
     /// None where the host launches each operation.
     replay: Option<Replay<'a>>,
+    calls: Calls<'a>,
     series_us: Vec<f32>,
 }

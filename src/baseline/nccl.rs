@@ -55,6 +55,11 @@ impl NcclCommunicator {
         self.shared.library.version
     }
 
+    /// Whether this release reduces a type; [`Error::Unsupported`] if not.
+    pub fn supports(&self, dtype: DType) -> Result<()> {
+        data_type(dtype, self.version()).map(drop)
+    }
+
     /// Queues an all-reduce of `count` elements; `output` may equal `input`.
     ///
     /// Errors: [`Error::Unsupported`] for a type this NCCL lacks, [`Error::Nccl`] otherwise.

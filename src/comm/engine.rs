@@ -2,17 +2,18 @@
 
 use std::sync::Arc;
 
-use super::Options;
 use super::kernels::{KernelTable, Loaded};
+use super::memo::Memo;
 use super::presence::Presence;
+use super::{Operation, Options};
 use crate::abi::{Args, bytes_of, descriptor};
 use crate::baseline::NcclCommunicator;
 use crate::bootstrap::{Bootstrap, agree};
-use crate::device::{Device, DeviceKind, DevicePtr, LaunchShape, StreamHandle};
+use crate::device::{Device, DeviceKind, LaunchShape, StreamHandle};
 use crate::error::Result;
 use crate::memory::{HeapLimits, SymmetricHeap};
 use crate::table::LaneTable;
-use crate::types::{DType, Rank, ReduceOp, WorldSize};
+use crate::types::{DType, ReduceOp, WorldSize};
 use crate::variant::{Choice, Plan, Request, Terrain};
 use crate::watch::Watch;
 
@@ -29,14 +30,15 @@ pub(super) struct KernelEngine {
     heap: SymmetricHeap,
     watch: Arc<Watch>,
     kernels: KernelTable,
+    memo: Memo<Ready>,
     presence: Presence,
     table: Arc<LaneTable>,
     choice: Option<Choice>,
-    deadline_ns: u64,
+    /// What all launches have in common; the rest is 0.
+    args: Args,
     sentinel: bool,
     kind: DeviceKind,
     arch: String,
-    rank: Rank,
     world_size: WorldSize,
 }
 
@@ -60,18 +62,33 @@ impl KernelEngine {
                 watch.hear(event);
             }
         }));
+        let args = Args {
+            input: 0,
+            output: 0,
+            count: 0,
+            heap: heap.bases(),
+            control: watch.page().0,
+            deadline_ns: options.timeout.as_nanos() as u64,
+            descriptor: 0,
+            layout: *heap.layout(),
+            rank: rank.0,
+            chunk_bytes: 0,
+            slots: 0,
+            first_step: 0,
+            end_step: 0,
+        };
         Ok(Self {
             heap,
             watch,
             kernels: KernelTable::new(sharers),
+            memo: Memo::new(),
             presence: Presence::of(&device.properties().identity),
             table,
             choice: options.choice.clone(),
-            deadline_ns: options.timeout.as_nanos() as u64,
+            args,
             sentinel: options.sentinel,
             kind: device.properties().kind,
             arch: device.properties().arch.clone(),
-            rank,
             world_size,
         })
     }
@@ -102,9 +119,22 @@ impl KernelEngine {
         Plan::new(&terrain, request, choice)
     }
 
-    /// The plan's kernel, if it is prepared.
-    pub(super) fn loaded(&self, plan: &Plan) -> Option<Loaded> {
-        self.kernels.get(&plan.kernel)
+    /// What a request becomes under a choice of the caller's, or under the communicator's own.
+    ///
+    /// Errors: besides those of [`Plan::new`], [`Error::InvalidArgument`](crate::Error::InvalidArgument) for a grid that is
+    /// not resident as a whole.
+    pub(super) fn find(&self, choice: Option<&Choice>, request: &Request) -> Result<Found<'_>> {
+        if let Some(ready) = self.memo.get(choice, request) {
+            return Ok(Found::Known(ready));
+        }
+        let plan = match choice {
+            Some(choice) => self.plan(choice, request)?,
+            None => self.plan(&self.choose(request)?, request)?,
+        };
+        let Some(kernel) = self.kernels.get(&plan.kernel) else { return Ok(Found::Missing(plan)) };
+        kernel.check_resident(&plan)?;
+        let ready = Ready { plan, kernel };
+        Ok(self.memo.keep(choice, request, ready).map_or_else(Found::New, Found::Known))
     }
 
     pub(super) fn prepare(&self, bootstrap: &dyn Bootstrap, device: &Arc<dyn Device>, plans: &[Plan]) -> Result<()> {
@@ -131,51 +161,77 @@ impl KernelEngine {
         if plans.is_empty() { Ok(()) } else { self.prepare(bootstrap, device, &plans) }
     }
 
-    /// Launches the plan, piece by piece and step by step.
+    /// Launches the operation that `ready` was made for, piece by piece and step by step.
     ///
     /// # Safety
     /// As [`super::Communicator::all_reduce`].
-    #[expect(clippy::too_many_arguments, reason = "a launch is what all of these meet in")]
     pub(super) unsafe fn launch(
         &self,
         device: &dyn Device,
-        kernel: Loaded,
-        plan: &Plan,
-        request: &Request,
-        input: DevicePtr,
-        output: DevicePtr,
+        ready: &Ready,
+        operation: &Operation,
         stream: StreamHandle,
     ) -> Result<()> {
-        kernel.check_resident(plan)?;
-        let element_bytes = request.dtype.size_bytes() as u64;
+        let Ready { plan, kernel } = ready;
+        let &Operation { input, output, count, dtype, op } = operation;
+        let element_bytes = dtype.size_bytes() as u64;
         let shape = LaunchShape {
             grid: plan.lanes,
             block: plan.kernel.threads,
             shared_bytes: plan.shared_bytes,
             dependent: plan.kernel.variant.dependent && self.presence.is_alone() && kernel.fits_twice(plan),
         };
-        let launches = plan.pieces(request.count).flat_map(|piece| plan.launches().map(move |steps| (piece, steps)));
-        for ((offset, count), steps) in launches {
+        let launches = plan.pieces(count).flat_map(|piece| plan.launches().map(move |steps| (piece, steps)));
+        for ((offset, elements), steps) in launches {
             let args = Args {
                 input: input.offset(offset * element_bytes).0,
                 output: output.offset(offset * element_bytes).0,
-                count,
-                heap: self.heap.bases(),
-                control: self.watch.page().0,
-                deadline_ns: self.deadline_ns,
+                count: elements,
                 // Of the whole message: pieces alike do not make messages alike.
-                descriptor: descriptor(request.count, request.dtype as u8, request.op as u8),
-                layout: *self.heap.layout(),
-                rank: self.rank.0,
+                descriptor: descriptor(count, dtype as u8, op as u8),
                 chunk_bytes: plan.chunk_bytes,
                 slots: plan.slots,
                 first_step: steps.start,
                 end_step: steps.end,
+                ..self.args
             };
             // SAFETY: `Args` is what every collective kernel takes; heap and page live until no kernel runs, the operands
             // by the caller's promise.
             unsafe { device.launch(kernel.handle, shape, bytes_of(&args), stream)? };
         }
         Ok(())
+    }
+}
+
+/// A request that can be launched.
+pub(super) struct Ready {
+    plan: Plan,
+    kernel: Loaded,
+}
+
+/// What a request has become.
+pub(super) enum Found<'a> {
+    /// The same as before.
+    Known(&'a Ready),
+    /// A launch that is not kept.
+    New(Ready),
+    /// A plan whose kernel is not prepared.
+    Missing(Plan),
+}
+
+impl Found<'_> {
+    pub(super) fn ready(&self) -> Option<&Ready> {
+        match self {
+            Self::Known(ready) => Some(ready),
+            Self::New(ready) => Some(ready),
+            Self::Missing(_) => None,
+        }
+    }
+
+    pub(super) fn missing(&self) -> Option<&Plan> {
+        match self {
+            Self::Known(_) | Self::New(_) => None,
+            Self::Missing(plan) => Some(plan),
+        }
     }
 }

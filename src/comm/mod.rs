@@ -1,9 +1,12 @@
 //! [`Communicator`]: one all-reduce from request to launch.
 
+mod batch;
 mod cuda_slices;
 mod engine;
 mod init;
 mod kernels;
+mod memo;
+mod operation;
 mod options;
 mod order;
 mod place;
@@ -21,11 +24,11 @@ use crate::error::{Error, Result};
 use crate::types::{DType, Rank, ReduceOp, WorldSize};
 use crate::variant::{Choice, Plan, Request};
 
-use engine::{Engine, KernelEngine};
-use kernels::Loaded;
+use engine::{Engine, Found, KernelEngine};
 use order::Order;
 
 pub use cuda_slices::Element;
+pub use operation::Operation;
 pub use options::{Fallback, Options};
 
 /// A group of ranks that reduce together, seen from one of them.
@@ -110,17 +113,14 @@ impl Communicator {
         op: ReduceOp,
         stream: StreamHandle,
     ) -> Result<()> {
-        let request = Request { count, dtype, op };
+        let operation = Operation { input, output, count, dtype, op };
         match &*self.engine {
-            Engine::Kernels(kernels) => {
-                let choice = kernels.choose(&request)?;
-                // SAFETY: the caller's promise is this function's.
-                unsafe { self.all_reduce_as(&choice, &request, input, output, stream) }
-            }
+            // SAFETY: the caller's promise is this function's.
+            Engine::Kernels(kernels) => unsafe { self.launch_one(kernels, None, &operation, stream) },
             Engine::Nccl(nccl) => {
-                check_operands(&request, input, output)?;
+                operation.check()?;
                 let turn = self.order.turn(stream)?;
-                // SAFETY: the caller's promise is this function's.
+                // SAFETY: as above.
                 unsafe { nccl.all_reduce(input, output, count, dtype, op, stream)? };
                 turn.end()
             }
@@ -139,17 +139,35 @@ impl Communicator {
         output: DevicePtr,
         stream: StreamHandle,
     ) -> Result<()> {
-        check_operands(request, input, output)?;
-        let kernels = self.kernels()?;
-        let plan = kernels.plan(choice, request)?;
+        let &Request { count, dtype, op } = request;
+        let operation = Operation { input, output, count, dtype, op };
+        // SAFETY: the caller's promise is this function's.
+        unsafe { self.launch_one(self.kernels()?, Some(choice), &operation, stream) }
+    }
+
+    /// # Safety
+    /// As [`Communicator::all_reduce`].
+    unsafe fn launch_one(
+        &self,
+        kernels: &KernelEngine,
+        choice: Option<&Choice>,
+        operation: &Operation,
+        stream: StreamHandle,
+    ) -> Result<()> {
+        operation.check()?;
+        let mut found = kernels.find(choice, &operation.request())?;
         self.status()?;
-        if request.count == 0 {
+        if operation.count == 0 {
             return Ok(());
         }
-        let kernel = self.ready_kernel(kernels, &plan, stream)?;
+        if let Found::Missing(plan) = &found {
+            self.prepare_missing(kernels, std::slice::from_ref(plan), stream)?;
+            found = kernels.find(choice, &operation.request())?;
+        }
+        let ready = found.ready().expect("prepare loads what it is given");
         let turn = self.order.turn(stream)?;
         // SAFETY: the caller's promise is this function's.
-        unsafe { kernels.launch(&*self.device, kernel, &plan, request, input, output, stream)? };
+        unsafe { kernels.launch(&*self.device, ready, operation, stream)? };
         turn.end()
     }
 
@@ -189,18 +207,17 @@ impl Communicator {
         }
     }
 
-    fn ready_kernel(&self, kernels: &KernelEngine, plan: &Plan, stream: StreamHandle) -> Result<Loaded> {
-        if let Some(kernel) = kernels.loaded(plan) {
-            return Ok(kernel);
-        }
-        if self.device.is_capturing(stream)? {
+    /// Prepares plans that were found without their kernels, which no capture can. All ranks find the same.
+    fn prepare_missing(&self, kernels: &KernelEngine, plans: &[Plan], stream: StreamHandle) -> Result<()> {
+        if let Some(first) = plans.first()
+            && self.device.is_capturing(stream)?
+        {
             return Err(Error::invalid(format!(
                 "{} is not prepared, and cannot be while its stream is being captured: call prepare before the capture",
-                plan.kernel
+                first.kernel
             )));
         }
-        self.prepare(std::slice::from_ref(plan))?;
-        Ok(kernels.loaded(plan).expect("prepare loads what it is given"))
+        kernels.prepare(&*self.bootstrap, &self.device, plans)
     }
 
     /// Waits until the stream has passed everything queued, and says what went wrong with the collectives on it.
@@ -286,49 +303,5 @@ impl fmt::Debug for Communicator {
             .field("device", &self.device)
             .field("engine", &self.engine())
             .finish_non_exhaustive()
-    }
-}
-
-fn check_operands(request: &Request, input: DevicePtr, output: DevicePtr) -> Result<()> {
-    let element_bytes = request.dtype.size_bytes() as u64;
-    let bytes = request.count.checked_mul(element_bytes).filter(|&bytes| bytes < 1 << 47);
-    let Some(bytes) = bytes else {
-        return Err(Error::invalid(format!("{} elements of {} exceed any memory", request.count, request.dtype)));
-    };
-    if bytes == 0 {
-        return Ok(());
-    }
-    for (name, pointer) in [("input", input), ("output", output)] {
-        if pointer.0 == 0 || pointer.0 % element_bytes != 0 {
-            return Err(Error::invalid(format!(
-                "{name} is {:#x}: an address aligned to the {element_bytes} bytes of {} is needed",
-                pointer.0, request.dtype
-            )));
-        }
-    }
-    let apart = input.0.abs_diff(output.0);
-    if apart != 0 && apart < bytes {
-        return Err(Error::invalid(format!(
-            "input and output overlap: {apart} bytes apart for {bytes} bytes; pass the same address to work in place"
-        )));
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn operands_are_checked() {
-        let request = Request { count: 4, dtype: DType::F32, op: ReduceOp::Sum };
-        let check = |input, output| check_operands(&request, DevicePtr(input), DevicePtr(output));
-        check(0x1000, 0x1000).unwrap();
-        check(0x1000, 0x1010).unwrap();
-        assert!(check(0x1000, 0x1008).unwrap_err().to_string().contains("overlap"));
-        assert!(check(0x1002, 0x2000).unwrap_err().to_string().contains("aligned"));
-        assert!(check(0, 0x2000).is_err());
-        let huge = Request { count: u64::MAX / 2, ..request };
-        assert!(check_operands(&huge, DevicePtr(16), DevicePtr(16)).is_err());
     }
 }

@@ -27,6 +27,8 @@ pub struct Series {
     pub in_place: bool,
     /// Operations in each replayed graph; 0 where every operation was launched by the host.
     pub graph: u32,
+    /// Operations in each call of the host's; 0 where every operation was a call of its own.
+    pub batch: u32,
 }
 
 impl Series {
@@ -37,10 +39,12 @@ impl Series {
 
     /// How the operations were issued and where the result went, for captions.
     pub fn mode(self) -> String {
-        let issue = match self.graph {
-            0 => "launched one by one".to_owned(),
-            1 => "graph replay, 1 operation a graph".to_owned(),
-            graph => format!("graph replay, {graph} operations a graph"),
+        let issue = match (self.graph, self.batch) {
+            (0, 0) => "launched one by one".to_owned(),
+            (0, 1) => "launched in batches of 1 operation".to_owned(),
+            (0, batch) => format!("launched in batches of {batch} operations"),
+            (1, _) => "graph replay, 1 operation a graph".to_owned(),
+            (graph, _) => format!("graph replay, {graph} operations a graph"),
         };
         format!("{issue}, {}", if self.in_place { "in place" } else { "out of place" })
     }
@@ -60,9 +64,11 @@ mod tests {
     #[test]
     fn a_series_reads_as_a_caption() {
         let ranks = WorldSize::new(8).unwrap();
-        let series = Series { ranks, dtype: DType::F32, op: ReduceOp::Sum, in_place: false, graph: 20 };
+        let series = Series { ranks, dtype: DType::F32, op: ReduceOp::Sum, in_place: false, graph: 20, batch: 0 };
         assert_eq!(series.to_string(), "8 ranks, f32 sum, graph replay, 20 operations a graph, out of place");
         let series = Series { ranks: WorldSize::new(1).unwrap(), graph: 0, in_place: true, ..series };
         assert_eq!(series.to_string(), "1 rank, f32 sum, launched one by one, in place");
+        let series = Series { batch: 8, ..series };
+        assert_eq!(series.to_string(), "1 rank, f32 sum, launched in batches of 8 operations, in place");
     }
 }

@@ -8,7 +8,7 @@ use crate::measure::output;
 use crate::measure::results::Results;
 
 /// The columns, in order: the JSON's fields, then a ratio for each [`Baseline`].
-const COLUMNS: [&str; 28] = [
+const COLUMNS: [&str; 30] = [
     "ranks",
     "bytes",
     "dtype",
@@ -29,9 +29,11 @@ const COLUMNS: [&str; 28] = [
     "launch",
     "in_place",
     "graph",
+    "batch",
     "p50_us",
     "p99_us",
     "min_us",
+    "host_us",
     "algbw_gbps",
     "busbw_gbps",
     "wrong",
@@ -70,9 +72,11 @@ pub fn render(results: &Results) -> Result<String> {
             row.launch.map_or(String::new(), |launch| launch.to_string()),
             row.in_place.to_string(),
             row.graph.to_string(),
+            row.batch.to_string(),
             row.time_us.p50.to_string(),
             row.time_us.p99.to_string(),
             row.time_us.min.to_string(),
+            optional(row.host_us),
             row.algbw_gbps.to_string(),
             row.busbw_gbps.to_string(),
             row.wrong.map_or(String::new(), |wrong| wrong.to_string()),
@@ -104,13 +108,24 @@ mod tests {
     fn rows_are_flat_and_quoted_where_needed() {
         let mut results = Results::new(provenance());
         let (stages, wait) = (3, Some(Wait::Adaptive));
-        let odd = Row { variant: "a,b".into(), lanes: 4, threads: 256, stages, wait, ..row(2, 1000, "auto", 2.0) };
+        let odd = Row {
+            variant: "a,b".into(),
+            lanes: 4,
+            threads: 256,
+            stages,
+            wait,
+            host_us: Some(2.5),
+            ..row(2, 1000, "auto", 2.0)
+        };
         results.rows = vec![odd, Row { wrong: None, ..row(2, 1000, "nccl", 5.0) }];
         let text = render(&results).unwrap();
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines[0], COLUMNS.join(","));
-        assert_eq!(lines[1], r#"2,1000,f32,sum,auto,"a,b",4,256,0,3,0,0,0,adaptive,,,,,false,20,2,3,1,0.5,0.5,0,2.5,"#);
-        assert_eq!(lines[2], "2,1000,f32,sum,nccl,nccl,0,0,0,0,0,0,0,,,,,,false,20,5,7.5,2.5,0.2,0.2,,1,");
+        assert_eq!(
+            lines[1],
+            r#"2,1000,f32,sum,auto,"a,b",4,256,0,3,0,0,0,adaptive,,,,,false,20,0,2,3,1,2.5,0.5,0.5,0,2.5,"#
+        );
+        assert_eq!(lines[2], "2,1000,f32,sum,nccl,nccl,0,0,0,0,0,0,0,,,,,,false,20,0,5,7.5,2.5,,0.2,0.2,,1,");
         assert_eq!(lines.len(), 3);
     }
 }

@@ -83,8 +83,16 @@ pub struct Row {
     pub in_place: bool,
     /// Operations in each replayed graph; 0 for host launches. Above 1, times are of the replays' means.
     pub graph: u32,
+    /// Operations in each call of the host's; 0 where each was a call of its own, and in files older than this field. Above 1,
+    /// times are of the batches' means.
+    #[serde(default)]
+    pub batch: u32,
     /// Slowest rank's time over the repeats, microseconds an operation.
     pub time_us: Summary,
+    /// What rank 0's host spends in a call, microseconds an operation; null where it was not taken, and in files older than
+    /// this field.
+    #[serde(default)]
+    pub host_us: Option<f64>,
     /// [`Bandwidth::algbw_gbps`] of the p50.
     pub algbw_gbps: f64,
     /// [`Bandwidth::busbw_gbps`] of the p50.
@@ -119,7 +127,9 @@ impl Row {
             launch: None,
             in_place: series.in_place,
             graph: series.graph,
+            batch: series.batch,
             time_us,
+            host_us: None,
             algbw_gbps: bandwidth.algbw_gbps,
             busbw_gbps: bandwidth.busbw_gbps,
             wrong,
@@ -128,8 +138,8 @@ impl Row {
 
     /// What was measured, apart from the candidate and its time.
     pub fn case(&self) -> Case {
-        let &Self { ranks, dtype, op, in_place, graph, bytes, .. } = self;
-        Series { ranks, dtype, op, in_place, graph }.at(Bytes(bytes))
+        let &Self { ranks, dtype, op, in_place, graph, batch, bytes, .. } = self;
+        Series { ranks, dtype, op, in_place, graph, batch }.at(Bytes(bytes))
     }
 
     /// Whether verification found a wrong element. A time of such a row means nothing.
@@ -139,7 +149,7 @@ impl Row {
 
     fn check(&self) -> Result<(), String> {
         let numbers = [self.time_us.p50, self.time_us.p99, self.time_us.min, self.algbw_gbps, self.busbw_gbps];
-        if numbers.iter().any(|number| !number.is_finite() || *number < 0.0) {
+        if numbers.into_iter().chain(self.host_us).any(|number| !number.is_finite() || number < 0.0) {
             return Err("times and bandwidths must be finite and not negative".to_owned());
         }
         let Summary { p50, p99, min } = self.time_us;
@@ -221,7 +231,7 @@ pub(crate) mod tests {
     /// A correct row that took `p50` microseconds for f32 sums out of place, 20 to a graph.
     pub(crate) fn row(ranks: u32, bytes: u64, requested: &str, p50: f64) -> Row {
         let ranks = WorldSize::new(ranks).unwrap();
-        let series = Series { ranks, dtype: DType::F32, op: ReduceOp::Sum, in_place: false, graph: 20 };
+        let series = Series { ranks, dtype: DType::F32, op: ReduceOp::Sum, in_place: false, graph: 20, batch: 0 };
         let time_us = Summary { p50, p99: p50 * 1.5, min: p50 * 0.5 };
         Row::measured(series.at(Bytes(bytes)), requested, time_us, Some(0))
     }
@@ -232,14 +242,15 @@ pub(crate) mod tests {
         let (chunk, slots, wait) = (4096, 4, Some(Wait::Spin));
         let ran =
             Row { variant: "ring".into(), lanes: 16, threads: 512, chunk, slots, wait, ..row(8, 1024, "auto", 4.0) };
+        let ran = Row { host_us: Some(2.5), ..ran };
         results.rows = vec![ran, Row { wrong: None, ..row(8, 1024, "nccl", 8.0) }];
         assert_eq!(
             results.to_json().unwrap(),
             r#"{"schema":1,
 "provenance":{"date":"2026-11-20T10:00:00Z","version":"0.1.0","source_hash":"1a2b3c4d","gpu":"NVIDIA H200","gpus":8,"link":"NV18","driver":"580.159","cuda":"13.0","nccl":"2.28.9","nvls":"off","cpu":"Test CPU"},
 "rows":[
-{"ranks":8,"bytes":1024,"dtype":"f32","op":"sum","requested":"auto","variant":"ring","lanes":16,"threads":512,"chunk":4096,"stages":0,"stage_packs":0,"producer_warps":0,"slots":4,"wait":"spin","sync":null,"places":null,"pieces":null,"launch":null,"in_place":false,"graph":20,"time_us":{"p50":4.0,"p99":6.0,"min":2.0},"algbw_gbps":0.256,"busbw_gbps":0.448,"wrong":0},
-{"ranks":8,"bytes":1024,"dtype":"f32","op":"sum","requested":"nccl","variant":"nccl","lanes":0,"threads":0,"chunk":0,"stages":0,"stage_packs":0,"producer_warps":0,"slots":0,"wait":null,"sync":null,"places":null,"pieces":null,"launch":null,"in_place":false,"graph":20,"time_us":{"p50":8.0,"p99":12.0,"min":4.0},"algbw_gbps":0.128,"busbw_gbps":0.224,"wrong":null}
+{"ranks":8,"bytes":1024,"dtype":"f32","op":"sum","requested":"auto","variant":"ring","lanes":16,"threads":512,"chunk":4096,"stages":0,"stage_packs":0,"producer_warps":0,"slots":4,"wait":"spin","sync":null,"places":null,"pieces":null,"launch":null,"in_place":false,"graph":20,"batch":0,"time_us":{"p50":4.0,"p99":6.0,"min":2.0},"host_us":2.5,"algbw_gbps":0.256,"busbw_gbps":0.448,"wrong":0},
+{"ranks":8,"bytes":1024,"dtype":"f32","op":"sum","requested":"nccl","variant":"nccl","lanes":0,"threads":0,"chunk":0,"stages":0,"stage_packs":0,"producer_warps":0,"slots":0,"wait":null,"sync":null,"places":null,"pieces":null,"launch":null,"in_place":false,"graph":20,"batch":0,"time_us":{"p50":8.0,"p99":12.0,"min":4.0},"host_us":null,"algbw_gbps":0.128,"busbw_gbps":0.224,"wrong":null}
 ]}
 "#
         );
@@ -264,8 +275,11 @@ pub(crate) mod tests {
         let text = results.to_json().unwrap();
         let shape = "\"chunk\":0,\"stages\":0,\"stage_packs\":0,\"producer_warps\":0,\"slots\":0,\"wait\":null,\
                      \"sync\":null,\"places\":null,\"pieces\":null,\"launch\":null,";
-        let older = text.replace(shape, "");
-        assert!(older.len() < text.len());
+        let mut older = text.clone();
+        for part in [shape, "\"batch\":0,", "\"host_us\":null,"] {
+            assert!(older.contains(part), "{part}");
+            older = older.replace(part, "");
+        }
         assert_eq!(Results::parse(&older, "x.json").unwrap(), results);
     }
 
@@ -282,6 +296,7 @@ pub(crate) mod tests {
             (good.replace("\"ranks\":2", "\"ranks\":9"), "a world of 9 ranks"),
             (good.replace("\"p50\":1.0", "\"p50\":7.0"), "x.json: rows[0]: time_us must ascend"),
             (good.replace("\"min\":0.5", "\"min\":-0.5"), "x.json: rows[0]: times and bandwidths"),
+            (good.replace("\"host_us\":null", "\"host_us\":-1"), "x.json: rows[0]: times and bandwidths"),
             ("[]".to_owned(), "not a results file"),
             (String::new(), "not a results file"),
         ] {

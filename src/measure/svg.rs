@@ -113,7 +113,7 @@ fn curves<'a>(comparison: &Comparison<'a>) -> Vec<Curve<'a>> {
 
 /// The comparisons that differ in nothing but the ranks, of the kind with the most lines; the first kind of equal ones.
 fn of_one_kind(comparisons: Vec<Comparison<'_>>) -> Vec<Comparison<'_>> {
-    let kind = |series: Series| (series.dtype, series.op, series.in_place, series.graph);
+    let kind = |series: Series| (series.dtype, series.op, series.in_place, series.graph, series.batch);
     let mut lines = BTreeMap::new();
     for comparison in &comparisons {
         *lines.entry(kind(comparison.series)).or_insert(0) += comparison.lines.len();

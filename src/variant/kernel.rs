@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::manifest::VariantSpec;
 use crate::abi::{PACK_BYTES, STAGE_FLAG_BYTES};
 use crate::device::KernelSource;
+use crate::measure::neighbour::Work;
 use crate::types::{DType, Pieces, Places, ReduceOp, SyncPolicy, Wait, WorldSize};
 
 /// Everything that a collective kernel is compiled for. Two equal keys are one compiled file.
@@ -156,4 +157,13 @@ impl VerifyKernel {
             ),
         }
     }
+}
+
+/// The entry file of a neighbour: a kernel that has nothing to do with an all-reduce, to see what one that waits does to it.
+pub fn neighbour_kernel(work: Work, threads: u32) -> KernelSource {
+    let entry = format!(
+        "#include \"verify/neighbour.cuh\"\nnamespace myelon {{\n\
+         MYELON_KERNEL({threads}, NeighbourArgs, args) {{ {work}(args); }}\n}}\n"
+    );
+    KernelSource { name: format!("neighbour::{work}"), entry }
 }

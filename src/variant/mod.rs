@@ -11,7 +11,7 @@ mod plan;
 mod shape;
 
 pub use arch::dtype_runs_on;
-pub use kernel::{KernelKey, VerifyKernel};
+pub use kernel::{KernelKey, VerifyKernel, neighbour_kernel};
 pub use manifest::{Capacity, Mailbox, Manifest, Order, Rounding, Tuning, VariantSpec};
 pub use parameters::Parameters;
 pub use plan::{Choice, Plan, Request, Terrain};

@@ -14,7 +14,7 @@ use crate::measure::Bytes;
 use crate::types::{DType, Launching, Pieces, Places, ReduceOp, SyncPolicy, Wait, WorldSize};
 
 /// What is to be reduced. Equal on all ranks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Request {
     /// Elements.
     pub count: u64,
