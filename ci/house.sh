@@ -27,7 +27,7 @@ algo verify'
 src_floors='types error abi
 device variant table measure
 bootstrap
-memory watch
+memory watch study
 baseline
 comm
 lib'

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
+use serde::Deserialize;
+
 use crate::error::{Error, Result};
 use crate::measure::case::Series;
 use crate::measure::results::Row;
@@ -13,7 +15,8 @@ use crate::measure::size::Bytes;
 pub const AUTO: &str = "auto";
 
 /// A library that Myelon is compared with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Baseline {
     /// NCCL on plain buffers.
     Nccl,

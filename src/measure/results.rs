@@ -113,7 +113,8 @@ impl Row {
         self.wrong.is_some_and(|wrong| wrong > 0)
     }
 
-    fn check(&self) -> Result<(), String> {
+    /// What no run can give, in words that follow the row's place.
+    pub(crate) fn check(&self) -> Result<(), String> {
         let numbers = [self.time_us.p50, self.time_us.p99, self.time_us.min, self.algbw_gbps, self.busbw_gbps];
         if numbers.iter().any(|number| !number.is_finite() || *number < 0.0) {
             return Err("times and bandwidths must be finite and not negative".to_owned());
