@@ -1,5 +1,6 @@
 //! `myelon-perf`: measures all-reduce the way nccl-tests does, and turns stored results into tables and plots.
 
+mod ablate;
 mod args;
 mod bench;
 mod candidate;
@@ -8,12 +9,16 @@ mod here;
 mod job;
 mod launch;
 mod machine;
+mod measure;
+mod patterns;
 mod place;
 mod printer;
 mod processes;
 mod report;
 mod request;
 mod rival;
+mod studies;
+mod study_printer;
 mod sweep;
 mod verify;
 

@@ -10,6 +10,7 @@ use myelon_ccl::{DType, Error, MAX_WORLD_SIZE, ReduceOp, Result, WorldSize};
 
 use crate::args::{Against, DeviceArg, SweepArgs};
 use crate::job::{self, Candidate, Job};
+use crate::studies::StudyRequest;
 
 /// What a request is checked against: this machine and this build.
 pub(crate) trait Surroundings {
@@ -66,7 +67,10 @@ pub(crate) struct SweepRequest {
     /// Operations a graph; 0 without graphs.
     pub(crate) graph: u32,
     pub(crate) in_place: bool,
+    /// Empty where studies take the place of a sweep.
     pub(crate) jobs: Vec<Job>,
+    /// What runs in place of the jobs, at sizes, with repeats and graphs of its own.
+    pub(crate) studies: Option<StudyRequest>,
     /// In the order of columns, each once; empty on the CPU.
     pub(crate) against: Vec<Baseline>,
     /// Writable.
@@ -85,6 +89,11 @@ impl SweepRequest {
         if args.repeats == 0 {
             return Err(Error::invalid("-n 0 measures nothing: use 1 or more"));
         }
+        let studies = StudyRequest::check(args, device, ranks, here)?;
+        let (jobs, against) = match &studies {
+            None => (job::jobs(args, device, ranks, here)?, baselines(args, device, ranks, here)?),
+            Some(studies) => (Vec::new(), studies.against()),
+        };
         let request = Self {
             device,
             ranks,
@@ -96,8 +105,9 @@ impl SweepRequest {
             check: args.check,
             graph: args.graph,
             in_place: args.in_place,
-            jobs: job::jobs(args, device, ranks, here)?,
-            against: baselines(args, device, ranks, here)?,
+            jobs,
+            studies,
+            against,
             json: args.json.clone(),
             csv: args.csv.clone(),
         };
@@ -117,10 +127,16 @@ impl SweepRequest {
     /// The shapes that named variants run with.
     fn shapes(&self) -> impl Iterator<Item = &Shape> {
         let candidates = self.jobs.iter().flat_map(|job| &job.candidates);
-        candidates.filter_map(|candidate| match candidate {
+        let swept = candidates.filter_map(|candidate| match candidate {
             Candidate::Auto => None,
             Candidate::Variant(_, shape) => Some(shape),
-        })
+        });
+        swept.chain(self.studies.iter().flat_map(StudyRequest::shapes))
+    }
+
+    /// The largest message.
+    pub(crate) fn largest(&self) -> Option<Bytes> {
+        self.studies.as_ref().map_or_else(|| self.sizes.largest(), StudyRequest::largest)
     }
 
     /// Whether any is other than the manifest's.
@@ -198,12 +214,19 @@ fn sizes(args: &SweepArgs, device: DeviceKind) -> Result<SizeSweep> {
     SizeSweep::new(begin, end, args.step.map_or(Step::Factor(args.factor), Step::Add))
 }
 
+/// Whether ranks share GPUs: NCCL refuses two on one.
+fn shares(args: &SweepArgs, ranks: WorldSize, here: &dyn Surroundings) -> bool {
+    args.share_gpus && ranks.get() > here.gpus()
+}
+
+/// Whether there is a library to measure against.
+pub(crate) fn has_rivals(args: &SweepArgs, device: DeviceKind, ranks: WorldSize, here: &dyn Surroundings) -> bool {
+    device == DeviceKind::Cuda && !shares(args, ranks, here) && here.has_nccl()
+}
+
 fn baselines(args: &SweepArgs, device: DeviceKind, ranks: WorldSize, here: &dyn Surroundings) -> Result<Vec<Baseline>> {
-    // NCCL refuses two ranks on one GPU.
-    let shared = args.share_gpus && ranks.get() > here.gpus();
     let Some(asked) = &args.against else {
-        let usable = device == DeviceKind::Cuda && !shared && here.has_nccl();
-        return Ok(if usable { vec![Baseline::Nccl] } else { Vec::new() });
+        return Ok(if has_rivals(args, device, ranks, here) { vec![Baseline::Nccl] } else { Vec::new() });
     };
     let chosen: Vec<_> =
         Baseline::ALL.into_iter().filter(|&baseline| asked.contains(&Against::Baseline(baseline))).collect();
@@ -214,7 +237,7 @@ fn baselines(args: &SweepArgs, device: DeviceKind, ranks: WorldSize, here: &dyn 
     if device == DeviceKind::Cpu {
         return Err(Error::unsupported(format!("--against {first}: NCCL runs on GPUs only; leave it out on the CPU")));
     }
-    if shared {
+    if shares(args, ranks, here) {
         return Err(Error::unsupported(format!(
             "--against {first}: NCCL needs a GPU for each of the {ranks} ranks; leave it out where ranks share GPUs"
         )));
@@ -241,7 +264,8 @@ pub(crate) mod fake {
     use super::*;
     use crate::args::Cli;
 
-    /// Three variants: `ring` has no 8-bit floats, `pair` runs over two ranks only, `slow` is disabled and alone has stages.
+    /// Three variants: `ring` has no 8-bit floats, `pair` runs over two ranks only, `two_shot_tma`
+    /// is known to studies alone and needs another GPU, `slow` is disabled and alone has stages.
     #[derive(Clone, Copy)]
     pub(crate) struct Fake {
         pub(crate) gpus: u32,
@@ -275,6 +299,7 @@ pub(crate) mod fake {
         ) -> Option<String> {
             match variant {
                 "ring" if dtype.is_fp8() => Some("has no 8-bit floats".into()),
+                "two_shot_tma" => Some("needs sm_90 or newer".into()),
                 "pair" if ranks.get() != 2 => Some("runs over 2 ranks".into()),
                 _ => None,
             }

@@ -1,15 +1,14 @@
 //! The loop of one rank: every case verified, then timed, candidates taking turns.
 
-use std::cell::RefCell;
 use std::time::Instant;
 
 use myelon_ccl::device::handles::Event;
 use myelon_ccl::measure::{Bytes, Row, Series, Summary};
-use myelon_ccl::variant::{KernelKey, Plan};
-use myelon_ccl::{Communicator, Rank, Result};
+use myelon_ccl::variant::{KernelKey, Plan, Request};
+use myelon_ccl::{Rank, Result};
 
 use crate::bench::{Bench, Replay};
-use crate::candidate::{Planned, plan};
+use crate::candidate::{Planned, plan, rivals};
 use crate::exchange;
 use crate::job::Job;
 use crate::machine;
@@ -17,30 +16,8 @@ use crate::printer::Printer;
 use crate::request::SweepRequest;
 use crate::verify::Verifier;
 
-/// Measures on this rank. Collective. Returns how many elements were wrong on all ranks together.
-///
-/// Errors: the first on this rank; the other ranks are told, and end with an error too. What rank 0 has measured by
-/// then is stored all the same.
-pub(crate) fn measure(communicator: Communicator, request: &SweepRequest) -> Result<u64> {
-    let bench = Bench::new(communicator, request)?;
-    let mut printer = None;
-    let outcome = run(&bench, request, &mut printer);
-    if let Err(error) = &outcome {
-        bench.communicator().abort(&error.to_string());
-    }
-    // WHY: before the verdict, which nothing may follow.
-    let outcome = outcome.and_then(|wrong| bench.close().map(|()| wrong));
-    let Some(printer) = printer else { return outcome };
-    if outcome.is_ok() {
-        printer.verdict();
-    }
-    // WHY: the failure on the way first: it says more than one that may follow from it.
-    let stored = printer.store();
-    outcome.and_then(|wrong| stored.map(|()| wrong))
-}
-
-/// Every job in turn. `printer` is filled on rank 0 only.
-fn run(bench: &Bench, request: &SweepRequest, printer: &mut Option<Printer>) -> Result<u64> {
+/// Every job in turn. Collective. Returns how many elements were wrong on all ranks together; `printer` is filled on rank 0 only.
+pub(crate) fn run(bench: &Bench, request: &SweepRequest, printer: &mut Option<Printer>) -> Result<u64> {
     let communicator = bench.communicator();
     let seats = machine::seats(communicator)?;
     if communicator.rank() == Rank(0) {
@@ -49,41 +26,67 @@ fn run(bench: &Bench, request: &SweepRequest, printer: &mut Option<Printer>) -> 
         let provenance = machine::provenance(communicator)?;
         *printer = Some(Printer::start(request, provenance, &machine::lines(&seats), caution, cases));
     }
-    let mut sweep = Sweep { bench, request, printer, host_us: RefCell::default(), cases: 0, wrong: 0 };
+    let mut sweep = Sweep::new(bench, request);
     for job in &request.jobs {
-        sweep.job(job)?;
+        sweep.job(job, printer)?;
     }
-    let (wrong, host_us) = (sweep.wrong, sweep.host_us.into_inner());
     if let Some(printer) = printer {
-        printer.host_time(&host_us);
+        printer.host_time(&sweep.host_us);
     }
-    Ok(wrong)
+    Ok(sweep.wrong)
 }
 
-struct Sweep<'a> {
+/// Cases, one after another, each verified and then timed.
+pub(crate) struct Sweep<'a> {
     bench: &'a Bench,
     request: &'a SweepRequest,
-    printer: &'a mut Option<Printer>,
     /// What the host spent in a call, one mean of [`HOST_CALLS`] a case and candidate, microseconds.
-    host_us: RefCell<Vec<f64>>,
+    host_us: Vec<f64>,
     /// Cases so far: each has operation numbers of its own.
     cases: u64,
     wrong: u64,
 }
 
-impl Sweep<'_> {
+impl<'a> Sweep<'a> {
+    /// Of `request`, the warm-ups, operations to verify, and the place of results count.
+    pub(crate) fn new(bench: &'a Bench, request: &'a SweepRequest) -> Self {
+        Self { bench, request, host_us: Vec::new(), cases: 0, wrong: 0 }
+    }
+
+    /// Wrong elements so far, on all ranks together.
+    pub(crate) fn wrong(&self) -> u64 {
+        self.wrong
+    }
+
     /// All sizes of one type and operator. Compiles and loads first, so that nothing does while an operation runs.
-    fn job(&mut self, job: &Job) -> Result<()> {
+    fn job(&mut self, job: &Job, printer: &mut Option<Printer>) -> Result<()> {
+        let SweepRequest { repeats, graph, ref against, .. } = *self.request;
         let communicator = self.bench.communicator();
         let verifier = Verifier::prepare(communicator, job.dtype, job.op)?;
-        let (mut cases, mut plans) = (Vec::new(), Vec::new());
+        let mut cases = Vec::new();
         for size in self.request.sizes.clone() {
-            let (planned, needed) = plan(self.bench, job, &self.request.against, size)?;
+            let request = Request { count: size.elements(job.dtype), dtype: job.dtype, op: job.op };
+            let plans = job.candidates.iter().map(|candidate| plan(self.bench, candidate, request, graph));
+            let mut planned = plans.collect::<Result<Vec<_>>>()?;
+            planned.extend(rivals(self.bench, against, request, graph)?);
             cases.push((size, planned));
-            plans.extend(needed);
         }
+        let plans: Vec<_> = cases.iter().flat_map(|(_, planned)| planned).filter_map(|it| it.plan.clone()).collect();
         communicator.prepare(&plans)?;
-        let outcome = cases.iter().try_for_each(|(size, planned)| self.case(job, *size, planned, &verifier));
+        let outcome = cases.iter().try_for_each(|(size, planned)| {
+            if let Some(printer) = printer {
+                printer.announce(format!("{} {} {size}", job.dtype, job.op));
+            }
+            let rows = self.case(*size, repeats, planned, &verifier)?;
+            for planned in planned.iter().filter(|planned| planned.is_one_launch) {
+                let spent_us = self.time_host(planned)?;
+                self.host_us.push(spent_us);
+            }
+            if let Some(printer) = printer {
+                printer.rows(rows);
+            }
+            Ok(())
+        });
         if outcome.is_err() {
             // INVARIANT: the verifier's counters outlive the kernels that use them.
             self.bench.settle();
@@ -91,11 +94,14 @@ impl Sweep<'_> {
         outcome
     }
 
-    fn case(&mut self, job: &Job, size: Bytes, planned: &[Planned], verifier: &Verifier) -> Result<()> {
-        let request = self.request;
-        if let Some(printer) = &self.printer {
-            printer.announce(format!("{} {} {size}", job.dtype, job.op));
-        }
+    /// Verifies and times candidates that were prepared, all of one type, operator and size. Collective. A row each.
+    pub(crate) fn case(
+        &mut self,
+        size: Bytes,
+        repeats: u32,
+        planned: &[Planned],
+        verifier: &Verifier,
+    ) -> Result<Vec<Row>> {
         self.cases += 1;
         let mut wrong = Vec::new();
         for (index, planned) in planned.iter().enumerate() {
@@ -103,18 +109,19 @@ impl Sweep<'_> {
             let first = (self.cases << 40) + ((index as u64) << 32);
             wrong.push(self.verify(planned, verifier, first)?);
         }
-        let series_us = self.time(planned, verifier)?;
+        let series_us = self.time(repeats, planned, verifier)?;
 
         let bootstrap = &**self.bench.communicator().bootstrap();
         let wrong = exchange::sums(bootstrap, "counting wrong elements", &wrong)?;
         let ranks = self.bench.communicator().world_size();
-        let &Job { dtype, op, .. } = job;
-        let series = Series { ranks, dtype, op, in_place: request.in_place, graph: request.graph };
+        let &SweepRequest { in_place, check, .. } = self.request;
         let mut rows = Vec::new();
         for ((planned, series_us), wrong) in planned.iter().zip(&series_us).zip(wrong) {
             let ranks_us = exchange::series(bootstrap, "comparing times", series_us)?;
-            let wrong = (request.check > 0).then_some(wrong);
+            let wrong = (check > 0).then_some(wrong);
             self.wrong += wrong.unwrap_or(0);
+            let Request { dtype, op, .. } = planned.request;
+            let series = Series { ranks, dtype, op, in_place, graph: planned.graph };
             let row = Row::measured(series.at(size), &planned.requested, Summary::of_ranks(&ranks_us)?, wrong);
             let row = Row { variant: planned.variant.clone(), ..row };
             rows.push(match &planned.plan {
@@ -122,16 +129,13 @@ impl Sweep<'_> {
                 None => row,
             });
         }
-        if let Some(printer) = &mut self.printer {
-            printer.rows(rows);
-        }
-        Ok(())
+        Ok(rows)
     }
 
     /// Wrong elements on this rank over the operations that were asked for, all with data of their own: `first` and
     /// those after it. With graphs at least two replays, since the second is where a frozen argument shows.
     fn verify(&self, planned: &Planned, verifier: &Verifier, first: u64) -> Result<u64> {
-        let &SweepRequest { check, graph, .. } = self.request;
+        let (check, graph) = (self.request.check, planned.graph);
         if check == 0 {
             return Ok(0);
         }
@@ -160,15 +164,15 @@ impl Sweep<'_> {
     /// This rank's time of each repeat, microseconds an operation, one series a candidate.
     ///
     /// Candidates take turns, so that a drift of clocks or temperature meets all of them alike.
-    fn time(&self, planned: &[Planned], verifier: &Verifier) -> Result<Vec<Vec<f32>>> {
-        let &SweepRequest { warmup, repeats, graph, .. } = self.request;
+    fn time(&self, repeats: u32, planned: &[Planned], verifier: &Verifier) -> Result<Vec<Vec<f32>>> {
+        let warmup = self.request.warmup;
         let (bench, stream) = (self.bench, self.bench.stream());
         let device = bench.communicator().device();
         let (start, end) = (Event::new(device)?, Event::new(device)?);
         let mut turns = Vec::new();
         for planned in planned {
             verifier.fill(bench.operands(&planned.engine).input, &planned.request, stream)?;
-            let replay = match graph {
+            let replay = match planned.graph {
                 0 => None,
                 graph => Some(bench.capture(|| (0..graph).try_for_each(|_| bench.issue(planned)))?),
             };
@@ -182,7 +186,7 @@ impl Sweep<'_> {
                 bench.issue(turn.planned)?;
                 start.record(stream.handle())?;
                 let operations = match &turn.replay {
-                    Some(replay) => replay.launch().map(|()| graph)?,
+                    Some(replay) => replay.launch().map(|()| turn.planned.graph)?,
                     None => bench.issue(turn.planned).map(|()| 1)?,
                 };
                 end.record(stream.handle())?;
@@ -193,20 +197,16 @@ impl Sweep<'_> {
                 }
             }
         }
-        for turn in turns.iter().filter(|turn| turn.planned.is_one_launch) {
-            self.time_host(turn.planned)?;
-        }
         Ok(turns.into_iter().map(|turn| turn.series_us).collect())
     }
 
-    /// What the host spends in a call when it queues one after another.
-    fn time_host(&self, planned: &Planned) -> Result<()> {
+    /// What the host spends in a call when it queues one after another, microseconds.
+    fn time_host(&self, planned: &Planned) -> Result<f64> {
         self.bench.communicator().bootstrap().barrier("timing the host")?;
         let called = Instant::now();
         (0..HOST_CALLS).try_for_each(|_| self.bench.issue(planned))?;
         let spent_us = called.elapsed().as_secs_f64() * 1e6 / f64::from(HOST_CALLS);
-        self.host_us.borrow_mut().push(spent_us);
-        self.bench.finish()
+        self.bench.finish().map(|()| spent_us)
     }
 }
 

@@ -5,6 +5,7 @@
 //! amount to, [`patterns`] and [`plot`] make a page and pictures of it.
 
 mod ablation;
+mod file;
 mod finding;
 mod grid;
 mod patterns;

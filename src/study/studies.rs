@@ -3,8 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use serde::Deserialize;
-
+use super::file::File;
 use crate::device::DeviceKind;
 use crate::error::{Error, Result};
 use crate::measure::compare::AUTO;
@@ -207,85 +206,6 @@ impl Candidate {
 impl fmt::Display for Candidate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}{}", self.variant, self.shape)
-    }
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct File {
-    schema: u32,
-    #[serde(default)]
-    study: Vec<RawStudy>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawStudy {
-    name: String,
-    title: String,
-    claim: String,
-    factor: Option<f64>,
-    because: String,
-    #[serde(default)]
-    group: Vec<RawGroup>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawGroup {
-    #[serde(default)]
-    title: String,
-    sizes: Vec<Bytes>,
-    ranks: Option<Vec<WorldSize>>,
-    #[serde(default = "default_graph")]
-    graph: u32,
-    #[serde(default = "default_repeats")]
-    repeats: u32,
-    #[serde(default)]
-    against: Vec<Baseline>,
-    baseline: RawCandidate,
-    candidates: Vec<RawCandidate>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawCandidate {
-    label: String,
-    variant: String,
-    graph: Option<u32>,
-    #[serde(default)]
-    aside: bool,
-    #[serde(flatten)]
-    shape: Shape,
-}
-
-fn default_graph() -> u32 {
-    20
-}
-
-fn default_repeats() -> u32 {
-    30
-}
-
-impl From<RawGroup> for Group {
-    fn from(raw: RawGroup) -> Self {
-        let graph = raw.graph;
-        let candidate = |raw: RawCandidate| Candidate {
-            label: raw.label,
-            variant: raw.variant,
-            shape: raw.shape,
-            graph: raw.graph.unwrap_or(graph),
-            aside: raw.aside,
-        };
-        Self {
-            title: raw.title,
-            sizes: raw.sizes,
-            ranks: raw.ranks,
-            repeats: raw.repeats,
-            against: raw.against,
-            baseline: candidate(raw.baseline),
-            candidates: raw.candidates.into_iter().map(candidate).collect(),
-        }
     }
 }
 
