@@ -1,6 +1,7 @@
 //! `myelon-perf`: measures all-reduce the way nccl-tests does, and turns stored results into tables and plots.
 
 mod ablate;
+mod against;
 mod args;
 mod bench;
 mod candidate;

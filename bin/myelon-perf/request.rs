@@ -8,7 +8,8 @@ use myelon_ccl::memory::HeapLimits;
 use myelon_ccl::variant::Shape;
 use myelon_ccl::{DType, Error, MAX_WORLD_SIZE, ReduceOp, Result, WorldSize};
 
-use crate::args::{Against, DeviceArg, SweepArgs};
+use crate::against::baselines;
+use crate::args::{DeviceArg, SweepArgs};
 use crate::job::{self, Candidate, Job};
 use crate::studies::StudyRequest;
 
@@ -214,42 +215,6 @@ fn sizes(args: &SweepArgs, device: DeviceKind) -> Result<SizeSweep> {
     SizeSweep::new(begin, end, args.step.map_or(Step::Factor(args.factor), Step::Add))
 }
 
-/// Whether ranks share GPUs: NCCL refuses two on one.
-fn shares(args: &SweepArgs, ranks: WorldSize, here: &dyn Surroundings) -> bool {
-    args.share_gpus && ranks.get() > here.gpus()
-}
-
-/// Whether there is a library to measure against.
-pub(crate) fn has_rivals(args: &SweepArgs, device: DeviceKind, ranks: WorldSize, here: &dyn Surroundings) -> bool {
-    device == DeviceKind::Cuda && !shares(args, ranks, here) && here.has_nccl()
-}
-
-fn baselines(args: &SweepArgs, device: DeviceKind, ranks: WorldSize, here: &dyn Surroundings) -> Result<Vec<Baseline>> {
-    let Some(asked) = &args.against else {
-        return Ok(if has_rivals(args, device, ranks, here) { vec![Baseline::Nccl] } else { Vec::new() });
-    };
-    let chosen: Vec<_> =
-        Baseline::ALL.into_iter().filter(|&baseline| asked.contains(&Against::Baseline(baseline))).collect();
-    let Some(first) = chosen.first() else { return Ok(chosen) };
-    if asked.contains(&Against::None) {
-        return Err(Error::invalid(format!("--against {first} and none: leave one of the two out")));
-    }
-    if device == DeviceKind::Cpu {
-        return Err(Error::unsupported(format!("--against {first}: NCCL runs on GPUs only; leave it out on the CPU")));
-    }
-    if shares(args, ranks, here) {
-        return Err(Error::unsupported(format!(
-            "--against {first}: NCCL needs a GPU for each of the {ranks} ranks; leave it out where ranks share GPUs"
-        )));
-    }
-    if !here.has_nccl() {
-        return Err(Error::unsupported(format!(
-            "--against {first}: libnccl.so.2 was not found; put its directory into LD_LIBRARY_PATH"
-        )));
-    }
-    Ok(chosen)
-}
-
 fn same_file(a: &Path, b: &Path) -> bool {
     let resolve =
         |path: &Path| path.canonicalize().or_else(|_| std::path::absolute(path)).unwrap_or_else(|_| path.to_owned());
@@ -367,18 +332,6 @@ mod tests {
         assert_eq!((request.ranks.get(), request.placement), (4, Placement::Launched));
         refused("--ranks 2", launched, "the launcher started 4");
         refused("--threads", launched, "launcher");
-    }
-
-    #[test]
-    fn baselines_need_gpus_and_nccl() {
-        assert_eq!(check("--against nccl_symmetric,nccl", NODE).unwrap().against, Baseline::ALL);
-        refused("--against nccl", CPU, "NCCL runs on GPUs only");
-        refused("--against nccl", Fake { nccl: false, ..NODE }, "libnccl.so.2 was not found");
-        refused("--against nccl,none", NODE, "leave one of the two out");
-        let one = Fake { gpus: 1, ..NODE };
-        refused("--ranks 2 --share-gpus --against nccl", one, "NCCL needs a GPU for each of the 2 ranks");
-        assert!(check("--ranks 2 --share-gpus", one).unwrap().against.is_empty());
-        assert_eq!(check("--share-gpus", NODE).unwrap().against, [Baseline::Nccl]);
     }
 
     #[test]

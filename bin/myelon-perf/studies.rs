@@ -9,9 +9,10 @@ use myelon_ccl::study::{Candidate, Group, Study};
 use myelon_ccl::variant::Shape;
 use myelon_ccl::{Error, Result, WorldSize};
 
+use crate::against::has_rivals;
 use crate::args::SweepArgs;
 use crate::job;
-use crate::request::{Surroundings, has_rivals};
+use crate::request::Surroundings;
 
 /// How long studies may take unless told.
 const BUDGET: Duration = Duration::from_secs(480);

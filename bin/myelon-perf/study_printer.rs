@@ -58,24 +58,24 @@ impl StudyPrinter {
     /// Prints what a study is about.
     pub(crate) fn begin(&mut self, study: &Study) {
         let Study { name, title, claim, .. } = study;
-        self.ablation.studies.push(StudyRun { name: name.clone(), cut: false, rows: Vec::new() });
-        let titles = line("size", "candidate", ["p50 (us)", "p99 (us)", "speed-up", "#wrong"]);
-        print(&self.progress, &format!("# {name}: {title}\n# claim: {}\n#{}", claim.trim(), &titles[1..]));
+        // Until its end comes: a failure on the way cuts it as well.
+        self.ablation.studies.push(StudyRun { name: name.clone(), cut: true, rows: Vec::new() });
+        print(&self.progress, &format!("# {name}: {title}\n# claim: {}\n", claim.trim()));
     }
 
-    /// Prints the rows of one case, the baseline's first.
+    /// Prints the rows of one case, the baseline's first; titles above the first of a study.
     pub(crate) fn rows(&mut self, group: &Group, rows: Vec<(String, Row)>) {
         let mut text = String::new();
-        let baseline = rows.first().map_or(0.0, |(_, row)| row.time_us.p50);
+        if self.ablation.studies.last().is_some_and(|study| study.rows.is_empty()) {
+            let titles = line("size", "candidate", ["p50 (us)", "p99 (us)", "speed-up", "#wrong"]);
+            let _ = write!(text, "#{}", &titles[1..]);
+        }
         for (index, (label, row)) in rows.iter().enumerate() {
             let wrong = row.wrong.unwrap_or(0);
             self.wrong += wrong;
             let of = if group.title.is_empty() { label.clone() } else { format!("{}: {label}", group.title) };
-            let speedup = if index == 0 || row.time_us.p50 <= 0.0 {
-                "-".to_owned()
-            } else {
-                format!("{:.2}x", baseline / row.time_us.p50)
-            };
+            let speedup = if index == 0 { None } else { row.speedup_over(&rows[0].1) };
+            let speedup = speedup.map_or("-".to_owned(), |speedup| format!("{speedup:.2}x"));
             let times = [row.time_us.p50, row.time_us.p99].map(|time| format!("{time:.2}"));
             text += &line(&row.bytes.to_string(), &of, [&times[0], &times[1], &speedup, &wrong.to_string()]);
         }

@@ -113,6 +113,12 @@ impl Row {
         self.wrong.is_some_and(|wrong| wrong > 0)
     }
 
+    /// How many times faster this is than `other`; above 1 it wins. None where either was wrong, and for a time of zero.
+    pub fn speedup_over(&self, other: &Self) -> Option<f64> {
+        let valid = !self.is_wrong() && !other.is_wrong() && self.time_us.p50 > 0.0;
+        valid.then(|| other.time_us.p50 / self.time_us.p50)
+    }
+
     /// What no run can give, in words that follow the row's place.
     pub(crate) fn check(&self) -> Result<(), String> {
         let numbers = [self.time_us.p50, self.time_us.p99, self.time_us.min, self.algbw_gbps, self.busbw_gbps];

@@ -35,7 +35,7 @@ pub struct Ablation {
 pub struct StudyRun {
     /// [`Study::name`](super::Study::name).
     pub name: String,
-    /// Whether the time was spent before all of it was measured.
+    /// Whether the run ended before all of it was measured: the time was spent, or something failed.
     pub cut: bool,
     /// In the order in which they were measured.
     pub rows: Vec<Measured>,

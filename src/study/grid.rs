@@ -55,14 +55,8 @@ impl<'a> Grid<'a> {
         if line == 0 {
             return None;
         }
-        speedup(self.lines[line].rows[column]?, self.lines[0].rows[column]?)
+        self.lines[line].rows[column]?.speedup_over(self.lines[0].rows[column]?)
     }
-}
-
-/// How many times faster `row` is than `baseline`; none where either was wrong, and for a time of zero.
-pub(super) fn speedup(row: &Row, baseline: &Row) -> Option<f64> {
-    let valid = !row.is_wrong() && !baseline.is_wrong() && row.time_us.p50 > 0.0;
-    valid.then(|| baseline.time_us.p50 / row.time_us.p50)
 }
 
 impl StudyRun {

@@ -20,9 +20,9 @@ Patterns of all-reduce kernels, what is claimed of each, and what was measured t
 measures them, `myelon-perf report --patterns` writes the page. Words are those of [the glossary](GLOSSARY.md).
 
 A study holds candidates against a baseline of its own. All run in the same processes and take turns within each repeat, so that a
-drift of clocks meets them alike; every result was verified. Times are p50 of the slowest rank for f32 sums out of place, in
-graphs of several operations where it does not say otherwise; behind a time stands how many times faster it is than the baseline
-of its table, the first line.
+drift of clocks meets them alike. Every result was verified, and a wrong one has no time. Times are p50 of the slowest rank in
+microseconds an operation, for f32 sums out of place; each table says how the operations were issued. Behind a time stands how
+many times faster it is than the baseline of its table, the first line.
 ";
 
 /// The page: an introduction with where it was measured, a summary, and a part a study. Ends with a line end.
@@ -133,8 +133,7 @@ fn part(study: &Study, machines: &[Machine]) -> String {
         }
         let cut = |ranks: &WorldSize| machine.run(name, *ranks).is_some_and(|run| run.cut);
         for ranks in machine.worlds(name).into_iter().filter(cut) {
-            let _ =
-                writeln!(text, "\nOver {} the time was spent before all of this study was measured.", in_ranks(ranks));
+            let _ = writeln!(text, "\nOver {} the run ended before all of this study was measured.", in_ranks(ranks));
         }
     }
     text
@@ -171,6 +170,7 @@ fn issue(group: &Group) -> String {
     match graph {
         _ if group.entrants().any(|candidate| candidate.graph != graph) => "issued as each line says".to_owned(),
         0 => "launched one by one".to_owned(),
+        1 => "1 operation a graph".to_owned(),
         graph => format!("{graph} operations a graph"),
     }
 }
@@ -252,6 +252,6 @@ mod tests {
         let page = patterns(&[small()], &Machine::of(vec![run]));
         assert!(page.contains("> **Caution:** the times mean nothing. Nothing is concluded from them."), "{page}");
         assert!(page.contains("| not measured | - |") && !page.contains("It pays"), "{page}");
-        assert!(page.contains("Over 2 ranks the time was spent"), "{page}");
+        assert!(page.contains("Over 2 ranks the run ended before"), "{page}");
     }
 }
