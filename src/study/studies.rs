@@ -66,7 +66,6 @@ pub struct Candidate {
     pub aside: bool,
 }
 
-/// Type and operator of all studies.
 impl Study {
     /// Element type that studies are measured with.
     pub const DTYPE: DType = DType::F32;
