@@ -27,7 +27,7 @@ algo verify'
 src_floors='types error abi
 device variant table measure
 bootstrap
-memory watch verify
+memory watch study verify
 baseline
 comm
 lib'

@@ -132,6 +132,7 @@ pub mod device;
 pub mod error;
 pub mod measure;
 pub mod memory;
+pub mod study;
 pub mod table;
 pub mod types;
 pub mod variant;

@@ -9,6 +9,7 @@ use myelon_ccl::Wait;
 use myelon_ccl::bootstrap::UniqueId;
 use myelon_ccl::measure::neighbour::{self, Neighbours, Work};
 use myelon_ccl::measure::{Results, Row};
+use myelon_ccl::study::Ablation;
 use myelon_ccl::variant::Manifest;
 
 /// Kernels are compiled once for all tests.
@@ -71,7 +72,7 @@ const README: &str = "# Title\n<!-- results:plot -->\n<!-- /results -->\nprose\n
 fn bad_sweeps_are_refused_in_one_line() {
     let directory = tempfile::tempdir().unwrap();
     let here = directory.path();
-    let cases: [(&[&str], &[&str]); 21] = [
+    let cases: [(&[&str], &[&str]); 25] = [
         (&["--batch", "257"], &["257", "0..=256"]),
         (&["--batch", "2", "-G", "2"], &["cannot be used with", "--cudagraph"]),
         (&["-b", "12Q"], &["'12Q' is not a size", "64M"]),
@@ -92,6 +93,10 @@ fn bad_sweeps_are_refused_in_one_line() {
         (&["--against", "mpi"], &["unknown baseline 'mpi'", "nccl_symmetric"]),
         (&["--device", "cpu", "--against", "nccl"], &["NCCL runs on GPUs only"]),
         (&["--device", "cpu", "--json", "missing/run.json"], &["cannot write missing/run.json"]),
+        (&["--ablate=missing.toml"], &["cannot read missing.toml"]),
+        (&["--ablate", "--variant", "ring"], &["--ablate", "cannot be used with", "--variant"]),
+        (&["--ablate", "--slots", "4"], &["leave --lanes and its like out"]),
+        (&["--budget", "5"], &["--ablate", "required"]),
         (&["--jsn", "x"], &["--jsn", "--json"]),
     ];
     for (arguments, parts) in cases {
@@ -317,6 +322,101 @@ fn a_lost_rank_ends_the_others_and_the_results_so_far_are_kept() {
     assert!(!Results::read(&directory.path().join("run.json")).unwrap().rows.is_empty());
 }
 
+const STUDIES: &str = r#"
+schema = 1
+[[study]]
+name = "slots"
+title = "Slots"
+claim = "More slots are faster."
+because = "They take more chunks."
+[[study.group]]
+title = "ring"
+sizes = ["8K", "64K"]
+graph = 2
+repeats = 2
+baseline = { label = "2 slots", variant = "ring", slots = 2 }
+candidates = [
+    { label = "16 slots, 16 lanes", variant = "ring", slots = 16, lanes = 16 },
+    { label = "by the table, launched alone", variant = "auto", graph = 0, aside = true },
+]
+[[study.group]]
+title = "two-shot"
+sizes = ["8K"]
+repeats = 2
+baseline = { label = "signals", variant = "signal_two_shot" }
+candidates = [{ label = "push", variant = "two_shot_push" }]
+[[study]]
+name = "later"
+title = "Later"
+claim = "It is better."
+because = "It is newer."
+[[study.group]]
+sizes = ["1K"]
+ranks = [8]
+baseline = { label = "signals", variant = "signal_one_shot" }
+candidates = [{ label = "push", variant = "one_shot_push" }]
+"#;
+
+#[test]
+fn studies_are_measured_and_become_a_page() {
+    let directory = tempfile::tempdir().unwrap();
+    let here = directory.path();
+    std::fs::write(here.join("studies.toml"), STUDIES).unwrap();
+    let line = ["--device", "cpu", "--ranks", "2", "-w", "1", "--ablate=studies.toml", "--json", "ablation.json"];
+    let output = perf(here, &line);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    for part in ["# slots: Slots\n", "# claim: More slots", "ring: 16 slots, 16 lanes", "# wrong elements    : 0 OK"] {
+        assert!(text(&output.stdout).contains(part), "'{part}' is missing from: {}", text(&output.stdout));
+    }
+    let run = Ablation::read(&here.join("ablation.json")).unwrap();
+    assert_eq!((run.studies.len(), run.cut().len(), run.caution.is_some()), (1, 0, true));
+    let rows: Vec<_> = run.studies[0].rows.iter().map(|it| (it.label.as_str(), it.row.bytes, it.row.graph)).collect();
+    let ring =
+        |bytes| [("2 slots", bytes, 2), ("16 slots, 16 lanes", bytes, 2), ("by the table, launched alone", bytes, 0)];
+    let two_shot = [("signals", 8192, 20), ("push", 8192, 20)];
+    assert_eq!(rows, [&ring(8192)[..], &ring(65536), &two_shot].concat());
+    assert!(run.studies[0].rows.iter().all(|it| it.row.wrong == Some(0)));
+    assert_eq!(
+        (run.studies[0].rows[4].row.slots, run.studies[0].rows[4].row.requested.as_str()),
+        (16, "ring lanes=16 slots=16")
+    );
+
+    let report = ["report", "ablation.json", "--patterns", "docs/PATTERNS.md", "--studies", "studies.toml"];
+    std::fs::create_dir(here.join("docs")).unwrap();
+    let check = [&report[..], &["--check"]].concat();
+    assert_eq!(perf(here, &check).status.code(), Some(1));
+    assert!(!here.join("docs/plots").exists(), "a check writes nothing");
+    let written = perf(here, &report);
+    assert_eq!((written.status.code(), text(&written.stdout)), (Some(0), ""), "{}", text(&written.stderr));
+    assert_eq!(perf(here, &check).status.code(), Some(0));
+    let page = std::fs::read_to_string(here.join("docs/PATTERNS.md")).unwrap();
+    for part in [
+        "the times mean nothing. Nothing is concluded",
+        "| 16 slots, 16 lanes |",
+        "](plots/patterns/slots.svg)",
+        "Not measured.",
+    ] {
+        assert!(page.contains(part), "'{part}' is missing from: {page}");
+    }
+    assert!(std::fs::read_to_string(here.join("docs/plots/patterns/slots.svg")).unwrap().starts_with("<svg"));
+    assert!(!here.join("docs/plots/patterns/later.svg").exists());
+}
+
+#[test]
+fn studies_stop_together_when_their_time_is_spent() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("studies.toml"), STUDIES).unwrap();
+    let line = ["--device", "cpu", "--ablate=studies.toml", "--budget", "0", "--json", "ablation.json"];
+    let running = launched(directory.path(), &line).map(|mut rank| rank.spawn().unwrap());
+    let [first, second] = running.map(|rank| rank.wait_with_output().unwrap());
+    for output in [&first, &second] {
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    }
+    assert!(text(&first.stdout).contains("# cut for time      : slots;"), "{}", text(&first.stdout));
+    let run = Ablation::read(&directory.path().join("ablation.json")).unwrap();
+    assert_eq!((run.cut(), run.studies[0].rows.len()), (vec!["slots"], 0));
+}
+
 #[test]
 fn help_documents_flags_examples_and_statuses() {
     let output = perf(Path::new("."), &["--help"]);
@@ -368,13 +468,16 @@ fn bad_reports_are_refused_in_one_line_and_touch_nothing() {
     write("plain.md", "no markers\n");
     write("open.md", "<!-- results:latency -->\n");
     write("typo.md", "<!-- results:latencies -->\n<!-- /results -->\n");
-    let cases: [(&[&str], &[&str]); 9] = [
+    let cases: [(&[&str], &[&str]); 12] = [
         (&["report"], &["required", "RESULTS"]),
         (&["report", "none.json"], &["cannot read none.json"]),
         (&["report", "new.json"], &["new.json: schema: 7"]),
         (&["report", "run.json", "--check"], &["--check has nothing to check"]),
         (&["report", "run.json", "--svg", "missing/a.svg"], &["cannot write missing/a.svg"]),
         (&["report", "run.json", "other.json", "--svg", "a.svg"], &["draws one machine", "H200", "B200"]),
+        (&["report", "run.json", "--patterns", "a.md"], &["run.json", "a file that --ablate --json wrote"]),
+        (&["report", "run.json", "--patterns", "a.md", "--readme", "plain.md"], &["cannot be used with"]),
+        (&["report", "run.json", "--studies", "a.toml"], &["--patterns", "required"]),
         (&["report", "run.json", "--readme", "plain.md", "--svg", "a.svg"], &["plain.md has no <!-- results:NAME -->"]),
         (
             &["report", "run.json", "--readme", "open.md", "--svg", "a.svg"],

@@ -24,6 +24,8 @@ Examples:
       correctness of everything, even on a single GPU
   mpirun -n 8 myelon-perf
       one process a GPU, started by a launcher
+  myelon-perf --ablate --json ablation-8.json
+      which patterns pay where, held against what is claimed of them
   myelon-perf report results/*.json --readme README.md --svg docs/plots/allreduce.svg
       tables and plot of earlier runs, written into the README
   myelon-perf neighbour --json neighbour.json
@@ -148,6 +150,14 @@ pub(crate) struct SweepArgs {
     /// Let each result replace its operand.
     #[arg(long)]
     pub(crate) in_place: bool,
+    /// Run the studies of patterns that this build has, or those of FILE, in place of a sweep: `configs/studies.toml` is one.
+    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true, conflicts_with_all = [
+        "begin", "end", "factor", "step", "repeats", "dtypes", "ops", "graph", "variants", "against", "in_place", "csv",
+    ])]
+    pub(crate) ablate: Option<Option<PathBuf>>,
+    /// Start no further case of the studies after this time; 480 unless told.
+    #[arg(long, value_name = "SECONDS", requires = "ablate")]
+    pub(crate) budget: Option<u64>,
     /// Store results and provenance in this file, for `report`.
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
@@ -163,7 +173,7 @@ A README has its parts between lines `<!-- results:NAME -->` and `<!-- /results 
 provenance, latency (a table a world size), latency-N (of N ranks only), plot (with --svg).
 Of runs on equal machines, the newer measurement of a case counts.")]
 pub(crate) struct ReportArgs {
-    /// JSON files that --json wrote.
+    /// JSON files that --json wrote; with --patterns, those that --ablate --json wrote.
     #[arg(required = true, value_name = "RESULTS")]
     pub(crate) results: Vec<PathBuf>,
     /// Fill the marked parts of this Markdown file.
@@ -172,6 +182,12 @@ pub(crate) struct ReportArgs {
     /// Draw time and bandwidth into this file.
     #[arg(long, value_name = "FILE")]
     pub(crate) svg: Option<PathBuf>,
+    /// Write what the studies showed into this Markdown file, and their plots into plots/patterns beside it.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["readme", "svg", "markdown"])]
+    pub(crate) patterns: Option<PathBuf>,
+    /// The studies that were run, where --ablate had a file.
+    #[arg(long, value_name = "FILE", requires = "patterns")]
+    pub(crate) studies: Option<PathBuf>,
     /// Print the tables; also what happens where neither file is named.
     #[arg(long, conflicts_with = "check")]
     pub(crate) markdown: bool,

@@ -39,7 +39,7 @@ impl Bench {
     ///
     /// Errors: those of the device; the other ranks are told.
     pub(crate) fn new(communicator: Communicator, request: &SweepRequest) -> Result<Self> {
-        let bytes = request.sizes.largest().map_or(0, |bytes| bytes.0);
+        let bytes = request.largest().map_or(0, |bytes| bytes.0);
         let device = communicator.device();
         let allocate = || {
             let input = Buffer::new(device, if request.in_place { 0 } else { bytes })?;

@@ -1,12 +1,12 @@
 //! A candidate at one size: what runs it, and in which shape.
 
 use myelon_ccl::Result;
+use myelon_ccl::measure::Baseline;
 use myelon_ccl::measure::compare::AUTO;
-use myelon_ccl::measure::{Baseline, Bytes};
 use myelon_ccl::variant::{Choice, Manifest, Plan, Request};
 
 use crate::bench::Bench;
-use crate::job::{Candidate, Job};
+use crate::job::Candidate;
 
 /// What queues an operation.
 #[derive(Debug)]
@@ -17,6 +17,15 @@ pub(crate) enum Engine {
     Variant(Choice),
     /// Another library.
     Rival(Baseline),
+}
+
+/// How the host issues operations: one by one, or one of these.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Issue {
+    /// Operations a graph; 0 without graphs.
+    pub(crate) graph: u32,
+    /// Operations a call; 0 without batches.
+    pub(crate) batch: u32,
 }
 
 /// A candidate of a case. Equal on all ranks.
@@ -31,36 +40,38 @@ pub(crate) struct Planned {
     /// Whether an operation is one launch of one kernel of Myelon's.
     pub(crate) is_one_launch: bool,
     pub(crate) request: Request,
+    pub(crate) issue: Issue,
     pub(crate) engine: Engine,
 }
 
-/// Plans every candidate of a job at one size, and the kernels they need.
+/// A candidate's plan for one request.
 ///
 /// Errors: those of [`Communicator::choose`](myelon_ccl::Communicator::choose) and
 /// [`Communicator::plan`](myelon_ccl::Communicator::plan), the same on all ranks.
-pub(crate) fn plan(bench: &Bench, job: &Job, against: &[Baseline], size: Bytes) -> Result<(Vec<Planned>, Vec<Plan>)> {
+pub(crate) fn plan(bench: &Bench, candidate: &Candidate, request: Request, issue: Issue) -> Result<Planned> {
     let communicator = bench.communicator();
-    let request = Request { count: size.elements(job.dtype), dtype: job.dtype, op: job.op };
-    let (mut planned, mut plans) = (Vec::new(), Vec::new());
-    for candidate in &job.candidates {
-        let (requested, choice, engine) = match candidate {
-            Candidate::Auto => (AUTO, communicator.choose(&request)?, Engine::Auto),
-            Candidate::Variant(name, shape) => {
-                let choice = Choice { shape: *shape, ..Choice::of(Manifest::embedded().get(name)?) };
-                (name.as_str(), choice.clone(), Engine::Variant(choice))
-            }
-        };
-        let plan = communicator.plan(&choice, &request)?;
-        planned.push(Planned {
-            requested: requested.to_owned(),
-            variant: choice.variant.name.clone(),
-            plan: Some(plan.clone()),
-            is_one_launch: plan.pieces(request.count).count() * plan.launches().count() == 1,
-            request,
-            engine,
-        });
-        plans.push(plan);
-    }
+    let (requested, choice, engine) = match candidate {
+        Candidate::Auto => (AUTO, communicator.choose(&request)?, Engine::Auto),
+        Candidate::Variant(name, shape) => {
+            let choice = Choice { shape: *shape, ..Choice::of(Manifest::embedded().get(name)?) };
+            (name.as_str(), choice.clone(), Engine::Variant(choice))
+        }
+    };
+    let plan = communicator.plan(&choice, &request)?;
+    Ok(Planned {
+        requested: requested.to_owned(),
+        variant: choice.variant.name.clone(),
+        is_one_launch: plan.pieces(request.count).count() * plan.launches().count() == 1,
+        plan: Some(plan),
+        request,
+        issue,
+        engine,
+    })
+}
+
+/// The libraries among `against` that have the type and operator.
+pub(crate) fn rivals(bench: &Bench, against: &[Baseline], request: Request, issue: Issue) -> Result<Vec<Planned>> {
+    let mut planned = Vec::new();
     for &baseline in against {
         if bench.rival_supports(baseline, &request)? {
             planned.push(Planned {
@@ -69,9 +80,10 @@ pub(crate) fn plan(bench: &Bench, job: &Job, against: &[Baseline], size: Bytes) 
                 plan: None,
                 is_one_launch: false,
                 request,
+                issue,
                 engine: Engine::Rival(baseline),
             });
         }
     }
-    Ok((planned, plans))
+    Ok(planned)
 }

@@ -1,7 +1,7 @@
 //! What ranks tell each other at the end of a case, in messages that the control plane carries.
 
 use myelon_ccl::bootstrap::{Bootstrap, MAX_CONTRIBUTION};
-use myelon_ccl::{Error, Result};
+use myelon_ccl::{Error, Rank, Result};
 
 /// The sum over all ranks of each element; as many on every rank. Collective.
 pub(crate) fn sums(bootstrap: &dyn Bootstrap, phase: &'static str, own: &[u64]) -> Result<Vec<u64>> {
@@ -12,6 +12,12 @@ pub(crate) fn sums(bootstrap: &dyn Bootstrap, phase: &'static str, own: &[u64]) 
         }
     }
     Ok(sums)
+}
+
+/// What rank 0 says, on every rank. Collective.
+pub(crate) fn decision(bootstrap: &dyn Bootstrap, phase: &'static str, own: bool) -> Result<bool> {
+    let said = sums(bootstrap, phase, &[u64::from(own && bootstrap.rank() == Rank(0))])?;
+    Ok(said == [1])
 }
 
 /// Everyone's times in rank order; as many from every rank. Collective.
@@ -81,6 +87,16 @@ mod tests {
     fn counts_add_up_on_every_rank() {
         for sums in on_ranks(|bootstrap, rank| sums(bootstrap, "test", &[1, u64::from(rank)]).unwrap()) {
             assert_eq!(sums, [3, 3]);
+        }
+    }
+
+    #[test]
+    fn rank_0_decides() {
+        for decided in on_ranks(|bootstrap, rank| decision(bootstrap, "test", rank == 0).unwrap()) {
+            assert!(decided);
+        }
+        for decided in on_ranks(|bootstrap, rank| decision(bootstrap, "test", rank != 0).unwrap()) {
+            assert!(!decided);
         }
     }
 

@@ -17,7 +17,7 @@ pub(crate) struct Calls<'a> {
 }
 
 impl<'a> Calls<'a> {
-    /// `batch` as [`SweepRequest::batch`](crate::request::SweepRequest::batch).
+    /// `batch` as [`Issue::batch`](crate::candidate::Issue::batch).
     pub(crate) fn new(bench: &'a Bench, planned: &'a Planned, batch: u32) -> Self {
         Self { bench, planned, batch: bench.batch(planned, batch) }
     }
@@ -45,11 +45,12 @@ pub(crate) struct HostTimes {
 impl HostTimes {
     /// What this rank's host spends when it queues one call after another, microseconds an operation, one a candidate; none
     /// where an operation is several launches. Collective.
-    pub(crate) fn time(&mut self, bench: &Bench, planned: &[Planned], batch: u32) -> Result<Vec<Option<f64>>> {
+    pub(crate) fn time(&mut self, bench: &Bench, planned: &[Planned]) -> Result<Vec<Option<f64>>> {
         let mut times = Vec::with_capacity(planned.len());
         for planned in planned {
             let is_rival = matches!(planned.engine, Engine::Rival(_));
-            let mean = (is_rival || planned.is_one_launch).then(|| mean_us(&Calls::new(bench, planned, batch)));
+            let mean =
+                (is_rival || planned.is_one_launch).then(|| mean_us(&Calls::new(bench, planned, planned.issue.batch)));
             let mean = mean.transpose()?;
             self.means_us.extend(mean.filter(|_| !is_rival));
             times.push(mean);

@@ -23,7 +23,7 @@ pub(crate) enum Candidate {
 }
 
 /// Every combination of the parameters that were asked for; the manifest's own shape where none was.
-fn shapes(args: &SweepArgs) -> Vec<Shape> {
+pub(crate) fn shapes(args: &SweepArgs) -> Vec<Shape> {
     fn each<T: Copy>(shapes: Vec<Shape>, values: &[T], set: impl Fn(&mut Shape, T)) -> Vec<Shape> {
         if values.is_empty() {
             return shapes;

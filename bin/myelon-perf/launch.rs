@@ -11,10 +11,11 @@ use myelon_ccl::device::{Device, DeviceKind};
 use myelon_ccl::{Communicator, Error, Options, Result, WorldSize};
 
 use crate::here::Here;
+use crate::measure::measure;
 use crate::place::Place;
 use crate::processes;
 use crate::request::{Placement, Surroundings, SweepRequest};
-use crate::sweep::measure;
+
 use crate::{exit, fail};
 
 /// Ranks that are ready to start.

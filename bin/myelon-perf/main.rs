@@ -1,5 +1,7 @@
 //! `myelon-perf`: measures all-reduce the way nccl-tests does, and turns stored results into tables and plots.
 
+mod ablate;
+mod against;
 mod args;
 mod bench;
 mod beside;
@@ -10,13 +12,17 @@ mod host;
 mod job;
 mod launch;
 mod machine;
+mod measure;
 mod neighbour;
+mod patterns;
 mod place;
 mod printer;
 mod processes;
 mod report;
 mod request;
 mod rival;
+mod studies;
+mod study_printer;
 mod sweep;
 
 use std::io::{IsTerminal, Write};

@@ -8,6 +8,7 @@ use myelon_ccl::Result;
 use myelon_ccl::measure::text::{RankLine, TextTable};
 use myelon_ccl::measure::{Baseline, Provenance, Results, Row, Summary, csv};
 
+use crate::measure::Output;
 use crate::request::SweepRequest;
 
 /// The table on standard output, the progress on a terminal, and the files at the end.
@@ -36,23 +37,16 @@ impl Printer {
             settings += "\n# ";
             settings += caution;
         }
-        let progress = if std::io::stderr().is_terminal() {
-            let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {msg} {eta}").ok();
-            let bar = ProgressBar::with_draw_target(Some(cases), ProgressDrawTarget::stderr());
-            style.into_iter().fold(bar, ProgressBar::with_style)
-        } else {
-            ProgressBar::hidden()
-        };
         let printer = Self {
             table,
             against: request.against.clone(),
             results: Results::new(provenance),
-            progress,
+            progress: progress(cases),
             json: request.json.clone(),
             csv: request.csv.clone(),
             host_us: None,
         };
-        printer.print(&printer.table.header(&printer.results.provenance, &settings, ranks));
+        print(&printer.progress, &printer.table.header(&printer.results.provenance, &settings, ranks));
         printer
     }
 
@@ -70,42 +64,55 @@ impl Printer {
             let ratios: Vec<_> =
                 self.against.iter().map(|baseline| baseline.ratio(row, &self.results.rows[first..])).collect();
             let line = self.table.row(row, &ratios);
-            self.print(&line);
+            print(&self.progress, &line);
         }
         self.progress.inc(1);
-    }
-
-    /// Prints the verdict of a run that came to its end.
-    pub(crate) fn verdict(&self) {
-        self.progress.finish_and_clear();
-        self.print(&self.table.footer());
-        if let Some(Summary { p50, p99, .. }) = self.host_us {
-            self.print(&format!(
-                "# host time of a call : {p50:.2} us, p99 {p99:.2} us (an operation; calls in a row, one launch each, rank 0)\n"
-            ));
-        }
     }
 
     /// Notes what the host spent in calls, for the verdict.
     pub(crate) fn host_time(&mut self, host_us: Option<Summary>) {
         self.host_us = host_us;
     }
+}
 
-    /// Writes the files: all rows so far.
-    ///
+impl Output for Printer {
+    fn verdict(&self) {
+        self.progress.finish_and_clear();
+        print(&self.progress, &self.table.footer());
+        if let Some(Summary { p50, p99, .. }) = self.host_us {
+            print(
+                &self.progress,
+                &format!(
+                    "# host time of a call : {p50:.2} us, p99 {p99:.2} us (an operation; calls in a row, one launch each, rank 0)\n"
+                ),
+            );
+        }
+    }
+
     /// Errors: those of [`Results::write`] and [`csv::write`]; the second file is tried all the same.
-    pub(crate) fn store(&self) -> Result<()> {
+    fn store(&self) -> Result<()> {
         self.progress.finish_and_clear();
         let json = self.json.as_ref().map_or(Ok(()), |path| self.results.write(path));
         let csv = self.csv.as_ref().map_or(Ok(()), |path| csv::write(&self.results, path));
         json.and(csv)
     }
+}
 
-    fn print(&self, text: &str) {
-        self.progress.suspend(|| {
-            let mut out = std::io::stdout().lock();
-            // A reader that closes the pipe early has seen what it wanted; the files are still to be written.
-            let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-        });
+/// The bar of a run of so many cases; hidden where standard error is no terminal.
+pub(crate) fn progress(cases: u64) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
     }
+    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {msg} {eta}").ok();
+    let bar = ProgressBar::with_draw_target(Some(cases), ProgressDrawTarget::stderr());
+    style.into_iter().fold(bar, ProgressBar::with_style)
+}
+
+/// Prints on standard output, above the bar.
+pub(crate) fn print(progress: &ProgressBar, text: &str) {
+    progress.suspend(|| {
+        let mut out = std::io::stdout().lock();
+        // A reader that closes the pipe early has seen what it wanted; the files are still to be written.
+        let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    });
 }

@@ -1,4 +1,4 @@
-//! `myelon-perf report`: stored results as tables and a plot, in the README or on the terminal.
+//! `myelon-perf report`: stored results as tables and plots, in the README, on the page of patterns or on the terminal.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -9,7 +9,7 @@ use myelon_ccl::measure::{Comparison, Results, markdown, merge, output, readme, 
 use myelon_ccl::{Error, Result};
 
 use crate::args::ReportArgs;
-use crate::exit;
+use crate::{exit, patterns};
 
 /// Everything that a report would write, made before anything is written.
 pub(crate) struct Report {
@@ -22,6 +22,9 @@ impl Report {
     ///
     /// Errors: the first input that cannot be used, or output that could not be written.
     pub(crate) fn prepare(args: &ReportArgs) -> Result<Self> {
+        if let Some(page) = &args.patterns {
+            return Self::of_files(args, patterns::files(args, page)?, None);
+        }
         let runs = args.results.iter().map(|path| Results::read(path)).collect::<Result<Vec<_>>>()?;
         let machines = merge::by_machine(runs);
         let mut files = Vec::new();
@@ -34,14 +37,18 @@ impl Report {
             files.push((path.clone(), readme::fill(&text, &blocks, &path.display().to_string())?));
         }
         if args.check && files.is_empty() {
-            return Err(Error::invalid("--check has nothing to check: name a file with --readme or --svg"));
+            return Err(Error::invalid("--check has nothing to check: name a file with --readme, --svg or --patterns"));
         }
+        let printed = (args.markdown || files.is_empty()).then(|| all_tables(&machines));
+        Self::of_files(args, files, printed)
+    }
+
+    fn of_files(args: &ReportArgs, files: Vec<(PathBuf, String)>, printed: Option<String>) -> Result<Self> {
         if !args.check {
             for (path, _) in &files {
                 output::prove_writable(path)?;
             }
         }
-        let printed = (args.markdown || files.is_empty()).then(|| all_tables(&machines));
         Ok(Self { files, printed })
     }
 

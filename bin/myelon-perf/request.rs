@@ -8,8 +8,10 @@ use myelon_ccl::memory::HeapLimits;
 use myelon_ccl::variant::Shape;
 use myelon_ccl::{DType, Error, MAX_WORLD_SIZE, ReduceOp, Result, WorldSize};
 
-use crate::args::{Against, DeviceArg, SweepArgs};
+use crate::against::baselines;
+use crate::args::{DeviceArg, SweepArgs};
 use crate::job::{self, Candidate, Job};
+use crate::studies::StudyRequest;
 
 /// What a request is checked against: this machine and this build.
 pub(crate) trait Surroundings {
@@ -72,7 +74,10 @@ pub(crate) struct SweepRequest {
     /// Operations a call; 0 without batches.
     pub(crate) batch: u32,
     pub(crate) in_place: bool,
+    /// Empty where studies take the place of a sweep.
     pub(crate) jobs: Vec<Job>,
+    /// What runs in place of the jobs, at sizes, with repeats and graphs of its own.
+    pub(crate) studies: Option<StudyRequest>,
     /// In the order of columns, each once; empty on the CPU.
     pub(crate) against: Vec<Baseline>,
     /// Writable.
@@ -91,6 +96,11 @@ impl SweepRequest {
         if args.repeats == 0 {
             return Err(Error::invalid("-n 0 measures nothing: use 1 or more"));
         }
+        let studies = StudyRequest::check(args, device, ranks, here)?;
+        let (jobs, against) = match &studies {
+            None => (job::jobs(args, device, ranks, here)?, baselines(args, device, ranks, here)?),
+            Some(studies) => (Vec::new(), studies.against()),
+        };
         let request = Self {
             device,
             ranks,
@@ -103,8 +113,9 @@ impl SweepRequest {
             graph: args.graph,
             batch: args.batch,
             in_place: args.in_place,
-            jobs: job::jobs(args, device, ranks, here)?,
-            against: baselines(args, device, ranks, here)?,
+            jobs,
+            studies,
+            against,
             json: args.json.clone(),
             csv: args.csv.clone(),
         };
@@ -124,10 +135,16 @@ impl SweepRequest {
     /// The shapes that named variants run with.
     fn shapes(&self) -> impl Iterator<Item = &Shape> {
         let candidates = self.jobs.iter().flat_map(|job| &job.candidates);
-        candidates.filter_map(|candidate| match candidate {
+        let swept = candidates.filter_map(|candidate| match candidate {
             Candidate::Auto => None,
             Candidate::Variant(_, shape) => Some(shape),
-        })
+        });
+        swept.chain(self.studies.iter().flat_map(StudyRequest::shapes))
+    }
+
+    /// The largest message.
+    pub(crate) fn largest(&self) -> Option<Bytes> {
+        self.studies.as_ref().map_or_else(|| self.sizes.largest(), StudyRequest::largest)
     }
 
     /// Whether any is other than the manifest's.
@@ -207,35 +224,6 @@ fn sizes(args: &SweepArgs, device: DeviceKind) -> Result<SizeSweep> {
     SizeSweep::new(begin, end, args.step.map_or(Step::Factor(args.factor), Step::Add))
 }
 
-fn baselines(args: &SweepArgs, device: DeviceKind, ranks: WorldSize, here: &dyn Surroundings) -> Result<Vec<Baseline>> {
-    // NCCL refuses two ranks on one GPU.
-    let shared = args.share_gpus && ranks.get() > here.gpus();
-    let Some(asked) = &args.against else {
-        let usable = device == DeviceKind::Cuda && !shared && here.has_nccl();
-        return Ok(if usable { vec![Baseline::Nccl] } else { Vec::new() });
-    };
-    let chosen: Vec<_> =
-        Baseline::ALL.into_iter().filter(|&baseline| asked.contains(&Against::Baseline(baseline))).collect();
-    let Some(first) = chosen.first() else { return Ok(chosen) };
-    if asked.contains(&Against::None) {
-        return Err(Error::invalid(format!("--against {first} and none: leave one of the two out")));
-    }
-    if device == DeviceKind::Cpu {
-        return Err(Error::unsupported(format!("--against {first}: NCCL runs on GPUs only; leave it out on the CPU")));
-    }
-    if shared {
-        return Err(Error::unsupported(format!(
-            "--against {first}: NCCL needs a GPU for each of the {ranks} ranks; leave it out where ranks share GPUs"
-        )));
-    }
-    if !here.has_nccl() {
-        return Err(Error::unsupported(format!(
-            "--against {first}: libnccl.so.2 was not found; put its directory into LD_LIBRARY_PATH"
-        )));
-    }
-    Ok(chosen)
-}
-
 fn same_file(a: &Path, b: &Path) -> bool {
     let resolve =
         |path: &Path| path.canonicalize().or_else(|_| std::path::absolute(path)).unwrap_or_else(|_| path.to_owned());
@@ -250,7 +238,8 @@ pub(crate) mod fake {
     use super::*;
     use crate::args::Cli;
 
-    /// Three variants: `ring` has no 8-bit floats, `pair` runs over two ranks only, `slow` is disabled and alone has stages.
+    /// Three variants: `ring` has no 8-bit floats, `pair` runs over two ranks only, `two_shot_tma`
+    /// is known to studies alone and needs another GPU, `slow` is disabled and alone has stages.
     /// GPUs without NCCL are old ones, and lack a type.
     #[derive(Clone, Copy)]
     pub(crate) struct Fake {
@@ -285,6 +274,7 @@ pub(crate) mod fake {
         ) -> Option<String> {
             match variant {
                 "ring" if dtype.is_fp8() => Some("has no 8-bit floats".into()),
+                "two_shot_tma" => Some("needs sm_90 or newer".into()),
                 "pair" if ranks.get() != 2 => Some("runs over 2 ranks".into()),
                 _ => None,
             }
@@ -363,18 +353,6 @@ mod tests {
         assert_eq!((request.ranks.get(), request.placement), (4, Placement::Launched));
         refused("--ranks 2", launched, "the launcher started 4");
         refused("--threads", launched, "launcher");
-    }
-
-    #[test]
-    fn baselines_need_gpus_and_nccl() {
-        assert_eq!(check("--against nccl_symmetric,nccl", NODE).unwrap().against, Baseline::ALL);
-        refused("--against nccl", CPU, "NCCL runs on GPUs only");
-        refused("--against nccl", Fake { nccl: false, ..NODE }, "libnccl.so.2 was not found");
-        refused("--against nccl,none", NODE, "leave one of the two out");
-        let one = Fake { gpus: 1, ..NODE };
-        refused("--ranks 2 --share-gpus --against nccl", one, "NCCL needs a GPU for each of the 2 ranks");
-        assert!(check("--ranks 2 --share-gpus", one).unwrap().against.is_empty());
-        assert_eq!(check("--share-gpus", NODE).unwrap().against, [Baseline::Nccl]);
     }
 
     #[test]

@@ -1,13 +1,13 @@
 //! The loop of one rank: every case verified, then timed, candidates taking turns.
 
 use myelon_ccl::device::handles::Event;
-use myelon_ccl::measure::{Bytes, Row, Summary};
-use myelon_ccl::variant::Plan;
+use myelon_ccl::measure::{Bytes, Row, Series, Summary};
+use myelon_ccl::variant::{Plan, Request};
 use myelon_ccl::verify::Verifier;
-use myelon_ccl::{Communicator, Rank, Result};
+use myelon_ccl::{Rank, Result};
 
 use crate::bench::{Bench, Replay};
-use crate::candidate::{Planned, plan};
+use crate::candidate::{Issue, Planned, plan, rivals};
 use crate::exchange;
 use crate::host::{Calls, HostTimes};
 use crate::job::Job;
@@ -15,30 +15,8 @@ use crate::machine;
 use crate::printer::Printer;
 use crate::request::SweepRequest;
 
-/// Measures on this rank. Collective. Returns how many elements were wrong on all ranks together.
-///
-/// Errors: the first on this rank; the other ranks are told, and end with an error too. What rank 0 has measured by
-/// then is stored all the same.
-pub(crate) fn measure(communicator: Communicator, request: &SweepRequest) -> Result<u64> {
-    let bench = Bench::new(communicator, request)?;
-    let mut printer = None;
-    let outcome = run(&bench, request, &mut printer);
-    if let Err(error) = &outcome {
-        bench.communicator().abort(&error.to_string());
-    }
-    // WHY: before the verdict, which nothing may follow.
-    let outcome = outcome.and_then(|wrong| bench.close().map(|()| wrong));
-    let Some(printer) = printer else { return outcome };
-    if outcome.is_ok() {
-        printer.verdict();
-    }
-    // WHY: the failure on the way first: it says more than one that may follow from it.
-    let stored = printer.store();
-    outcome.and_then(|wrong| stored.map(|()| wrong))
-}
-
-/// Every job in turn. `printer` is filled on rank 0 only.
-fn run(bench: &Bench, request: &SweepRequest, printer: &mut Option<Printer>) -> Result<u64> {
+/// Every job in turn. Collective. Returns how many elements were wrong on all ranks together; `printer` is filled on rank 0 only.
+pub(crate) fn run(bench: &Bench, request: &SweepRequest, printer: &mut Option<Printer>) -> Result<u64> {
     let communicator = bench.communicator();
     let seats = machine::seats(communicator)?;
     if communicator.rank() == Rank(0) {
@@ -47,47 +25,73 @@ fn run(bench: &Bench, request: &SweepRequest, printer: &mut Option<Printer>) -> 
         let provenance = machine::provenance(communicator)?;
         *printer = Some(Printer::start(request, provenance, &machine::lines(&seats), caution, cases));
     }
-    let mut sweep = Sweep { bench, request, printer, host: HostTimes::default(), cases: 0, wrong: 0 };
+    let mut sweep = Sweep::new(bench, request);
     for job in &request.jobs {
-        sweep.job(job)?;
+        sweep.job(job, printer)?;
     }
-    let (wrong, host) = (sweep.wrong, sweep.host);
     if let Some(printer) = printer {
-        printer.host_time(host.summary());
+        printer.host_time(sweep.host.summary());
     }
-    Ok(wrong)
+    Ok(sweep.wrong)
 }
 
-struct Sweep<'a> {
+/// Cases, one after another, each verified and then timed.
+pub(crate) struct Sweep<'a> {
     bench: &'a Bench,
     request: &'a SweepRequest,
-    printer: &'a mut Option<Printer>,
     host: HostTimes,
     /// Cases so far: each has operation numbers of its own.
     cases: u64,
     wrong: u64,
 }
 
-impl Sweep<'_> {
-    /// All sizes of one type and operator. Compiles and loads first, so that nothing does while an operation runs.
-    fn job(&mut self, job: &Job) -> Result<()> {
-        let communicator = self.bench.communicator();
-        let verifier = Verifier::prepare(communicator.device(), job.dtype, job.op)?;
-        let (mut cases, mut plans) = (Vec::new(), Vec::new());
-        for size in self.request.sizes.clone() {
-            let (planned, needed) = plan(self.bench, job, &self.request.against, size)?;
-            cases.push((size, planned));
-            plans.extend(needed);
-        }
-        communicator.prepare(&plans)?;
-        cases.iter().try_for_each(|(size, planned)| self.case(job, *size, planned, &verifier))
+impl<'a> Sweep<'a> {
+    /// Of `request`, the warm-ups, operations to verify, and the place of results count.
+    pub(crate) fn new(bench: &'a Bench, request: &'a SweepRequest) -> Self {
+        Self { bench, request, host: HostTimes::default(), cases: 0, wrong: 0 }
     }
 
-    fn case(&mut self, job: &Job, size: Bytes, planned: &[Planned], verifier: &Verifier) -> Result<()> {
-        let request = self.request;
-        if let Some(printer) = &self.printer {
-            printer.announce(format!("{} {} {size}", job.dtype, job.op));
+    /// Wrong elements so far, on all ranks together.
+    pub(crate) fn wrong(&self) -> u64 {
+        self.wrong
+    }
+
+    /// All sizes of one type and operator. Compiles and loads first, so that nothing does while an operation runs.
+    fn job(&mut self, job: &Job, printer: &mut Option<Printer>) -> Result<()> {
+        let SweepRequest { repeats, graph, batch, ref against, .. } = *self.request;
+        let issue = Issue { graph, batch };
+        let communicator = self.bench.communicator();
+        let verifier = Verifier::prepare(communicator.device(), job.dtype, job.op)?;
+        let mut cases = Vec::new();
+        for size in self.request.sizes.clone() {
+            let request = Request { count: size.elements(job.dtype), dtype: job.dtype, op: job.op };
+            let plans = job.candidates.iter().map(|candidate| plan(self.bench, candidate, request, issue));
+            let mut planned = plans.collect::<Result<Vec<_>>>()?;
+            planned.extend(rivals(self.bench, against, request, issue)?);
+            cases.push((size, planned));
         }
+        let plans: Vec<_> = cases.iter().flat_map(|(_, planned)| planned).filter_map(|it| it.plan.clone()).collect();
+        communicator.prepare(&plans)?;
+        cases.iter().try_for_each(|(size, planned)| {
+            if let Some(printer) = printer {
+                printer.announce(format!("{} {} {size}", job.dtype, job.op));
+            }
+            let rows = self.case(*size, repeats, planned, &verifier)?;
+            if let Some(printer) = printer {
+                printer.rows(rows);
+            }
+            Ok(())
+        })
+    }
+
+    /// Verifies and times candidates that were prepared, all of one type, operator and size. Collective. A row each.
+    pub(crate) fn case(
+        &mut self,
+        size: Bytes,
+        repeats: u32,
+        planned: &[Planned],
+        verifier: &Verifier,
+    ) -> Result<Vec<Row>> {
         self.cases += 1;
         let mut wrong = Vec::new();
         for (index, planned) in planned.iter().enumerate() {
@@ -95,17 +99,21 @@ impl Sweep<'_> {
             let first = (self.cases << 40) + ((index as u64) << 32);
             wrong.push(self.verify(planned, verifier, first)?);
         }
-        let series_us = self.time(planned, verifier)?;
-        let hosts_us = self.host.time(self.bench, planned, request.batch)?;
+        let series_us = self.time(repeats, planned, verifier)?;
+        let hosts_us = self.host.time(self.bench, planned)?;
 
         let bootstrap = &**self.bench.communicator().bootstrap();
         let wrong = exchange::sums(bootstrap, "counting wrong elements", &wrong)?;
-        let series = request.series(job.dtype, job.op);
+        let ranks = self.bench.communicator().world_size();
+        let &SweepRequest { in_place, check, .. } = self.request;
         let mut rows = Vec::new();
         for (((planned, series_us), host_us), wrong) in planned.iter().zip(&series_us).zip(hosts_us).zip(wrong) {
             let ranks_us = exchange::series(bootstrap, "comparing times", series_us)?;
-            let wrong = (request.check > 0).then_some(wrong);
+            let wrong = (check > 0).then_some(wrong);
             self.wrong += wrong.unwrap_or(0);
+            let Request { dtype, op, .. } = planned.request;
+            let Issue { graph, batch } = planned.issue;
+            let series = Series { ranks, dtype, op, in_place, graph, batch };
             let row = Row::measured(series.at(size), &planned.requested, Summary::of_ranks(&ranks_us)?, wrong);
             let row = Row { variant: planned.variant.clone(), host_us, ..row };
             rows.push(match &planned.plan {
@@ -113,16 +121,14 @@ impl Sweep<'_> {
                 None => row,
             });
         }
-        if let Some(printer) = &mut self.printer {
-            printer.rows(rows);
-        }
-        Ok(())
+        Ok(rows)
     }
 
     /// Wrong elements on this rank over the operations that were asked for, all with data of their own: `first` and
     /// those after it. With graphs at least two replays, since the second is where a frozen argument shows.
     fn verify(&self, planned: &Planned, verifier: &Verifier, first: u64) -> Result<u64> {
-        let &SweepRequest { check, graph, in_place, batch, .. } = self.request;
+        let &SweepRequest { check, in_place, .. } = self.request;
+        let Issue { graph, batch } = planned.issue;
         if check == 0 {
             return Ok(0);
         }
@@ -158,8 +164,8 @@ impl Sweep<'_> {
     /// This rank's time of each repeat, microseconds an operation, one series a candidate.
     ///
     /// Candidates take turns, so that a drift of clocks or temperature meets all of them alike.
-    fn time(&self, planned: &[Planned], verifier: &Verifier) -> Result<Vec<Vec<f32>>> {
-        let &SweepRequest { warmup, repeats, graph, .. } = self.request;
+    fn time(&self, repeats: u32, planned: &[Planned], verifier: &Verifier) -> Result<Vec<Vec<f32>>> {
+        let warmup = self.request.warmup;
         let (bench, stream) = (self.bench, self.bench.stream());
         let device = bench.communicator().device();
         let (start, end) = (Event::new(device)?, Event::new(device)?);
@@ -168,11 +174,11 @@ impl Sweep<'_> {
             let input = bench.operands(&planned.engine).input;
             // SAFETY: as in `verify`.
             unsafe { verifier.fill(bench.tally(), input, &planned.request, stream)? };
-            let replay = match graph {
+            let replay = match planned.issue.graph {
                 0 => None,
                 graph => Some(bench.capture(|| (0..graph).try_for_each(|_| bench.issue(planned)))?),
             };
-            let calls = Calls::new(bench, planned, self.request.batch);
+            let calls = Calls::new(bench, planned, planned.issue.batch);
             turns.push(Turn { planned, replay, calls, series_us: Vec::new() });
         }
         bench.finish()?;
@@ -183,7 +189,7 @@ impl Sweep<'_> {
                 bench.issue(turn.planned)?;
                 start.record(stream.handle())?;
                 let operations = match &turn.replay {
-                    Some(replay) => replay.launch().map(|()| graph)?,
+                    Some(replay) => replay.launch().map(|()| turn.planned.issue.graph)?,
                     None => turn.calls.issue()?,
                 };
                 end.record(stream.handle())?;

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
+use serde::Deserialize;
+
 use crate::error::{Error, Result};
 use crate::measure::case::Series;
 use crate::measure::results::Row;
@@ -13,7 +15,8 @@ use crate::measure::size::Bytes;
 pub const AUTO: &str = "auto";
 
 /// A library that Myelon is compared with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Baseline {
     /// NCCL on plain buffers.
     Nccl,
@@ -52,7 +55,7 @@ impl Baseline {
     pub fn ratio(self, row: &Row, rows: &[Row]) -> Option<f64> {
         let case = row.case();
         let baseline = rows.iter().find(|other| Self::of(other) == Some(self) && other.case() == case)?;
-        ratio(row, baseline)
+        row.speedup_over(baseline)
     }
 }
 
@@ -112,7 +115,7 @@ impl Line<'_> {
     /// How many times faster Myelon is than the fastest baseline; above 1 Myelon wins. None if either side lacks a right result.
     pub fn ratio(&self) -> Option<f64> {
         let rivals = self.baselines.into_iter().flatten();
-        rivals.filter_map(|rival| ratio(self.ours?, rival)).min_by(f64::total_cmp)
+        rivals.filter_map(|rival| self.ours?.speedup_over(rival)).min_by(f64::total_cmp)
     }
 }
 
@@ -153,11 +156,6 @@ impl<'a> Comparison<'a> {
         let shown = |line: &Line<'_>| line.ours.is_some() || line.baselines.iter().any(Option::is_some);
         Self { series, choice, lines: lines.into_values().filter(shown).collect() }
     }
-}
-
-fn ratio(row: &Row, baseline: &Row) -> Option<f64> {
-    let valid = !row.is_wrong() && !baseline.is_wrong() && row.time_us.p50 > 0.0;
-    valid.then(|| baseline.time_us.p50 / row.time_us.p50)
 }
 
 #[cfg(test)]

@@ -76,7 +76,7 @@ fn has_unverified(line: &Line<'_>) -> bool {
 }
 
 /// A time in three significant digits, which is what repeats on another day can confirm.
-fn time(row: Option<&Row>) -> String {
+pub(crate) fn time(row: Option<&Row>) -> String {
     let Some(row) = row else { return "-".to_owned() };
     if row.is_wrong() {
         return "**wrong**".to_owned();

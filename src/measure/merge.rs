@@ -2,10 +2,9 @@
 
 use std::collections::HashSet;
 
-use crate::measure::provenance::Provenance;
 use crate::measure::results::Results;
 
-/// What a merged [`Provenance`] says where its runs differ.
+/// What a merged [`Provenance`](crate::measure::Provenance) says where its runs differ.
 pub const MIXED: &str = "mixed";
 
 /// Joins the runs that were taken on equal machines with equal drivers and baselines.
@@ -19,17 +18,12 @@ pub fn by_machine(mut runs: Vec<Results>) -> Vec<Results> {
     runs.sort_by_key(|run| std::cmp::Reverse(run.provenance.date));
     let mut merged: Vec<Results> = Vec::new();
     for run in runs {
-        match merged.iter_mut().find(|other| same_machine(&other.provenance, &run.provenance)) {
+        match merged.iter_mut().find(|other| other.provenance.is_same_machine(&run.provenance)) {
             Some(newer) => absorb(newer, run),
             None => merged.push(run),
         }
     }
     merged
-}
-
-fn same_machine(a: &Provenance, b: &Provenance) -> bool {
-    let Provenance { date, version, source_hash, .. } = a.clone();
-    *a == Provenance { date, version, source_hash, ..b.clone() }
 }
 
 fn absorb(newer: &mut Results, older: Results) {
@@ -51,6 +45,7 @@ fn absorb(newer: &mut Results, older: Results) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::measure::provenance::Provenance;
     use crate::measure::provenance::tests::provenance;
     use crate::measure::results::Row;
     use crate::measure::results::tests::row;

@@ -57,6 +57,12 @@ impl Provenance {
         }
     }
 
+    /// Whether both are of equal machines with equal drivers and libraries; day and version of Myelon can differ.
+    pub(crate) fn is_same_machine(&self, other: &Self) -> bool {
+        let Self { date, version, source_hash, .. } = self.clone();
+        *self == Self { date, version, source_hash, ..other.clone() }
+    }
+
     /// The machine as a heading names it: its GPUs and their link, or its processor where it has none.
     pub fn machine(&self) -> String {
         if self.gpus == 0 { self.cpu.clone() } else { format!("{}x {}, {}", self.gpus, self.gpu, self.link) }

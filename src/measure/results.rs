@@ -147,7 +147,14 @@ impl Row {
         self.wrong.is_some_and(|wrong| wrong > 0)
     }
 
-    fn check(&self) -> Result<(), String> {
+    /// How many times faster this is than `other`; above 1 it wins. None where either was wrong, and for a time of zero.
+    pub fn speedup_over(&self, other: &Self) -> Option<f64> {
+        let valid = !self.is_wrong() && !other.is_wrong() && self.time_us.p50 > 0.0;
+        valid.then(|| other.time_us.p50 / self.time_us.p50)
+    }
+
+    /// What no run can give, in words that follow the row's place.
+    pub(crate) fn check(&self) -> Result<(), String> {
         let numbers = [self.time_us.p50, self.time_us.p99, self.time_us.min, self.algbw_gbps, self.busbw_gbps];
         if numbers.into_iter().chain(self.host_us).any(|number| !number.is_finite() || number < 0.0) {
             return Err("times and bandwidths must be finite and not negative".to_owned());

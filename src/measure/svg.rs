@@ -28,8 +28,10 @@ struct Panel {
     pitch_y: f64,
 }
 
+/// Colours and fonts of text, grid and the curves of this picture, for a light theme and a dark one.
+///
 /// The background is painted too: a page that ignores the reader's theme would leave light text on white otherwise.
-const STYLE: &str = "
+pub(crate) const STYLE: &str = "
 text { font: 12px Inter, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif; fill: #57606a }
 .title { font-size: 19px; font-weight: 600; fill: #1f2328 }
 .panel { font-size: 13px; font-weight: 600; fill: #1f2328 }
@@ -208,14 +210,37 @@ fn panel(svg: &mut String, left: f64, top: f64, ranks: &str, quantity: &Quantity
 
 /// A point of a curve. Shapes differ, so that the curves stay apart without colour.
 fn mark(class: &str, x: f64, y: f64) -> String {
-    match class {
-        "nccl" => {
-            format!("<rect class=\"mark {class}\" x=\"{:.1}\" y=\"{:.1}\" width=\"7\" height=\"7\"/>", x - 3.5, y - 3.5)
+    let shape = match class {
+        "nccl" => Mark::Square,
+        "nccl_symmetric" => Mark::Diamond,
+        _ => Mark::Circle,
+    };
+    shape.at(class, x, y)
+}
+
+/// What a point looks like.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Mark {
+    Circle,
+    Square,
+    Diamond,
+    Triangle,
+}
+
+impl Mark {
+    /// The element, with its middle at this place.
+    pub(crate) fn at(self, class: &str, x: f64, y: f64) -> String {
+        let (left, top) = (x - 3.5, y - 3.5);
+        match self {
+            Self::Circle => format!("<circle class=\"mark {class}\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"4.2\"/>"),
+            Self::Square => {
+                format!("<rect class=\"mark {class}\" x=\"{left:.1}\" y=\"{top:.1}\" width=\"7\" height=\"7\"/>")
+            }
+            Self::Diamond => {
+                format!("<path class=\"mark {class}\" d=\"M{x:.1} {:.1}l4.8 4.8l-4.8 4.8l-4.8 -4.8z\"/>", y - 4.8)
+            }
+            Self::Triangle => format!("<path class=\"mark {class}\" d=\"M{x:.1} {:.1}l4.6 8h-9.2z\"/>", y - 4.8),
         }
-        "nccl_symmetric" => {
-            format!("<path class=\"mark {class}\" d=\"M{x:.1} {:.1}l4.8 4.8l-4.8 4.8l-4.8 -4.8z\"/>", y - 4.8)
-        }
-        _ => format!("<circle class=\"mark {class}\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"4.2\"/>"),
     }
 }
 
@@ -229,7 +254,7 @@ fn plain(tick: f64) -> String {
     }
 }
 
-fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 

@@ -37,22 +37,9 @@ impl TextTable {
         Self { against: against.to_vec(), shapes, ..Self::default() }
     }
 
-    /// Provenance, ranks and column titles, every line behind a `#`.
+    /// The [`preamble`] and column titles, every line behind a `#`.
     pub fn header(&self, provenance: &Provenance, settings: &str, ranks: &[RankLine]) -> String {
-        let Provenance { date, version, source_hash, driver, cuda, cpu, .. } = provenance;
-        let mut text = format!("# myelon-perf {version} (sources {source_hash}), {date}\n");
-        let _ = writeln!(
-            text,
-            "# {}; driver {driver}, CUDA {cuda}, {}; {cpu}",
-            provenance.machine(),
-            provenance.nccl_state()
-        );
-        let _ = writeln!(text, "# {settings}");
-        let _ = writeln!(text, "#\n# using devices");
-        for RankLine { rank, process, host, device } in ranks {
-            let _ = writeln!(text, "#  rank {rank:>2}  pid {process:>7} on {host:>10}  device {device}");
-        }
-        text.push_str("#\n");
+        let mut text = preamble(provenance, settings, ranks);
         let units = ["(B)", "(elements)", "", "", "", "", "(us)", "(us)", "(GB/s)", "(GB/s)"];
         let titles = ["size", "count", "type", "redop", "variant", "lanes", "p50", "p99", "algbw", "busbw"];
         let ratios: Vec<_> = self.against.iter().copied().map(ratio_title).collect();
@@ -106,6 +93,21 @@ impl TextTable {
     pub fn wrong(&self) -> u64 {
         self.wrong
     }
+}
+
+/// Provenance, settings and ranks, every line behind a `#`.
+pub fn preamble(provenance: &Provenance, settings: &str, ranks: &[RankLine]) -> String {
+    let Provenance { date, version, source_hash, driver, cuda, cpu, .. } = provenance;
+    let mut text = format!("# myelon-perf {version} (sources {source_hash}), {date}\n");
+    let _ =
+        writeln!(text, "# {}; driver {driver}, CUDA {cuda}, {}; {cpu}", provenance.machine(), provenance.nccl_state());
+    let _ = writeln!(text, "# {settings}");
+    let _ = writeln!(text, "#\n# using devices");
+    for RankLine { rank, process, host, device } in ranks {
+        let _ = writeln!(text, "#  rank {rank:>2}  pid {process:>7} on {host:>10}  device {device}");
+    }
+    text.push_str("#\n");
+    text
 }
 
 /// One line of the table, aligned.

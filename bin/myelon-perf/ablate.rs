@@ -1,0 +1,124 @@
+//! Studies on one rank: every group prepared, then measured case by case, until the time is spent.
+
+use std::time::Instant;
+
+use myelon_ccl::measure::compare::AUTO;
+use myelon_ccl::measure::{Baseline, Bytes};
+use myelon_ccl::study::{self, Group, Study};
+use myelon_ccl::variant::Request;
+use myelon_ccl::verify::Verifier;
+use myelon_ccl::{Rank, Result};
+
+use crate::bench::Bench;
+use crate::candidate::{Issue, Planned, plan, rivals};
+use crate::exchange;
+use crate::job::Candidate;
+use crate::machine;
+use crate::request::SweepRequest;
+use crate::studies::StudyRequest;
+use crate::study_printer::StudyPrinter;
+use crate::sweep::Sweep;
+
+/// Every study in turn. Collective. Returns how many elements were wrong on all ranks together; `printer` is filled on rank 0 only.
+pub(crate) fn run(
+    bench: &Bench,
+    request: &SweepRequest,
+    studies: &StudyRequest,
+    printer: &mut Option<StudyPrinter>,
+) -> Result<u64> {
+    let started = Instant::now();
+    let communicator = bench.communicator();
+    let seats = machine::seats(communicator)?;
+    if communicator.rank() == Rank(0) {
+        let caution = machine::caution(request.device, &seats);
+        let provenance = machine::provenance(communicator)?;
+        *printer = Some(StudyPrinter::start(request, studies, provenance, &machine::lines(&seats), caution));
+    }
+    let verifier = Verifier::prepare(communicator.device(), Study::DTYPE, Study::OP)?;
+    let mut run = Run { bench, studies, sweep: Sweep::new(bench, request), verifier: &verifier, started, printer };
+    studies.studies.iter().try_for_each(|study| run.study(study))?;
+    Ok(run.sweep.wrong())
+}
+
+fn issue_of(entrant: &study::Candidate) -> Issue {
+    Issue { graph: entrant.graph, batch: entrant.batch }
+}
+
+struct Run<'a> {
+    bench: &'a Bench,
+    studies: &'a StudyRequest,
+    sweep: Sweep<'a>,
+    verifier: &'a Verifier,
+    started: Instant,
+    printer: &'a mut Option<StudyPrinter>,
+}
+
+/// One group at one size.
+struct Case {
+    size: Bytes,
+    planned: Vec<Planned>,
+    labels: Vec<String>,
+}
+
+impl Run<'_> {
+    fn study(&mut self, study: &Study) -> Result<()> {
+        if let Some(printer) = self.printer {
+            printer.begin(study);
+        }
+        let whole = self.groups(study)?;
+        if let Some(printer) = self.printer {
+            printer.end(study, whole);
+        }
+        Ok(())
+    }
+
+    /// Whether there was time for all of it.
+    fn groups(&mut self, study: &Study) -> Result<bool> {
+        for group in &study.groups {
+            if self.is_spent()? {
+                return Ok(false);
+            }
+            let cases = group.sizes.iter().map(|&size| self.case(group, size)).collect::<Result<Vec<_>>>()?;
+            let plans: Vec<_> = cases.iter().flat_map(|case| &case.planned).filter_map(|it| it.plan.clone()).collect();
+            self.bench.communicator().prepare(&plans)?;
+            for Case { size, planned, labels } in cases {
+                if self.is_spent()? {
+                    return Ok(false);
+                }
+                if let Some(printer) = self.printer {
+                    printer.announce(format!("{} {} {size}", study.name, group.title));
+                }
+                let rows = self.sweep.case(size, group.repeats, &planned, self.verifier)?;
+                if let Some(printer) = self.printer {
+                    printer.rows(group, labels.into_iter().zip(rows).collect());
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// Rank 0's clock decides, for all ranks go on or stop together. Collective.
+    fn is_spent(&self) -> Result<bool> {
+        let own = self.started.elapsed() >= self.studies.budget;
+        exchange::decision(&**self.bench.communicator().bootstrap(), "looking at the clock", own)
+    }
+
+    fn case(&self, group: &Group, size: Bytes) -> Result<Case> {
+        let request = Request { count: size.elements(Study::DTYPE), dtype: Study::DTYPE, op: Study::OP };
+        let (mut planned, mut labels) = (Vec::new(), Vec::new());
+        for entrant in group.entrants() {
+            let candidate = match entrant.variant.as_str() {
+                AUTO => Candidate::Auto,
+                name => Candidate::Variant(name.to_owned(), entrant.shape),
+            };
+            let of_entrant = plan(self.bench, &candidate, request, issue_of(entrant))?;
+            planned.push(Planned { requested: entrant.to_string(), ..of_entrant });
+            labels.push(entrant.label.clone());
+        }
+        for rival in rivals(self.bench, &group.against, request, issue_of(&group.baseline))? {
+            labels.push(rival.requested.parse::<Baseline>()?.label().to_owned());
+            planned.push(rival);
+        }
+        Ok(Case { size, planned, labels })
+    }
+}
