@@ -188,6 +188,9 @@ pub(crate) struct ReportArgs {
     /// The studies that were run, where --ablate had a file.
     #[arg(long, value_name = "FILE", requires = "patterns")]
     pub(crate) studies: Option<PathBuf>,
+    /// With --patterns, JSON files that `neighbour --json` wrote: what waits do to other kernels.
+    #[arg(long, value_name = "FILE", num_args = 1.., requires = "patterns")]
+    pub(crate) neighbours: Vec<PathBuf>,
     /// Print the tables; also what happens where neither file is named.
     #[arg(long, conflicts_with = "check")]
     pub(crate) markdown: bool,

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use myelon_ccl::measure::neighbour::Neighbours;
 use myelon_ccl::study::{self, Ablation, Machine, PLOTS, Study};
 use myelon_ccl::{Error, Result};
 
@@ -19,7 +20,8 @@ pub(crate) fn files(args: &ReportArgs, page: &Path) -> Result<Vec<(PathBuf, Stri
         Some(path) => studies::read(path)?,
     };
     let plots = page.parent().unwrap_or(Path::new("")).join(PLOTS);
-    let mut files = vec![(page.to_owned(), study::patterns(&studies, &machines))];
+    let neighbours = args.neighbours.iter().map(|path| Neighbours::read(path)).collect::<Result<Vec<_>>>()?;
+    let mut files = vec![(page.to_owned(), study::patterns(&studies, &machines, &neighbours))];
     for study in &studies {
         if let Some(svg) = study::plot(study, &machines) {
             files.push((plots.join(format!("{}.svg", study.name)), svg));

@@ -7,6 +7,7 @@ use super::finding::{Finding, TOLERANCE, holds};
 use super::grid::{Grid, Line};
 use super::studies::{Group, Study};
 use crate::measure::markdown;
+use crate::measure::neighbour::{self, Neighbours};
 use crate::types::WorldSize;
 
 /// Where the plots lie, seen from the page: `NAME.svg` each.
@@ -25,10 +26,20 @@ microseconds an operation, for f32 sums out of place; each table says how the op
 many times faster it is than the baseline of its table, the first line.
 ";
 
+const NEIGHBOURS: &str = "
+<a id=\"neighbour\"></a>
+
+## What a wait does to a neighbour
+
+An all-reduce whose peers are late polls for them. Beside it, on the same GPU, runs a kernel of somebody else's: one that computes in
+registers, or one that loads from memory. `myelon-perf neighbour` measures that kernel alone and beside the wait, for each wait
+policy; medians, microseconds. The wait is cold by then: `adaptive` sleeps 512 ns between polls, `yield` 32 ns, `spin` does not.
+";
+
 /// The page: an introduction with where it was measured, a summary, and a part a study. Ends with a line end.
 ///
 /// From times that mean nothing (CPU ranks, shared GPUs) it draws no conclusion, and says so.
-pub fn patterns(studies: &[Study], machines: &[Machine]) -> String {
+pub fn patterns(studies: &[Study], machines: &[Machine], neighbours: &[Neighbours]) -> String {
     let percent = TOLERANCE * 100.0;
     let mut text = INTRO.to_owned();
     let _ = write!(
@@ -47,6 +58,12 @@ pub fn patterns(studies: &[Study], machines: &[Machine]) -> String {
     }
     for study in studies {
         text.push_str(&part(study, machines));
+    }
+    if !neighbours.is_empty() {
+        text.push_str(NEIGHBOURS);
+    }
+    for run in neighbours {
+        let _ = write!(text, "\n{}\n{}", markdown::provenance(&run.provenance), neighbour::table(&run.rows));
     }
     text
 }
@@ -130,6 +147,7 @@ fn part(study: &Study, machines: &[Machine]) -> String {
             let of = if study.groups.len() > 1 { format!("{}, ", grid.group.title) } else { String::new() };
             let _ = writeln!(text, "\n**{of}{}**{place}: {}.\n", in_ranks(grid.ranks), issue(grid.group));
             text.push_str(&table(&grid));
+            text.push_str(&host_table(&grid));
         }
         let cut = |ranks: &WorldSize| machine.run(name, *ranks).is_some_and(|run| run.cut);
         for ranks in machine.worlds(name).into_iter().filter(cut) {
@@ -151,6 +169,30 @@ fn table(grid: &Grid<'_>) -> String {
         for (column, row) in line.rows.iter().enumerate() {
             let ratio = grid.speedup(index, column).map_or(String::new(), |speedup| format!(" ({speedup:.2}×)"));
             let _ = write!(text, " {}{ratio} |", markdown::time(*row));
+        }
+        text.push('\n');
+    }
+    text
+}
+
+/// What the host spends, where the candidates differ in how they are issued: a graph pays it once, at its capture.
+fn host_table(grid: &Grid<'_>) -> String {
+    let issued = grid.group.baseline.issue();
+    let is_told = |line: &&Line<'_>| line.rows.iter().flatten().any(|row| row.graph == 0 && row.host_us.is_some());
+    let lines: Vec<_> = grid.lines.iter().filter(is_told).collect();
+    if lines.is_empty() || grid.group.entrants().all(|candidate| candidate.issue() == issued) {
+        return String::new();
+    }
+    let mut text = String::from("\n| host µs an operation |");
+    for size in &grid.group.sizes {
+        let _ = write!(text, " {} |", size.human());
+    }
+    let _ = writeln!(text, "\n|:---|{}", "---:|".repeat(grid.group.sizes.len()));
+    for line in lines {
+        let _ = write!(text, "| {} |", name(line));
+        for row in &line.rows {
+            let spent = row.and_then(|row| row.host_us).map_or("-".to_owned(), |spent| format!("{spent:.2}"));
+            let _ = write!(text, " {spent} |");
         }
         text.push('\n');
     }
@@ -232,7 +274,7 @@ mod tests {
     fn the_page_sums_up_and_names_its_sources() {
         let machines = Machine::of(vec![run(2, &[[10.0, 20.0], [4.0, 30.0]]), run(4, &[[10.0, 20.0], [5.0, 5.0]])]);
         let other = Study { name: "other".into(), title: "Other".into(), factor: None, ..small() };
-        let page = patterns(&[small(), other], &machines);
+        let page = patterns(&[small(), other], &machines, &[]);
         assert!(
             page.contains("| [Slots](#slots) | 2× | **holds in part** | 4.00× (2 slots, 1 MiB, 4 ranks) |"),
             "{page}"
@@ -241,7 +283,21 @@ mod tests {
         assert!(page.contains("**Found.** Not measured.\n\n**Why.** Of credits.\n"), "{page}");
         assert_eq!(page.matches("Measured on 2026-11-20").count(), 1, "equal sentences once");
         assert!(page.contains("NCCL 2.28.9, NVLS off") && !page.contains("Caution"), "{page}");
-        assert!(patterns(&[small()], &[]).contains("Nothing has been measured yet.\n"));
+        let empty = patterns(&[small()], &[], &[]);
+        assert!(empty.contains("Nothing has been measured yet.\n") && !empty.contains("neighbour"), "{empty}");
+    }
+
+    #[test]
+    fn what_the_host_spends_is_told_where_issue_differs() {
+        let mut study = small();
+        study.groups[0].baseline.graph = 0;
+        let mut run = run(2, &[[10.0, 20.0], [4.0, 30.0]]);
+        for (measured, host_us) in run.studies[0].rows.iter_mut().take(2).zip([2.5, 3.0]) {
+            (measured.row.graph, measured.row.host_us) = (0, Some(host_us));
+        }
+        let text = part(&study, &Machine::of(vec![run]));
+        let expected = "| host µs an operation | 64 KiB | 1 MiB |\n|:---|---:|---:|\n| signals | 2.50 | 3.00 |\n";
+        assert!(text.contains(expected), "{text}");
     }
 
     #[test]
@@ -249,7 +305,7 @@ mod tests {
         let mut run = run(2, &[[10.0, 20.0], [4.0, 30.0]]);
         run.caution = Some("the times mean nothing".into());
         run.studies[0].cut = true;
-        let page = patterns(&[small()], &Machine::of(vec![run]));
+        let page = patterns(&[small()], &Machine::of(vec![run]), &[]);
         assert!(page.contains("> **Caution:** the times mean nothing. Nothing is concluded from them."), "{page}");
         assert!(page.contains("| not measured | - |") && !page.contains("It pays"), "{page}");
         assert!(page.contains("Over 2 ranks the run ended before"), "{page}");
