@@ -41,6 +41,8 @@ pub(crate) struct Case {
     pub(crate) dtype: DType,
     pub(crate) op: ReduceOp,
     pub(crate) plan: Plan,
+    /// What an operation takes of rings, which is not compiled in.
+    slots: Vec<Option<u32>>,
 }
 
 /// One all-reduce.
@@ -123,7 +125,8 @@ impl Draw {
         // Some draws are not supported, or there already.
         for (turn, variant) in variants.iter().cycle().enumerate().take(4 * self.kernels) {
             let (dtype, op) = *random.pick(&pairs[turn / variants.len() % 2]);
-            let point = *random.pick(&variant.parameters.points());
+            let points = variant.parameters.points();
+            let point = *random.pick(&points);
             let request = Request { count: (1 << random.below(21)) / dtype.size_bytes() as u64, dtype, op };
             // INVARIANT: all that is compiled in is set, so that one case is one kernel whatever the size of a message.
             let tuning = variant.tuning(kind, request.bytes()).unwrap().shape;
@@ -131,7 +134,8 @@ impl Draw {
             let choice = Choice { variant: Arc::clone(variant), shape: point.or(&bounded) };
             match communicator.plan(&choice, &request) {
                 Ok(plan) if cases.len() < self.kernels && seen.insert(plan.kernel.clone()) => {
-                    cases.push(Case { choice, dtype, op, plan });
+                    let slots = points.iter().map(|point| point.slots).collect();
+                    cases.push(Case { choice, dtype, op, plan, slots });
                 }
                 Ok(_) | Err(Error::Unsupported(_)) => {}
                 Err(error) => panic!("{choice}: {error}"),
@@ -172,16 +176,14 @@ impl Draw {
     }
 
     fn operation(&self, random: &mut Random, cases: &[Case], stream: usize) -> Operation {
-        let Case { choice, dtype, op, .. } = random.pick(cases);
+        let Case { choice, dtype, op, slots, .. } = random.pick(cases);
         let request = Request { count: self.count(random, *dtype), dtype: *dtype, op: *op };
         let lanes = if random.below(2) == 0 { self.lanes } else { 1 + random.below(u64::from(self.lanes)) as u32 };
         let chunk = Bytes(self.slot_bytes >> random.below(4));
-        let parameters = &choice.variant.parameters;
         let shape = Shape {
             lanes: Some(Lanes::UpTo(lanes)),
-            chunk: parameters.has_chunk().then_some(chunk),
-            // Not compiled in, so any of the manifest's.
-            slots: random.pick(&parameters.points()).slots,
+            chunk: choice.variant.parameters.has_chunk().then_some(chunk),
+            slots: *random.pick(slots),
             ..choice.shape
         };
         let choice = Choice { variant: Arc::clone(&choice.variant), shape };
