@@ -154,7 +154,9 @@ impl SweepRequest {
 
     /// A heap with room for all of them.
     pub(crate) fn limits(&self) -> HeapLimits {
-        self.shapes().fold(HeapLimits::of(self.device), |limits, shape| limits.with_room_for(shape))
+        let own = HeapLimits::of(self.device);
+        let own = if self.share_gpus { own.of_shared_device() } else { own };
+        self.shapes().fold(own, |limits, shape| limits.with_room_for(shape))
     }
 
     /// What all rows of a type and operator have in common.

@@ -29,16 +29,16 @@ pub struct HeapLimits {
 }
 
 impl HeapLimits {
-    /// Defaults: 125 MiB a rank for GPUs, and little on the CPU device, where memory is touched by real cores.
+    /// Defaults: 141 MiB a rank for GPUs, and little on the CPU device, where memory is touched by real cores.
     pub fn of(kind: DeviceKind) -> Self {
         match kind {
             DeviceKind::Cuda => Self {
-                lanes: 64,
+                lanes: 128,
                 sentinel_bytes: 12 << 20,
                 ll_bytes: 2 << 20,
                 staging_bytes: 128 << 10,
                 slot_bytes: 256 << 10,
-                ring_slots: 4,
+                ring_slots: 2,
             },
             DeviceKind::Cpu => Self {
                 lanes: 8,
@@ -49,6 +49,11 @@ impl HeapLimits {
                 ring_slots: 4,
             },
         }
+    }
+
+    /// These limits with so few lanes that [`MAX_WORLD`] ranks find room on one device for their CTAs of any default shape.
+    pub fn of_shared_device(self) -> Self {
+        Self { lanes: self.lanes.min(8), ..self }
     }
 
     /// These limits, raised where a shape asks for more.
@@ -165,7 +170,7 @@ mod tests {
     #[test]
     fn defaults_stay_within_the_promised_footprint() {
         let (_, bytes) = HeapLimits::of(DeviceKind::Cuda).layout(WorldSize::new(8).unwrap()).unwrap();
-        assert!(bytes <= 128 << 20, "{bytes}");
+        assert!(bytes <= 144 << 20, "{bytes}");
     }
 
     #[test]

@@ -197,6 +197,8 @@ impl Candidate {
             let free = self.shape == Shape::default();
             return if free { Ok(()) } else { Err(Error::invalid("auto takes no shape: the lane table chooses it")) };
         };
+        // First, for a heap would refuse a value in other words.
+        choice.variant.takes(&self.shape)?;
         let world_size = WorldSize::new(2)?;
         for device in [DeviceKind::Cuda, DeviceKind::Cpu] {
             let (layout, _) = HeapLimits::of(device).with_room_for(&self.shape).layout(world_size)?;

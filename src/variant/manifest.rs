@@ -10,7 +10,7 @@ use super::shape::Shape;
 use crate::device::DeviceKind;
 use crate::error::{Error, Result};
 use crate::measure::Bytes;
-use crate::types::{DType, ReduceOp};
+use crate::types::{DType, ReduceOp, WorldSize};
 
 const SOURCE: &str = include_str!("../../configs/variants.toml");
 const SOURCE_NAME: &str = "configs/variants.toml";
@@ -131,6 +131,9 @@ pub struct Tuning {
     /// Largest message it is for; any if absent.
     #[serde(default)]
     pub up_to: Option<Bytes>,
+    /// World sizes it is for; any if absent.
+    #[serde(default)]
+    pub ranks: Option<Vec<WorldSize>>,
     /// The shape; lanes and threads are always there. Each part is bounded by what the heap has.
     #[serde(flatten)]
     pub shape: Shape,
@@ -188,10 +191,10 @@ impl VariantSpec {
     }
 
     /// The default shape for a message.
-    pub fn tuning(&self, device: DeviceKind, bytes: u64) -> Result<&Tuning> {
-        self.tuning
-            .iter()
-            .find(|row| row.device == device && row.up_to.is_none_or(|limit| bytes <= limit.0))
+    pub fn tuning(&self, device: DeviceKind, ranks: WorldSize, bytes: u64) -> Result<&Tuning> {
+        let is_for_ranks = |row: &&Tuning| row.ranks.as_ref().is_none_or(|listed| listed.contains(&ranks));
+        let mut rows = self.tuning.iter().filter(|row| row.device == device).filter(is_for_ranks);
+        rows.find(|row| row.up_to.is_none_or(|limit| bytes <= limit.0))
             .ok_or_else(|| Error::unsupported(format!("variant {} has no tuning for {device}", self.name)))
     }
 }
@@ -265,17 +268,32 @@ impl Manifest {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::variant::Lanes;
 
     #[test]
     fn the_embedded_manifest_is_right() {
         let manifest = Manifest::parse(SOURCE).unwrap();
         for spec in manifest.all() {
             for device in [DeviceKind::Cuda, DeviceKind::Cpu] {
-                for bytes in [0, 1 << 10, 1 << 20, 1 << 40] {
-                    spec.tuning(device, bytes).unwrap();
+                for (ranks, bytes) in
+                    (1..=8).flat_map(|ranks| [0, 1 << 10, 1 << 20, 1 << 40].map(|bytes| (ranks, bytes)))
+                {
+                    spec.tuning(device, WorldSize::new(ranks).unwrap(), bytes).unwrap();
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_tuning_can_be_for_some_ranks() {
+        let spec = Arc::clone(Manifest::embedded().get("two_shot_push").unwrap());
+        let threads = |ranks, bytes| {
+            let tuning = spec.tuning(DeviceKind::Cuda, WorldSize::new(ranks).unwrap(), bytes).unwrap();
+            (tuning.shape.lanes, tuning.shape.threads)
+        };
+        assert_eq!(threads(2, 1 << 24), (Some(Lanes::UpTo(128)), Some(256)));
+        assert_eq!(threads(4, 1 << 24), (Some(Lanes::UpTo(64)), Some(512)));
+        assert_eq!(threads(2, 1 << 10), threads(4, 1 << 10));
     }
 
     #[test]

@@ -103,7 +103,7 @@ impl Plan {
         spec.takes(&choice.shape)?;
         let layout = terrain.layout;
         check_room(&choice.shape, layout)?;
-        let shape = choice.shape.or(&spec.tuning(terrain.device, request.bytes())?.shape);
+        let shape = choice.shape.or(&spec.tuning(terrain.device, terrain.world_size, request.bytes())?.shape);
         let (Some(lanes), Some(threads)) = (shape.lanes, shape.threads) else {
             panic!("the manifest's parser lets no tuning without lanes or threads through")
         };

@@ -129,7 +129,7 @@ impl Draw {
             let point = *random.pick(&points);
             let request = Request { count: (1 << random.below(21)) / dtype.size_bytes() as u64, dtype, op };
             // INVARIANT: all that is compiled in is set, so that one case is one kernel whatever the size of a message.
-            let tuning = variant.tuning(kind, request.bytes()).unwrap().shape;
+            let tuning = variant.tuning(kind, communicator.world_size(), request.bytes()).unwrap().shape;
             let bounded = Shape { lanes: None, chunk: None, slots: None, ..tuning };
             let choice = Choice { variant: Arc::clone(variant), shape: point.or(&bounded) };
             match communicator.plan(&choice, &request) {
