@@ -13,6 +13,7 @@
 #include "proto/stages.cuh"
 #include "proto/staging.cuh"
 #include "reduce/operator.cuh"
+#include "sync/phase.cuh"
 
 namespace myelon {
 
@@ -28,6 +29,7 @@ MYELON_DEVICE void two_shot_tma(const Args& args) {
   const Share share = lane_share(pack_count<T>(args.count));
 
   staging.copy_in(share);
+  end_phase();
   Announcement(context, kWorldSize).check(context);
   barrier.arrive();
   step_counters(context, MailboxUse{});
@@ -113,6 +115,7 @@ MYELON_DEVICE void two_shot_tma(const Args& args) {
   for_each_pack<4, T>(
       share.packs, [&](u64 i) { return staging.load(args.rank, i); },
       [&](u64 i, Pack<T> pack) { store_pack(args.output, share.first + i, args.count, pack); });
+  end_phase();
 
   barrier.finish();
   staging.finish();

@@ -4,6 +4,9 @@ use std::fmt::Write;
 use std::path::Path;
 use std::process::Command;
 
+use myelon_ccl::measure::Provenance;
+use serde::Deserialize;
+
 use super::{Plan, plan};
 
 /// Rewrites the document in place of comparing it.
@@ -110,8 +113,69 @@ fn document(ends: &[End], Plan { mutant: mutants, unseen, .. }: &Plan) -> String
             unseen.litmus.join(", ")
         ));
     }
+    text.push_str(&litmus());
     text
 }
+
+/// What `tests/litmus.rs` counted on GPUs, as far as `results` has it: a line a machine and pattern, over all pairs of ranks.
+fn litmus() -> String {
+    #[derive(Deserialize)]
+    struct Counts {
+        pattern: String,
+        received: u64,
+        halves_apart: u64,
+        torn: u64,
+        wrong: u64,
+        lost: u64,
+    }
+    #[derive(Deserialize)]
+    struct Run {
+        provenance: Provenance,
+        rows: Vec<Counts>,
+    }
+    let mut machines: Vec<_> =
+        std::fs::read_dir(root().join("results")).into_iter().flatten().collect::<Result<_, _>>().unwrap();
+    machines.sort_by_key(std::fs::DirEntry::file_name);
+    let files = machines.into_iter().map(|machine| machine.path().join("litmus.json")).filter(|file| file.exists());
+    let mut text = String::from(LITMUS);
+    for file in files {
+        let run: Run = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
+        let mut counts: Vec<Counts> = Vec::new();
+        for row in run.rows {
+            match counts.iter_mut().find(|sum| sum.pattern == row.pattern) {
+                None => counts.push(row),
+                Some(sum) => {
+                    sum.received += row.received;
+                    sum.halves_apart += row.halves_apart;
+                    sum.torn += row.torn;
+                    sum.wrong += row.wrong;
+                    sum.lost += row.lost;
+                }
+            }
+        }
+        for Counts { pattern, received, halves_apart, torn, wrong, lost } in counts {
+            let (machine, date) = (run.provenance.machine(), &run.provenance.date.to_string()[..10]);
+            writeln!(
+                text,
+                "| {machine}, {date} | {pattern} | {received} | {halves_apart} | {torn} | {wrong} | {lost} |"
+            )
+            .unwrap();
+        }
+    }
+    text
+}
+
+const LITMUS: &str = "
+## What the litmus counted
+
+Two GPUs pass messages without a kernel boundary in between: `sentinel` and `ll` as the mailboxes do, `release_acquire` as the slot
+ring does. `relaxed` is that with a flag that orders nothing, `flag_first` with the flag ahead of the data: what goes wrong there is
+what the order is for. Halves that come apart are allowed, words that are torn are not; a message is wrong if it is not the one
+that was due.
+
+| machine | pattern | messages | halves apart | torn | wrong | lost |
+|---|---|---:|---:|---:|---:|---:|
+";
 
 const INTRODUCTION: &str = "\
 # Barriers
