@@ -141,4 +141,4 @@ pub mod watch;
 
 pub use comm::{Communicator, Fallback, Operation, Options};
 pub use error::{Error, Result};
-pub use types::{DType, Launching, MAX_WORLD_SIZE, Pieces, Places, Rank, ReduceOp, SyncPolicy, Wait, WorldSize};
+pub use types::{DType, Launching, MAX_WORLD_SIZE, Metadata, Places, Rank, ReduceOp, SyncPolicy, Wait, WorldSize};

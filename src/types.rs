@@ -194,7 +194,7 @@ named_enum! {
 
 named_enum! {
     /// How consumer warps learn which piece of a message lies in a stage: see `cuda/algo/ring_specialized.cuh`.
-    Pieces ("way of telling pieces") {
+    Metadata ("way of sharing metadata") {
         /// They go through the same list as the producer warps.
         Derived = 0 "derived",
         /// A producer warp leaves a note beside the stage.

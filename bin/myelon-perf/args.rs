@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use myelon_ccl::measure::{Baseline, Bytes};
 use myelon_ccl::variant::Lanes;
-use myelon_ccl::{DType, Error, Launching, Pieces, Places, ReduceOp, SyncPolicy, Wait, WorldSize};
+use myelon_ccl::{DType, Error, Launching, Metadata, Places, ReduceOp, SyncPolicy, Wait, WorldSize};
 
 /// Most operations of a batch: together fewer than a stream queues before a call blocks.
 const MOST_BATCH: i64 = 256;
@@ -138,9 +138,9 @@ pub(crate) struct SweepArgs {
     /// Run each named variant with these orders of fetched packs in shared memory: coalesced, swizzled.
     #[arg(long, value_name = "NAME,..", value_delimiter = ',')]
     pub(crate) places: Vec<Places>,
-    /// Run each named variant with its consumer warps told of pieces in these ways: derived, shared.
+    /// Run each named variant with its consumer warps told what lies in a stage in these ways: derived, shared.
     #[arg(long, value_name = "NAME,..", value_delimiter = ',')]
-    pub(crate) pieces: Vec<Pieces>,
+    pub(crate) metadata: Vec<Metadata>,
     /// Run each named variant with its steps launched in these ways: persistent is one launch, per_step is one a step.
     #[arg(long, value_name = "NAME,..", value_delimiter = ',')]
     pub(crate) launch: Vec<Launching>,

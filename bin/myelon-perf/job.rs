@@ -24,33 +24,19 @@ pub(crate) enum Candidate {
 
 /// Every combination of the parameters that were asked for; the manifest's own shape where none was.
 pub(crate) fn shapes(args: &SweepArgs) -> Vec<Shape> {
-    fn each<T: Copy>(shapes: Vec<Shape>, values: &[T], set: impl Fn(&mut Shape, T)) -> Vec<Shape> {
-        if values.is_empty() {
-            return shapes;
-        }
-        let with = |mut shape: Shape, value| {
-            set(&mut shape, value);
-            shape
-        };
-        shapes
-            .iter()
-            .flat_map(|&shape| values.iter().map(move |&value| (shape, value)))
-            .map(|(s, v)| with(s, v))
-            .collect()
-    }
     let shapes = vec![Shape::default()];
-    let shapes = each(shapes, &args.lanes, |shape, lanes| shape.lanes = Some(lanes));
-    let shapes = each(shapes, &args.lane_threads, |shape, threads| shape.threads = Some(threads));
-    let shapes = each(shapes, &args.chunk, |shape, chunk| shape.chunk = Some(chunk));
-    let shapes = each(shapes, &args.stages, |shape, stages| shape.stages = Some(stages));
-    let shapes = each(shapes, &args.stage_packs, |shape, packs| shape.stage_packs = Some(packs));
-    let shapes = each(shapes, &args.producer_warps, |shape, warps| shape.producer_warps = Some(warps));
-    let shapes = each(shapes, &args.slots, |shape, slots| shape.slots = Some(slots));
-    let shapes = each(shapes, &args.wait, |shape, wait| shape.wait = Some(wait));
-    let shapes = each(shapes, &args.sync, |shape, sync| shape.sync = Some(sync));
-    let shapes = each(shapes, &args.places, |shape, places| shape.places = Some(places));
-    let shapes = each(shapes, &args.pieces, |shape, pieces| shape.pieces = Some(pieces));
-    each(shapes, &args.launch, |shape, launch| shape.launch = Some(launch))
+    let shapes = Shape::with_each(shapes, &args.lanes, |shape, lanes| shape.lanes = Some(lanes));
+    let shapes = Shape::with_each(shapes, &args.lane_threads, |shape, threads| shape.threads = Some(threads));
+    let shapes = Shape::with_each(shapes, &args.chunk, |shape, chunk| shape.chunk = Some(chunk));
+    let shapes = Shape::with_each(shapes, &args.stages, |shape, stages| shape.stages = Some(stages));
+    let shapes = Shape::with_each(shapes, &args.stage_packs, |shape, packs| shape.stage_packs = Some(packs));
+    let shapes = Shape::with_each(shapes, &args.producer_warps, |shape, warps| shape.producer_warps = Some(warps));
+    let shapes = Shape::with_each(shapes, &args.slots, |shape, slots| shape.slots = Some(slots));
+    let shapes = Shape::with_each(shapes, &args.wait, |shape, wait| shape.wait = Some(wait));
+    let shapes = Shape::with_each(shapes, &args.sync, |shape, sync| shape.sync = Some(sync));
+    let shapes = Shape::with_each(shapes, &args.places, |shape, places| shape.places = Some(places));
+    let shapes = Shape::with_each(shapes, &args.metadata, |shape, metadata| shape.metadata = Some(metadata));
+    Shape::with_each(shapes, &args.launch, |shape, launch| shape.launch = Some(launch))
 }
 
 /// The shapes that a variant takes. One that was named must take all; of `all`, each runs with those it takes.

@@ -218,7 +218,7 @@ fn in_shape(row: Row, plan: &Plan) -> Row {
         wait: shape.wait,
         sync: shape.sync,
         places: shape.places,
-        pieces: shape.pieces,
+        metadata: shape.metadata,
         launch: shape.launch,
         ..row
     }

@@ -57,11 +57,11 @@ template <class T, class Op, class Config>
 MYELON_DEVICE void ring_specialized(const Args& args) {
   constexpr u32 kWorldSize = Config::kWorldSize;
   using Schedule = RingSchedule<kWorldSize>;
-  using Places = Stages<Config, 2, RingPiece>;
+  using Pipeline = Stages<Config, 2, RingPiece>;
   const Context context(args);
-  Producer sender(context, (args.rank + 1) % kWorldSize, Places::kTalker);
-  Consumer receiver(context, (args.rank + kWorldSize - 1) % kWorldSize, Places::kTalker);
-  const Places stages(context);
+  Producer sender(context, (args.rank + 1) % kWorldSize, Pipeline::kTalker);
+  Consumer receiver(context, (args.rank + kWorldSize - 1) % kWorldSize, Pipeline::kTalker);
+  const Pipeline stages(context);
   Announcement(context, kWorldSize).check(context);
   advance_operation(context, MailboxUse{});
   const Schedule schedule(args, lane_share(pack_count<T>(args.count)));
@@ -70,7 +70,7 @@ MYELON_DEVICE void ring_specialized(const Args& args) {
     // Whole packs of an aligned input go by bulk loads, the others through this warp's registers.
     const u64 bulk_packs = is_pack_aligned(args.input) ? args.count / Pack<T>::kElements : 0;
     u64 end = 0;
-    for_each_piece<Places::kPiecePacks>(schedule, [&](const RingPiece& piece) {
+    for_each_piece<Pipeline::kPiecePacks>(schedule, [&](const RingPiece& piece) {
       const u64 k = piece.number;
       if (stages.fills(k)) {
         bool ready = stages.claim(k);
@@ -119,7 +119,7 @@ MYELON_DEVICE void ring_specialized(const Args& args) {
     if (piece.ends_chunk && Schedule::receives(piece.step)) {
       // ORDER: [bulk-load] [slot-release] credit: the loads from the slot, whose end this thread has seen, are before the
       // credit.
-      if (thread_index() == Places::kTalker) fence_proxy_async();
+      if (thread_index() == Pipeline::kTalker) fence_proxy_async();
       receiver.release();
     }
     auto staged = [&](u32 operand) {
@@ -130,7 +130,7 @@ MYELON_DEVICE void ring_specialized(const Args& args) {
       };
     };
     u8* sent = sender.slot() + piece.offset * kPackBytes;
-    ring_step<Places::kThreadPacks, T, Op, kWorldSize>(
+    ring_step<Pipeline::kThreadPacks, T, Op, kWorldSize>(
         piece.step, stages.consumers(), piece.packs.packs, staged(kInputPlace), staged(kSlotPlace),
         [&](u64 i, Pack<T> pack) { st_weak_16(sent + i * kPackBytes, pack.bytes); },
         [&](u64 i, Pack<T> pack) { store_pack(args.output, piece.packs.first + i, args.count, pack); });
@@ -153,7 +153,7 @@ MYELON_DEVICE void ring_specialized(const Args& args) {
       done = consume(piece);
     }
   } else {
-    for_each_piece<Places::kPiecePacks>(schedule, [&](const RingPiece& piece) {
+    for_each_piece<Pipeline::kPiecePacks>(schedule, [&](const RingPiece& piece) {
       done = stages.wait(piece.number) && consume(piece);
       return done;
     });

@@ -21,11 +21,11 @@ template <class T, class Op, class Config>
 MYELON_DEVICE void two_shot_tma(const Args& args) {
   constexpr u32 kWorldSize = Config::kWorldSize;
   constexpr u32 kStages = Config::kStages;
-  using Places = Stages<Config, kWorldSize>;
+  using Pipeline = Stages<Config, kWorldSize>;
   const Context context(args);
   Staging<T> staging(context);
   LaneBarrier barrier(context, kWorldSize);
-  const Places stages(context);
+  const Pipeline stages(context);
   const Share share = lane_share(pack_count<T>(args.count));
 
   staging.copy_in(share);
@@ -36,11 +36,11 @@ MYELON_DEVICE void two_shot_tma(const Args& args) {
   if (!barrier.wait()) return;
 
   const Share own = cut(0, share.packs, kWorldSize, args.rank);
-  const u64 pieces = (own.packs + Places::kPiecePacks - 1) / Places::kPiecePacks;
+  const u64 pieces = (own.packs + Pipeline::kPiecePacks - 1) / Pipeline::kPiecePacks;
   auto piece = [&](u64 k) {
-    const u64 first = k * Places::kPiecePacks;
+    const u64 first = k * Pipeline::kPiecePacks;
     const u64 left = own.packs - first;
-    return Share{own.first + first, left < Places::kPiecePacks ? left : Places::kPiecePacks};
+    return Share{own.first + first, left < Pipeline::kPiecePacks ? left : Pipeline::kPiecePacks};
   };
 
   bool done = true;
@@ -89,7 +89,7 @@ MYELON_DEVICE void two_shot_tma(const Args& args) {
     for (u64 k = 0; k < pieces; ++k) {
       done = stages.wait(k);
       if (!done) break;
-      for_each_pack<Places::kThreadPacks, T>(
+      for_each_pack<Pipeline::kThreadPacks, T>(
           mine, piece(k).packs,
           [&](u64 i) {
             Pack<T> pack;

@@ -5,7 +5,7 @@
 //
 //   coalesced   [stage][rank][thread]   what a warp fetches from a rank lies together
 //   swizzled    [stage][thread][rank]   a thread's packs lie together; ranks rotated, so that eight threads, which shared memory
-//                                       serves at once, meet in no bank
+//                                       serves at once, meet in no bank, whatever the number of ranks
 #pragma once
 #include "base/pack.cuh"
 #include "sync/phase.cuh"
@@ -63,7 +63,9 @@ class Prefetch {
     Bytes16* const stage = reinterpret_cast<Bytes16*>(shared_memory()) + round % kStages * kRanks * thread_count();
     const u32 thread = thread_index();
     if (!Config::kSwizzled) return &stage[static_cast<u64>(k) * thread_count() + thread];
-    return &stage[static_cast<u64>(thread) * kRanks + (k + thread * kRanks / kThreadsAtOnce) % kRanks];
+    // Rows whose length is odd meet in no bank by themselves; others by as much as their length is even.
+    constexpr u32 kEven = kRanks & (0u - kRanks);
+    return &stage[static_cast<u64>(thread) * kRanks + (k + thread * kEven / kThreadsAtOnce) % kRanks];
   }
 };
 

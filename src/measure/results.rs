@@ -12,7 +12,7 @@ use crate::measure::output;
 use crate::measure::provenance::Provenance;
 use crate::measure::size::Bytes;
 use crate::measure::stats::Summary;
-use crate::types::{DType, Launching, Pieces, Places, ReduceOp, SyncPolicy, Wait, WorldSize};
+use crate::types::{DType, Launching, Metadata, Places, ReduceOp, SyncPolicy, Wait, WorldSize};
 
 /// Number of the form described here. A change that an old reader would get wrong takes the next one.
 pub const SCHEMA: u32 = 1;
@@ -75,7 +75,7 @@ pub struct Row {
     pub places: Option<Places>,
     /// How consumer warps learn which piece lies in a stage; null as for `wait`.
     #[serde(default)]
-    pub pieces: Option<Pieces>,
+    pub metadata: Option<Metadata>,
     /// How the steps of a ring are launched; null as for `wait`.
     #[serde(default)]
     pub launch: Option<Launching>,
@@ -123,7 +123,7 @@ impl Row {
             wait: None,
             sync: None,
             places: None,
-            pieces: None,
+            metadata: None,
             launch: None,
             in_place: series.in_place,
             graph: series.graph,
@@ -256,8 +256,8 @@ pub(crate) mod tests {
             r#"{"schema":1,
 "provenance":{"date":"2026-11-20T10:00:00Z","version":"0.1.0","source_hash":"1a2b3c4d","gpu":"NVIDIA H200","gpus":8,"link":"NV18","driver":"580.159","cuda":"13.0","nccl":"2.28.9","nvls":"off","cpu":"Test CPU"},
 "rows":[
-{"ranks":8,"bytes":1024,"dtype":"f32","op":"sum","requested":"auto","variant":"ring","lanes":16,"threads":512,"chunk":4096,"stages":0,"stage_packs":0,"producer_warps":0,"slots":4,"wait":"spin","sync":null,"places":null,"pieces":null,"launch":null,"in_place":false,"graph":20,"batch":0,"time_us":{"p50":4.0,"p99":6.0,"min":2.0},"host_us":2.5,"algbw_gbps":0.256,"busbw_gbps":0.448,"wrong":0},
-{"ranks":8,"bytes":1024,"dtype":"f32","op":"sum","requested":"nccl","variant":"nccl","lanes":0,"threads":0,"chunk":0,"stages":0,"stage_packs":0,"producer_warps":0,"slots":0,"wait":null,"sync":null,"places":null,"pieces":null,"launch":null,"in_place":false,"graph":20,"batch":0,"time_us":{"p50":8.0,"p99":12.0,"min":4.0},"host_us":null,"algbw_gbps":0.128,"busbw_gbps":0.224,"wrong":null}
+{"ranks":8,"bytes":1024,"dtype":"f32","op":"sum","requested":"auto","variant":"ring","lanes":16,"threads":512,"chunk":4096,"stages":0,"stage_packs":0,"producer_warps":0,"slots":4,"wait":"spin","sync":null,"places":null,"metadata":null,"launch":null,"in_place":false,"graph":20,"batch":0,"time_us":{"p50":4.0,"p99":6.0,"min":2.0},"host_us":2.5,"algbw_gbps":0.256,"busbw_gbps":0.448,"wrong":0},
+{"ranks":8,"bytes":1024,"dtype":"f32","op":"sum","requested":"nccl","variant":"nccl","lanes":0,"threads":0,"chunk":0,"stages":0,"stage_packs":0,"producer_warps":0,"slots":0,"wait":null,"sync":null,"places":null,"metadata":null,"launch":null,"in_place":false,"graph":20,"batch":0,"time_us":{"p50":8.0,"p99":12.0,"min":4.0},"host_us":null,"algbw_gbps":0.128,"busbw_gbps":0.224,"wrong":null}
 ]}
 "#
         );
@@ -281,7 +281,7 @@ pub(crate) mod tests {
         results.rows = vec![row(2, 1, "auto", 1.0)];
         let text = results.to_json().unwrap();
         let shape = "\"chunk\":0,\"stages\":0,\"stage_packs\":0,\"producer_warps\":0,\"slots\":0,\"wait\":null,\
-                     \"sync\":null,\"places\":null,\"pieces\":null,\"launch\":null,";
+                     \"sync\":null,\"places\":null,\"metadata\":null,\"launch\":null,";
         let mut older = text.clone();
         for part in [shape, "\"batch\":0,", "\"host_us\":null,"] {
             assert!(older.contains(part), "{part}");

@@ -142,7 +142,7 @@ fn shape(row: &Row) -> String {
         ("wait", row.wait.map(|wait| wait.to_string())),
         ("sync", row.sync.map(|sync| sync.to_string())),
         ("places", row.places.map(|places| places.to_string())),
-        ("pieces", row.pieces.map(|pieces| pieces.to_string())),
+        ("metadata", row.metadata.map(|metadata| metadata.to_string())),
         ("launch", row.launch.map(|launch| launch.to_string())),
     ];
     let parts = parts.into_iter().filter_map(|(name, value)| Some(format!(" {name}={}", value?)));

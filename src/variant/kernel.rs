@@ -8,7 +8,7 @@ use super::manifest::VariantSpec;
 use crate::abi::{PACK_BYTES, STAGE_FLAG_BYTES};
 use crate::device::KernelSource;
 use crate::measure::neighbour::Work;
-use crate::types::{DType, Pieces, Places, ReduceOp, SyncPolicy, Wait, WorldSize};
+use crate::types::{DType, Metadata, Places, ReduceOp, SyncPolicy, Wait, WorldSize};
 
 /// Everything that a collective kernel is compiled for. Two equal keys are one compiled file.
 #[derive(Clone, Debug)]
@@ -38,13 +38,13 @@ pub struct KernelKey {
     /// Where fetched packs lie in shared memory.
     pub places: Places,
     /// How consumer warps learn which piece lies in a stage.
-    pub pieces: Pieces,
+    pub metadata: Metadata,
 }
 
 impl KernelKey {
     fn identity(&self) -> impl Hash + PartialEq + '_ {
         let stages = (self.stages, self.stage_packs, self.producer_warps);
-        let policies = (self.wait, self.sync, self.places, self.pieces);
+        let policies = (self.wait, self.sync, self.places, self.metadata);
         (&self.variant.name, self.dtype, self.op, self.world_size, self.threads, stages, self.sentinel, policies)
     }
 
@@ -59,7 +59,7 @@ impl KernelKey {
     pub fn source(&self) -> KernelSource {
         let Self { dtype, op, world_size, threads, stages, stage_packs, producer_warps, sentinel, .. } = self;
         let Self { wait, sync, .. } = self;
-        let (swizzled, notes) = (self.places == Places::Swizzled, self.pieces == Pieces::Shared);
+        let (swizzled, notes) = (self.places == Places::Swizzled, self.metadata == Metadata::Shared);
         let name = &self.variant.name;
         // WHY: the policies are no part of Config: waits and phases lie below everything that is a template over it.
         let entry = format!(
@@ -120,8 +120,8 @@ impl fmt::Display for KernelKey {
         if self.places != Places::Coalesced {
             write!(f, ", {} places", self.places)?;
         }
-        if self.pieces != Pieces::Derived {
-            write!(f, ", {} pieces", self.pieces)?;
+        if self.metadata != Metadata::Derived {
+            write!(f, ", {} metadata", self.metadata)?;
         }
         f.write_str(">")
     }

@@ -8,7 +8,7 @@ use super::shape::{Lanes, Shape};
 use crate::abi::{MAX_LANES, PACK_BYTES};
 use crate::error::{Error, Result};
 use crate::measure::Bytes;
-use crate::types::{Launching, Pieces, Places, SyncPolicy, Wait};
+use crate::types::{Launching, Metadata, Places, SyncPolicy, Wait};
 
 /// The values that a variant takes. A parameter without values is one that the variant does not have; lanes and threads it
 /// always has, within the same bounds for all.
@@ -23,7 +23,7 @@ pub struct Parameters {
     wait: Vec<Wait>,
     sync: Vec<SyncPolicy>,
     places: Vec<Places>,
-    pieces: Vec<Pieces>,
+    metadata: Vec<Metadata>,
     launch: Vec<Launching>,
 }
 
@@ -73,7 +73,7 @@ impl Parameters {
             wait: had(&self.wait, shape.wait),
             sync: had(&self.sync, shape.sync),
             places: had(&self.places, shape.places),
-            pieces: had(&self.pieces, shape.pieces),
+            metadata: had(&self.metadata, shape.metadata),
             launch: had(&self.launch, shape.launch),
         }
     }
@@ -93,7 +93,7 @@ impl Parameters {
             wait,
             sync,
             places,
-            pieces,
+            metadata,
             launch,
         } = *shape;
         let wrong = |parameter: &str, value: &dyn fmt::Display, taken: &str| {
@@ -123,31 +123,22 @@ impl Parameters {
         one_of(variant, "wait", wait, &self.wait)?;
         one_of(variant, "sync", sync, &self.sync)?;
         one_of(variant, "places", places, &self.places)?;
-        one_of(variant, "pieces", pieces, &self.pieces)?;
+        one_of(variant, "metadata", metadata, &self.metadata)?;
         one_of(variant, "launch", launch, &self.launch)
     }
 
     /// Every combination of the values that are listed: what tests draw from. Lanes, threads, chunk and the packs of a stage
     /// are left open.
     pub fn points(&self) -> Vec<Shape> {
-        fn each<T: Copy>(points: Vec<Shape>, values: &[T], set: impl Fn(&mut Shape, T)) -> Vec<Shape> {
-            if values.is_empty() {
-                return points;
-            }
-            let with = |mut point: Shape, value| {
-                set(&mut point, value);
-                point
-            };
-            points.iter().flat_map(|&point| values.iter().map(move |&value| with(point, value))).collect()
-        }
-        let points = each(vec![Shape::default()], &self.stages, |point, stages| point.stages = Some(stages));
-        let points = each(points, &self.producer_warps, |point, warps| point.producer_warps = Some(warps));
-        let points = each(points, &self.slots, |point, slots| point.slots = Some(slots));
-        let points = each(points, &self.wait, |point, wait| point.wait = Some(wait));
-        let points = each(points, &self.sync, |point, sync| point.sync = Some(sync));
-        let points = each(points, &self.places, |point, places| point.places = Some(places));
-        let points = each(points, &self.pieces, |point, pieces| point.pieces = Some(pieces));
-        each(points, &self.launch, |point, launch| point.launch = Some(launch))
+        let points =
+            Shape::with_each(vec![Shape::default()], &self.stages, |point, stages| point.stages = Some(stages));
+        let points = Shape::with_each(points, &self.producer_warps, |point, warps| point.producer_warps = Some(warps));
+        let points = Shape::with_each(points, &self.slots, |point, slots| point.slots = Some(slots));
+        let points = Shape::with_each(points, &self.wait, |point, wait| point.wait = Some(wait));
+        let points = Shape::with_each(points, &self.sync, |point, sync| point.sync = Some(sync));
+        let points = Shape::with_each(points, &self.places, |point, places| point.places = Some(places));
+        let points = Shape::with_each(points, &self.metadata, |point, metadata| point.metadata = Some(metadata));
+        Shape::with_each(points, &self.launch, |point, launch| point.launch = Some(launch))
     }
 
     /// Some of [`Parameters::points`] that have every value between them, as few as that takes.
@@ -157,7 +148,7 @@ impl Parameters {
         }
         let lengths = [&self.stages, &self.producer_warps, &self.slots].map(Vec::len).into_iter();
         let most = lengths
-            .chain([self.wait.len(), self.sync.len(), self.places.len(), self.pieces.len(), self.launch.len(), 1])
+            .chain([self.wait.len(), self.sync.len(), self.places.len(), self.metadata.len(), self.launch.len(), 1])
             .max();
         let point = |index| Shape {
             stages: nth(&self.stages, index),
@@ -166,7 +157,7 @@ impl Parameters {
             wait: nth(&self.wait, index),
             sync: nth(&self.sync, index),
             places: nth(&self.places, index),
-            pieces: nth(&self.pieces, index),
+            metadata: nth(&self.metadata, index),
             launch: nth(&self.launch, index),
             ..Shape::default()
         };
@@ -280,7 +271,7 @@ mod tests {
                 && within(shape.producer_warps, &[])
                 && within(shape.slots, &[2, 4])
                 && shape.wait != Some(Wait::Yield)
-                && (shape.sync, shape.places, shape.pieces, shape.launch) == (None, None, None, None);
+                && (shape.sync, shape.places, shape.metadata, shape.launch) == (None, None, None, None);
             prop_assert_eq!(all.check("v", &shape).is_ok(), fits, "{}", shape);
         }
     }

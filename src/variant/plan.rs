@@ -11,7 +11,7 @@ use crate::abi::{HeapLayout, PACK_BYTES};
 use crate::device::DeviceKind;
 use crate::error::{Error, Result};
 use crate::measure::Bytes;
-use crate::types::{DType, Launching, Pieces, Places, ReduceOp, SyncPolicy, Wait, WorldSize};
+use crate::types::{DType, Launching, Metadata, Places, ReduceOp, SyncPolicy, Wait, WorldSize};
 
 /// What is to be reduced. Equal on all ranks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -131,7 +131,7 @@ impl Plan {
             wait: shape.wait.unwrap_or(Wait::Adaptive),
             sync: shape.sync.unwrap_or(SyncPolicy::Light),
             places: shape.places.unwrap_or(Places::Coalesced),
-            pieces: shape.pieces.unwrap_or(Pieces::Derived),
+            metadata: shape.metadata.unwrap_or(Metadata::Derived),
         };
         let element_bytes = request.dtype.size_bytes() as u64;
         let world = u64::from(terrain.world_size.get());
@@ -177,7 +177,7 @@ impl Plan {
             wait: Some(kernel.wait),
             sync: Some(kernel.sync),
             places: Some(kernel.places),
-            pieces: Some(kernel.pieces),
+            metadata: Some(kernel.metadata),
             launch: Some(self.launching),
         })
     }

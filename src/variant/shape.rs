@@ -8,7 +8,7 @@ use serde::Deserialize;
 use crate::abi::MAX_LANES;
 use crate::error::{Error, Result};
 use crate::measure::Bytes;
-use crate::types::{Launching, Pieces, Places, SyncPolicy, Wait};
+use crate::types::{Launching, Metadata, Places, SyncPolicy, Wait};
 
 /// Parameters of a run. What is absent is left to whoever is asked next: a choice comes before the manifest's tuning, and
 /// that before what the heap has. [`Parameters`](super::Parameters) says which values a variant takes.
@@ -37,7 +37,7 @@ pub struct Shape {
     /// Where fetched packs lie in shared memory.
     pub places: Option<Places>,
     /// How consumer warps learn which piece lies in a stage.
-    pub pieces: Option<Pieces>,
+    pub metadata: Option<Metadata>,
     /// How the steps of a ring are launched.
     pub launch: Option<Launching>,
 }
@@ -56,9 +56,27 @@ impl Shape {
             wait: self.wait.or(other.wait),
             sync: self.sync.or(other.sync),
             places: self.places.or(other.places),
-            pieces: self.pieces.or(other.pieces),
+            metadata: self.metadata.or(other.metadata),
             launch: self.launch.or(other.launch),
         }
+    }
+}
+
+impl Shape {
+    /// Every one of `shapes` with every one of `values`, as `set` puts it there; as they are where there are no values.
+    pub fn with_each<T: Copy>(shapes: Vec<Self>, values: &[T], set: impl Fn(&mut Self, T)) -> Vec<Self> {
+        if values.is_empty() {
+            return shapes;
+        }
+        let with = |mut shape: Self, value| {
+            set(&mut shape, value);
+            shape
+        };
+        shapes
+            .iter()
+            .flat_map(|&shape| values.iter().map(move |&value| (shape, value)))
+            .map(|(s, v)| with(s, v))
+            .collect()
     }
 }
 
@@ -78,7 +96,7 @@ impl fmt::Display for Shape {
         part(f, "wait", self.wait)?;
         part(f, "sync", self.sync)?;
         part(f, "places", self.places)?;
-        part(f, "pieces", self.pieces)?;
+        part(f, "metadata", self.metadata)?;
         part(f, "launch", self.launch)
     }
 }
@@ -163,7 +181,7 @@ pub(super) mod tests {
         let wait = proptest::sample::select(Wait::ALL);
         let sync = proptest::sample::select(SyncPolicy::ALL);
         let places = proptest::sample::select(Places::ALL);
-        let pieces = proptest::sample::select(Pieces::ALL);
+        let metadata = proptest::sample::select(Metadata::ALL);
         let launch = proptest::sample::select(Launching::ALL);
         let chunk = (0u64..1 << 22).prop_map(Bytes);
         let parts = (
@@ -174,7 +192,7 @@ pub(super) mod tests {
             option::of(0u32..10),
             option::of(0u32..6),
             option::of(0u32..20),
-            (option::of(wait), option::of(sync), option::of(places), option::of(pieces), option::of(launch)),
+            (option::of(wait), option::of(sync), option::of(places), option::of(metadata), option::of(launch)),
         );
         parts.prop_map(|(lanes, threads, chunk, stages, stage_packs, producer_warps, slots, named)| Shape {
             lanes,
@@ -187,7 +205,7 @@ pub(super) mod tests {
             wait: named.0,
             sync: named.1,
             places: named.2,
-            pieces: named.3,
+            metadata: named.3,
             launch: named.4,
         })
     }

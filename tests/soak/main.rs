@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use myelon_ccl::device::{DeviceKind, cuda};
 use myelon_ccl::measure::Provenance;
 use myelon_ccl::memory::HeapLimits;
-use myelon_ccl::{Communicator, Options, Rank};
+use myelon_ccl::{Communicator, Error, Options, Rank};
 use serde::Serialize;
 
 use draw::Draw;
@@ -93,7 +93,7 @@ impl Soak {
                     outcome.fail(operations, &format!("{wrong} elements are wrong on all ranks together: {found}"));
                 }
                 Err(error) => {
-                    outcome.stalls = 1;
+                    outcome.stalls = u64::from(matches!(error, Error::Stalled { .. }));
                     outcome.fail(operations, &error.to_string());
                 }
             }
