@@ -179,7 +179,7 @@ pub(crate) struct ReportArgs {
     /// Fill the marked parts of this Markdown file.
     #[arg(long, value_name = "FILE")]
     pub(crate) readme: Option<PathBuf>,
-    /// Draw time and bandwidth into this file.
+    /// Draw time and bandwidth into this file; results of further machines into NAME-2.svg and so on, newest machine first.
     #[arg(long, value_name = "FILE")]
     pub(crate) svg: Option<PathBuf>,
     /// Write what the studies showed into this Markdown file, and their plots into plots/patterns beside it.

@@ -1,6 +1,7 @@
 //! `myelon-perf report`: stored results as tables and plots, in the README, on the page of patterns or on the terminal.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::io::Write;
 use std::path::{Component, Path, PathBuf};
 use std::process::ExitCode;
@@ -29,7 +30,9 @@ impl Report {
         let machines = merge::by_machine(runs);
         let mut files = Vec::new();
         if let Some(path) = &args.svg {
-            files.push((path.clone(), svg::plot(only(&machines)?)?));
+            for (path, machine) in plots(&machines, path) {
+                files.push((path, svg::plot(machine)?));
+            }
         }
         if let Some(path) = &args.readme {
             let text = std::fs::read_to_string(path).map_err(|error| Error::at_path("cannot read", path, error))?;
@@ -78,24 +81,14 @@ fn is_current(path: &Path, contents: &str) -> bool {
     std::fs::read(path).is_ok_and(|current| current == contents.as_bytes())
 }
 
-/// The one machine of a plot.
-fn only(machines: &[Results]) -> Result<&Results> {
-    match machines {
-        [machine] => Ok(machine),
-        _ => {
-            let names: Vec<_> = machines.iter().map(describe).collect();
-            Err(Error::invalid(format!(
-                "--svg draws one machine, and these results are of {}: {}; name the files of one",
-                machines.len(),
-                names.join(" | ")
-            )))
-        }
-    }
-}
-
-fn describe(results: &Results) -> String {
-    let provenance = &results.provenance;
-    format!("{}, driver {}, {}", provenance.machine(), provenance.driver, provenance.nccl_state())
+/// The files of the plots, one a machine: `svg` for the newest, `STEM-2.EXTENSION` and so on for the others.
+fn plots<'a>(machines: &'a [Results], svg: &Path) -> impl Iterator<Item = (PathBuf, &'a Results)> {
+    let part = |part: Option<&OsStr>| part.unwrap_or_default().to_string_lossy().into_owned();
+    let (svg, stem, extension) = (svg.to_owned(), part(svg.file_stem()), part(svg.extension()));
+    machines.iter().enumerate().map(move |(index, machine)| match index {
+        0 => (svg.clone(), machine),
+        _ => (svg.with_file_name(format!("{stem}-{}.{extension}", index + 1)), machine),
+    })
 }
 
 /// What a README can ask for by name.
@@ -115,10 +108,14 @@ fn blocks(machines: &[Results], readme: &Path, svg: Option<&Path>) -> Result<BTr
         }
     }
     if let Some(svg) = svg {
-        let machine = only(machines)?.provenance.machine();
-        let link = relative(svg, readme.parent().unwrap_or(Path::new("")))?;
-        let alt = format!("All-reduce time and bus bandwidth over the message size on {machine}");
-        blocks.insert("plot".to_owned(), format!("![{alt}](<{}>)\n", link.display()));
+        let mut images = Vec::new();
+        for (path, machine) in plots(machines, svg) {
+            let link = relative(&path, readme.parent().unwrap_or(Path::new("")))?;
+            let machine = machine.provenance.machine();
+            let alt = format!("All-reduce time and bus bandwidth over the message size on {machine}");
+            images.push(format!("![{alt}](<{}>)\n", link.display()));
+        }
+        blocks.insert("plot".to_owned(), images.join("\n"));
     }
     Ok(blocks)
 }
@@ -150,7 +147,16 @@ fn relative(file: &Path, directory: &Path) -> Result<PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    use myelon_ccl::measure::Provenance;
+
     use super::*;
+
+    #[test]
+    fn every_machine_has_a_plot_of_its_own() {
+        let machines = [1, 2].map(|_| Results::new(Provenance::of_this_host("0")));
+        let paths: Vec<_> = plots(&machines, Path::new("docs/a.b.svg")).map(|(path, _)| path).collect();
+        assert_eq!(paths, [Path::new("docs/a.b.svg"), Path::new("docs/a.b-2.svg")]);
+    }
 
     #[test]
     fn links_are_relative_to_the_readme() {
