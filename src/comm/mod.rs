@@ -130,6 +130,7 @@ impl Communicator {
             Engine::Kernels(kernels) => unsafe { self.launch_one(kernels, None, operation, stream, owner) },
             Engine::Nccl(nccl) => {
                 operation.check()?;
+                self.status()?;
                 let &Operation { input, output, count, dtype, op } = operation;
                 // SAFETY: as above.
                 self.order.issue(stream, owner, || unsafe { nccl.all_reduce(input, output, count, dtype, op, stream) })
