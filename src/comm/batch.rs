@@ -67,13 +67,13 @@ impl Communicator {
         if found.is_empty() {
             return Ok(());
         }
-        let turn = self.order.turn(stream)?;
-        for (operation, found) in &found {
-            let ready = found.ready().expect("prepare loads what it is given");
-            // SAFETY: the caller's promise is this function's.
-            unsafe { kernels.launch(&*self.device, ready, operation, stream)? };
-        }
-        turn.end()
+        self.order.issue(stream, None, || {
+            found.iter().try_for_each(|(operation, found)| {
+                let ready = found.ready().expect("prepare loads what it is given");
+                // SAFETY: the caller's promise is this function's.
+                unsafe { kernels.launch(&*self.device, ready, operation, stream) }
+            })
+        })
     }
 
     /// # Safety
@@ -89,13 +89,13 @@ impl Communicator {
         if supported.is_empty() {
             return Ok(());
         }
-        let turn = self.order.turn(stream)?;
         // WHY: no group of NCCL's: the operations of a group have no order, and a later one may read what an earlier one writes.
-        for (&Operation { input, output, count, dtype, op }, ()) in supported {
-            // SAFETY: the caller's promise is this function's.
-            unsafe { nccl.all_reduce(input, output, count, dtype, op, stream)? };
-        }
-        turn.end()
+        self.order.issue(stream, None, || {
+            supported.iter().try_for_each(|&(&Operation { input, output, count, dtype, op }, ())| {
+                // SAFETY: the caller's promise is this function's.
+                unsafe { nccl.all_reduce(input, output, count, dtype, op, stream) }
+            })
+        })
     }
 }
 

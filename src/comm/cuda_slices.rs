@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use cudarc::driver::{CudaSlice, CudaStream, DevicePtr as _, DevicePtrMut as _};
 
-use super::Communicator;
+use super::{Communicator, Operation};
 use crate::device::{DeviceKind, DevicePtr, StreamHandle};
 use crate::error::{Error, Result};
 use crate::types::{DType, ReduceOp};
@@ -33,6 +33,9 @@ impl Communicator {
     ///
     /// Shape: equal lengths, on this rank's GPU.
     ///
+    /// Ordering: as [`Communicator::all_reduce`]. Where the call was captured, slices and communicator are kept until every
+    /// replay has ended: neither knows of replays.
+    ///
     /// Errors: [`Error::InvalidArgument`] when they are not; otherwise as [`Communicator::all_reduce`].
     pub fn all_reduce_slice<T: Element>(
         &self,
@@ -51,10 +54,10 @@ impl Communicator {
         let (input, _reading) = input.device_ptr(stream);
         let (output, _writing) = output.device_ptr_mut(stream);
         let (owner, stream) = (stream.clone(), StreamHandle(stream.cu_stream() as u64));
-        self.order.keep(stream, owner);
+        let operation = Operation { input: DevicePtr(input), output: DevicePtr(output), count, dtype: T::DTYPE, op };
         // SAFETY: both slices hold `count` elements on this device, and their guards keep them until the stream has passed. The
         // communicator keeps the stream.
-        unsafe { self.all_reduce(DevicePtr(input), DevicePtr(output), count, T::DTYPE, op, stream) }
+        unsafe { self.issue_one(&operation, stream, Some(owner)) }
     }
 
     /// As [`Communicator::all_reduce_slice`], in place.
@@ -68,9 +71,10 @@ impl Communicator {
         let count = data.len() as u64;
         let (data, _writing) = data.device_ptr_mut(stream);
         let (owner, stream) = (stream.clone(), StreamHandle(stream.cu_stream() as u64));
-        self.order.keep(stream, owner);
+        let data = DevicePtr(data);
+        let operation = Operation { input: data, output: data, count, dtype: T::DTYPE, op };
         // SAFETY: as above.
-        unsafe { self.all_reduce(DevicePtr(data), DevicePtr(data), count, T::DTYPE, op, stream) }
+        unsafe { self.issue_one(&operation, stream, Some(owner)) }
     }
 
     fn check_slice<T: Element>(&self, slice: &CudaSlice<T>, stream: &CudaStream) -> Result<()> {

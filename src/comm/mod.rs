@@ -25,7 +25,7 @@ use crate::types::{DType, Rank, ReduceOp, WorldSize};
 use crate::variant::{Choice, Plan, Request};
 
 use engine::{Engine, Found, KernelEngine};
-use order::Order;
+use order::{Order, Owner};
 
 pub use cuda_slices::Element;
 pub use operation::Operation;
@@ -41,6 +41,9 @@ pub use options::{Fallback, Options};
 /// new one in the same processes works.
 ///
 /// Threads: may be shared; calls from several threads take turns.
+///
+/// Drop: waits a bounded time for the last operation, and ends what still runs then. It does not know of replays of graphs: those
+/// that hold an operation of this communicator have ended before.
 pub struct Communicator {
     // Dropped by hand: leaked when a kernel cannot be proven to have ended.
     engine: ManuallyDrop<Engine>,
@@ -102,8 +105,9 @@ impl Communicator {
     ///
     /// # Safety
     /// - `input` and `output` are valid for `count` elements on this rank's device until the stream has passed the operation.
-    /// - `stream` belongs to this rank's device and exists until [`Communicator::synchronize`] on it, the next operation, or
-    ///   the communicator's drop has returned.
+    /// - `stream` belongs to this rank's device and exists until [`Communicator::synchronize`] on it, the communicator's drop, or
+    ///   the next operation has returned. As the next counts one with elements, without an error, outside a capture.
+    /// - Where the operation was captured, every replay has ended before the communicator is dropped, or an operand freed.
     pub unsafe fn all_reduce(
         &self,
         input: DevicePtr,
@@ -114,15 +118,22 @@ impl Communicator {
         stream: StreamHandle,
     ) -> Result<()> {
         let operation = Operation { input, output, count, dtype, op };
+        // SAFETY: the caller's promise is that function's.
+        unsafe { self.issue_one(&operation, stream, None) }
+    }
+
+    /// # Safety
+    /// As [`Communicator::all_reduce`]; an owner keeps the stream, in place of the caller.
+    unsafe fn issue_one(&self, operation: &Operation, stream: StreamHandle, owner: Option<Owner>) -> Result<()> {
         match &*self.engine {
-            // SAFETY: the caller's promise is this function's.
-            Engine::Kernels(kernels) => unsafe { self.launch_one(kernels, None, &operation, stream) },
+            // SAFETY: the caller's promise is that function's.
+            Engine::Kernels(kernels) => unsafe { self.launch_one(kernels, None, operation, stream, owner) },
             Engine::Nccl(nccl) => {
                 operation.check()?;
-                let turn = self.order.turn(stream)?;
+                self.status()?;
+                let &Operation { input, output, count, dtype, op } = operation;
                 // SAFETY: as above.
-                unsafe { nccl.all_reduce(input, output, count, dtype, op, stream)? };
-                turn.end()
+                self.order.issue(stream, owner, || unsafe { nccl.all_reduce(input, output, count, dtype, op, stream) })
             }
         }
     }
@@ -142,17 +153,18 @@ impl Communicator {
         let &Request { count, dtype, op } = request;
         let operation = Operation { input, output, count, dtype, op };
         // SAFETY: the caller's promise is this function's.
-        unsafe { self.launch_one(self.kernels()?, Some(choice), &operation, stream) }
+        unsafe { self.launch_one(self.kernels()?, Some(choice), &operation, stream, None) }
     }
 
     /// # Safety
-    /// As [`Communicator::all_reduce`].
+    /// As [`Communicator::issue_one`].
     unsafe fn launch_one(
         &self,
         kernels: &KernelEngine,
         choice: Option<&Choice>,
         operation: &Operation,
         stream: StreamHandle,
+        owner: Option<Owner>,
     ) -> Result<()> {
         operation.check()?;
         let mut found = kernels.find(choice, &operation.request())?;
@@ -165,10 +177,8 @@ impl Communicator {
             found = kernels.find(choice, &operation.request())?;
         }
         let ready = found.ready().expect("prepare loads what it is given");
-        let turn = self.order.turn(stream)?;
         // SAFETY: the caller's promise is this function's.
-        unsafe { kernels.launch(&*self.device, ready, operation, stream)? };
-        turn.end()
+        self.order.issue(stream, owner, || unsafe { kernels.launch(&*self.device, ready, operation, stream) })
     }
 
     /// What [`Communicator::all_reduce`] would take for a request: the table's choice.

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::device::handles::Event;
 use crate::device::{Device, StreamHandle};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Which stream the last operation went to, and how the next one waits for it.
 pub(super) struct Order {
@@ -16,22 +16,25 @@ pub(super) struct Order {
 struct State {
     /// `None` once that stream is known to have passed everything: its owner may have destroyed it since. Captured operations
     /// do not count: what runs before the next one is what was issued, not what was recorded since.
-    last: Option<StreamHandle>,
-    /// Where an operation was captured last, so that replays may be running there. `None` as with `last`.
-    captured: Option<StreamHandle>,
-    /// Operations so far.
+    last: Option<Last>,
+    /// Operations so far, captured ones aside.
     issued: u64,
     event: Event,
     /// Set once a second stream was seen: from then on every operation is followed by a record of `event`.
     several_streams: bool,
-    /// Streams that came with an owner, newest first: `last`, `captured`, and those of operations that are being issued.
-    kept: [Option<(StreamHandle, Owner)>; 4],
 }
 
-type Owner = Arc<dyn Any + Send + Sync>;
+struct Last {
+    stream: StreamHandle,
+    /// INVARIANT: lives until another stream was made to wait for this one, or this one was waited for.
+    owner: Option<Owner>,
+}
 
-/// The right to issue one operation; calls from other threads wait for it to end.
-pub(super) struct Turn<'a> {
+/// What keeps a stream alive.
+pub(super) type Owner = Arc<dyn Any + Send + Sync>;
+
+/// The right to issue one operation, or a batch; calls from other threads wait for it to end.
+struct Turn<'a> {
     device: &'a dyn Device,
     state: MutexGuard<'a, State>,
     stream: StreamHandle,
@@ -40,30 +43,25 @@ pub(super) struct Turn<'a> {
 impl Order {
     pub(super) fn new(device: &Arc<dyn Device>) -> Result<Self> {
         let event = Event::new(device)?;
-        let state =
-            State { last: None, captured: None, issued: 0, event, several_streams: false, kept: [const { None }; 4] };
+        let state = State { last: None, issued: 0, event, several_streams: false };
         Ok(Self { device: Arc::clone(device), state: Mutex::new(state) })
     }
 
-    /// Takes the turn, and makes `stream` wait for the operation before this one, if that went elsewhere.
-    pub(super) fn turn(&self, stream: StreamHandle) -> Result<Turn<'_>> {
+    /// Queues `work` on `stream` behind the operation before it. An owner is kept for as long as this is the last operation.
+    ///
+    /// Errors: [`Error::InvalidArgument`] where `stream` cannot wait for that operation, `work` not begun; those of `work`.
+    pub(super) fn issue(
+        &self,
+        stream: StreamHandle,
+        owner: Option<Owner>,
+        work: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
         let mut turn = Turn { device: &*self.device, state: self.state(), stream };
         turn.follow_the_last()?;
-        Ok(turn)
-    }
-
-    /// Keeps the owner of the next operation's stream until other streams have taken its place.
-    pub(super) fn keep(&self, stream: StreamHandle, owner: Owner) {
-        let State { last, captured, kept, .. } = &mut *self.state();
-        if kept.iter().flatten().any(|(kept, _)| *kept == stream) {
-            return;
-        }
-        let in_use = |stream: StreamHandle| [*last, *captured].contains(&Some(stream));
-        // INVARIANT: two of the four at least are free.
-        if let Some(oldest) = kept.iter().rposition(|kept| !kept.as_ref().is_some_and(|(stream, _)| in_use(*stream))) {
-            kept[..=oldest].rotate_right(1);
-            kept[0] = Some((stream, owner));
-        }
+        let launched = work();
+        // WHY: after a failure as well: some of its launches may be queued.
+        let ended = turn.end(owner);
+        launched.and(ended)
     }
 
     /// Waits until `stream` has passed everything queued, and then has no more to do with it, unless another thread goes on.
@@ -72,18 +70,15 @@ impl Order {
         self.device.synchronize_stream(stream)?;
         let mut state = self.state();
         if state.issued == issued {
-            state.last = state.last.filter(|&last| last != stream);
-            state.captured = state.captured.filter(|&captured| captured != stream);
+            state.last.take_if(|last| last.stream == stream);
         }
         Ok(())
     }
 
-    /// Whether the last operation has ended, and replays of the last graph, as far as their streams can tell.
+    /// Whether the last operation has ended, as far as its stream can tell. Replays of graphs are not known here.
     pub(super) fn is_idle(&self) -> bool {
-        let state = self.state();
-        let mut streams = [state.last, state.captured].into_iter().flatten();
         // A stream of a dead context, or one that is gone: nothing runs there any more.
-        streams.all(|stream| self.device.stream_is_idle(stream).unwrap_or(true))
+        self.state().last.as_ref().is_none_or(|last| self.device.stream_is_idle(last.stream).unwrap_or(true))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -94,15 +89,19 @@ impl Order {
 impl Turn<'_> {
     fn follow_the_last(&mut self) -> Result<()> {
         let (state, stream) = (&mut *self.state, self.stream);
-        let Some(last) = state.last.filter(|&last| last != stream) else { return Ok(()) };
+        let last = state.last.as_ref().map(|last| last.stream);
+        let Some(last) = last.filter(|&last| last != stream) else { return Ok(()) };
         // Captured work cannot wait for work outside the capture: there the user orders the replays.
         if self.device.is_capturing(stream)? {
             return Ok(());
         }
         if !state.several_streams {
-            // WHY: too late to record behind it; an event there would be of the capture.
+            // Too late to record behind the last operation: an event there would be of the capture.
             if self.device.is_capturing(last)? {
-                return Ok(());
+                return Err(Error::invalid(
+                    "the stream of the operation before this one is being captured, and another stream cannot wait for it: \
+                     end the capture first, use the same stream, or synchronize the communicator before the capture",
+                ));
             }
             state.event.record(last)?;
             state.several_streams = true;
@@ -110,18 +109,21 @@ impl Turn<'_> {
         state.event.hold(stream)
     }
 
-    /// The operation is queued, or captured.
-    pub(super) fn end(mut self) -> Result<()> {
-        self.state.issued += 1;
+    /// The operation is queued, in part at least, or captured.
+    fn end(mut self, owner: Option<Owner>) -> Result<()> {
+        let (state, stream) = (&mut *self.state, self.stream);
+        let same = state.last.as_mut().filter(|last| last.stream == stream);
         // Where the last operation went to this stream as well, a capture changes nothing that has to be known.
-        let moves = self.state.several_streams || self.state.last != Some(self.stream);
-        if moves && self.device.is_capturing(self.stream)? {
-            self.state.captured = Some(self.stream);
+        if (state.several_streams || same.is_none()) && self.device.is_capturing(stream)? {
             return Ok(());
         }
-        self.state.last = Some(self.stream);
-        if self.state.several_streams {
-            self.state.event.record(self.stream)?;
+        state.issued += 1;
+        match same {
+            Some(last) => last.owner = last.owner.take().or(owner),
+            None => state.last = Some(Last { stream, owner }),
+        }
+        if state.several_streams {
+            state.event.record(stream)?;
         }
         Ok(())
     }
@@ -133,22 +135,26 @@ mod tests {
     use crate::device::cpu::CpuDevice;
     use crate::device::handles::{Buffer, Stream};
 
+    fn last(order: &Order) -> Option<StreamHandle> {
+        order.state().last.as_ref().map(|last| last.stream)
+    }
+
     #[test]
     fn a_stream_that_was_waited_for_may_go() {
         let device: Arc<dyn Device> = CpuDevice::new(0).unwrap();
         let order = Order::new(&device).unwrap();
         let streams = [(); 3].map(|()| Stream::new(&device).unwrap());
         for stream in &streams {
-            order.turn(stream.handle()).unwrap().end().unwrap();
+            order.issue(stream.handle(), None, || Ok(())).unwrap();
         }
         order.synchronize(streams[0].handle()).unwrap();
-        assert_eq!(order.state().last, Some(streams[2].handle()), "another stream had the last operation");
+        assert_eq!(last(&order), Some(streams[2].handle()), "another stream had the last operation");
         order.synchronize(streams[2].handle()).unwrap();
-        assert_eq!(order.state().last, None);
+        assert_eq!(last(&order), None);
         drop(streams);
         assert!(order.is_idle());
         let next = Stream::new(&device).unwrap();
-        order.turn(next.handle()).unwrap().end().unwrap();
+        order.issue(next.handle(), None, || Ok(())).unwrap();
     }
 
     /// A long operation on one stream, a capture on another, and then an operation there.
@@ -160,20 +166,16 @@ mod tests {
         let [first, second] = [(); 2].map(|()| Stream::new(&device).unwrap());
         data.fill(0, &first).unwrap();
         first.synchronize().unwrap();
-        let issue = |stream: &Stream, work: &dyn Fn()| {
-            let turn = order.turn(stream.handle()).unwrap();
-            work();
-            turn.end().unwrap();
-        };
+        let issue = |stream: &Stream, work: &dyn Fn() -> Result<()>| order.issue(stream.handle(), None, work).unwrap();
         for round in 1..=8 {
-            issue(&first, &|| data.fill(round, &first).unwrap());
+            issue(&first, &|| data.fill(round, &first));
             let graph = second.capture(|| {
-                issue(&second, &|| {});
+                issue(&second, &|| Ok(()));
                 Ok(())
             });
             let last = data.address().offset(large - 1);
             // SAFETY: both buffers outlive the synchronisation below.
-            let copy = || unsafe { device.copy(seen.address(), last, 1, second.handle()).unwrap() };
+            let copy = || unsafe { device.copy(seen.address(), last, 1, second.handle()) };
             issue(&second, &copy);
             second.synchronize().unwrap();
             let mut byte = [0];
@@ -185,27 +187,82 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_with_an_owner_lives_as_long_as_it_matters() {
+    fn a_captured_operation_leaves_the_order_as_it_was() {
         let device: Arc<dyn Device> = CpuDevice::new(0).unwrap();
         let order = Order::new(&device).unwrap();
-        let owners = [(); 6].map(|()| Arc::new(Stream::new(&device).unwrap()));
-        let issue = |owner: &Arc<Stream>| {
-            order.keep(owner.handle(), Arc::clone(owner) as Owner);
-            order.turn(owner.handle()).unwrap().end().unwrap();
-        };
-        issue(&owners[0]);
-        for owner in &owners[1..4] {
-            let graph = owner.capture(|| {
-                issue(owner);
-                Ok(())
-            });
-            drop(graph.unwrap());
+        let [first, second] = [(); 2].map(|()| Stream::new(&device).unwrap());
+        let issue = |stream: &Stream| order.issue(stream.handle(), None, || Ok(()));
+        let capture = |stream: &Stream| drop(stream.capture(|| issue(stream)).unwrap());
+        capture(&second);
+        assert_eq!(last(&order), None);
+        issue(&first).unwrap();
+        let issued = order.state().issued;
+        capture(&second);
+        assert_eq!((last(&order), order.state().issued), (Some(first.handle()), issued));
+        issue(&second).unwrap();
+        capture(&first);
+        assert_eq!(last(&order), Some(second.handle()));
+        // The caller's part is done: the second stream was made to wait for the first.
+        drop(first);
+        issue(&second).unwrap();
+        second.synchronize().unwrap();
+        assert!(order.is_idle());
+    }
+
+    #[test]
+    fn work_that_fails_may_have_queued_something() {
+        let device: Arc<dyn Device> = CpuDevice::new(0).unwrap();
+        let order = Order::new(&device).unwrap();
+        let streams = [(); 2].map(|()| Stream::new(&device).unwrap());
+        for stream in &streams {
+            let error = order.issue(stream.handle(), None, || Err(Error::invalid("the second of two launches")));
+            assert!(error.unwrap_err().to_string().contains("the second of two launches"));
+            assert_eq!(last(&order), Some(stream.handle()));
         }
-        // Refused before its turn, again and again.
-        for owner in owners[4..].iter().cycle().take(9) {
-            order.keep(owner.handle(), Arc::clone(owner) as Owner);
+    }
+
+    #[test]
+    fn no_operation_overtakes_one_whose_stream_is_being_captured() {
+        let device: Arc<dyn Device> = CpuDevice::new(0).unwrap();
+        let order = Order::new(&device).unwrap();
+        let [first, second] = [(); 2].map(|()| Stream::new(&device).unwrap());
+        let issue = |stream: &Stream| order.issue(stream.handle(), None, || Ok(()));
+        issue(&first).unwrap();
+        let capture = first.capture(|| {
+            issue(&first)?;
+            let begun = || panic!("begun all the same");
+            let error = order.issue(second.handle(), None, begun).unwrap_err();
+            assert!(matches!(error, Error::InvalidArgument { .. }), "{error}");
+            assert!(error.to_string().contains("end the capture first"), "{error}");
+            Ok(())
+        });
+        drop(capture.unwrap());
+        issue(&second).unwrap();
+        // From here on an event stands behind every operation, and a capture hinders nobody.
+        drop(second.capture(|| issue(&first)).unwrap());
+    }
+
+    #[test]
+    fn a_stream_with_an_owner_lives_as_long_as_it_has_the_last_operation() {
+        let device: Arc<dyn Device> = CpuDevice::new(0).unwrap();
+        let order = Order::new(&device).unwrap();
+        let owners = [(); 3].map(|()| Arc::new(Stream::new(&device).unwrap()));
+        let issue = |owner: &Arc<Stream>| order.issue(owner.handle(), Some(Arc::clone(owner) as Owner), || Ok(()));
+        let kept = || owners.each_ref().map(|owner| Arc::strong_count(owner) > 1);
+        // An owner that comes late is kept as well, and one that is there stays.
+        order.issue(owners[0].handle(), None, || Ok(())).unwrap();
+        for owner in [Some(Arc::clone(&owners[0]) as Owner), None] {
+            order.issue(owners[0].handle(), owner, || Ok(())).unwrap();
+            assert_eq!(kept(), [true, false, false]);
         }
-        let kept = owners.map(|owner| Arc::strong_count(&owner) > 1);
-        assert_eq!(kept, [true, false, false, true, true, true], "the last, the last captured, and the newest");
+        drop(owners[1].capture(|| issue(&owners[1])).unwrap());
+        assert_eq!(kept(), [true, false, false], "a graph needs no stream");
+        let refused = owners[0].capture(|| issue(&owners[2]));
+        assert!(refused.is_err());
+        assert_eq!(kept(), [true, false, false], "nothing waits for the first stream yet");
+        issue(&owners[2]).unwrap();
+        assert_eq!(kept(), [false, false, true]);
+        order.synchronize(owners[2].handle()).unwrap();
+        assert_eq!(kept(), [false; 3]);
     }
 }
