@@ -40,7 +40,7 @@ impl Launch {
         // What is measured is prepared case by case.
         let options = Options {
             limits: Some(request.limits()),
-            share_devices: request.share_gpus,
+            share_devices: request.shares_gpus,
             prepare: Vec::new(),
             ..Options::from_env()?
         };

@@ -36,6 +36,7 @@ impl StudyRequest {
         args: &SweepArgs,
         device: DeviceKind,
         ranks: WorldSize,
+        shares_gpus: bool,
         here: &dyn Surroundings,
     ) -> Result<Option<Self>> {
         let Some(file) = &args.ablate else { return Ok(None) };
@@ -55,7 +56,7 @@ impl StudyRequest {
         for study in &mut studies {
             study.groups.retain(|group| group.ranks.as_ref().is_none_or(|listed| listed.contains(&ranks)));
             for group in &mut study.groups {
-                if !has_rivals(args, device, ranks, here) {
+                if !has_rivals(device, shares_gpus, here) {
                     group.against.clear();
                 }
             }
