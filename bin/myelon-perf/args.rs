@@ -50,7 +50,7 @@ pub(crate) enum Command {
     /// Writes tables and plots from the JSON files of earlier runs.
     Report(ReportArgs),
     /// Measures what an all-reduce that waits for its peers does to another kernel on its GPU.
-    Neighbour(NeighbourArgs),
+    Neighbour(NeighbourOptions),
 }
 
 /// What to measure.
@@ -203,7 +203,7 @@ A kernel that computes, and one that loads memory, run on rank 0's GPU alone, an
 waits for the other ranks, which start theirs when the kernel has ended. Its CTAs need room on every multiprocessor
 beside those that wait: with --lane-threads above 512 they may not find it.
 Ranks are threads of this process, one a GPU.")]
-pub(crate) struct NeighbourArgs {
+pub(crate) struct NeighbourOptions {
     /// How many ranks: as many as GPUs unless told, 2 on the CPU.
     #[arg(long, value_name = "N", value_parser = ranks)]
     pub(crate) ranks: Option<WorldSize>,

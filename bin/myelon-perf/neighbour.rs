@@ -13,7 +13,7 @@ use myelon_ccl::memory::HeapLimits;
 use myelon_ccl::variant::{self, Choice, Lanes, Manifest, Shape};
 use myelon_ccl::{Communicator, DType, Error, MAX_WORLD_SIZE, Options, Rank, ReduceOp, Result, Wait, WorldSize};
 
-use crate::args::NeighbourArgs;
+use crate::args::NeighbourOptions;
 use crate::beside::{self, Waiting};
 use crate::here::Here;
 use crate::launch;
@@ -41,7 +41,7 @@ impl Request {
     /// Checks everything that can be known without launching anything.
     ///
     /// Errors: one that names the argument, what it asks for and what would be right.
-    pub(crate) fn check(args: &NeighbourArgs) -> Result<Self> {
+    pub(crate) fn check(args: &NeighbourOptions) -> Result<Self> {
         let here = Here::look()?;
         if here.launched().is_some() {
             return Err(Error::invalid("neighbour starts a thread a rank itself: run it without a launcher"));
@@ -117,7 +117,7 @@ fn ranks(asked: Option<WorldSize>, kind: DeviceKind, gpus: u32) -> Result<WorldS
 }
 
 /// Every variant with every wait policy, and a message that gives all its threads something to wait for.
-fn waiting(args: &NeighbourArgs, kind: DeviceKind, ranks: WorldSize, here: &Here) -> Result<Vec<Waiting>> {
+fn waiting(args: &NeighbourOptions, kind: DeviceKind, ranks: WorldSize, here: &Here) -> Result<Vec<Waiting>> {
     let (dtype, op) = (DType::F32, ReduceOp::Sum);
     let on_gpu = |value: u32| (kind == DeviceKind::Cuda).then_some(value);
     let lanes = args.lanes.or(on_gpu(LANES));
