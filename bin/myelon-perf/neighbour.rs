@@ -1,14 +1,13 @@
 //! `myelon-perf neighbour`: from its arguments to ranks that measure, and what becomes of their rows.
 
 use std::io::Write;
-use std::panic::resume_unwind;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use myelon_ccl::device::DeviceKind;
-use myelon_ccl::measure::Provenance;
-use myelon_ccl::measure::neighbour::{Neighbour, Neighbours, SCHEMA, table};
+use myelon_ccl::measure::neighbour::{Neighbours, SCHEMA, table};
 use myelon_ccl::measure::output;
+use myelon_ccl::measure::text::preamble;
 use myelon_ccl::memory::HeapLimits;
 use myelon_ccl::variant::{self, Choice, Lanes, Manifest, Shape};
 use myelon_ccl::{Communicator, DType, Error, MAX_WORLD_SIZE, Options, Rank, ReduceOp, Result, Wait, WorldSize};
@@ -64,17 +63,7 @@ impl Request {
     pub(crate) fn run(&self) -> Result<ExitCode> {
         let devices = launch::devices(self.kind, self.ranks, self.gpus)?;
         let communicators = Communicator::threads(&devices, &self.options)?;
-        let outcomes: Vec<(u32, Result<u64>)> = std::thread::scope(|scope| {
-            let rank = |communicator: Communicator| {
-                let rank = communicator.rank().0;
-                (rank, scope.spawn(move || self.rank(&communicator).map(|()| 0)))
-            };
-            let threads: Vec<_> = communicators.into_iter().map(rank).collect();
-            let end = |(rank, thread): (u32, std::thread::ScopedJoinHandle<'_, _>)| {
-                (rank, thread.join().unwrap_or_else(|panic| resume_unwind(panic)))
-            };
-            threads.into_iter().map(end).collect()
-        });
+        let outcomes = launch::on_threads(communicators, |communicator| self.rank(&communicator).map(|()| 0));
         Ok(launch::conclude(&outcomes))
     }
 
@@ -85,22 +74,15 @@ impl Request {
             return Ok(());
         }
         let neighbours = Neighbours { schema: SCHEMA, provenance: machine::provenance(communicator)?, rows };
-        let text = text(&neighbours.provenance, machine::caution(self.kind, &seats), self.repeats, &neighbours.rows);
+        let mut settings = format!("{} {} ranks, medians of {}, microseconds", self.ranks, self.kind, self.repeats);
+        if let Some(caution) = machine::caution(self.kind, &seats) {
+            settings += &format!("\n# {caution}");
+        }
+        let text = preamble(&neighbours.provenance, &settings, &machine::lines(&seats)) + &table(&neighbours.rows);
         // A reader that closes the pipe early has seen what it wanted; the file is still to be written.
         let _ = std::io::stdout().write_all(text.as_bytes());
         self.json.as_ref().map_or(Ok(()), |path| neighbours.write(path))
     }
-}
-
-/// Header and table.
-fn text(provenance: &Provenance, caution: Option<&str>, repeats: u32, rows: &[Neighbour]) -> String {
-    let Provenance { date, version, source_hash, driver, .. } = provenance;
-    let mut text = format!("# myelon-perf {version} (sources {source_hash}), {date}\n");
-    text += &format!("# {}; driver {driver}; medians of {repeats}, microseconds\n", provenance.machine());
-    if let Some(caution) = caution {
-        text += &format!("# {caution}\n");
-    }
-    text + &table(rows)
 }
 
 fn ranks(asked: Option<WorldSize>, kind: DeviceKind, gpus: u32) -> Result<WorldSize> {
