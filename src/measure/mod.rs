@@ -22,6 +22,7 @@ pub mod results;
 pub mod scale;
 pub mod size;
 pub mod stats;
+pub(crate) mod stored;
 pub mod svg;
 pub mod text;
 
