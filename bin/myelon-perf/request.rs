@@ -148,6 +148,11 @@ impl SweepRequest {
         self.studies.as_ref().map_or_else(|| self.sizes.largest(), StudyRequest::largest)
     }
 
+    /// The longest batch; 0 without batches.
+    pub(crate) fn most_batch(&self) -> u32 {
+        self.studies.as_ref().map_or(self.batch, StudyRequest::most_batch)
+    }
+
     /// Whether any is other than the manifest's.
     pub(crate) fn has_shapes(&self) -> bool {
         self.shapes().any(|shape| *shape != Shape::default())

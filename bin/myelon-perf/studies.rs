@@ -101,6 +101,11 @@ impl StudyRequest {
         self.groups().flat_map(|group| group.sizes.iter().copied()).max()
     }
 
+    /// The longest batch of all; 0 without batches.
+    pub(crate) fn most_batch(&self) -> u32 {
+        self.groups().flat_map(Group::entrants).map(|candidate| candidate.batch).max().unwrap_or(0)
+    }
+
     /// The libraries that any group is measured against.
     pub(crate) fn against(&self) -> Vec<Baseline> {
         let used = |baseline: &Baseline| self.groups().any(|group| group.against.contains(baseline));

@@ -175,8 +175,8 @@ impl Results {
     /// Reads a file that [`Results::write`] made, or one edited by hand.
     ///
     /// Errors: [`Error::Io`](crate::Error::Io) if the file cannot be read;
-    /// [`Error::Config`](crate::Error::Config) with file and place if it is not JSON, has
-    /// another schema, an unknown or missing field, or numbers no run can give.
+    /// [`Error::Config`](crate::Error::Config) with file and place if it is not JSON, has another schema, an unknown or missing
+    /// field, or numbers no run can give.
     pub fn read(path: &Path) -> Result<Self> {
         stored::read(path)
     }
