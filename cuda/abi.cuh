@@ -127,6 +127,15 @@ struct PairArgs {
   u32 world_size;
 };
 
+struct NeighbourArgs {
+  const u8* data;
+  u64 packs;
+  u64* words;
+  u64 rounds;
+};
+
+constexpr u32 kNeighbourLoads = 2;
+
 static_assert(sizeof(HeapLayout) == 96, "HeapLayout differs from src/abi.rs");
 static_assert(sizeof(HeapState) == 256, "HeapState differs from src/abi.rs");
 static_assert(sizeof(LaneState) == 512, "LaneState differs from src/abi.rs");
@@ -135,6 +144,7 @@ static_assert(sizeof(ControlPage) == 120, "ControlPage differs from src/abi.rs")
 static_assert(sizeof(Args) == 224, "Args differs from src/abi.rs");
 static_assert(sizeof(VerifyArgs) == 48, "VerifyArgs differs from src/abi.rs");
 static_assert(sizeof(PairArgs) == 104, "PairArgs differs from src/abi.rs");
+static_assert(sizeof(NeighbourArgs) == 32, "NeighbourArgs differs from src/abi.rs");
 static_assert(__builtin_offsetof(HeapState, peer_fault) == 128, "HeapState differs from src/abi.rs");
 static_assert(__builtin_offsetof(LaneState, operation) == 128, "LaneState differs from src/abi.rs");
 static_assert(__builtin_offsetof(LaneState, gating) == 256, "LaneState differs from src/abi.rs");

@@ -259,6 +259,23 @@ pub struct PairArgs {
     pub world_size: u32,
 }
 
+/// Arguments of the kernels that stand for somebody else's beside an all-reduce, and are timed.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct NeighbourArgs {
+    /// First pack that is loaded.
+    pub data: u64,
+    /// Packs; a multiple of the grid's threads times [`NEIGHBOUR_LOADS`].
+    pub packs: u64,
+    /// `u64` a thread, stored so that no work is left out.
+    pub words: u64,
+    /// How often the work is done.
+    pub rounds: u64,
+}
+
+/// Loads that a thread of a neighbour has under way at a time.
+pub const NEIGHBOUR_LOADS: u64 = 2;
+
 const _: () = {
     use std::mem::{offset_of, size_of};
     assert!(size_of::<HeapLayout>() == 96);
@@ -274,6 +291,7 @@ const _: () = {
     assert!(offset_of!(Args, layout) == 112);
     assert!(size_of::<VerifyArgs>() == 48);
     assert!(size_of::<PairArgs>() == 104);
+    assert!(size_of::<NeighbourArgs>() == 32);
 };
 
 /// The bytes of an argument struct, as a launch takes them.
@@ -293,6 +311,8 @@ unsafe impl Plain for Args {}
 unsafe impl Plain for VerifyArgs {}
 // SAFETY: as above.
 unsafe impl Plain for PairArgs {}
+// SAFETY: as above.
+unsafe impl Plain for NeighbourArgs {}
 // SAFETY: as above.
 unsafe impl Plain for HeapState {}
 

@@ -72,7 +72,7 @@ const README: &str = "# Title\n<!-- results:plot -->\n<!-- /results -->\nprose\n
 fn bad_sweeps_are_refused_in_one_line() {
     let directory = tempfile::tempdir().unwrap();
     let here = directory.path();
-    let cases: [(&[&str], &[&str]); 25] = [
+    let cases: [(&[&str], &[&str]); 26] = [
         (&["--batch", "257"], &["257", "0..=256"]),
         (&["--batch", "2", "-G", "2"], &["cannot be used with", "--cudagraph"]),
         (&["-b", "12Q"], &["'12Q' is not a size", "64M"]),
@@ -95,6 +95,7 @@ fn bad_sweeps_are_refused_in_one_line() {
         (&["--device", "cpu", "--json", "missing/run.json"], &["cannot write missing/run.json"]),
         (&["--ablate=missing.toml"], &["cannot read missing.toml"]),
         (&["--ablate", "--variant", "ring"], &["--ablate", "cannot be used with", "--variant"]),
+        (&["--ablate", "--batch", "4"], &["--ablate", "cannot be used with", "--batch"]),
         (&["--ablate", "--slots", "4"], &["leave --lanes and its like out"]),
         (&["--budget", "5"], &["--ablate", "required"]),
         (&["--jsn", "x"], &["--jsn", "--json"]),

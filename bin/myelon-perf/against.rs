@@ -7,14 +7,9 @@ use myelon_ccl::{Error, Result, WorldSize};
 use crate::args::{Against, SweepArgs};
 use crate::request::Surroundings;
 
-/// Whether ranks share GPUs: NCCL refuses two on one.
-fn shares(args: &SweepArgs, ranks: WorldSize, here: &dyn Surroundings) -> bool {
-    args.share_gpus && ranks.get() > here.gpus()
-}
-
-/// Whether there is a library to measure against.
-pub(crate) fn has_rivals(args: &SweepArgs, device: DeviceKind, ranks: WorldSize, here: &dyn Surroundings) -> bool {
-    device == DeviceKind::Cuda && !shares(args, ranks, here) && here.has_nccl()
+/// Whether there is a library to measure against: NCCL refuses two ranks on one GPU.
+pub(crate) fn has_rivals(device: DeviceKind, shares_gpus: bool, here: &dyn Surroundings) -> bool {
+    device == DeviceKind::Cuda && !shares_gpus && here.has_nccl()
 }
 
 /// What a sweep is measured against: what was asked for, else NCCL where there is one. In the order of columns.
@@ -24,10 +19,11 @@ pub(crate) fn baselines(
     args: &SweepArgs,
     device: DeviceKind,
     ranks: WorldSize,
+    shares_gpus: bool,
     here: &dyn Surroundings,
 ) -> Result<Vec<Baseline>> {
     let Some(asked) = &args.against else {
-        return Ok(if has_rivals(args, device, ranks, here) { vec![Baseline::Nccl] } else { Vec::new() });
+        return Ok(if has_rivals(device, shares_gpus, here) { vec![Baseline::Nccl] } else { Vec::new() });
     };
     let chosen: Vec<_> =
         Baseline::ALL.into_iter().filter(|&baseline| asked.contains(&Against::Baseline(baseline))).collect();
@@ -38,7 +34,7 @@ pub(crate) fn baselines(
     if device == DeviceKind::Cpu {
         return Err(Error::unsupported(format!("--against {first}: NCCL runs on GPUs only; leave it out on the CPU")));
     }
-    if shares(args, ranks, here) {
+    if shares_gpus {
         return Err(Error::unsupported(format!(
             "--against {first}: NCCL needs a GPU for each of the {ranks} ranks; leave it out where ranks share GPUs"
         )));

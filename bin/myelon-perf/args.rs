@@ -3,12 +3,9 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use myelon_ccl::measure::{Baseline, Bytes};
+use myelon_ccl::measure::{Baseline, Bytes, MOST_BATCH};
 use myelon_ccl::variant::Lanes;
 use myelon_ccl::{DType, Error, Launching, Metadata, Places, ReduceOp, SyncPolicy, Wait, WorldSize};
-
-/// Most operations of a batch: together fewer than a stream queues before a call blocks.
-const MOST_BATCH: i64 = 256;
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -53,7 +50,7 @@ pub(crate) enum Command {
     /// Writes tables and plots from the JSON files of earlier runs.
     Report(ReportArgs),
     /// Measures what an all-reduce that waits for its peers does to another kernel on its GPU.
-    Neighbour(NeighbourArgs),
+    Neighbour(NeighbourOptions),
 }
 
 /// What to measure.
@@ -90,7 +87,7 @@ pub(crate) struct SweepArgs {
     #[arg(short = 'G', long = "cudagraph", value_name = "COUNT", default_value_t = 0)]
     pub(crate) graph: u32,
     /// Issue this many operations by each call of the host's and time the call, baselines by a call each; 0 issues one by one.
-    #[arg(long, value_name = "COUNT", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=MOST_BATCH), conflicts_with = "graph")]
+    #[arg(long, value_name = "COUNT", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=i64::from(MOST_BATCH)), conflicts_with = "graph")]
     pub(crate) batch: u32,
     /// Where kernels run; auto takes GPUs where there are any.
     #[arg(long, value_enum, value_name = "DEVICE", default_value_t = DeviceArg::Auto)]
@@ -152,7 +149,7 @@ pub(crate) struct SweepArgs {
     pub(crate) in_place: bool,
     /// Run the studies of patterns that this build has, or those of FILE, in place of a sweep: `configs/studies.toml` is one.
     #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true, conflicts_with_all = [
-        "begin", "end", "factor", "step", "repeats", "dtypes", "ops", "graph", "variants", "against", "in_place", "csv",
+        "begin", "end", "factor", "step", "repeats", "dtypes", "ops", "graph", "batch", "variants", "against", "in_place", "csv",
     ])]
     pub(crate) ablate: Option<Option<PathBuf>>,
     /// Start no further case of the studies after this time; 480 unless told.
@@ -206,7 +203,7 @@ A kernel that computes, and one that loads memory, run on rank 0's GPU alone, an
 waits for the other ranks, which start theirs when the kernel has ended. Its CTAs need room on every multiprocessor
 beside those that wait: with --lane-threads above 512 they may not find it.
 Ranks are threads of this process, one a GPU.")]
-pub(crate) struct NeighbourArgs {
+pub(crate) struct NeighbourOptions {
     /// How many ranks: as many as GPUs unless told, 2 on the CPU.
     #[arg(long, value_name = "N", value_parser = ranks)]
     pub(crate) ranks: Option<WorldSize>,

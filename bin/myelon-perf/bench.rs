@@ -15,14 +15,22 @@ use crate::rival::Rival;
 /// Mixed into all test data. Any number does.
 const SEED: u64 = 0x6d79_656c_6f6e;
 
-/// Where a rank measures. The operands have room for the largest size of the sweep.
+/// Sets of operands at most: as many operations of a batch as are verified.
+const MOST_SETS: u32 = 4;
+/// Where a set begins, so that its operations run as those of the first: as much as an allocation is aligned to.
+const SET_ALIGNMENT: u64 = 256;
+
+/// Where a rank measures. The operands have room for the largest size of the sweep; for batches there are several sets of them.
 pub(crate) struct Bench {
     // INVARIANT: declared first, so that it is dropped while the stream of its last operation exists.
     communicator: Communicator,
     stream: Stream,
     input: Buffer,
     output: Buffer,
-    tally: Tally,
+    /// One a set.
+    tallies: Vec<Tally>,
+    /// Bytes from set to set.
+    set_bytes: u64,
     in_place: bool,
     rival: Option<Rival>,
 }
@@ -39,17 +47,20 @@ impl Bench {
     ///
     /// Errors: those of the device; the other ranks are told.
     pub(crate) fn new(communicator: Communicator, request: &SweepRequest) -> Result<Self> {
-        let bytes = request.largest().map_or(0, |bytes| bytes.0);
+        let set_bytes = request.largest().map_or(0, |bytes| bytes.0.next_multiple_of(SET_ALIGNMENT));
+        let sets = request.most_batch().clamp(1, MOST_SETS);
+        let bytes = set_bytes * u64::from(sets);
         let device = communicator.device();
+        let tally = |_| Tally::new(device, communicator.rank(), communicator.world_size(), SEED);
         let allocate = || {
             let input = Buffer::new(device, if request.in_place { 0 } else { bytes })?;
             let output = Buffer::new(device, bytes)?;
-            let tally = Tally::new(device, communicator.rank(), communicator.world_size(), SEED)?;
-            Ok((Stream::new(device)?, input, output, tally, Rival::connect(&communicator, request, bytes)?))
+            let tallies = (0..sets).map(tally).collect::<Result<_>>()?;
+            Ok((Stream::new(device)?, input, output, tallies, Rival::connect(&communicator, request, bytes)?))
         };
-        let (stream, input, output, tally, rival) =
+        let (stream, input, output, tallies, rival) =
             allocate().inspect_err(|error: &Error| communicator.abort(&error.to_string()))?;
-        Ok(Self { communicator, stream, input, output, tally, in_place: request.in_place, rival })
+        Ok(Self { communicator, stream, input, output, tallies, set_bytes, in_place: request.in_place, rival })
     }
 
     pub(crate) fn communicator(&self) -> &Communicator {
@@ -60,13 +71,24 @@ impl Bench {
         &self.stream
     }
 
-    /// What counts the operations that are verified here.
-    pub(crate) fn tally(&self) -> &Tally {
-        &self.tally
+    /// What counts the operations that are verified, one a set of operands.
+    pub(crate) fn tallies(&self) -> &[Tally] {
+        &self.tallies
     }
 
-    /// The operands of an engine; equal addresses where results replace them.
+    /// The first operands of an engine; equal addresses where results replace them.
     pub(crate) fn operands(&self, engine: &Engine) -> Operands {
+        self.operands_of(engine, 0)
+    }
+
+    /// Those of a set, which no other has.
+    pub(crate) fn operands_of(&self, engine: &Engine, set: usize) -> Operands {
+        let Operands { input, output } = self.first_operands(engine);
+        let offset = self.set_bytes * set as u64;
+        Operands { input: input.offset(offset), output: output.offset(offset) }
+    }
+
+    fn first_operands(&self, engine: &Engine) -> Operands {
         if let (Engine::Rival(Baseline::NcclSymmetric), Some(rival)) = (engine, &self.rival)
             && let Some(operands) = rival.symmetric_operands()
         {
@@ -95,22 +117,26 @@ impl Bench {
             Engine::Variant(choice) => unsafe {
                 self.communicator.all_reduce_as(choice, request, input, output, stream)
             },
-            Engine::Rival(baseline) => match &self.rival {
-                // SAFETY: as above.
-                Some(rival) => unsafe { rival.issue(request, operands, stream) },
-                None => Err(Error::unsupported(format!("{baseline} is not connected"))),
-            },
+            Engine::Rival(baseline) => self.issue_rival(*baseline, request, operands),
         }
     }
 
-    /// `count` operations of a candidate's, for [`Bench::issue_batch`].
-    pub(crate) fn batch(&self, planned: &Planned, count: u32) -> Vec<Operation> {
-        let Operands { input, output } = self.operands(&planned.engine);
-        let Request { count: elements, dtype, op } = planned.request;
-        vec![Operation { input, output, count: elements, dtype, op }; count as usize]
+    fn issue_rival(&self, baseline: Baseline, request: &Request, operands: Operands) -> Result<()> {
+        match &self.rival {
+            // SAFETY: as in `issue`.
+            Some(rival) => unsafe { rival.issue(request, operands, self.stream.handle()) },
+            None => Err(Error::unsupported(format!("{baseline} is not connected"))),
+        }
     }
 
-    /// Queues the operations of [`Bench::batch`], by one call where the engine has one for several.
+    /// A candidate's operation on a set of operands, for [`Bench::issue_batch`].
+    pub(crate) fn operation(&self, planned: &Planned, set: usize) -> Operation {
+        let Operands { input, output } = self.operands_of(&planned.engine, set);
+        let Request { count, dtype, op } = planned.request;
+        Operation { input, output, count, dtype, op }
+    }
+
+    /// Queues operations of [`Bench::operation`], by one call where the engine has one for several.
     pub(crate) fn issue_batch(&self, planned: &Planned, batch: &[Operation]) -> Result<()> {
         let stream = self.stream.handle();
         match &planned.engine {
@@ -118,7 +144,9 @@ impl Bench {
             Engine::Auto => unsafe { self.communicator.all_reduce_batch(batch, stream) },
             // SAFETY: as in `issue`.
             Engine::Variant(choice) => unsafe { self.communicator.all_reduce_batch_as(choice, batch, stream) },
-            Engine::Rival(_) => batch.iter().try_for_each(|_| self.issue(planned)),
+            Engine::Rival(baseline) => batch.iter().try_for_each(|&Operation { input, output, .. }| {
+                self.issue_rival(*baseline, &planned.request, Operands { input, output })
+            }),
         }
     }
 

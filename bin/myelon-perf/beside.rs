@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use myelon_ccl::abi::{PACK_BYTES, Plain, bytes_of};
+use myelon_ccl::abi::{NEIGHBOUR_LOADS, NeighbourArgs, PACK_BYTES, bytes_of};
 use myelon_ccl::device::cache::compile_cached;
 use myelon_ccl::device::handles::{Buffer, Event, Stream};
 use myelon_ccl::device::{Device, DeviceKind, KernelHandle, LaunchShape};
@@ -12,25 +12,10 @@ use myelon_ccl::measure::neighbour::{Neighbour, Work};
 use myelon_ccl::variant::{Choice, Plan, Request, neighbour_kernel};
 use myelon_ccl::{Communicator, Error, Rank, Result};
 
-/// Mirror of `cuda/verify/neighbour.cuh`.
-const LOADS: u64 = 2;
-
 /// How long the all-reduce waits before the neighbour begins: its hot wait is over by then, so what is measured is the cold one.
 const SETTLING: Duration = Duration::from_millis(5);
 /// Longest wait for the neighbour: far beyond what it takes, and less than the deadline of the all-reduce.
 const PATIENCE: Duration = Duration::from_secs(5);
-
-/// Mirror of `cuda/verify/neighbour.cuh`.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct NeighbourArgs {
-    data: u64,
-    packs: u64,
-    words: u64,
-    rounds: u64,
-}
-// SAFETY: repr(C), four fields of one type.
-unsafe impl Plain for NeighbourArgs {}
 
 /// What waits: the same on every rank.
 #[derive(Clone, Debug)]
@@ -184,7 +169,7 @@ impl Kernel {
         let handle = device.load(&compile_cached(device.compiler(), &neighbour_kernel(work, threads))?)?;
         let threads = u64::from(shape.grid * shape.block);
         let memory = [Buffer::new(device, bytes)?, Buffer::new(device, 8 * threads)?];
-        let packs = bytes / PACK_BYTES / (threads * LOADS) * (threads * LOADS);
+        let packs = bytes / PACK_BYTES / (threads * NEIGHBOUR_LOADS) * (threads * NEIGHBOUR_LOADS);
         let args = NeighbourArgs { data: memory[0].address().0, packs, words: memory[1].address().0, rounds: 1 };
         let (start, end, stream) = (Event::new(device)?, Event::new(device)?, Stream::new(device)?);
         memory[0].fill(1, &stream)?;

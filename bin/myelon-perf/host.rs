@@ -19,7 +19,12 @@ pub(crate) struct Calls<'a> {
 impl<'a> Calls<'a> {
     /// `batch` as [`Issue::batch`](crate::candidate::Issue::batch).
     pub(crate) fn new(bench: &'a Bench, planned: &'a Planned, batch: u32) -> Self {
-        Self { bench, planned, batch: bench.batch(planned, batch) }
+        Self { bench, planned, batch: vec![bench.operation(planned, 0); batch as usize] }
+    }
+
+    /// Operations that can be told from each other: each has operands of its own, `sets` of them.
+    pub(crate) fn apart(bench: &'a Bench, planned: &'a Planned, sets: usize) -> Self {
+        Self { bench, planned, batch: (0..sets).map(|set| bench.operation(planned, set)).collect() }
     }
 
     /// Queues them, by one call. Returns how many they are.

@@ -40,7 +40,7 @@ impl Launch {
         // What is measured is prepared case by case.
         let options = Options {
             limits: Some(request.limits()),
-            share_devices: request.share_gpus,
+            share_devices: request.shares_gpus,
             prepare: Vec::new(),
             ..Options::from_env()?
         };
@@ -74,7 +74,9 @@ impl Launch {
                 conclude(&[(place.rank.0, outcome)])
             }
             Ranks::Threads { devices, options } => match Communicator::threads(&devices, &options) {
-                Ok(communicators) => conclude(&on_threads(communicators, request)),
+                Ok(communicators) => {
+                    conclude(&on_threads(communicators, |communicator| measure(communicator, request)))
+                }
                 Err(error) => fail(exit::FAILED, &error.to_string()),
             },
         }
@@ -97,11 +99,14 @@ fn open(kind: DeviceKind, ordinal: u32) -> Result<Arc<dyn Device>> {
     })
 }
 
-/// Measures on every rank at once, a thread each; outcomes in rank order.
-fn on_threads(communicators: Vec<Communicator>, request: &SweepRequest) -> Vec<(u32, Result<u64>)> {
+/// Works on every rank at once, a thread each; outcomes in rank order.
+pub(crate) fn on_threads(
+    communicators: Vec<Communicator>,
+    work: impl Fn(Communicator) -> Result<u64> + Sync,
+) -> Vec<(u32, Result<u64>)> {
+    let work = &work;
     std::thread::scope(|scope| {
-        let start =
-            |communicator: Communicator| (communicator.rank().0, scope.spawn(move || measure(communicator, request)));
+        let start = |communicator: Communicator| (communicator.rank().0, scope.spawn(move || work(communicator)));
         let threads: Vec<_> = communicators.into_iter().map(start).collect();
         let end = |thread: ScopedJoinHandle<'_, _>| thread.join().unwrap_or_else(|panic| resume_unwind(panic));
         threads.into_iter().map(|(rank, thread)| (rank, end(thread))).collect()

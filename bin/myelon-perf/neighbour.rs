@@ -1,19 +1,18 @@
 //! `myelon-perf neighbour`: from its arguments to ranks that measure, and what becomes of their rows.
 
 use std::io::Write;
-use std::panic::resume_unwind;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use myelon_ccl::device::DeviceKind;
-use myelon_ccl::measure::Provenance;
-use myelon_ccl::measure::neighbour::{Neighbour, Neighbours, SCHEMA, table};
+use myelon_ccl::measure::neighbour::{Neighbours, SCHEMA, table};
 use myelon_ccl::measure::output;
+use myelon_ccl::measure::text::preamble;
 use myelon_ccl::memory::HeapLimits;
 use myelon_ccl::variant::{self, Choice, Lanes, Manifest, Shape};
 use myelon_ccl::{Communicator, DType, Error, MAX_WORLD_SIZE, Options, Rank, ReduceOp, Result, Wait, WorldSize};
 
-use crate::args::NeighbourArgs;
+use crate::args::NeighbourOptions;
 use crate::beside::{self, Waiting};
 use crate::here::Here;
 use crate::launch;
@@ -41,7 +40,7 @@ impl Request {
     /// Checks everything that can be known without launching anything.
     ///
     /// Errors: one that names the argument, what it asks for and what would be right.
-    pub(crate) fn check(args: &NeighbourArgs) -> Result<Self> {
+    pub(crate) fn check(args: &NeighbourOptions) -> Result<Self> {
         let here = Here::look()?;
         if here.launched().is_some() {
             return Err(Error::invalid("neighbour starts a thread a rank itself: run it without a launcher"));
@@ -49,8 +48,7 @@ impl Request {
         let kind = device(args.device, &here)?;
         let ranks = ranks(args.ranks, kind, here.gpus())?;
         let waiting = waiting(args, kind, ranks, &here)?;
-        let shapes = waiting.iter().map(|waiting| &waiting.choice.shape);
-        let limits = shapes.fold(HeapLimits::of(kind), |limits, shape| limits.with_room_for(shape));
+        let limits = HeapLimits::for_shapes(kind, false, waiting.iter().map(|waiting| &waiting.choice.shape));
         if let Some(path) = &args.json {
             output::prove_writable(path)?;
         }
@@ -65,17 +63,7 @@ impl Request {
     pub(crate) fn run(&self) -> Result<ExitCode> {
         let devices = launch::devices(self.kind, self.ranks, self.gpus)?;
         let communicators = Communicator::threads(&devices, &self.options)?;
-        let outcomes: Vec<(u32, Result<u64>)> = std::thread::scope(|scope| {
-            let rank = |communicator: Communicator| {
-                let rank = communicator.rank().0;
-                (rank, scope.spawn(move || self.rank(&communicator).map(|()| 0)))
-            };
-            let threads: Vec<_> = communicators.into_iter().map(rank).collect();
-            let end = |(rank, thread): (u32, std::thread::ScopedJoinHandle<'_, _>)| {
-                (rank, thread.join().unwrap_or_else(|panic| resume_unwind(panic)))
-            };
-            threads.into_iter().map(end).collect()
-        });
+        let outcomes = launch::on_threads(communicators, |communicator| self.rank(&communicator).map(|()| 0));
         Ok(launch::conclude(&outcomes))
     }
 
@@ -86,22 +74,15 @@ impl Request {
             return Ok(());
         }
         let neighbours = Neighbours { schema: SCHEMA, provenance: machine::provenance(communicator)?, rows };
-        let text = text(&neighbours.provenance, machine::caution(self.kind, &seats), self.repeats, &neighbours.rows);
+        let mut settings = format!("{} {} ranks, medians of {}, microseconds", self.ranks, self.kind, self.repeats);
+        if let Some(caution) = machine::caution(self.kind, &seats) {
+            settings += &format!("\n# {caution}");
+        }
+        let text = preamble(&neighbours.provenance, &settings, &machine::lines(&seats)) + &table(&neighbours.rows);
         // A reader that closes the pipe early has seen what it wanted; the file is still to be written.
         let _ = std::io::stdout().write_all(text.as_bytes());
         self.json.as_ref().map_or(Ok(()), |path| neighbours.write(path))
     }
-}
-
-/// Header and table.
-fn text(provenance: &Provenance, caution: Option<&str>, repeats: u32, rows: &[Neighbour]) -> String {
-    let Provenance { date, version, source_hash, driver, .. } = provenance;
-    let mut text = format!("# myelon-perf {version} (sources {source_hash}), {date}\n");
-    text += &format!("# {}; driver {driver}; medians of {repeats}, microseconds\n", provenance.machine());
-    if let Some(caution) = caution {
-        text += &format!("# {caution}\n");
-    }
-    text + &table(rows)
 }
 
 fn ranks(asked: Option<WorldSize>, kind: DeviceKind, gpus: u32) -> Result<WorldSize> {
@@ -118,7 +99,7 @@ fn ranks(asked: Option<WorldSize>, kind: DeviceKind, gpus: u32) -> Result<WorldS
 }
 
 /// Every variant with every wait policy, and a message that gives all its threads something to wait for.
-fn waiting(args: &NeighbourArgs, kind: DeviceKind, ranks: WorldSize, here: &Here) -> Result<Vec<Waiting>> {
+fn waiting(args: &NeighbourOptions, kind: DeviceKind, ranks: WorldSize, here: &Here) -> Result<Vec<Waiting>> {
     let (dtype, op) = (DType::F32, ReduceOp::Sum);
     let on_gpu = |value: u32| (kind == DeviceKind::Cuda).then_some(value);
     let lanes = args.lanes.or(on_gpu(LANES));

@@ -61,8 +61,8 @@ pub(crate) struct SweepRequest {
     pub(crate) device: DeviceKind,
     pub(crate) ranks: WorldSize,
     pub(crate) placement: Placement,
-    /// Several ranks may use one GPU.
-    pub(crate) share_gpus: bool,
+    /// There are more ranks than GPUs, and they may share them.
+    pub(crate) shares_gpus: bool,
     pub(crate) sizes: SizeSweep,
     /// At least 1.
     pub(crate) repeats: u32,
@@ -96,16 +96,17 @@ impl SweepRequest {
         if args.repeats == 0 {
             return Err(Error::invalid("-n 0 measures nothing: use 1 or more"));
         }
-        let studies = StudyRequest::check(args, device, ranks, here)?;
+        let shares_gpus = device == DeviceKind::Cuda && args.share_gpus && ranks.get() > here.gpus();
+        let studies = StudyRequest::check(args, device, ranks, shares_gpus, here)?;
         let (jobs, against) = match &studies {
-            None => (job::jobs(args, device, ranks, here)?, baselines(args, device, ranks, here)?),
+            None => (job::jobs(args, device, ranks, here)?, baselines(args, device, ranks, shares_gpus, here)?),
             Some(studies) => (Vec::new(), studies.against()),
         };
         let request = Self {
             device,
             ranks,
             placement: placement(args, device, here),
-            share_gpus: args.share_gpus,
+            shares_gpus,
             sizes: sizes(args, device)?,
             repeats: args.repeats,
             warmup: args.warmup,
@@ -147,6 +148,11 @@ impl SweepRequest {
         self.studies.as_ref().map_or_else(|| self.sizes.largest(), StudyRequest::largest)
     }
 
+    /// The longest batch; 0 without batches.
+    pub(crate) fn most_batch(&self) -> u32 {
+        self.studies.as_ref().map_or(self.batch, StudyRequest::most_batch)
+    }
+
     /// Whether any is other than the manifest's.
     pub(crate) fn has_shapes(&self) -> bool {
         self.shapes().any(|shape| *shape != Shape::default())
@@ -154,9 +160,7 @@ impl SweepRequest {
 
     /// A heap with room for all of them.
     pub(crate) fn limits(&self) -> HeapLimits {
-        let own = HeapLimits::of(self.device);
-        let own = if self.share_gpus { own.of_shared_device() } else { own };
-        self.shapes().fold(own, |limits, shape| limits.with_room_for(shape))
+        HeapLimits::for_shapes(self.device, self.shares_gpus, self.shapes())
     }
 
     /// What all rows of a type and operator have in common.
@@ -361,6 +365,13 @@ mod tests {
     fn the_heap_has_room_for_what_is_asked_for() {
         let limits = check("", NODE).unwrap().limits();
         assert_eq!(limits, HeapLimits::of(DeviceKind::Cuda));
+        assert_eq!(
+            check("--share-gpus", NODE).unwrap().limits(),
+            limits,
+            "nothing is shared where there are enough GPUs"
+        );
+        let shared = check("--share-gpus --ranks 8", Fake { gpus: 4, ..NODE }).unwrap().limits();
+        assert_eq!(shared, HeapLimits::for_shapes(DeviceKind::Cuda, true, []));
         let limits = check("--variant ring --slots 2,16 --chunk 64K,1M --lanes 8,128", NODE).unwrap().limits();
         assert_eq!((limits.ring_slots, limits.slot_bytes, limits.lanes), (16, 1 << 20, 128));
     }

@@ -36,6 +36,7 @@ impl StudyRequest {
         args: &SweepArgs,
         device: DeviceKind,
         ranks: WorldSize,
+        shares_gpus: bool,
         here: &dyn Surroundings,
     ) -> Result<Option<Self>> {
         let Some(file) = &args.ablate else { return Ok(None) };
@@ -55,7 +56,7 @@ impl StudyRequest {
         for study in &mut studies {
             study.groups.retain(|group| group.ranks.as_ref().is_none_or(|listed| listed.contains(&ranks)));
             for group in &mut study.groups {
-                if !has_rivals(args, device, ranks, here) {
+                if !has_rivals(device, shares_gpus, here) {
                     group.against.clear();
                 }
             }
@@ -98,6 +99,11 @@ impl StudyRequest {
     /// The largest message of all.
     pub(crate) fn largest(&self) -> Option<Bytes> {
         self.groups().flat_map(|group| group.sizes.iter().copied()).max()
+    }
+
+    /// The longest batch of all; 0 without batches.
+    pub(crate) fn most_batch(&self) -> u32 {
+        self.groups().flat_map(Group::entrants).map(|candidate| candidate.batch).max().unwrap_or(0)
     }
 
     /// The libraries that any group is measured against.

@@ -126,30 +126,56 @@ impl<'a> Sweep<'a> {
 
     /// Wrong elements on this rank over the operations that were asked for, all with data of their own: `first` and
     /// those after it. With graphs at least two replays, since the second is where a frozen argument shows.
+    ///
+    /// A batch is checked with as many operations as there are sets of operands: each has a result of its own, so that one that
+    /// does not run, or runs twice in place, is seen.
     fn verify(&self, planned: &Planned, verifier: &Verifier, first: u64) -> Result<u64> {
-        let &SweepRequest { check, in_place, .. } = self.request;
-        let Issue { graph, batch } = planned.issue;
-        if check == 0 {
+        let batch = planned.issue.batch;
+        if self.request.check == 0 {
             return Ok(0);
         }
+        let sets = self.bench.tallies().len().min(batch.max(1) as usize);
+        let calls = match batch {
+            0 => Calls::new(self.bench, planned, 0),
+            _ => Calls::apart(self.bench, planned, sets),
+        };
+        self.wrong_of(&calls, sets, planned, verifier, first)
+    }
+
+    /// What is wrong after `calls`, which are to fill the results of `sets` sets of operands.
+    fn wrong_of(
+        &self,
+        calls: &Calls<'_>,
+        sets: usize,
+        planned: &Planned,
+        verifier: &Verifier,
+        first: u64,
+    ) -> Result<u64> {
+        let (check, graph) = (self.request.check, planned.issue.graph);
         let (bench, stream, request) = (self.bench, self.bench.stream(), &planned.request);
-        let operands = bench.operands(&planned.engine);
-        let tally = bench.tally();
-        // In place, the second operation of a batch has another operand than the first.
-        let calls = Calls::new(bench, planned, if in_place { batch.min(1) } else { batch });
+        let tallies = &bench.tallies()[..sets];
         let once = || {
-            // SAFETY: the operands have room for the largest size; they and the tally live as long as the bench, which
-            // synchronises the stream before it goes.
-            unsafe { verifier.fill(tally, operands.input, request, stream)? };
-            if operands.output != operands.input {
-                // SAFETY: as above.
-                unsafe { verifier.poison(operands.output, request, stream)? };
+            for (set, tally) in tallies.iter().enumerate() {
+                let operands = bench.operands_of(&planned.engine, set);
+                // SAFETY: each set of operands has room for the largest size; they and the tallies live as long as the bench, which
+                // synchronises the stream before it goes.
+                unsafe { verifier.fill(tally, operands.input, request, stream)? };
+                if operands.output != operands.input {
+                    // SAFETY: as above.
+                    unsafe { verifier.poison(operands.output, request, stream)? };
+                }
             }
             calls.issue()?;
-            // SAFETY: as above.
-            unsafe { verifier.check(tally, operands.output, request, stream) }
+            tallies.iter().enumerate().try_for_each(|(set, tally)| {
+                let output = bench.operands_of(&planned.engine, set).output;
+                // SAFETY: as above.
+                unsafe { verifier.check(tally, output, request, stream) }
+            })
         };
-        tally.restart(first, stream)?;
+        for (set, tally) in (0..).zip(tallies) {
+            // Numbers far apart, as those of candidates are.
+            tally.restart(first + (set << 28), stream)?;
+        }
         if graph == 0 {
             (0..check).try_for_each(|_| once())?;
             bench.finish()?;
@@ -158,7 +184,7 @@ impl<'a> Sweep<'a> {
             (0..check.div_ceil(graph).max(2)).try_for_each(|_| replay.launch())?;
             bench.finish()?;
         }
-        tally.read(stream).map(|(_, wrong)| wrong)
+        tallies.iter().map(|tally| tally.read(stream).map(|(_, wrong)| wrong)).sum()
     }
 
     /// This rank's time of each repeat, microseconds an operation, one series a candidate.
@@ -173,7 +199,7 @@ impl<'a> Sweep<'a> {
         for planned in planned {
             let input = bench.operands(&planned.engine).input;
             // SAFETY: as in `verify`.
-            unsafe { verifier.fill(bench.tally(), input, &planned.request, stream)? };
+            unsafe { verifier.fill(&bench.tallies()[0], input, &planned.request, stream)? };
             let replay = match planned.issue.graph {
                 0 => None,
                 graph => Some(bench.capture(|| (0..graph).try_for_each(|_| bench.issue(planned)))?),
@@ -231,4 +257,39 @@ struct Turn<'a> {
     replay: Option<Replay<'a>>,
     calls: Calls<'a>,
     series_us: Vec<f32>,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use myelon_ccl::device::Device;
+    use myelon_ccl::device::cpu::CpuDevice;
+    use myelon_ccl::{Communicator, Options};
+
+    use super::*;
+    use crate::request::fake::{CPU, check};
+
+    /// One rank, whose results are copies: what counts is which of them are there.
+    #[test]
+    fn an_operation_of_a_batch_that_does_not_run_is_seen() {
+        let request = check("--ranks 1 -b 400 -e 400 --batch 9 --variant auto", CPU).unwrap();
+        let devices: [Arc<dyn Device>; 1] = [CpuDevice::new(0).unwrap()];
+        let options = Options { limits: Some(request.limits()), ..Options::default() };
+        let communicator = Communicator::threads(&devices, &options).unwrap().pop().unwrap();
+        let bench = Bench::new(communicator, &request).unwrap();
+        let Job { dtype, op, ref candidates } = request.jobs[0];
+        let verifier = Verifier::prepare(&devices[0], dtype, op).unwrap();
+        let reduced = Request { count: 100, dtype, op };
+        let planned = plan(&bench, &candidates[0], reduced, Issue { graph: 0, batch: request.batch }).unwrap();
+        let sweep = Sweep::new(&bench, &request);
+        assert_eq!(sweep.verify(&planned, &verifier, 1 << 40).unwrap(), 0);
+        let wrong = |calls: &Calls<'_>, first| sweep.wrong_of(calls, 4, &planned, &verifier, first).unwrap();
+        assert_eq!(wrong(&Calls::apart(&bench, &planned, 4), 2 << 40), 0);
+        let short = wrong(&Calls::apart(&bench, &planned, 3), 3 << 40);
+        assert!((90..=100).contains(&short), "{short}");
+        let same = wrong(&Calls::new(&bench, &planned, 4), 4 << 40);
+        assert!((270..=300).contains(&same), "{same}");
+        bench.close().unwrap();
+    }
 }

@@ -9,18 +9,8 @@
 
 namespace myelon {
 
-// Mirror of bin/myelon-perf/beside.rs.
-struct NeighbourArgs {
-  const u8* data;  // packs
-  u64 packs;       // a multiple of the grid's threads times kLoads
-  u64* words;      // one a thread
-  u64 rounds;
-};
-static_assert(sizeof(NeighbourArgs) == 32, "NeighbourArgs differs from bin/myelon-perf/beside.rs");
-
 constexpr u32 kChains = 4;
 constexpr u32 kSteps = 16;  // of each chain, a round
-constexpr u32 kLoads = 2;   // under way at a time, a thread; mirror of bin/myelon-perf/beside.rs
 
 MYELON_DEVICE u64 global_thread() { return static_cast<u64>(cta_index()) * thread_count() + thread_index(); }
 
@@ -47,12 +37,12 @@ MYELON_DEVICE void memory(const NeighbourArgs& args) {
   u64 word = 0;
   for (u64 round = 0; round < args.rounds; ++round) {
     MYELON_NO_UNROLL
-    for (u64 pack = global_thread(); pack < args.packs; pack += threads * kLoads) {
-      Bytes16 loaded[kLoads];
+    for (u64 pack = global_thread(); pack < args.packs; pack += threads * kNeighbourLoads) {
+      Bytes16 loaded[kNeighbourLoads];
       MYELON_UNROLL
-      for (u32 k = 0; k < kLoads; ++k) loaded[k] = ld_weak_16(args.data + (pack + k * threads) * kPackBytes);
+      for (u32 k = 0; k < kNeighbourLoads; ++k) loaded[k] = ld_weak_16(args.data + (pack + k * threads) * kPackBytes);
       MYELON_UNROLL
-      for (u32 k = 0; k < kLoads; ++k) word ^= loaded[k].half[0] ^ loaded[k].half[1];
+      for (u32 k = 0; k < kNeighbourLoads; ++k) word ^= loaded[k].half[0] ^ loaded[k].half[1];
     }
   }
   args.words[global_thread()] = word;

@@ -65,9 +65,7 @@ impl Communicator {
         let table = options.table.clone().unwrap_or_else(|| LaneTable::embedded(kind));
         let limits = options.limits.unwrap_or_else(|| {
             let asked = table.shapes().chain(options.choice.iter().map(|choice| &choice.shape));
-            let own = HeapLimits::of(kind);
-            let own = if options.share_devices { own.of_shared_device() } else { own };
-            asked.fold(own, |limits, shape| limits.with_room_for(shape))
+            HeapLimits::for_shapes(kind, options.share_devices, asked)
         });
         let sharers = agree(&device, &*bootstrap, &options, &table, limits)?;
 

@@ -25,7 +25,8 @@ pub struct Options {
     pub choice: Option<Choice>,
     /// Whether floats may use sentinel mailboxes. `MYELON_SENTINEL=0` turns them off.
     pub sentinel: bool,
-    /// Whether several ranks may use one GPU: for tests of correctness.
+    /// Whether several ranks may use one GPU: for tests of correctness. Where `limits` is absent, it also lowers the lanes that the
+    /// heap has room for, so that the ranks on a GPU find room there together.
     pub share_devices: bool,
     /// What to do where ranks cannot reach each other's memory; [`Fallback::Refuse`] by default.
     pub fallback: Fallback,

@@ -5,6 +5,9 @@ use std::fmt;
 use crate::measure::size::Bytes;
 use crate::types::{DType, ReduceOp, WorldSize};
 
+/// Most operations of a batch, [`Series::batch`]: together fewer than a stream queues before a call blocks.
+pub const MOST_BATCH: u32 = 256;
+
 /// One all-reduce as the ranks ask for it. Rows of equal cases can be held against each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Case {

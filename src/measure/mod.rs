@@ -22,11 +22,12 @@ pub mod results;
 pub mod scale;
 pub mod size;
 pub mod stats;
+pub(crate) mod stored;
 pub mod svg;
 pub mod text;
 
 pub use bandwidth::Bandwidth;
-pub use case::{Case, Series};
+pub use case::{Case, MOST_BATCH, Series};
 pub use compare::{Baseline, Comparison};
 pub use provenance::Provenance;
 pub use results::{Results, Row};

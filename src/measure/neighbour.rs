@@ -5,9 +5,9 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
-use crate::measure::output;
+use crate::error::Result;
 use crate::measure::provenance::Provenance;
+use crate::measure::stored::{self, Stored, json, lines};
 use crate::types::{Wait, WorldSize};
 
 /// Number of the form described here.
@@ -89,49 +89,40 @@ impl Neighbour {
 impl Neighbours {
     /// Reads a file that [`Neighbours::write`] made.
     ///
-    /// Errors: [`Error::Io`] if the file cannot be read; [`Error::Config`] with file and place if it has another form.
+    /// Errors: [`Error::Io`](crate::Error::Io) if the file cannot be read;
+    /// [`Error::Config`](crate::Error::Config) with file and place if it has another form.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(|error| Error::at_path("cannot read", path, error))?;
-        Self::parse(&text, &path.display().to_string())
-    }
-
-    fn parse(text: &str, source_name: &str) -> Result<Self> {
-        let config = |key: String, detail: String| Error::Config { source_name: source_name.to_owned(), key, detail };
-        let parsed: Self = serde_json::from_str(text)
-            .map_err(|error| config(format!("line {}", error.line()), format!("not a file of neighbours: {error}")))?;
-        if parsed.schema != SCHEMA {
-            return Err(config(
-                "schema".into(),
-                format!("{} is not the one known, {SCHEMA}: measure again", parsed.schema),
-            ));
-        }
-        for (index, row) in parsed.rows.iter().enumerate() {
-            row.check().map_err(|detail| config(format!("rows[{index}]"), detail))?;
-        }
-        Ok(parsed)
+        stored::read(path)
     }
 
     /// The file's text: a line for the provenance and one a row.
     ///
-    /// Errors: [`Error::InvalidArgument`] for times that no run can give.
+    /// Errors: [`Error::InvalidArgument`](crate::Error::InvalidArgument) for times that no run can give.
     pub fn to_json(&self) -> Result<String> {
-        let json = |error: serde_json::Error| Error::invalid(format!("neighbours cannot be written as JSON: {error}"));
-        let provenance = serde_json::to_string(&self.provenance).map_err(json)?;
-        let mut text = format!("{{\"schema\":{},\n\"provenance\":{provenance},\n\"rows\":[", self.schema);
-        for (index, row) in self.rows.iter().enumerate() {
-            row.check().map_err(|detail| Error::invalid(format!("rows[{index}]: {detail}")))?;
-            let separator = if index == 0 { "\n" } else { ",\n" };
-            let _ = write!(text, "{separator}{}", serde_json::to_string(row).map_err(json)?);
-        }
-        text.push_str("\n]}\n");
-        Ok(text)
+        stored::text(self)
     }
 
     /// Replaces `path` at once.
     ///
-    /// Errors: as [`Neighbours::to_json`] and [`output::replace`].
+    /// Errors: as [`Neighbours::to_json`] and [`output::replace`](crate::measure::output::replace).
     pub fn write(&self, path: &Path) -> Result<()> {
-        output::replace(path, &self.to_json()?)
+        stored::write(self, path)
+    }
+}
+
+impl Stored for Neighbours {
+    const SCHEMA: u32 = SCHEMA;
+    const WHAT: &str = "a file of neighbours";
+    const WRITER: &str = "neighbour --json";
+
+    fn check(&self) -> Result<(), (String, String)> {
+        let check =
+            |(index, row): (usize, &Neighbour)| row.check().map_err(|detail| (format!("rows[{index}]"), detail));
+        self.rows.iter().enumerate().try_for_each(check)
+    }
+
+    fn body(&self) -> Result<String> {
+        Ok(format!("\"provenance\":{},\n\"rows\":{}", json(&self.provenance)?, lines(self.rows.iter().map(json))?))
     }
 }
 
@@ -167,13 +158,14 @@ mod tests {
         let text = neighbours.to_json().unwrap();
         let expected = r#"{"ranks":4,"variant":"ring","wait":"spin","lanes":64,"threads":512,"work":"compute","alone_us":8000.0,"beside_us":12000.5}"#;
         assert!(text.contains(expected), "{text}");
-        assert_eq!(Neighbours::parse(&text, "x.json").unwrap(), neighbours);
+        assert_eq!(stored::parse::<Neighbours>(&text, "x.json").unwrap(), neighbours);
         for (bad, expected) in [
             (text.replace("\"schema\":1", "\"schema\":2"), "x.json: schema: 2 is not the one known, 1"),
+            (text.replace("\"schema\":1", "\"schema\":2,\"new\":0"), "x.json: schema: 2 is not the one known, 1"),
             (text.replace("8000.0", "0.0"), "x.json: rows[0]: times must be"),
             (text.replace("compute", "sleep"), "x.json: line 4: not a file of neighbours"),
         ] {
-            let message = Neighbours::parse(&bad, "x.json").unwrap_err().to_string();
+            let message = stored::parse::<Neighbours>(&bad, "x.json").unwrap_err().to_string();
             assert!(message.contains(expected), "{message}");
         }
         let never = Neighbours { rows: vec![row(Wait::Spin, f64::NAN)], ..neighbours };

@@ -1,17 +1,16 @@
 //! The stored form of a benchmark run: one JSON file, with where it was taken.
 
-use std::fmt::Write as _;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::measure::bandwidth::Bandwidth;
 use crate::measure::case::{Case, Series};
-use crate::measure::output;
 use crate::measure::provenance::Provenance;
 use crate::measure::size::Bytes;
 use crate::measure::stats::Summary;
+use crate::measure::stored::{self, Stored, json, lines};
 use crate::types::{DType, Launching, Metadata, Places, ReduceOp, SyncPolicy, Wait, WorldSize};
 
 /// Number of the form described here. A change that an old reader would get wrong takes the next one.
@@ -175,58 +174,45 @@ impl Results {
 
     /// Reads a file that [`Results::write`] made, or one edited by hand.
     ///
-    /// Errors: [`Error::Io`] if the file cannot be read; [`Error::Config`] with file and place if it is not JSON, has
-    /// another schema, an unknown or missing field, or numbers no run can give.
+    /// Errors: [`Error::Io`](crate::Error::Io) if the file cannot be read;
+    /// [`Error::Config`](crate::Error::Config) with file and place if it is not JSON, has another schema, an unknown or missing
+    /// field, or numbers no run can give.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(|error| Error::at_path("cannot read", path, error))?;
-        Self::parse(&text, &path.display().to_string())
+        stored::read(path)
     }
 
     /// As [`Results::read`], of a text; `source_name` is for errors.
     pub fn parse(text: &str, source_name: &str) -> Result<Self> {
-        // WHY: the schema first, alone: another schema's file would fail over whichever field happens to differ.
-        #[derive(Deserialize)]
-        struct Header {
-            schema: u32,
-        }
-        let config = |key: String, detail: String| Error::Config { source_name: source_name.to_owned(), key, detail };
-        let json =
-            |error: serde_json::Error| config(format!("line {}", error.line()), format!("not a results file: {error}"));
-        let Header { schema } = serde_json::from_str(text).map_err(json)?;
-        if schema != SCHEMA {
-            let detail =
-                format!("{schema} is not the one known, {SCHEMA}: measure again, or use the version that wrote it");
-            return Err(config("schema".to_owned(), detail));
-        }
-        let results: Self = serde_json::from_str(text).map_err(json)?;
-        for (index, row) in results.rows.iter().enumerate() {
-            row.check().map_err(|detail| config(format!("rows[{index}]"), detail))?;
-        }
-        Ok(results)
+        stored::parse(text, source_name)
     }
 
     /// The file's text: a line for the provenance and one a row, so that a diff shows which measurements changed.
     ///
-    /// Errors: [`Error::InvalidArgument`] for numbers that [`Results::parse`] would refuse.
+    /// Errors: [`Error::InvalidArgument`](crate::Error::InvalidArgument) for numbers that [`Results::parse`] would refuse.
     pub fn to_json(&self) -> Result<String> {
-        let json = |error: serde_json::Error| Error::invalid(format!("results cannot be written as JSON: {error}"));
-        let mut text = String::new();
-        let provenance = serde_json::to_string(&self.provenance).map_err(json)?;
-        let _ = write!(text, "{{\"schema\":{},\n\"provenance\":{provenance},\n\"rows\":[", self.schema);
-        for (index, row) in self.rows.iter().enumerate() {
-            row.check().map_err(|detail| Error::invalid(format!("rows[{index}]: {detail}")))?;
-            let separator = if index == 0 { "\n" } else { ",\n" };
-            let _ = write!(text, "{separator}{}", serde_json::to_string(row).map_err(json)?);
-        }
-        text.push_str("\n]}\n");
-        Ok(text)
+        stored::text(self)
     }
 
     /// Replaces `path` at once: a reader sees the old file or the new one.
     ///
-    /// Errors: as [`Results::to_json`] and [`output::replace`].
+    /// Errors: as [`Results::to_json`] and [`output::replace`](crate::measure::output::replace).
     pub fn write(&self, path: &Path) -> Result<()> {
-        output::replace(path, &self.to_json()?)
+        stored::write(self, path)
+    }
+}
+
+impl Stored for Results {
+    const SCHEMA: u32 = SCHEMA;
+    const WHAT: &str = "a results file";
+    const WRITER: &str = "--json";
+
+    fn check(&self) -> Result<(), (String, String)> {
+        let check = |(index, row): (usize, &Row)| row.check().map_err(|detail| (format!("rows[{index}]"), detail));
+        self.rows.iter().enumerate().try_for_each(check)
+    }
+
+    fn body(&self) -> Result<String> {
+        Ok(format!("\"provenance\":{},\n\"rows\":{}", json(&self.provenance)?, lines(self.rows.iter().map(json))?))
     }
 }
 
@@ -298,7 +284,8 @@ pub(crate) mod tests {
         assert!(Results::parse(&good, "x.json").is_ok());
         for (bad, expected) in [
             (good.replace("\"schema\":1", "\"schema\":2"), "x.json: schema: 2 is not the one known, 1"),
-            (good.replace("\"gpus\":8", "\"gpuz\":8"), "x.json: line 2: not a results file: unknown field `gpuz`"),
+            (good.replace("\"schema\":1", "\"schema\":2,\"new\":0"), "x.json: schema: 2 is not the one known, 1"),
+            (good.replace("\"gpus\":8", "\"gpuz\":8"), "x.json: line 2: not a results file (unknown field `gpuz`"),
             (good.replace("\"f32\"", "\"f31\""), "unknown data type 'f31'"),
             (good.replace("\"ranks\":2", "\"ranks\":9"), "a world of 9 ranks"),
             (good.replace("\"p50\":1.0", "\"p50\":7.0"), "x.json: rows[0]: time_us must ascend"),

@@ -51,13 +51,21 @@ impl HeapLimits {
         }
     }
 
+    /// The defaults, raised where one of `shapes` asks for more. Where ranks share a device, the default number of lanes is lowered
+    /// first, so that all of them find room there.
+    pub fn for_shapes<'a>(kind: DeviceKind, shared: bool, shapes: impl IntoIterator<Item = &'a Shape>) -> Self {
+        let own = Self::of(kind);
+        let own = if shared { own.of_shared_device() } else { own };
+        shapes.into_iter().fold(own, |limits, shape| limits.with_room_for(shape))
+    }
+
     /// These limits with so few lanes that [`MAX_WORLD`] ranks find room on one device for their CTAs of any default shape.
-    pub fn of_shared_device(self) -> Self {
+    fn of_shared_device(self) -> Self {
         Self { lanes: self.lanes.min(8), ..self }
     }
 
     /// These limits, raised where a shape asks for more.
-    pub fn with_room_for(self, shape: &Shape) -> Self {
+    fn with_room_for(self, shape: &Shape) -> Self {
         let lanes = shape.lanes.map_or(0, |lanes| lanes.most(u64::MAX));
         let chunk = shape.chunk.map_or(0, |chunk| chunk.0.next_multiple_of(CELL_ALIGNMENT));
         Self {
@@ -183,6 +191,17 @@ mod tests {
         large.layout(WorldSize::new(8).unwrap()).unwrap();
         let small = Shape { lanes: Some(Lanes::UpTo(1)), chunk: Some(Bytes(16)), slots: Some(2), ..Shape::default() };
         assert_eq!(large.with_room_for(&small), large);
+    }
+
+    #[test]
+    fn a_shared_device_lowers_the_default_but_not_what_a_shape_asks_for() {
+        let lanes = |shared, shapes: &[Shape]| HeapLimits::for_shapes(DeviceKind::Cuda, shared, shapes).lanes;
+        let sixteen = Shape { lanes: Some(Lanes::UpTo(16)), ..Shape::default() };
+        assert_eq!(HeapLimits::for_shapes(DeviceKind::Cuda, false, []), HeapLimits::of(DeviceKind::Cuda));
+        assert_eq!(
+            (lanes(false, &[sixteen]), lanes(true, &[]), lanes(true, &[sixteen, Shape::default()])),
+            (128, 8, 16)
+        );
     }
 
     #[test]

@@ -1,14 +1,14 @@
 //! The stored form of a run of studies, and runs on one machine taken together.
 
 use std::collections::BTreeSet;
-use std::fmt::Write as _;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use super::studies::Candidate;
-use crate::error::{Error, Result};
-use crate::measure::{Bytes, Provenance, Row, output};
+use crate::error::Result;
+use crate::measure::stored::{self, Stored, json, lines};
+use crate::measure::{Bytes, Provenance, Row};
 use crate::types::WorldSize;
 
 /// Number of the form described here. A change that an old reader would get wrong takes the next one.
@@ -66,71 +66,55 @@ impl Ablation {
 
     /// Reads a file that [`Ablation::write`] made.
     ///
-    /// Errors: [`Error::Io`] if the file cannot be read; [`Error::Config`] with file and place if it is not such a file.
+    /// Errors: [`Error::Io`](crate::Error::Io) if the file cannot be read;
+    /// [`Error::Config`](crate::Error::Config) with file and place if it is not such a file.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(|error| Error::at_path("cannot read", path, error))?;
-        Self::parse(&text, &path.display().to_string())
+        stored::read(path)
     }
 
     /// As [`Ablation::read`], of a text; `source_name` is for errors.
     pub fn parse(text: &str, source_name: &str) -> Result<Self> {
-        let config = |key: String, detail: String| Error::Config { source_name: source_name.to_owned(), key, detail };
-        let run: Self = serde_json::from_str(text).map_err(|error| {
-            config(
-                format!("line {}", error.line()),
-                format!("not results of studies ({error}): name a file that --ablate --json wrote"),
-            )
-        })?;
-        if run.schema != SCHEMA {
-            let detail = format!(
-                "{} is not the one known, {SCHEMA}: measure again, or use the version that wrote it",
-                run.schema
-            );
-            return Err(config("schema".to_owned(), detail));
-        }
-        for study in &run.studies {
-            for Measured { label, row, .. } in &study.rows {
-                row.check().map_err(|detail| config(format!("study {}, '{label}'", study.name), detail))?;
-            }
-        }
-        Ok(run)
+        stored::parse(text, source_name)
     }
 
     /// The file's text, a line a row, so that a diff shows which measurements changed.
     ///
-    /// Errors: [`Error::InvalidArgument`] for numbers that [`Ablation::parse`] would refuse.
+    /// Errors: [`Error::InvalidArgument`](crate::Error::InvalidArgument) for numbers that [`Ablation::parse`] would refuse.
     pub fn to_json(&self) -> Result<String> {
-        fn json<T: Serialize>(value: &T) -> Result<String> {
-            serde_json::to_string(value)
-                .map_err(|error| Error::invalid(format!("results of studies cannot be written as JSON: {error}")))
-        }
-        let Self { schema, provenance, ranks, caution, studies } = self;
-        let (provenance, caution) = (json(provenance)?, json(caution)?);
-        let mut text = format!("{{\"schema\":{schema},\n\"provenance\":{provenance},\n");
-        let _ = write!(text, "\"ranks\":{ranks},\n\"caution\":{caution},\n\"studies\":[");
-        for (index, StudyRun { name, cut, rows }) in studies.iter().enumerate() {
-            let (separator, name) = (if index == 0 { "" } else { "," }, json(name)?);
-            let _ = write!(text, "{separator}\n{{\"name\":{name},\"cut\":{cut},\"rows\":[");
-            for (index, measured) in rows.iter().enumerate() {
-                let wrong = |detail| Error::invalid(format!("study {name}, '{}': {detail}", measured.label));
-                measured.row.check().map_err(wrong)?;
-                let _ = write!(text, "{}\n{}", if index == 0 { "" } else { "," }, json(measured)?);
-            }
-            text.push_str("\n]}");
-        }
-        text.push_str("\n]}\n");
-        Ok(text)
+        stored::text(self)
     }
 
     /// Replaces `path` at once: a reader sees the old file or the new one.
     ///
-    /// Errors: as [`Ablation::to_json`] and [`output::replace`].
+    /// Errors: as [`Ablation::to_json`] and [`output::replace`](crate::measure::output::replace).
     pub fn write(&self, path: &Path) -> Result<()> {
-        output::replace(path, &self.to_json()?)
+        stored::write(self, path)
     }
 
     fn of(&self, study: &str) -> Option<&StudyRun> {
         self.studies.iter().find(|run| run.name == study && !run.rows.is_empty())
+    }
+}
+
+impl Stored for Ablation {
+    const SCHEMA: u32 = SCHEMA;
+    const WHAT: &str = "results of studies";
+    const WRITER: &str = "--ablate --json";
+
+    fn check(&self) -> Result<(), (String, String)> {
+        let mut rows = self.studies.iter().flat_map(|study| study.rows.iter().map(move |measured| (study, measured)));
+        rows.try_for_each(|(StudyRun { name, .. }, Measured { label, row, .. })| {
+            row.check().map_err(|detail| (format!("study {name}, '{label}'"), detail))
+        })
+    }
+
+    fn body(&self) -> Result<String> {
+        let Self { provenance, ranks, caution, studies, .. } = self;
+        let study = |StudyRun { name, cut, rows }: &StudyRun| {
+            Ok(format!("{{\"name\":{},\"cut\":{cut},\"rows\":{}}}", json(name)?, lines(rows.iter().map(json))?))
+        };
+        let (provenance, caution, studies) = (json(provenance)?, json(caution)?, lines(studies.iter().map(study))?);
+        Ok(format!("\"provenance\":{provenance},\n\"ranks\":{ranks},\n\"caution\":{caution},\n\"studies\":{studies}"))
     }
 }
 
@@ -247,6 +231,7 @@ pub(super) mod tests {
         let good = run(2, &[[10.0, 20.0]]).to_json().unwrap();
         for (bad, expected) in [
             (good.replace("\"schema\":1", "\"schema\":2"), "x.json: schema: 2 is not the one known"),
+            (good.replace("\"schema\":1", "\"schema\":2,\"new\":0"), "x.json: schema: 2 is not the one known"),
             (good.replace("\"p50\":10.0", "\"p50\":70.0"), "x.json: study slots, 'signals': time_us must ascend"),
             ("{\"schema\":1,\"rows\":[]}".to_owned(), "a file that --ablate --json wrote"),
         ] {

@@ -7,7 +7,7 @@ use super::file::File;
 use crate::device::DeviceKind;
 use crate::error::{Error, Result};
 use crate::measure::compare::AUTO;
-use crate::measure::{Baseline, Bytes};
+use crate::measure::{Baseline, Bytes, MOST_BATCH};
 use crate::memory::HeapLimits;
 use crate::types::{DType, ReduceOp, WorldSize};
 use crate::variant::{Choice, Manifest, Plan, Request, Shape, Terrain};
@@ -169,6 +169,11 @@ impl Group {
             if candidate.graph > 0 && candidate.batch > 0 {
                 return Err((part, "graph and batch exclude each other: set graph = 0 for a batch".into()));
             }
+            if candidate.batch > MOST_BATCH {
+                let detail =
+                    format!("batch = {} is more than a call may queue: use {MOST_BATCH} or less", candidate.batch);
+                return Err((part, detail));
+            }
             candidate.check(&self.sizes).map_err(|error| (part, error.to_string()))?;
         }
         Ok(())
@@ -201,7 +206,7 @@ impl Candidate {
         choice.variant.takes(&self.shape)?;
         let world_size = WorldSize::new(2)?;
         for device in [DeviceKind::Cuda, DeviceKind::Cpu] {
-            let (layout, _) = HeapLimits::of(device).with_room_for(&self.shape).layout(world_size)?;
+            let (layout, _) = HeapLimits::for_shapes(device, false, [&self.shape]).layout(world_size)?;
             // The CPU has every instruction; what a GPU lacks is left out where it is known.
             let terrain = Terrain { device, world_size, layout: &layout, sentinel: true, arch: "cpu" };
             for size in sizes {
@@ -276,6 +281,11 @@ candidates = [
             ("schema = 1", "schema = 2", "small.toml: schema: 2 is not known"),
             ("slots = 4 }", "slots = 3 }", "study slots, '4 slots': variant ring: slots=3 is not possible"),
             ("slots = 4 }", "slotz = 4 }", "unknown field `slotz`"),
+            (
+                "slots = 4 }",
+                "slots = 4, graph = 0, batch = 257 }",
+                "'4 slots': batch = 257 is more than a call may queue",
+            ),
             ("slots = 4 }", "stages = 4 }", "stages=4 is not possible, it has no such parameter"),
             ("slots = 4 }", "slots = 2 }", "'4 slots': another candidate of the group is the same"),
             ("\"4 slots\"", "\"2 slots\"", "no other candidate of the group has it"),

@@ -5,7 +5,7 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use super::manifest::VariantSpec;
-use crate::abi::{PACK_BYTES, STAGE_FLAG_BYTES};
+use crate::abi::{NEIGHBOUR_LOADS, PACK_BYTES, STAGE_FLAG_BYTES};
 use crate::device::KernelSource;
 use crate::measure::neighbour::Work;
 use crate::types::{DType, Metadata, Places, ReduceOp, SyncPolicy, Wait, WorldSize};
@@ -163,6 +163,7 @@ impl VerifyKernel {
 pub fn neighbour_kernel(work: Work, threads: u32) -> KernelSource {
     let entry = format!(
         "#include \"verify/neighbour.cuh\"\nnamespace myelon {{\n\
+         static_assert(kNeighbourLoads == {NEIGHBOUR_LOADS}, \"kNeighbourLoads differs from src/abi.rs\");\n\
          MYELON_KERNEL({threads}, NeighbourArgs, args) {{ {work}(args); }}\n}}\n"
     );
     KernelSource { name: format!("neighbour::{work}"), entry }

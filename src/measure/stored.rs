@@ -1,0 +1,92 @@
+//! What all stored files have in common: the number of their form, the way they are read, and a line for each row.
+
+use std::path::Path;
+
+use serde::Serialize;
+use serde::de::{Deserialize, DeserializeOwned};
+
+use crate::error::{Error, Result};
+use crate::measure::output;
+
+/// A run as a JSON file.
+pub(crate) trait Stored: DeserializeOwned {
+    /// Number of the form. A change that an old reader would get wrong takes the next one.
+    const SCHEMA: u32;
+    /// What such a file is, behind "not".
+    const WHAT: &str;
+    /// The arguments of `myelon-perf` that write it.
+    const WRITER: &str;
+
+    /// What no run can give, behind its place in the file.
+    fn check(&self) -> Result<(), (String, String)>;
+
+    /// The members of the file behind its schema: a line each, and as many as [`lines`] makes.
+    ///
+    /// Errors: those of [`json`].
+    fn body(&self) -> Result<String>;
+}
+
+/// Reads a file that [`write()`] made.
+///
+/// Errors: [`Error::Io`] if the file cannot be read; else those of [`parse`].
+pub(crate) fn read<T: Stored>(path: &Path) -> Result<T> {
+    let text = std::fs::read_to_string(path).map_err(|error| Error::at_path("cannot read", path, error))?;
+    parse(&text, &path.display().to_string())
+}
+
+/// As [`read`], of a text; `source_name` is for errors.
+///
+/// Errors: [`Error::Config`] with file and place if it is not JSON, has another schema, an unknown or missing field, or
+/// numbers no run can give.
+pub(crate) fn parse<T: Stored>(text: &str, source_name: &str) -> Result<T> {
+    // WHY: the schema first, alone: another schema's file would fail over whichever field happens to differ.
+    #[derive(serde::Deserialize)]
+    struct Header {
+        schema: u32,
+    }
+    fn decode<'a, T: Stored, V: Deserialize<'a>>(text: &'a str, source_name: &str) -> Result<V> {
+        serde_json::from_str(text).map_err(|error| Error::Config {
+            source_name: source_name.to_owned(),
+            key: format!("line {}", error.line()),
+            detail: format!("not {} ({error}): name a file that {} wrote", T::WHAT, T::WRITER),
+        })
+    }
+    let config = |key: String, detail: String| Error::Config { source_name: source_name.to_owned(), key, detail };
+    let Header { schema } = decode::<T, _>(text, source_name)?;
+    if schema != T::SCHEMA {
+        let known = T::SCHEMA;
+        let detail = format!("{schema} is not the one known, {known}: measure again, or use the version that wrote it");
+        return Err(config("schema".to_owned(), detail));
+    }
+    let run: T = decode::<T, _>(text, source_name)?;
+    run.check().map_err(|(place, detail)| config(place, detail))?;
+    Ok(run)
+}
+
+/// The file's text, a line a row, so that a diff shows which measurements changed.
+///
+/// Errors: [`Error::InvalidArgument`] for numbers that [`parse`] would refuse.
+pub(crate) fn text<T: Stored>(run: &T) -> Result<String> {
+    run.check().map_err(|(place, detail)| Error::invalid(format!("{place}: {detail}")))?;
+    Ok(format!("{{\"schema\":{},\n{}}}\n", T::SCHEMA, run.body()?))
+}
+
+/// Replaces `path` at once: a reader sees the old file or the new one.
+///
+/// Errors: as [`text()`] and [`output::replace`].
+pub(crate) fn write<T: Stored>(run: &T, path: &Path) -> Result<()> {
+    output::replace(path, &text(run)?)
+}
+
+/// A value on one line.
+///
+/// Errors: [`Error::InvalidArgument`] for a value that JSON has no form for.
+pub(crate) fn json<T: Serialize + ?Sized>(value: &T) -> Result<String> {
+    serde_json::to_string(value).map_err(|error| Error::invalid(format!("cannot be written as JSON: {error}")))
+}
+
+/// An array whose elements, JSON themselves, have a line each.
+pub(crate) fn lines(elements: impl Iterator<Item = Result<String>>) -> Result<String> {
+    let elements = elements.map(|element| element.map(|element| format!("\n{element}")));
+    Ok(format!("[{}\n]", elements.collect::<Result<Vec<_>>>()?.join(",")))
+}
