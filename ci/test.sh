@@ -91,17 +91,21 @@ step_nvrtc() {
 }
 
 has_libclang() {
-  compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null || compgen -G "${LIBCLANG_PATH:-/none}/libclang*.so*" >/dev/null ||
+  # Not libclang-cpp, which is another interface.
+  compgen -G '/usr/lib/llvm-*/lib/libclang[-.][0-9s]*' >/dev/null || compgen -G "${LIBCLANG_PATH:-/none}/libclang[-.][0-9s]*" >/dev/null ||
     { has ldconfig && ldconfig -p | grep 'libclang[-.0-9]*\.so' >/dev/null; }
 }
 
-has_mpi() { has mpirun && has mpicc && has_libclang; }
+# The compiler's wrapper can come without the headers.
+has_mpi_headers() { has mpicc && echo '#include <mpi.h>' | mpicc -x c -c -o /dev/null - 2>/dev/null; }
+
+has_mpi() { has mpirun && has_mpi_headers && has_libclang; }
 
 step_system() {
   local missing=()
   has c++ || missing+=(g++)
   has mpirun || missing+=(openmpi-bin)
-  has mpicc || missing+=(libopenmpi-dev)
+  has_mpi_headers || missing+=(libopenmpi-dev)
   has_libclang || missing+=(libclang-dev)
   if ((${#missing[@]} == 0)); then
     echo 'all there'
