@@ -250,6 +250,7 @@ fn check_room(asked: &Shape, layout: &HeapLayout) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::memory::HeapLimits;
     use crate::variant::Manifest;
 
     /// A plan for `bytes` of f32 over two GPUs whose heap has 16 lanes and rings of two slots of 4 KiB.
@@ -327,6 +328,25 @@ mod tests {
         );
         plan("sm_80", DType::Bf16).unwrap();
         plan("sm_90a", DType::E5m2).unwrap();
+    }
+
+    /// Shared memory that a CTA may have: 163 KiB on sm_80, 227 KiB from sm_90 on.
+    #[test]
+    fn every_point_of_the_manifest_fits_into_shared_memory() {
+        for spec in Manifest::embedded().all() {
+            let (arch, most) = if spec.runs_on("sm_80").is_ok() { ("sm_80", 163 << 10) } else { ("sm_90a", 227 << 10) };
+            for (world_size, bytes) in (1..=8).flat_map(|ranks| [1 << 10, 1 << 30].map(|bytes| (ranks, bytes))) {
+                let world_size = WorldSize::new(world_size).unwrap();
+                let (layout, _) = HeapLimits::of(DeviceKind::Cuda).layout(world_size).unwrap();
+                let terrain = Terrain { device: DeviceKind::Cuda, world_size, layout: &layout, sentinel: true, arch };
+                let request = Request { count: bytes / 4, dtype: DType::F32, op: ReduceOp::Sum };
+                for point in spec.parameters.points() {
+                    let choice = Choice { variant: Arc::clone(spec), shape: Shape { slots: None, ..point } };
+                    let plan = Plan::new(&terrain, &request, &choice).unwrap();
+                    assert!(plan.shared_bytes <= most, "{choice}: {} of {most}", plan.shared_bytes);
+                }
+            }
+        }
     }
 
     #[test]
