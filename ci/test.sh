@@ -27,7 +27,7 @@ declare -A about=(
   [doc]='rustdoc, warnings are errors'
   [tests]='all tests'
   [doctests]='examples in the docs'
-  [perf]='myelon-perf, all variants on 4 CPU ranks'
+  [perf]='myelon-perf, all variants on 4 CPU ranks; generated tables and plots are current'
   [mpi]='myelon-perf and an example under mpirun'
 )
 
@@ -210,6 +210,11 @@ step_perf() {
   rm -f "$out/perf.json"
   bounded 300 "$binaries/myelon-perf" --device cpu --ranks 4 -b 1K -e 64K -f 4 -n 2 -w 1 --variant all --json "$out/perf.json"
   check_results "$out/perf.json"
+
+  # The tables and plots that are committed are those of the results that are.
+  bounded 60 "$binaries/myelon-perf" report results/*/{eager,graph}-*.json --readme README.md --svg docs/plots/allreduce.svg --check
+  bounded 60 "$binaries/myelon-perf" report results/*/ablation-*.json --patterns docs/PATTERNS.md \
+    --neighbours results/*/neighbour-*.json --check
 }
 
 step_mpi() {
