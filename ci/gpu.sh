@@ -4,9 +4,10 @@
 #   ci/gpu.sh [BUNDLE]     BUNDLE as ci/build_gpu_bundle.sh made it; default target/gpu-bundle, or the script's own folder
 #
 # The fault tests, the litmus and the soak on all GPUs, and a small sweep on two under compute-sanitizer where there is one; for
-# every world size from 2 to the number of visible GPUs: conformance, an eager sweep, a sweep of graph replays, and a short sweep
-# under mpirun where there is one. Every command has a deadline; one that fails or hangs does not stop the rest. JSON and logs go
-# to $OUT; a summary comes last. Exit status: 0 all well, 1 something failed, 2 nothing to run on.
+# every world size from 2 to the number of visible GPUs: conformance, an eager sweep, a sweep of graph replays, the studies of
+# patterns, what waits do to neighbours, and a short sweep under mpirun where there is one. Every command has a deadline; one that
+# fails or hangs does not stop the rest. JSON and logs go to $OUT; a summary comes last. Exit status: 0 all well, 1 something
+# failed, 2 nothing to run on.
 #
 # Environment:
 #   OUT=results/new        where results go
@@ -15,6 +16,7 @@
 #   BEGIN, END, FACTOR, REPEATS, WARMUP     the sweep; default 1K 256M 4 20 5
 #   VARIANTS=all           as --variant of myelon-perf
 #   AGAINST                as --against; unset: myelon-perf's own choice
+#   ABLATION_SECONDS=300                    time for the studies of one world size; 20 on the CPU
 #   LITMUS_TRIES=100000000                  messages of each pattern between every two GPUs
 #   SOAK_OPERATIONS=1000000 SOAK_SEED=1     random operations, a tenth of them again between processes; 5000 on the CPU
 #   TEST_SECONDS=600 SWEEP_SECONDS=600      deadlines
@@ -33,6 +35,7 @@ bundle=$(cd "$bundle" && pwd)
 
 out=${OUT:-results/new}
 device=${DEVICE:-cuda}
+ablation_seconds=${ABLATION_SECONDS:-$([[ $device == cpu ]] && echo 20 || echo 300)}
 soak_operations=${SOAK_OPERATIONS:-$([[ $device == cpu ]] && echo 5000 || echo 1000000)}
 test_seconds=${TEST_SECONDS:-600}
 sweep_seconds=${SWEEP_SECONDS:-600}
@@ -160,6 +163,8 @@ for ranks in "${sizes[@]}"; do
   fi
   sweep_step "$ranks" eager "${perf[@]}" --ranks "$ranks" "${sweep[@]}"
   sweep_step "$ranks" graph "${perf[@]}" --ranks "$ranks" "${sweep[@]}" -G 20
+  sweep_step "$ranks" ablation "${perf[@]}" --ranks "$ranks" --ablate --budget "$ablation_seconds"
+  sweep_step "$ranks" neighbour "$bundle/myelon-perf" neighbour --device "$device" --ranks "$ranks"
   if command -v mpirun >/dev/null; then
     sweep_step "$ranks" mpirun mpirun --allow-run-as-root --oversubscribe -np "$ranks" "${perf[@]}" -b 1K -e 1M -f 32 -n 5 -w 2 --variant all
   else
