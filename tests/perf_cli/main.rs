@@ -1,0 +1,69 @@
+//! `myelon-perf` as scripts see it: one line and the documented exit status for bad input, files, and reports.
+#![cfg(feature = "cli")]
+
+mod launched;
+mod reports;
+mod studies;
+mod sweeps;
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use myelon_ccl::measure::{Results, Row};
+
+/// Kernels are compiled once for all tests.
+const CACHE: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/kernels");
+
+/// The program, unaware of who runs the tests: no launcher, no settings, no GPU.
+fn command(directory: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_myelon-perf"));
+    for (name, _) in std::env::vars_os() {
+        let name = name.to_string_lossy();
+        if ["MYELON_", "OMPI_", "PMI"].iter().any(|prefix| name.starts_with(prefix)) {
+            command.env_remove(&*name);
+        }
+    }
+    command.args(arguments).current_dir(directory).env("MYELON_CACHE", CACHE);
+    command
+}
+
+fn perf(directory: &Path, arguments: &[&str]) -> Output {
+    command(directory, arguments).output().unwrap()
+}
+
+/// Expects status 0 and reads what `--json run.json` wrote.
+#[track_caller]
+fn measured(directory: &Path, arguments: &[&str]) -> Vec<Row> {
+    let output = perf(directory, &[arguments, &["--device", "cpu", "--json", "run.json"]].concat());
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).contains("these are the real kernels on the CPU; the times mean nothing"));
+    Results::read(&directory.join("run.json")).unwrap().rows
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+/// Expects status 2, nothing on standard output, and one line that has all of `parts`.
+#[track_caller]
+fn refused(directory: &Path, arguments: &[&str], parts: &[&str]) {
+    let output = perf(directory, arguments);
+    let message = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{arguments:?}: {message}");
+    assert!(output.stdout.is_empty(), "{arguments:?}");
+    assert!(message.starts_with("error: ") && message.lines().count() == 1, "{arguments:?}: {message}");
+    for part in parts {
+        assert!(message.contains(part), "{arguments:?}: '{part}' is missing from: {message}");
+    }
+}
+
+#[test]
+fn help_documents_flags_examples_and_statuses() {
+    let output = perf(Path::new("."), &["--help"]);
+    assert_eq!(output.status.code(), Some(0));
+    for part in
+        ["-b, --minbytes", "-G, --cudagraph", "--share-gpus", "Examples:", "mpirun", "Exit status: 0", "2 the request"]
+    {
+        assert!(text(&output.stdout).contains(part), "'{part}' is missing");
+    }
+}

@@ -1,0 +1,194 @@
+//! Sweeps and the neighbour, in ranks that are threads.
+
+use myelon_ccl::Wait;
+use myelon_ccl::measure::Results;
+use myelon_ccl::measure::neighbour::{self, Neighbours, Work};
+use myelon_ccl::variant::Manifest;
+
+use crate::{command, measured, perf, refused, text};
+
+#[test]
+fn bad_sweeps_are_refused_in_one_line() {
+    let directory = tempfile::tempdir().unwrap();
+    let here = directory.path();
+    let cases: [(&[&str], &[&str]); 26] = [
+        (&["--batch", "257"], &["257", "0..=256"]),
+        (&["--batch", "2", "-G", "2"], &["cannot be used with", "--cudagraph"]),
+        (&["-b", "12Q"], &["'12Q' is not a size", "64M"]),
+        (&["-b", "2M", "-e", "1M"], &["2M is larger", "swap -b and -e"]),
+        (&["-f", "1"], &["-f 1", "2 or more"]),
+        (&["-f", "2", "-i", "1K"], &["cannot be used with"]),
+        (&["--ranks", "9"], &["9 ranks", "1 to 8"]),
+        (&["--device", "tpu"], &["tpu", "auto, cuda, cpu"]),
+        (&["--variant", "nosuch"], &["unknown variant 'nosuch'", "auto, all"]),
+        (&["--variant", "ring", "--slots", "3"], &["variant ring: slots=3", "2, 4, 8, 16"]),
+        (&["--variant", "ring", "--stages", "2"], &["variant ring: stages=2", "no such parameter"]),
+        (&["--variant", "low_latency", "--stages", "0,2"], &["variant low_latency: stages=0", "1, 2, 3, 4"]),
+        (&["--variant", "ring", "--lanes", "129"], &["lanes=129", "1 to 128"]),
+        (&["--lanes", "many"], &["'many'", "by_size"]),
+        (&["--wait", "nap"], &["wait policy 'nap'", "adaptive, spin, yield"]),
+        (&["-d", "f31"], &["unknown data type 'f31'", "bf16"]),
+        (&["-o", "xor"], &["unknown operator 'xor'", "sum"]),
+        (&["--against", "mpi"], &["unknown baseline 'mpi'", "nccl_symmetric"]),
+        (&["--device", "cpu", "--against", "nccl"], &["NCCL runs on GPUs only"]),
+        (&["--device", "cpu", "--json", "missing/run.json"], &["cannot write missing/run.json"]),
+        (&["--ablate=missing.toml"], &["cannot read missing.toml"]),
+        (&["--ablate", "--variant", "ring"], &["--ablate", "cannot be used with", "--variant"]),
+        (&["--ablate", "--batch", "4"], &["--ablate", "cannot be used with", "--batch"]),
+        (&["--ablate", "--slots", "4"], &["leave --lanes and its like out"]),
+        (&["--budget", "5"], &["--ablate", "required"]),
+        (&["--jsn", "x"], &["--jsn", "--json"]),
+    ];
+    for (arguments, parts) in cases {
+        refused(here, arguments, parts);
+    }
+    assert_eq!(std::fs::read_dir(here).unwrap().count(), 0, "nothing is left behind");
+}
+
+#[test]
+fn a_sweep_measures_and_verifies_every_enabled_variant() {
+    let directory = tempfile::tempdir().unwrap();
+    let line = ["--ranks", "3", "-b", "1K", "-e", "16K", "-f", "16", "-n", "3", "-w", "1", "-c", "2"];
+    let rows = measured(directory.path(), &line);
+    let requested = |bytes: u64| {
+        let mut names: Vec<_> =
+            rows.iter().filter(|row| row.bytes == bytes).map(|row| row.requested.as_str()).collect();
+        names.sort_unstable();
+        names
+    };
+    let mut expected: Vec<_> = Manifest::embedded().enabled().map(|spec| spec.name.as_str()).collect();
+    expected.push("auto");
+    expected.sort_unstable();
+    assert_eq!([requested(1024), requested(16384)], [expected.clone(), expected]);
+    for row in &rows {
+        assert_eq!((row.ranks.get(), row.wrong, row.graph), (3, Some(0), 0), "{row:?}");
+        assert!(row.lanes > 0 && row.threads > 0 && row.time_us.min > 0.0, "{row:?}");
+    }
+}
+
+#[test]
+fn every_combination_of_parameters_is_a_row_that_says_so() {
+    let directory = tempfile::tempdir().unwrap();
+    let size = ["--ranks", "2", "-b", "64K", "-e", "64K", "-n", "1", "-w", "0"];
+    let ring = ["--variant", "ring", "--slots", "2,8", "--chunk", "2K,8K", "--lanes", "16", "--wait", "spin"];
+    let rows = measured(directory.path(), &[&size[..], &ring].concat());
+    let shapes: Vec<_> = rows.iter().map(|row| (row.chunk, row.slots, row.stages, row.wait)).collect();
+    let of = |chunk, slots| (chunk, slots, 0, Some(Wait::Spin));
+    assert_eq!(shapes, [of(2048, 2), of(2048, 8), of(8192, 2), of(8192, 8)]);
+    assert!(rows.iter().all(|row| row.lanes == 16 && row.wrong == Some(0)), "{rows:?}");
+    let pipeline = ["--variant", "low_latency", "--stages", "1,4", "--lanes", "by_size"];
+    let rows = measured(directory.path(), &[&size[..], &pipeline].concat());
+    let shapes: Vec<_> = rows.iter().map(|row| (row.chunk, row.slots, row.stages, row.wait)).collect();
+    assert_eq!(shapes, [1, 4].map(|stages| (0, 0, stages, Some(Wait::Adaptive))));
+    assert!(rows.iter().all(|row| row.lanes == 32 && row.wrong == Some(0)), "{rows:?}");
+}
+
+#[test]
+fn replays_in_place_and_narrow_types_are_verified_too() {
+    let directory = tempfile::tempdir().unwrap();
+    let line = [
+        "--ranks",
+        "2",
+        "-b",
+        "3",
+        "-e",
+        "4099",
+        "-i",
+        "2048",
+        "-n",
+        "2",
+        "-w",
+        "0",
+        "-G",
+        "3",
+        "-c",
+        "4",
+        "--in-place",
+    ];
+    let rows =
+        measured(directory.path(), &[&line[..], &["-d", "bf16,i8", "-o", "sum,max", "--variant", "auto"]].concat());
+    assert_eq!(rows.len(), 2 * 2 * 3);
+    assert!(rows.iter().all(|row| row.in_place && row.graph == 3 && row.wrong == Some(0)), "{rows:?}");
+    let unverified = measured(
+        directory.path(),
+        &["--ranks", "1", "-b", "64", "-e", "64", "-n", "1", "-c", "0", "--variant", "auto"],
+    );
+    assert!(unverified.iter().all(|row| row.wrong.is_none()), "{unverified:?}");
+}
+
+#[test]
+fn batches_are_verified_and_what_the_host_spends_is_a_field() {
+    let directory = tempfile::tempdir().unwrap();
+    let line = ["--ranks", "2", "-b", "64", "-e", "256", "-n", "2", "-w", "1", "-d", "i32"];
+    for (batch, place) in [("5", "--in-place"), ("3", "--threads")] {
+        let rows = measured(
+            directory.path(),
+            &[&line[..], &["--batch", batch, place, "--variant", "auto,ring", "--csv", "run.csv"]].concat(),
+        );
+        assert_eq!(rows.len(), 4);
+        for row in &rows {
+            assert_eq!((row.batch.to_string().as_str(), row.graph, row.wrong), (batch, 0, Some(0)), "{row:?}");
+            assert!(row.host_us.is_some_and(|host_us| host_us > 0.0), "{row:?}");
+        }
+        let csv = std::fs::read_to_string(directory.path().join("run.csv")).unwrap();
+        assert!(
+            csv.lines().next().unwrap().contains(",graph,batch,") && csv.contains(&format!(",0,{batch},")),
+            "{csv}"
+        );
+    }
+    let rows = measured(directory.path(), &line);
+    assert!(rows.iter().all(|row| row.batch == 0 && row.host_us.is_some()), "{rows:?}");
+    // More than a mailbox of the CPU device takes: several launches an operation.
+    let large = ["--ranks", "2", "-b", "1M", "-e", "1M", "-n", "1", "-w", "0", "--variant", "one_shot_push"];
+    let rows = measured(directory.path(), &large);
+    assert!(rows.iter().all(|row| row.host_us.is_none()), "{rows:?}");
+}
+
+#[test]
+fn a_neighbour_is_measured_alone_and_beside_every_wait() {
+    let directory = tempfile::tempdir().unwrap();
+    let here = directory.path();
+    let line = ["neighbour", "--device", "cpu", "--ranks", "3", "-n", "2", "--json", "neighbour.json"];
+    let output = perf(here, &line);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).contains("the times mean nothing"), "{}", text(&output.stdout));
+    let rows = Neighbours::read(&here.join("neighbour.json")).unwrap().rows;
+    assert!(text(&output.stdout).ends_with(&neighbour::table(&rows)), "{}", text(&output.stdout));
+    let mut expected = Vec::new();
+    for variant in ["ring", "one_shot_push", "signal_one_shot"] {
+        for &wait in Wait::ALL {
+            expected.extend(Work::ALL.map(|work| (variant, wait, work)));
+        }
+    }
+    let seen: Vec<_> = rows.iter().map(|row| (row.variant.as_str(), row.wait, row.work)).collect();
+    assert_eq!(seen, expected);
+    assert!(rows.iter().all(|row| row.ranks.get() == 3 && row.lanes > 0 && row.threads > 0), "{rows:?}");
+    let cases: [(&[&str], &[&str]); 5] = [
+        (&["--ranks", "1"], &["2 ranks or more"]),
+        (&["--variant", "rign"], &["unknown variant 'rign'"]),
+        (&["--variant", "two_shot_tma"], &["variant two_shot_tma: wait=adaptive"]),
+        (&["--lanes", "0"], &["lanes=0", "1 to 128"]),
+        (&["-n", "0"], &["--iters", "0"]),
+    ];
+    for (arguments, parts) in cases {
+        refused(here, &[&["neighbour", "--device", "cpu"], arguments].concat(), parts);
+    }
+}
+
+/// The test data is spoiled after it was made, by a header that the compiler is told to read first.
+#[test]
+fn a_wrong_result_is_counted_and_told_by_the_exit_status() {
+    let directory = tempfile::tempdir().unwrap();
+    let here = directory.path();
+    let plant = "#include \"verify/pattern.cuh\"\n#define narrow(...) narrow((__VA_ARGS__) + 1)\n";
+    std::fs::write(here.join("plant.h"), plant).unwrap();
+    let size = ["--ranks", "2", "-b", "1K", "-e", "1K", "-n", "1"];
+    let line = [&["--device", "cpu", "--variant", "auto", "--json", "run.json"][..], &size].concat();
+    let compiler = format!("c++ -include {}", here.join("plant.h").display());
+    let output =
+        command(here, &line).env("MYELON_CXX", compiler).env("MYELON_CACHE", here.join("kernels")).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).contains("512 FAILED"), "{}", text(&output.stdout));
+    let rows = Results::read(&here.join("run.json")).unwrap().rows;
+    assert_eq!(rows[0].wrong, Some(512), "256 elements on each of two ranks");
+}
