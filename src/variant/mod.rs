@@ -8,11 +8,13 @@ mod kernel;
 mod manifest;
 mod parameters;
 mod plan;
+mod request;
 mod shape;
 
 pub use arch::dtype_runs_on;
 pub use kernel::{KernelKey, VerifyKernel, neighbour_kernel};
 pub use manifest::{Capacity, Mailbox, Manifest, Order, Rounding, Tuning, VariantSpec};
 pub use parameters::Parameters;
-pub use plan::{Choice, Plan, Request, Terrain};
+pub use plan::{Plan, Terrain};
+pub use request::{Choice, Request};
 pub use shape::{Lanes, Shape};

@@ -5,53 +5,14 @@ use std::sync::Arc;
 
 use super::arch::dtype_runs_on;
 use super::kernel::KernelKey;
-use super::manifest::{Capacity, Mailbox, VariantSpec};
+use super::manifest::{Capacity, Mailbox};
+use super::request::{Choice, Request};
 use super::shape::{Lanes, Shape};
 use crate::abi::{HeapLayout, PACK_BYTES};
 use crate::device::DeviceKind;
 use crate::error::{Error, Result};
 use crate::measure::Bytes;
-use crate::types::{DType, Launching, Metadata, Places, ReduceOp, SyncPolicy, Wait, WorldSize};
-
-/// What is to be reduced. Equal on all ranks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Request {
-    /// Elements.
-    pub count: u64,
-    /// Element type.
-    pub dtype: DType,
-    /// Operator.
-    pub op: ReduceOp,
-}
-
-impl Request {
-    /// Size of the message in bytes.
-    pub fn bytes(&self) -> u64 {
-        self.count * self.dtype.size_bytes() as u64
-    }
-}
-
-/// A variant and the parameters that override the manifest's. Equal on all ranks.
-#[derive(Clone, Debug)]
-pub struct Choice {
-    /// The variant.
-    pub variant: Arc<VariantSpec>,
-    /// What runs instead of the manifest's tuning; absent parts are the tuning's.
-    pub shape: Shape,
-}
-
-impl Choice {
-    /// The variant in its default shape.
-    pub fn of(variant: &Arc<VariantSpec>) -> Self {
-        Self { variant: Arc::clone(variant), shape: Shape::default() }
-    }
-}
-
-impl std::fmt::Display for Choice {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}{}", self.variant.name, self.shape)
-    }
-}
+use crate::types::{Launching, Metadata, Places, SyncPolicy, Wait, WorldSize};
 
 /// How a request will run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -251,6 +212,7 @@ fn check_room(asked: &Shape, layout: &HeapLayout) -> Result<()> {
 mod tests {
     use super::*;
     use crate::memory::HeapLimits;
+    use crate::types::{DType, ReduceOp};
     use crate::variant::Manifest;
 
     /// A plan for `bytes` of f32 over two GPUs whose heap has 16 lanes and rings of two slots of 4 KiB.
