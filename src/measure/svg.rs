@@ -129,15 +129,7 @@ fn heading(svg: &mut String, provenance: &Provenance, series: Series, comparison
     let software = if provenance.gpus == 0 { String::new() } else { format!(" · {}", provenance.nccl_state()) };
     let day = provenance.date.strftime("%Y-%m-%d");
     let about = format!("{}{software} · p50 of the slowest rank, {} · {day}", provenance.machine(), series.mode());
-    let (title, about) = (escape(&title), escape(&about));
-    let (card_width, card_height) = (WIDTH - 1.0, height - 1.0);
-    let _ = writeln!(svg, "<title id=\"title\">{title}: {about}</title>");
-    let _ = writeln!(
-        svg,
-        "<rect class=\"card\" x=\"0.5\" y=\"0.5\" width=\"{card_width}\" height=\"{card_height}\" rx=\"8\"/>"
-    );
-    let _ =
-        writeln!(svg, "<text class=\"title\" x=\"24\" y=\"38\">{title}</text>\n<text x=\"24\" y=\"60\">{about}</text>");
+    card(svg, [WIDTH, height], [24, 38, 60], &title, &about);
     let mut shown: Vec<(&str, &str)> = Vec::new();
     for curve in comparisons.iter().flat_map(curves) {
         if !shown.contains(&(curve.class, curve.label)) {
@@ -252,6 +244,19 @@ fn plain(tick: f64) -> String {
         1e4.. => format!("{:.0}k", tick / 1e3),
         _ => format!("{tick:.digits$}"),
     }
+}
+
+/// The frame of a plot of this `[width, height]`, with its title and the line about it; `at` is where they stand: the left edge of
+/// both, then the base line of each.
+pub(crate) fn card(svg: &mut String, [width, height]: [f64; 2], at: [u32; 3], title: &str, about: &str) {
+    let (title, about, [x, title_y, about_y]) = (escape(title), escape(about), at);
+    let (width, height) = (width - 1.0, height - 1.0);
+    let _ = writeln!(svg, "<title id=\"title\">{title}: {about}</title>");
+    let _ = writeln!(svg, "<rect class=\"card\" x=\"0.5\" y=\"0.5\" width=\"{width}\" height=\"{height}\" rx=\"8\"/>");
+    let _ = writeln!(
+        svg,
+        "<text class=\"title\" x=\"{x}\" y=\"{title_y}\">{title}</text>\n<text x=\"{x}\" y=\"{about_y}\">{about}</text>"
+    );
 }
 
 pub(crate) fn escape(text: &str) -> String {

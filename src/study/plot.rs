@@ -6,7 +6,7 @@ use super::ablation::Machine;
 use super::grid::Grid;
 use super::studies::Study;
 use crate::measure::scale::LogAxis;
-use crate::measure::svg::{Mark, STYLE, escape};
+use crate::measure::svg::{Mark, STYLE, card, escape};
 
 const WIDTH: f64 = 760.0;
 const HEADING: f64 = 76.0;
@@ -50,15 +50,7 @@ pub fn plot(study: &Study, machines: &[Machine]) -> Option<String> {
     if let Some(caution) = machine.caution() {
         about = format!("{about} · {caution}");
     }
-    let (title, about) = (escape(&study.title), escape(&about));
-    let (card_width, card_height) = (WIDTH - 1.0, height - 1.0);
-    let _ = writeln!(svg, "<title id=\"title\">{title}: {about}</title>");
-    let _ = writeln!(
-        svg,
-        "<rect class=\"card\" x=\"0.5\" y=\"0.5\" width=\"{card_width}\" height=\"{card_height}\" rx=\"8\"/>"
-    );
-    let _ =
-        writeln!(svg, "<text class=\"title\" x=\"20\" y=\"32\">{title}</text>\n<text x=\"20\" y=\"52\">{about}</text>");
+    card(&mut svg, [WIDTH, height], [20, 32, 52], &study.title, &about);
     for (index, grid) in grids.iter().enumerate() {
         panel(&mut svg, HEADING + PITCH * index as f64 + 24.0, grid);
     }
