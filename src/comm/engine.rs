@@ -12,7 +12,7 @@ use crate::bootstrap::{Bootstrap, agree};
 use crate::device::{Device, DeviceKind, LaunchShape, StreamHandle};
 use crate::error::Result;
 use crate::memory::{HeapLimits, SymmetricHeap};
-use crate::table::LaneTable;
+use crate::table::{Decision, Dispatcher};
 use crate::types::{DType, ReduceOp, WorldSize};
 use crate::variant::{Choice, Plan, Request, Terrain};
 use crate::watch::Watch;
@@ -32,8 +32,7 @@ pub(super) struct KernelEngine {
     kernels: KernelTable,
     memo: Memo<Ready>,
     presence: Presence,
-    table: Arc<LaneTable>,
-    choice: Option<Choice>,
+    dispatcher: Dispatcher,
     /// What all launches have in common; the rest is 0.
     args: Args,
     sentinel: bool,
@@ -48,7 +47,7 @@ impl KernelEngine {
         device: &Arc<dyn Device>,
         bootstrap: &Arc<dyn Bootstrap>,
         options: &Options,
-        table: Arc<LaneTable>,
+        dispatcher: Dispatcher,
         limits: HeapLimits,
         sharers: u32,
     ) -> Result<Self> {
@@ -83,8 +82,7 @@ impl KernelEngine {
             kernels: KernelTable::new(sharers),
             memo: Memo::new(),
             presence: Presence::of(&device.properties().identity),
-            table,
-            choice: options.choice.clone(),
+            dispatcher,
             args,
             sentinel: options.sentinel,
             kind: device.properties().kind,
@@ -101,11 +99,8 @@ impl KernelEngine {
         self.heap.bytes()
     }
 
-    pub(super) fn choose(&self, request: &Request) -> Result<Choice> {
-        match &self.choice {
-            Some(choice) if choice.variant.supports(request.dtype, request.op).is_ok() => Ok(choice.clone()),
-            _ => self.table.choose(&self.arch, self.world_size, request),
-        }
+    pub(super) fn choose(&self, request: &Request) -> Result<Decision<'_>> {
+        self.dispatcher.choose(request)
     }
 
     pub(super) fn plan(&self, choice: &Choice, request: &Request) -> Result<Plan> {
@@ -127,14 +122,19 @@ impl KernelEngine {
         if let Some(ready) = self.memo.get(choice, request) {
             return Ok(Found::Known(ready));
         }
-        let plan = match choice {
-            Some(choice) => self.plan(choice, request)?,
-            None => self.plan(&self.choose(request)?, request)?,
-        };
+        let decision = if choice.is_none() { Some(self.choose(request)?) } else { None };
+        let taken = choice.or(decision.map(|decision| decision.choice)).expect("one of the two is there");
+        let plan = self.plan(taken, request)?;
         let Some(kernel) = self.kernels.get(&plan.kernel) else { return Ok(Found::Missing(plan)) };
         kernel.check_resident(&plan)?;
         let ready = Ready { plan, kernel };
-        Ok(self.memo.keep(choice, request, ready).map_or_else(Found::New, Found::Known))
+        let found = self.memo.keep(choice, request, ready).map_or_else(Found::New, Found::Known);
+        // What is kept is decided once.
+        if let (Some(Decision { choice, origin }), Found::Known(_)) = (decision, &found) {
+            let Request { dtype, op, .. } = request;
+            tracing::debug!(rank = self.args.rank, "{dtype} {op} of {} bytes: {choice} ({origin})", request.bytes());
+        }
+        Ok(found)
     }
 
     pub(super) fn prepare(&self, bootstrap: &dyn Bootstrap, device: &Arc<dyn Device>, plans: &[Plan]) -> Result<()> {
@@ -149,10 +149,9 @@ impl KernelEngine {
     ) -> Result<()> {
         let mut plans: Vec<Plan> = Vec::new();
         for &(dtype, op) in types {
-            // Tables and tunings change at sizes of their own; powers of two up to 4 GiB visit all that matter.
-            for power in 0..=32 {
-                let request = Request { count: (1u64 << power).div_ceil(dtype.size_bytes() as u64), dtype, op };
-                let plan = self.plan(&self.choose(&request)?, &request)?;
+            for size in self.dispatcher.sizes() {
+                let request = Request { count: size.div_ceil(dtype.size_bytes() as u64), dtype, op };
+                let plan = self.plan(self.choose(&request)?.choice, &request)?;
                 if !plans.iter().any(|known| known.kernel == plan.kernel) {
                     plans.push(plan);
                 }
