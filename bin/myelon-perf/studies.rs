@@ -11,8 +11,8 @@ use myelon_ccl::{Error, Result, WorldSize};
 
 use crate::against::has_rivals;
 use crate::args::SweepArgs;
+use crate::here::Surroundings;
 use crate::job;
-use crate::request::Surroundings;
 
 /// How long studies may take unless told.
 const BUDGET: Duration = Duration::from_secs(480);

@@ -3,10 +3,18 @@
 use myelon_ccl::Result;
 use myelon_ccl::measure::Baseline;
 use myelon_ccl::measure::compare::AUTO;
-use myelon_ccl::variant::{Choice, Manifest, Plan, Request};
+use myelon_ccl::variant::{Choice, Manifest, Plan, Request, Shape};
 
-use crate::bench::Bench;
-use crate::job::Candidate;
+use super::bench::Bench;
+
+/// Something to time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Candidate {
+    /// What the lane table chooses.
+    Auto,
+    /// A variant that supports the types and operators it is listed under.
+    Variant(String, Shape),
+}
 
 /// What queues an operation.
 #[derive(Debug)]

@@ -8,9 +8,8 @@ use myelon_ccl::measure::Baseline;
 use myelon_ccl::variant::Request;
 use myelon_ccl::verify::Tally;
 
-use crate::candidate::{Engine, Planned};
-use crate::request::SweepRequest;
-use crate::rival::Rival;
+use super::candidate::{Engine, Planned};
+use super::rival::Rival;
 
 /// Mixed into all test data. Any number does.
 const SEED: u64 = 0x6d79_656c_6f6e;
@@ -20,7 +19,20 @@ const MOST_SETS: u32 = 4;
 /// Where a set begins, so that its operations run as those of the first: as much as an allocation is aligned to.
 const SET_ALIGNMENT: u64 = 256;
 
-/// Where a rank measures. The operands have room for the largest size of the sweep; for batches there are several sets of them.
+/// What a bench has room for. Equal on all ranks.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Room {
+    /// Size of the largest message.
+    pub(crate) bytes: u64,
+    /// Operations of the longest batch; 0 without batches.
+    pub(crate) batch: u32,
+    /// Whether results replace their operands.
+    pub(crate) in_place: bool,
+    /// Libraries that are measured as well.
+    pub(crate) against: Vec<Baseline>,
+}
+
+/// Where a rank measures. The operands have room for the largest size; for batches there are several sets of them.
 pub(crate) struct Bench {
     // INVARIANT: declared first, so that it is dropped while the stream of its last operation exists.
     communicator: Communicator,
@@ -43,24 +55,24 @@ pub(crate) struct Operands {
 }
 
 impl Bench {
-    /// Allocates what the sweep needs on this rank.
+    /// Allocates what is needed on this rank.
     ///
     /// Errors: those of the device; the other ranks are told.
-    pub(crate) fn new(communicator: Communicator, request: &SweepRequest) -> Result<Self> {
-        let set_bytes = request.largest().map_or(0, |bytes| bytes.0.next_multiple_of(SET_ALIGNMENT));
-        let sets = request.most_batch().clamp(1, MOST_SETS);
+    pub(crate) fn new(communicator: Communicator, room: &Room) -> Result<Self> {
+        let set_bytes = room.bytes.next_multiple_of(SET_ALIGNMENT);
+        let sets = room.batch.clamp(1, MOST_SETS);
         let bytes = set_bytes * u64::from(sets);
         let device = communicator.device();
         let tally = |_| Tally::new(device, communicator.rank(), communicator.world_size(), SEED);
         let allocate = || {
-            let input = Buffer::new(device, if request.in_place { 0 } else { bytes })?;
+            let input = Buffer::new(device, if room.in_place { 0 } else { bytes })?;
             let output = Buffer::new(device, bytes)?;
             let tallies = (0..sets).map(tally).collect::<Result<_>>()?;
-            Ok((Stream::new(device)?, input, output, tallies, Rival::connect(&communicator, request, bytes)?))
+            Ok((Stream::new(device)?, input, output, tallies, Rival::connect(&communicator, room, bytes)?))
         };
         let (stream, input, output, tallies, rival) =
             allocate().inspect_err(|error: &Error| communicator.abort(&error.to_string()))?;
-        Ok(Self { communicator, stream, input, output, tallies, set_bytes, in_place: request.in_place, rival })
+        Ok(Self { communicator, stream, input, output, tallies, set_bytes, in_place: room.in_place, rival })
     }
 
     pub(crate) fn communicator(&self) -> &Communicator {
