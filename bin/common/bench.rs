@@ -1,5 +1,7 @@
 //! One rank's place of work: communicator, stream and operands, and how a candidate's operation is queued there.
 
+use std::cell::Cell;
+
 use myelon_ccl::device::DevicePtr;
 use myelon_ccl::device::handles::{Buffer, Graph, Stream};
 use myelon_ccl::{Communicator, Error, Operation, Result};
@@ -45,6 +47,8 @@ pub(crate) struct Bench {
     set_bytes: u64,
     in_place: bool,
     rival: Option<Rival>,
+    /// Verifications so far.
+    verified: Cell<u64>,
 }
 
 /// Where an operation reads and writes.
@@ -72,7 +76,17 @@ impl Bench {
         };
         let (stream, input, output, tallies, rival) =
             allocate().inspect_err(|error: &Error| communicator.abort(&error.to_string()))?;
-        Ok(Self { communicator, stream, input, output, tallies, set_bytes, in_place: room.in_place, rival })
+        Ok(Self {
+            communicator,
+            stream,
+            input,
+            output,
+            tallies,
+            set_bytes,
+            in_place: room.in_place,
+            rival,
+            verified: Cell::new(0),
+        })
     }
 
     pub(crate) fn communicator(&self) -> &Communicator {
@@ -86,6 +100,12 @@ impl Bench {
     /// What counts the operations that are verified, one a set of operands.
     pub(crate) fn tallies(&self) -> &[Tally] {
         &self.tallies
+    }
+
+    /// The first number for the operations of a verification. Numbers are far apart: none has the data of another's.
+    pub(crate) fn first_number(&self) -> u64 {
+        self.verified.set(self.verified.get() + 1);
+        self.verified.get() << 32
     }
 
     /// The first operands of an engine; equal addresses where results replace them.

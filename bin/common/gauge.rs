@@ -1,7 +1,5 @@
 //! One candidate verified, and several timed against each other, on this rank.
 
-use std::cell::Cell;
-
 use myelon_ccl::Result;
 use myelon_ccl::device::handles::Event;
 use myelon_ccl::verify::Verifier;
@@ -17,13 +15,11 @@ pub(crate) struct Gauge<'a> {
     check: u32,
     /// Untimed repeats before the timed ones.
     warmup: u32,
-    /// Verifications so far: each has operation numbers of its own.
-    verified: Cell<u64>,
 }
 
 impl<'a> Gauge<'a> {
     pub(crate) fn new(bench: &'a Bench, check: u32, warmup: u32) -> Self {
-        Self { bench, check, warmup, verified: Cell::new(0) }
+        Self { bench, check, warmup }
     }
 
     /// Wrong elements on this rank over the operations that were asked for, all with data of their own. With graphs at least two replays, since the second is where a frozen argument shows.
@@ -40,9 +36,7 @@ impl<'a> Gauge<'a> {
             0 => Calls::new(self.bench, planned, 0),
             _ => Calls::apart(self.bench, planned, sets),
         };
-        // Numbers far apart: no operation of one candidate has the data of another's.
-        let number = self.verified.replace(self.verified.get() + 1) + 1;
-        self.wrong_of(&calls, sets, planned, verifier, number << 32)
+        self.wrong_of(&calls, sets, planned, verifier, self.bench.first_number())
     }
 
     /// What is wrong after `calls`, which are to fill the results of `sets` sets of operands.

@@ -4,6 +4,8 @@ mod ablate;
 mod against;
 mod args;
 mod beside;
+// WHY: each program uses a part of it.
+#[allow(dead_code)]
 #[path = "../common/mod.rs"]
 mod common;
 mod host;

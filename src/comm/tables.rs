@@ -22,8 +22,8 @@ pub(super) fn dispatcher(
 ) -> Result<Dispatcher> {
     let machine = machine(device);
     let table = options.table.clone().or_else(|| LaneTable::embedded(&machine, world_size));
-    // One rank speaks for all, which have the same table or do not come up.
-    if rank == Rank(0) {
+    // One rank speaks for all, which have the same table or do not come up. Where a choice is forced there is little to say.
+    if rank == Rank(0) && options.choice.is_none() {
         match &table {
             Some(table) => warn_of_changes(table, device, world_size)?,
             None => suggest_tuning(&machine, world_size),

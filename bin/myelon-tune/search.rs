@@ -1,0 +1,393 @@
+//! From what was measured to what is measured next. Pure: equal spaces and logs give equal rounds, so ranks need not ask.
+//!
+//! 1. A first pass over few sizes: the manifest's own shapes, then every shape of the variants that are near the best.
+//! 2. Every size: the best of the sizes around it from the first pass, then neighbours of the best, as long as they win. The
+//!    better half gets more repeats, and the best two all.
+//! 3. Where two neighbouring sizes have different winners, both are measured between them, until the boundary is known closely.
+
+use std::collections::BTreeSet;
+
+use crate::log::Log;
+use crate::space::{Case, Entrant, Space};
+
+/// Most candidates of a round: they take turns, so that a drift of clocks meets them alike.
+const ROUND: usize = 12;
+/// Between two sizes of the first pass, at least this factor.
+const FIRST_STEP: u64 = 16;
+/// A variant whose best is slower than this times the best of all is left out of the first pass.
+const NEAR: f64 = 2.0;
+/// Most candidates of a size whose neighbours are looked at.
+const CLIMB: usize = 64;
+/// A choice stays for the next size where it is at most this much slower than the best there: kernels that differ by noise are
+/// not worth a compilation.
+pub(crate) const TIE: f64 = 1.01;
+/// Two sizes are close enough for a boundary between them where they differ by less than this factor.
+const CLOSE: f64 = 1.2;
+/// Sizes between others are whole multiples of this.
+const GRAIN: u64 = 256;
+
+/// What a round is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// The first pass.
+    First,
+    /// A size of its own.
+    Size,
+    /// Between two sizes.
+    Crossover,
+}
+
+impl Phase {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::First => "first pass",
+            Self::Size => "each size",
+            Self::Crossover => "crossovers",
+        }
+    }
+}
+
+/// Candidates that are measured together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Round {
+    pub(crate) phase: Phase,
+    pub(crate) case: Case,
+    /// Growing; at least one.
+    pub(crate) entrants: Vec<usize>,
+    pub(crate) repeats: u32,
+}
+
+/// The next round; none when the search is over.
+pub(crate) fn next(space: &Space, log: &Log) -> Option<Round> {
+    let search = Search { space, log };
+    if space.effort.exhaustive {
+        return space.cases().find_map(|case| search.everything(case));
+    }
+    let first_pass = search.first_sizes();
+    let of_first = |&bytes: &u64| (0..space.classes.len()).map(move |class| (class, bytes));
+    first_pass
+        .iter()
+        .flat_map(of_first)
+        .find_map(|case| search.first(case))
+        .or_else(|| {
+            // WHY: those of the first pass first: the others begin with what is best there.
+            let (of_first, others): (Vec<_>, Vec<_>) = space.cases().partition(|(_, bytes)| first_pass.contains(bytes));
+            of_first.into_iter().chain(others).find_map(|case| search.size(case, &first_pass))
+        })
+        .or_else(|| (0..space.classes.len()).find_map(|class| search.crossover(class)))
+}
+
+/// What is taken from each measured size of a class on, growing.
+pub(crate) fn choices(space: &Space, log: &Log, class: usize) -> Vec<(u64, usize)> {
+    choices_before(space, log, class, u64::MAX)
+}
+
+fn choices_before(space: &Space, log: &Log, class: usize, end: u64) -> Vec<(u64, usize)> {
+    let mut choices: Vec<(u64, usize)> = Vec::new();
+    for bytes in log.sizes(class).take_while(|&bytes| bytes < end) {
+        let case = (class, bytes);
+        let ranking = log.ranking(case).into_iter().filter(|&(entrant, _)| space.variant(entrant).is_some());
+        let ranking: Vec<_> = ranking.collect();
+        let Some(&(best, best_us)) = ranking.first() else { continue };
+        let stays = choices.last().map(|&(_, before)| before).filter(|&before| {
+            let stand_in = space.stand_in(case, before);
+            let measured = ranking.iter().find(|&&(entrant, _)| Some(entrant) == stand_in);
+            log.is_in(case, before) && measured.is_some_and(|&(_, us)| us <= TIE * best_us)
+        });
+        choices.push((bytes, stays.unwrap_or(best)));
+    }
+    choices
+}
+
+struct Search<'a> {
+    space: &'a Space,
+    log: &'a Log,
+}
+
+impl Search<'_> {
+    fn everything(&self, case: Case) -> Option<Round> {
+        let repeats = self.space.effort.last;
+        let all = (0..self.space.entrants.len()).filter(|&entrant| self.is_own(case, entrant));
+        self.round(Phase::Size, case, all, repeats)
+    }
+
+    /// Sizes of the first pass: the smallest, the largest, and those between them that are far enough apart.
+    fn first_sizes(&self) -> Vec<u64> {
+        let sizes = &self.space.sizes;
+        let mut chosen: Vec<u64> = Vec::new();
+        for (place, &bytes) in sizes.iter().enumerate() {
+            let is_far = chosen.last().is_none_or(|&last| bytes / last.max(1) >= FIRST_STEP);
+            if is_far || place + 1 == sizes.len() {
+                chosen.push(bytes);
+            }
+        }
+        chosen
+    }
+
+    fn first(&self, case: Case) -> Option<Round> {
+        let (space, repeats) = (self.space, self.space.effort.first);
+        let seeds = (0..space.seeds).filter(|&entrant| self.is_own(case, entrant));
+        self.round(Phase::First, case, seeds, repeats).or_else(|| {
+            let near = self.near(case);
+            let shapes = (space.seeds..space.entrants.len())
+                .filter(|&entrant| space.variant(entrant).is_some_and(|variant| near.contains(variant)))
+                .filter(|&entrant| self.is_own(case, entrant));
+            self.round(Phase::First, case, shapes, repeats)
+        })
+    }
+
+    /// Variants whose own shapes are near the best of all. By those alone, which are measured first, so that it stays as it is.
+    fn near(&self, case: Case) -> BTreeSet<&str> {
+        let own: Vec<_> =
+            self.log.ranking(case).into_iter().filter(|&(entrant, _)| entrant < self.space.seeds).collect();
+        let best_us = own.first().map_or(0.0, |&(_, us)| us);
+        own.into_iter()
+            .filter(|&(_, us)| us <= NEAR * best_us)
+            .filter_map(|(entrant, _)| self.space.variant(entrant))
+            .collect()
+    }
+
+    fn size(&self, case: Case, first_pass: &[u64]) -> Option<Round> {
+        let (space, log) = (self.space, self.log);
+        let contenders = self.contenders(case, first_pass);
+        let few = space.effort.first.max(space.effort.last / 4);
+        if let Some(round) = self.round(Phase::Size, case, contenders.iter().copied(), few) {
+            return Some(round);
+        }
+        let mut ranking = log.ranking(case);
+        ranking.retain(|&(entrant, _)| space.variant(entrant).is_some() && log.count(case, entrant) >= few);
+        if let Some(&(best, _)) = ranking.first()
+            && ranking.len() < CLIMB
+        {
+            let next_to = space.neighbours[best].iter().filter_map(|&entrant| space.stand_in(case, entrant));
+            let next_to: BTreeSet<_> = next_to.filter(|&entrant| self.is_own(case, entrant)).collect();
+            if let Some(round) = self.round(Phase::Size, case, next_to.into_iter(), few) {
+                return Some(round);
+            }
+        }
+        let halves = [(4, space.effort.last / 2), (2, space.effort.last)];
+        let judged = space.judged.get(&case).and_then(|&entrant| space.stand_in(case, entrant));
+        let rivals = (0..space.entrants.len()).filter(|&entrant| matches!(space.entrants[entrant], Entrant::Rival(_)));
+        halves.into_iter().find_map(|(places, repeats)| {
+            let ahead = ranking.iter().take(places).map(|&(entrant, _)| entrant);
+            let with = ahead.chain(judged).chain(rivals.clone().filter(|_| places > 2));
+            let all: BTreeSet<_> = with.filter(|&entrant| log.is_in(case, entrant)).collect();
+            self.round(Phase::Size, case, all.into_iter(), repeats)
+        })
+    }
+
+    /// What a size begins with: of each size of the first pass next to it the best, and the best shape of each variant that is near;
+    /// and what the size before takes.
+    fn contenders(&self, case: Case, first_pass: &[u64]) -> BTreeSet<usize> {
+        let (space, log, (class, bytes)) = (self.space, self.log, case);
+        let below = first_pass.iter().rev().find(|&&size| size <= bytes);
+        let above = first_pass.iter().find(|&&size| size >= bytes);
+        let mut found = BTreeSet::new();
+        for &size in below.into_iter().chain(above) {
+            let mut variants = BTreeSet::new();
+            let ranking = log.ranking((class, size));
+            let best_us = ranking.first().map_or(0.0, |&(_, us)| us);
+            for (place, (entrant, us)) in ranking.into_iter().enumerate() {
+                let of_variant = space.variant(entrant).is_some_and(|variant| variants.insert(variant));
+                if place < space.effort.keep || (of_variant && us <= NEAR * best_us) {
+                    found.insert(entrant);
+                }
+            }
+        }
+        found.extend(choices_before(space, log, class, bytes).last().map(|&(_, entrant)| entrant));
+        found.extend(space.judged.get(&case));
+        found.extend((0..space.entrants.len()).filter(|&entrant| matches!(space.entrants[entrant], Entrant::Rival(_))));
+        let stand_ins = found.into_iter().filter_map(|entrant| space.stand_in(case, entrant));
+        stand_ins.filter(|&entrant| log.is_in(case, entrant)).collect()
+    }
+
+    /// The widest step between two winners is halved first.
+    fn crossover(&self, class: usize) -> Option<Round> {
+        let (space, log) = (self.space, self.log);
+        let choices = choices(space, log, class);
+        let mut open: Vec<_> = choices
+            .windows(2)
+            .filter(|pair| pair[0].1 != pair[1].1)
+            .map(|pair| (pair[0].0, pair[1].0, [pair[0].1, pair[1].1]))
+            .filter(|&(low, high, _)| high as f64 > CLOSE * low as f64)
+            .collect();
+        open.sort_by(|a, b| (b.1 as f64 / b.0 as f64).total_cmp(&(a.1 as f64 / a.0 as f64)));
+        open.into_iter().find_map(|(low, high, both)| {
+            let middle = (low as f64 * high as f64).sqrt() as u64 / GRAIN * GRAIN;
+            let case = (class, middle);
+            let is_between = low < middle && middle < high;
+            let are_in = both.iter().all(|&entrant| log.is_in(case, entrant));
+            if !is_between || !are_in {
+                return None;
+            }
+            let both: BTreeSet<_> = both.into_iter().collect();
+            self.round(Phase::Crossover, case, both.into_iter(), space.effort.last)
+        })
+    }
+
+    /// Whether an entrant is measured at a case itself: it can run, is not out, and no other runs alike.
+    fn is_own(&self, case: Case, entrant: usize) -> bool {
+        self.space.stand_in(case, entrant) == Some(entrant) && self.log.is_in(case, entrant)
+    }
+
+    /// A round of those that were measured less often than `repeats`, for as many as they lack; none if there are none. With few of
+    /// them, all are measured: times of one round can be held against each other.
+    fn round(&self, phase: Phase, case: Case, all: impl Iterator<Item = usize>, repeats: u32) -> Option<Round> {
+        let all: Vec<_> = all.collect();
+        let lacks = |entrant: usize| repeats.saturating_sub(self.log.count(case, entrant));
+        let short: Vec<_> = all.iter().copied().filter(|&entrant| lacks(entrant) > 0).take(ROUND).collect();
+        let repeats = short.iter().map(|&entrant| lacks(entrant)).max()?;
+        Some(Round { phase, case, entrants: if all.len() <= 2 { all } else { short }, repeats })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use myelon_ccl::device::DeviceKind;
+    use myelon_ccl::measure::Provenance;
+    use myelon_ccl::table::LaneTable;
+    use myelon_ccl::variant::{Lanes, Shape};
+    use myelon_ccl::{DType, WorldSize};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::fake::{Machine, space};
+    use crate::sections::{judgements, sections};
+
+    const BOTH: [DType; 2] = [DType::F32, DType::I32];
+
+    fn powers(from: u32, to: u32) -> Vec<u64> {
+        (from..=to).map(|power| 1 << power).collect()
+    }
+
+    /// The best of all at a case.
+    fn best_us(machine: &Machine, space: &Space, case: Case) -> f64 {
+        let own = (0..space.entrants.len()).filter(|&entrant| space.stand_in(case, entrant) == Some(entrant));
+        let own = own.filter(|&entrant| space.variant(entrant).is_some());
+        own.map(|entrant| machine.truth_us(space, case, entrant)).fold(f64::INFINITY, f64::min)
+    }
+
+    #[test]
+    fn a_node_is_tuned_in_seven_minutes_as_well_as_by_measuring_everything() {
+        let space = space(powers(10, 30), &BOTH, &[], false);
+        let all: usize = space
+            .cases()
+            .map(|case| (0..space.entrants.len()).filter(|&it| space.stand_in(case, it) == Some(it)).count())
+            .sum();
+        for seed in [1, 2, 3] {
+            let machine = Machine { seed, noise: 0.02 };
+            let (log, spent_s) = machine.search(&space, usize::MAX);
+            assert!(spent_s < 420.0, "{spent_s} s");
+            assert!(log.measured() * 2 < all, "{} of {all}", log.measured());
+            for class in 0..2 {
+                for (bytes, entrant) in choices(&space, &log, class) {
+                    let case = (class, bytes);
+                    let taken = machine.truth_us(&space, case, entrant);
+                    if space.sizes.contains(&bytes) {
+                        let best = best_us(&machine, &space, case);
+                        assert!(
+                            taken <= 1.03 * best,
+                            "seed {seed}, {case:?}: {taken} us with {}, {best} us is possible",
+                            space.entrants[entrant]
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_boundary_is_found_between_sizes() {
+        let space =
+            space(vec![1 << 10, 1 << 15, 1 << 20, 1 << 25], &[DType::F32], &["one_shot_push", "two_shot_push"], false);
+        let machine = Machine { seed: 4, noise: 0.0 };
+        let (log, _) = machine.search(&space, usize::MAX);
+        let choices = choices(&space, &log, 0);
+        for pair in choices.windows(2).filter(|pair| pair[0].1 != pair[1].1) {
+            let (low, high) = (pair[0].0, pair[1].0);
+            assert!(high as f64 <= CLOSE * low as f64 || high - low <= 2 * GRAIN, "{low} to {high}");
+        }
+        let variants: BTreeSet<_> = choices.iter().filter_map(|&(_, entrant)| space.variant(entrant)).collect();
+        assert_eq!(variants.len(), 2);
+        // No size between two neighbours is much better off with the other one's choice.
+        for pair in choices.windows(2).filter(|pair| pair[0].1 != pair[1].1) {
+            let at = |bytes, entrant| machine.truth_us(&space, (0, bytes), entrant);
+            assert!(at(pair[1].0, pair[1].1) <= at(pair[1].0, pair[0].1) * 1.01);
+        }
+    }
+
+    #[test]
+    fn everything_is_measured_where_that_is_asked_for() {
+        let space = space(powers(14, 15), &[DType::F32], &["one_shot_push", "ring"], true);
+        let (log, _) = Machine { seed: 1, noise: 0.1 }.search(&space, usize::MAX);
+        for case in space.cases() {
+            for entrant in (0..space.entrants.len()).filter(|&entrant| space.stand_in(case, entrant) == Some(entrant)) {
+                assert_eq!(log.count(case, entrant), 20);
+            }
+        }
+        assert_eq!(log.sizes(0).collect::<Vec<_>>(), space.sizes, "no sizes between them");
+    }
+
+    #[test]
+    fn a_judged_table_is_measured_with_all_repeats() {
+        let mut space = space(powers(12, 14), &[DType::F32], &["one_shot_push", "two_shot_push"], false);
+        let machine = Machine { seed: 5, noise: 0.0 };
+        let ranks = WorldSize::new(8).unwrap();
+        let (log, _) = machine.search(&space, usize::MAX);
+        let good = sections(&space, &log, ranks);
+        let mut bad = good.clone();
+        for row in &mut bad[0].rows {
+            row.choice.shape = Shape { lanes: Some(Lanes::UpTo(1)), threads: Some(32), ..row.choice.shape };
+        }
+        for (sections, is_behind) in [(good, false), (bad, true)] {
+            let table = LaneTable::new(DeviceKind::Cuda, "", true, Provenance::of_this_host(""), sections).unwrap();
+            space.judged.clear();
+            space.judge(&table).unwrap();
+            let (log, _) = machine.search(&space, usize::MAX);
+            let judgements = judgements(&space, &log);
+            assert_eq!(judgements.len(), 3);
+            assert_eq!(judgements.iter().any(|judgement| judgement.is_behind()), is_behind, "{judgements:?}");
+            assert!(judgements.iter().all(|it| log.count(it.case, it.taken) >= 20));
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(12))]
+
+        /// Whatever comes of it, rounds ask for what can be measured and is needed, the search ends, and at any time there is a table.
+        #[test]
+        fn a_search_ends_and_can_be_cut_anywhere(seed: u64, noise in 0.0..0.5_f64, cut in 1usize..120, odd in 2u64..9) {
+            let names = ["one_shot_push", "two_shot_push", "signal_two_shot"];
+            let space = space(powers(10, 22), &[DType::Bf16], &names, false);
+            let machine = Machine { seed, noise };
+            let mut log = Log::default();
+            let mut rounds = 0;
+            while let Some(round) = next(&space, &log) {
+                prop_assert_eq!(&Some(round.clone()), &next(&space, &log.clone()));
+                prop_assert!(!round.entrants.is_empty() && round.repeats > 0 && round.entrants.len() <= ROUND);
+                prop_assert!(round.entrants.windows(2).all(|pair| pair[0] < pair[1]));
+                prop_assert!(round.entrants.iter().all(|&entrant| log.is_in(round.case, entrant)));
+                // Some are found wrong, some cannot run there.
+                let first = round.entrants[0];
+                match (seed ^ rounds) % odd {
+                    0 if rounds % 7 == 3 => log.drop(first, "wrong".into()),
+                    1 => log.refuse(round.case, first, "too large".into()),
+                    _ => machine.measure(&space, &mut log, &round),
+                }
+                rounds += 1;
+                prop_assert!(rounds < 5000, "it does not end");
+                if rounds as usize == cut {
+                    let ranks = WorldSize::new(8).unwrap();
+                    let sections = sections(&space, &log, ranks);
+                    let provenance = Provenance::of_this_host("");
+                    if !sections.is_empty() {
+                        LaneTable::new(DeviceKind::Cuda, "", false, provenance, sections).unwrap();
+                    }
+                }
+            }
+            for (_, entrant) in choices(&space, &log, 0) {
+                prop_assert!(!log.dropped().contains_key(&entrant));
+            }
+        }
+    }
+}

@@ -1,0 +1,315 @@
+//! A rank's communicator and bench, and a round measured there.
+
+use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use myelon_ccl::bootstrap::{Bootstrap, RendezvousServer, TcpBootstrap, TcpOptions, agree};
+use myelon_ccl::device::Device;
+use myelon_ccl::measure::stats::slowest_rank;
+use myelon_ccl::verify::Verifier;
+use myelon_ccl::{Communicator, Error, Rank, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::bench::{Bench, Room};
+use crate::broadcast::broadcast;
+use crate::candidate::{Candidate, Issue, Planned, plan, rivals};
+use crate::exchange;
+use crate::gauge::Gauge;
+use crate::place::DEADLINE;
+use crate::request::TuneRequest;
+use crate::search::Round;
+use crate::space::{Case, Entrant, OP};
+
+/// Operations that are verified before a candidate is timed; with graphs, two replays.
+const CHECK: u32 = 1;
+/// Untimed repeats before the timed ones.
+const WARMUP: u32 = 1;
+/// Most characters of an error that are passed on.
+const MOST_TEXT: usize = 400;
+
+/// Where a rank measures: gone after a stall, and then made anew.
+pub(crate) struct Site {
+    bench: Bench,
+    /// By class.
+    verifiers: BTreeMap<usize, Verifier>,
+}
+
+/// What a round showed of one candidate. The same on all ranks.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Verdict {
+    /// The slowest rank's times, microseconds an operation.
+    Times(Vec<f32>),
+    /// It cannot run this case.
+    Refused(String),
+    /// It is out.
+    Dropped(String),
+}
+
+/// A candidate before it is timed, as one rank sees it.
+#[derive(Serialize, Deserialize)]
+enum Seen {
+    Wrong(u64),
+    Refused(String),
+}
+
+/// What one rank tells after a step of a round.
+#[derive(Serialize, Deserialize, Default)]
+struct Report {
+    /// By place in the round; empty after timing.
+    seen: Vec<Seen>,
+    fault: Option<Fault>,
+}
+
+/// An error that ended a step on one rank.
+#[derive(Clone, Serialize, Deserialize)]
+struct Fault {
+    /// Place in the round of the candidate that was running.
+    place: usize,
+    /// A wait stalled, or ranks differed: a new communicator may go on without the candidate.
+    by_candidate: bool,
+    text: String,
+}
+
+impl Fault {
+    fn of(place: usize, error: &Error) -> Self {
+        let by_candidate = matches!(error, Error::Stalled { .. } | Error::PeerMismatch { .. });
+        Self { place, by_candidate, text: error.to_string().chars().take(MOST_TEXT).collect() }
+    }
+}
+
+/// How a step ended, on all ranks.
+enum Step<T> {
+    Done(T),
+    /// The communicators are of no further use; this candidate is to blame.
+    Faulty(usize, String),
+}
+
+impl Site {
+    /// A new communicator over the ranks of `control`, which outlives it. Collective.
+    pub(crate) fn connect(control: &dyn Bootstrap, device: &Arc<dyn Device>, request: &TuneRequest) -> Result<Self> {
+        let options = TcpOptions { deadline: DEADLINE, ..TcpOptions::default() };
+        let is_first = control.rank() == Rank(0);
+        let server = is_first.then(|| RendezvousServer::start(&options)).transpose();
+        let server = agree(control, "opening a place to meet", server)?;
+        let own = server.as_ref().map_or(String::new(), |server| server.id().to_text());
+        let id = broadcast(control, "naming the place to meet", &own)?.parse()?;
+        let bootstrap = TcpBootstrap::connect(&id, control.rank(), control.world_size(), &options)?;
+        let bootstrap = server.into_iter().fold(bootstrap, TcpBootstrap::hosting);
+        let communicator = Communicator::connect(Arc::clone(device), Arc::new(bootstrap), request.options.clone())?;
+        let bytes = request.space.sizes.last().copied().unwrap_or(0);
+        let room = Room { bytes, batch: 0, in_place: false, against: request.rivals.clone() };
+        Ok(Self { bench: Bench::new(communicator, &room)?, verifiers: BTreeMap::new() })
+    }
+
+    pub(crate) fn communicator(&self) -> &Communicator {
+        self.bench.communicator()
+    }
+
+    /// Verifies what `verified` lacks and times what is right. Collective. A verdict for each of the round's candidates; fewer where
+    /// the communicators are lost, and then this site is of no further use.
+    ///
+    /// Errors: a lost rank, and what has nothing to do with a candidate.
+    pub(crate) fn measure(
+        &mut self,
+        control: &dyn Bootstrap,
+        request: &TuneRequest,
+        round: &Round,
+        verified: &mut BTreeSet<(Case, usize)>,
+    ) -> Result<(BTreeMap<usize, Verdict>, bool)> {
+        let mut verdicts = BTreeMap::new();
+        let (mut entrants, mut planned) = self.plan(request, round, &mut verdicts)?;
+        self.prepare(&mut entrants, &mut planned, round, request, &mut verdicts)?;
+        let verifier = &self.verifiers[&round.case.0];
+        let gauge = Gauge::new(&self.bench, CHECK, WARMUP);
+
+        let new: Vec<_> = entrants.iter().map(|&entrant| !verified.contains(&(round.case, entrant))).collect();
+        let step = verify(control, &gauge, &planned, &new, verifier)?;
+        let seen = match step {
+            Step::Done(seen) => seen,
+            Step::Faulty(place, why) => {
+                verdicts.insert(entrants[place], Verdict::Dropped(why));
+                return Ok((verdicts, true));
+            }
+        };
+        let (mut timed, mut right) = (Vec::new(), Vec::new());
+        for ((entrant, planned), seen) in entrants.into_iter().zip(planned).zip(seen) {
+            match seen {
+                Seen::Wrong(0) => {
+                    verified.insert((round.case, entrant));
+                    timed.push(entrant);
+                    right.push(planned);
+                }
+                Seen::Wrong(wrong) => {
+                    let why = format!("{wrong} wrong elements of {} bytes", round.case.1);
+                    verdicts.insert(entrant, Verdict::Dropped(why));
+                }
+                Seen::Refused(why) => drop(verdicts.insert(entrant, Verdict::Refused(why))),
+            }
+        }
+        if right.is_empty() {
+            return Ok((verdicts, false));
+        }
+        match time(control, &gauge, &right, round.repeats, verifier)? {
+            Step::Done(series) => {
+                verdicts.extend(timed.into_iter().zip(series.into_iter().map(Verdict::Times)));
+                Ok((verdicts, false))
+            }
+            Step::Faulty(place, why) => {
+                verdicts.insert(timed[place], Verdict::Dropped(why));
+                Ok((verdicts, true))
+            }
+        }
+    }
+
+    /// The candidates of a round that can be planned, which all ranks find alike.
+    fn plan(
+        &mut self,
+        request: &TuneRequest,
+        round: &Round,
+        verdicts: &mut BTreeMap<usize, Verdict>,
+    ) -> Result<(Vec<usize>, Vec<Planned>)> {
+        let (reduced, issue) =
+            (request.space.request(round.case), Issue { graph: request.graph_of(round.case.1), batch: 0 });
+        let (mut entrants, mut planned) = (Vec::new(), Vec::new());
+        for &entrant in &round.entrants {
+            let one = match &request.space.entrants[entrant] {
+                Entrant::Myelon(choice) => {
+                    let candidate = Candidate::Variant(choice.variant.name.clone(), choice.shape);
+                    plan(&self.bench, &candidate, reduced, issue)
+                }
+                Entrant::Rival(baseline) => rivals(&self.bench, &[*baseline], reduced, issue)?
+                    .pop()
+                    .ok_or_else(|| Error::unsupported(format!("{baseline} lacks {} {OP}", reduced.dtype))),
+            };
+            match one {
+                Ok(one) => {
+                    entrants.push(entrant);
+                    planned.push(one);
+                }
+                Err(error) => drop(verdicts.insert(entrant, Verdict::Refused(error.to_string()))),
+            }
+        }
+        Ok((entrants, planned))
+    }
+
+    /// Compiles and loads, together, or one by one where that fails, so that only those are left out that it fails for.
+    fn prepare(
+        &mut self,
+        entrants: &mut Vec<usize>,
+        planned: &mut Vec<Planned>,
+        round: &Round,
+        request: &TuneRequest,
+        verdicts: &mut BTreeMap<usize, Verdict>,
+    ) -> Result<()> {
+        let communicator = self.bench.communicator();
+        if !self.verifiers.contains_key(&round.case.0) {
+            let dtype = request.space.classes[round.case.0].dtype;
+            self.verifiers.insert(round.case.0, Verifier::prepare(communicator.device(), dtype, OP)?);
+        }
+        let plans: Vec<_> = planned.iter().filter_map(|planned| planned.plan.clone()).collect();
+        if communicator.prepare(&plans).is_ok() {
+            return Ok(());
+        }
+        communicator.status()?;
+        let all = std::mem::take(entrants).into_iter().zip(std::mem::take(planned));
+        for (entrant, one) in all {
+            match one.plan.as_ref().map_or(Ok(()), |plan| communicator.prepare(std::slice::from_ref(plan))) {
+                Ok(()) => {
+                    entrants.push(entrant);
+                    planned.push(one);
+                }
+                Err(error @ (Error::PeerLost { .. } | Error::Bootstrap { .. } | Error::Aborted { .. })) => {
+                    return Err(error);
+                }
+                Err(error) => drop(verdicts.insert(entrant, Verdict::Refused(error.to_string()))),
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes leave of the other ranks. Collective.
+    pub(crate) fn close(self) -> Result<()> {
+        self.bench.close()
+    }
+}
+
+/// Everyone's view of the candidates that are `new`; the others were right before.
+fn verify(
+    control: &dyn Bootstrap,
+    gauge: &Gauge<'_>,
+    planned: &[Planned],
+    new: &[bool],
+    verifier: &Verifier,
+) -> Result<Step<Vec<Seen>>> {
+    let mut report = Report::default();
+    for (place, planned) in planned.iter().enumerate() {
+        let wrong = if new[place] { gauge.verify(planned, verifier) } else { Ok(0) };
+        report.seen.push(match wrong {
+            Ok(wrong) => Seen::Wrong(wrong),
+            // Before anything was launched, and on all ranks alike.
+            Err(error @ (Error::InvalidArgument(_) | Error::Unsupported(_))) => {
+                Seen::Refused(error.to_string().chars().take(MOST_TEXT).collect())
+            }
+            Err(error) => {
+                report.fault = Some(Fault::of(place, &error));
+                break;
+            }
+        });
+    }
+    let reports = exchange::words(control, "comparing verdicts", &report)?;
+    if let Some((place, why)) = blame(control, &reports)? {
+        return Ok(Step::Faulty(place, why));
+    }
+    let mut all: Vec<_> = planned.iter().map(|_| Seen::Wrong(0)).collect();
+    for report in reports {
+        for (all, seen) in all.iter_mut().zip(report.seen) {
+            match (&*all, seen) {
+                (Seen::Wrong(before), Seen::Wrong(wrong)) => *all = Seen::Wrong(before.saturating_add(wrong)),
+                (Seen::Wrong(_), refused) => *all = refused,
+                (Seen::Refused(_), _) => {}
+            }
+        }
+    }
+    Ok(Step::Done(all))
+}
+
+/// The slowest rank's times of each candidate.
+fn time(
+    control: &dyn Bootstrap,
+    gauge: &Gauge<'_>,
+    planned: &[Planned],
+    repeats: u32,
+    verifier: &Verifier,
+) -> Result<Step<Vec<Vec<f32>>>> {
+    let turn = Cell::new(0);
+    let own = gauge.time(repeats, planned, verifier, |place| turn.set(place));
+    let fault = own.as_ref().err().map(|error| Fault::of(turn.get(), error));
+    let reports = exchange::words(control, "comparing outcomes", &Report { seen: Vec::new(), fault })?;
+    if let Some((place, why)) = blame(control, &reports)? {
+        return Ok(Step::Faulty(place, why));
+    }
+    let slowest = |own: Vec<f32>| -> Result<Vec<f32>> {
+        let ranks_us = exchange::series(control, "comparing times", &own)?;
+        Ok(slowest_rank(&ranks_us)?.into_iter().map(|us| us as f32).collect())
+    };
+    own?.into_iter().map(slowest).collect::<Result<_>>().map(Step::Done)
+}
+
+/// The candidate that is to blame for a fault of any rank, and what it did; none where there is no fault.
+///
+/// Errors: a fault that is no candidate's.
+fn blame(control: &dyn Bootstrap, reports: &[Report]) -> Result<Option<(usize, String)>> {
+    let faults = || (0..).zip(reports).filter_map(|(rank, report)| Some((Rank(rank), report.fault.as_ref()?)));
+    let Some((peer, first)) = faults().next() else { return Ok(None) };
+    // A rank that was only told to stop may have been a candidate further on.
+    let by_candidate =
+        faults().map(|(_, fault)| fault).filter(|fault| fault.by_candidate).min_by_key(|fault| fault.place);
+    match by_candidate {
+        Some(fault) => Ok(Some((fault.place, fault.text.clone()))),
+        None => {
+            let (rank, detail) = (control.rank(), first.text.clone());
+            Err(Error::PeerFailed { rank, peer, environment: false, detail })
+        }
+    }
+}
