@@ -56,7 +56,7 @@ impl Machine {
             if space.classes[case.0].dtypes == DTypeClass::Integer && variant.tried_on.is_some() { 2.0 } else { 1.0 };
         let (lanes, threads) = (shape.lanes.map_or(1, |lanes| lanes.most(case.1)), shape.threads.unwrap_or(1));
         let busy = f64::from(lanes * threads).min(bytes / PACK_BYTES as f64).max(1.0);
-        let rate = 365_000.0 * busy / (busy + 6000.0 + 6000.0 * chance(self.seed ^ name ^ 9));
+        let rate = 365_000.0 * busy / (busy + 600.0 + 1200.0 * chance(self.seed ^ name ^ 9));
         let chunks = shape.chunk.map_or(0.0, |chunk| (chunk.0 as f64 / 131_072.0).log2().abs() * 0.02);
         let stages = shape.stages.map_or(0.0, |stages| 0.03 / f64::from(stages));
         let start = 0.5 + 0.66 * hops + 0.004 * f64::from(lanes) + 0.001 * f64::from(threads);

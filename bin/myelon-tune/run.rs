@@ -118,6 +118,7 @@ impl Search<'_> {
                             screen.dropped(self.request, entrant, &why);
                         }
                         self.log.drop(entrant, why);
+                        self.drop_variant_of(entrant);
                     }
                 }
             }
@@ -129,6 +130,18 @@ impl Search<'_> {
             if self.screen.is_some() && self.written.elapsed() >= JOURNAL_EVERY {
                 self.log.write(&self.request.journal(), &self.request.space, &self.origin)?;
                 self.written = Instant::now();
+            }
+        }
+    }
+
+    /// A variant two of whose shapes are out is out as a whole: each further one would cost a deadline and a new communicator.
+    fn drop_variant_of(&mut self, entrant: usize) {
+        let space = &self.request.space;
+        let Some(variant) = space.variant(entrant) else { return };
+        let is_of = |&place: &usize| space.variant(place) == Some(variant);
+        if self.log.dropped().keys().filter(|place| is_of(place)).count() > 1 {
+            for place in (0..space.entrants.len()).filter(is_of) {
+                self.log.drop(place, format!("two shapes of {variant} are out"));
             }
         }
     }

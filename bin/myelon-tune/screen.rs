@@ -120,8 +120,8 @@ impl Screen {
             }
         }
         text += "#\n";
-        for (&entrant, why) in log.dropped() {
-            let _ = writeln!(text, "# dropped: {}: {why}", request.space.entrants[entrant]);
+        if !log.dropped().is_empty() {
+            let _ = writeln!(text, "# dropped: {} of {} candidates", log.dropped().len(), request.space.entrants.len());
         }
         let _ = writeln!(
             text,

@@ -46,18 +46,18 @@ pub(crate) enum Verdict {
     Dropped(String),
 }
 
-/// A candidate before it is timed, as one rank sees it.
-#[derive(Serialize, Deserialize)]
+/// A candidate before it is timed, as all ranks see it.
 enum Seen {
-    Wrong(u64),
+    Right,
     Refused(String),
+    Bad(String),
 }
 
 /// What one rank tells after a step of a round.
 #[derive(Serialize, Deserialize, Default)]
 struct Report {
-    /// By place in the round; empty after timing.
-    seen: Vec<Seen>,
+    wrong: u64,
+    refused: Option<String>,
     fault: Option<Fault>,
 }
 
@@ -74,8 +74,12 @@ struct Fault {
 impl Fault {
     fn of(place: usize, error: &Error) -> Self {
         let by_candidate = matches!(error, Error::Stalled { .. } | Error::PeerMismatch { .. });
-        Self { place, by_candidate, text: error.to_string().chars().take(MOST_TEXT).collect() }
+        Self { place, by_candidate, text: cut(error) }
     }
+}
+
+fn cut(error: &Error) -> String {
+    error.to_string().chars().take(MOST_TEXT).collect()
 }
 
 /// How a step ended, on all ranks.
@@ -107,7 +111,7 @@ impl Site {
     }
 
     /// Verifies what `verified` lacks and times what is right. Collective. A verdict for each of the round's candidates; fewer where
-    /// the communicators are lost, and then this site is of no further use.
+    /// one was wrong or stalled, and then, as the second says, this site is of no further use.
     ///
     /// Errors: a lost rank, and what has nothing to do with a candidate.
     pub(crate) fn measure(
@@ -123,28 +127,25 @@ impl Site {
         let verifier = &self.verifiers[&round.case.0];
         let gauge = Gauge::new(&self.bench, CHECK, WARMUP);
 
-        let new: Vec<_> = entrants.iter().map(|&entrant| !verified.contains(&(round.case, entrant))).collect();
-        let step = verify(control, &gauge, &planned, &new, verifier)?;
-        let seen = match step {
-            Step::Done(seen) => seen,
-            Step::Faulty(place, why) => {
-                verdicts.insert(entrants[place], Verdict::Dropped(why));
-                return Ok((verdicts, true));
-            }
-        };
         let (mut timed, mut right) = (Vec::new(), Vec::new());
-        for ((entrant, planned), seen) in entrants.into_iter().zip(planned).zip(seen) {
-            match seen {
-                Seen::Wrong(0) => {
+        for (entrant, planned) in entrants.into_iter().zip(planned) {
+            if verified.contains(&(round.case, entrant)) {
+                timed.push(entrant);
+                right.push(planned);
+                continue;
+            }
+            match verify(control, &gauge, &planned, verifier)? {
+                Seen::Right => {
                     verified.insert((round.case, entrant));
                     timed.push(entrant);
                     right.push(planned);
                 }
-                Seen::Wrong(wrong) => {
-                    let why = format!("{wrong} wrong elements of {} bytes", round.case.1);
-                    verdicts.insert(entrant, Verdict::Dropped(why));
-                }
                 Seen::Refused(why) => drop(verdicts.insert(entrant, Verdict::Refused(why))),
+                // WHY: nobody knows what it has left in the heap, so no other is judged there.
+                Seen::Bad(why) => {
+                    verdicts.insert(entrant, Verdict::Dropped(format!("{why} ({} bytes)", round.case.1)));
+                    return Ok((verdicts, true));
+                }
             }
         }
         if right.is_empty() {
@@ -234,44 +235,25 @@ impl Site {
     }
 }
 
-/// Everyone's view of the candidates that are `new`; the others were right before.
-fn verify(
-    control: &dyn Bootstrap,
-    gauge: &Gauge<'_>,
-    planned: &[Planned],
-    new: &[bool],
-    verifier: &Verifier,
-) -> Result<Step<Vec<Seen>>> {
-    let mut report = Report::default();
-    for (place, planned) in planned.iter().enumerate() {
-        let wrong = if new[place] { gauge.verify(planned, verifier) } else { Ok(0) };
-        report.seen.push(match wrong {
-            Ok(wrong) => Seen::Wrong(wrong),
-            // Before anything was launched, and on all ranks alike.
-            Err(error @ (Error::InvalidArgument(_) | Error::Unsupported(_))) => {
-                Seen::Refused(error.to_string().chars().take(MOST_TEXT).collect())
-            }
-            Err(error) => {
-                report.fault = Some(Fault::of(place, &error));
-                break;
-            }
-        });
-    }
-    let reports = exchange::words(control, "comparing verdicts", &report)?;
-    if let Some((place, why)) = blame(control, &reports)? {
-        return Ok(Step::Faulty(place, why));
-    }
-    let mut all: Vec<_> = planned.iter().map(|_| Seen::Wrong(0)).collect();
-    for report in reports {
-        for (all, seen) in all.iter_mut().zip(report.seen) {
-            match (&*all, seen) {
-                (Seen::Wrong(before), Seen::Wrong(wrong)) => *all = Seen::Wrong(before.saturating_add(wrong)),
-                (Seen::Wrong(_), refused) => *all = refused,
-                (Seen::Refused(_), _) => {}
-            }
+/// What all ranks together see of one candidate.
+fn verify(control: &dyn Bootstrap, gauge: &Gauge<'_>, planned: &Planned, verifier: &Verifier) -> Result<Seen> {
+    let own = match gauge.verify(planned, verifier) {
+        Ok(wrong) => Report { wrong, ..Report::default() },
+        // Before anything was launched, and on all ranks alike.
+        Err(error @ (Error::InvalidArgument(_) | Error::Unsupported(_))) => {
+            Report { refused: Some(cut(&error)), ..Report::default() }
         }
+        Err(error) => Report { fault: Some(Fault::of(0, &error)), ..Report::default() },
+    };
+    let reports = exchange::words(control, "comparing verdicts", &own)?;
+    if let Some((_, why)) = blame(control, &reports)? {
+        return Ok(Seen::Bad(why));
     }
-    Ok(Step::Done(all))
+    if let Some(why) = reports.iter().find_map(|report| report.refused.clone()) {
+        return Ok(Seen::Refused(why));
+    }
+    let wrong = reports.iter().fold(0u64, |sum, report| sum.saturating_add(report.wrong));
+    Ok(if wrong == 0 { Seen::Right } else { Seen::Bad(format!("{wrong} wrong elements")) })
 }
 
 /// The slowest rank's times of each candidate.
@@ -285,7 +267,7 @@ fn time(
     let turn = Cell::new(0);
     let own = gauge.time(repeats, planned, verifier, |place| turn.set(place));
     let fault = own.as_ref().err().map(|error| Fault::of(turn.get(), error));
-    let reports = exchange::words(control, "comparing outcomes", &Report { seen: Vec::new(), fault })?;
+    let reports = exchange::words(control, "comparing outcomes", &Report { fault, ..Report::default() })?;
     if let Some((place, why)) = blame(control, &reports)? {
         return Ok(Step::Faulty(place, why));
     }

@@ -113,7 +113,7 @@ pub(crate) struct Space {
     pub(crate) entrants: Vec<Entrant>,
     /// How many of them are the manifest's own shapes.
     pub(crate) seeds: usize,
-    /// Those that differ from an entrant by one step of one parameter.
+    /// Those that differ from an entrant by a step of one or two parameters.
     pub(crate) neighbours: Vec<Vec<usize>>,
     pub(crate) classes: Vec<Class>,
     /// Growing; at least one.
@@ -338,7 +338,8 @@ fn fits(ground: &Ground, kept: &[Choice], choice: &Choice) -> Result<Result<(), 
     Ok(if needed <= allowed { Ok(()) } else { Err(why()) })
 }
 
-/// Shapes of one variant are neighbours where one parameter has the next value of those that the variant is tried with.
+/// Shapes of one variant are neighbours where one parameter, or two of them, have the next value of those that the variant is tried
+/// with. Two, for more lanes of fewer threads can be better where more of either is worse.
 fn neighbours(choices: &[Choice], rivals: usize) -> Vec<Vec<usize>> {
     fn number<T>(value: Option<T>, of: impl Fn(T) -> u64) -> u64 {
         value.map_or(0, |value| of(value) + 1)
@@ -373,8 +374,11 @@ fn neighbours(choices: &[Choice], rivals: usize) -> Vec<Vec<usize>> {
         known.iter().zip(keys(&choice.shape)).map(|(known, key)| known.binary_search(&key).unwrap_or(0)).collect()
     };
     let places: Vec<_> = choices.iter().map(place).collect();
-    let distance = |a: usize, b: usize| places[a].iter().zip(&places[b]).map(|(&a, &b)| a.abs_diff(b)).sum::<usize>();
+    let are_near = |a: usize, b: usize| {
+        let steps = || places[a].iter().zip(&places[b]).map(|(&a, &b)| a.abs_diff(b));
+        steps().all(|step| step <= 1) && (1..=2usize).contains(&steps().sum())
+    };
     let same = |a: usize, b: usize| choices[a].variant.name == choices[b].variant.name;
-    let of = |a: usize| (0..choices.len()).filter(|&b| same(a, b) && distance(a, b) == 1).collect();
+    let of = |a: usize| (0..choices.len()).filter(|&b| same(a, b) && are_near(a, b)).collect();
     (0..choices.len()).map(of).chain((0..rivals).map(|_| Vec::new())).collect()
 }
