@@ -17,6 +17,7 @@
 #   VARIANTS=all           as --variant of myelon-perf
 #   AGAINST                as --against; unset: myelon-perf's own choice
 #   ABLATION_SECONDS=300                    time for the studies of one world size; 20 on the CPU
+#   TUNE_SECONDS=420                        budget of myelon-tune for one world size, and a sweep with its table; unset: neither
 #   LITMUS_TRIES=100000000                  messages of each pattern between every two GPUs
 #   SOAK_OPERATIONS=1000000 SOAK_SEED=1     random operations, a tenth of them again between processes; 5000 on the CPU
 #   TEST_SECONDS=600 SWEEP_SECONDS=600      deadlines
@@ -71,13 +72,14 @@ cp "$bundle/VERSION" "$out/" 2>/dev/null || true
 summary=()
 failures=0
 results=
+table=
 must_say=
 
 # Occurrences of a pattern in a file that may be missing.
 count() { { grep -oE "$1" "$2" 2>/dev/null || true; } | wc -l; }
 
 # `step RANKS NAME SECONDS COMMAND...`: runs on the first RANKS GPUs, logs, and notes the outcome. The command is a test binary,
-# or with $results set a sweep that writes there. With $must_say set, its log must have that text.
+# or with $results set a sweep that writes there, or with $table set a tuner. With $must_say set, its log must have that text.
 step() {
   local ranks=$1 name=$2 seconds=$3 start=$SECONDS status=0 verdict=ok detail log
   shift 3
@@ -91,6 +93,9 @@ step() {
   if [[ -n $results ]]; then
     detail="$(count '"variant"' "$results") rows, $(count '"wrong": *[1-9]' "$results") wrong"
     [[ $detail == [1-9]*' rows, 0 wrong' ]] || verdict=FAIL
+  elif [[ -n $table ]]; then
+    detail="$(count ', variant = ' "$table") rows"
+    [[ $detail == [1-9]* ]] || verdict=FAIL
   else
     detail=$(sed -nE 's/^test result: [a-zA-Z]+\. (.*); [0-9]+ measured.*/\1/p' "$log" | tail -n 1)
     [[ $detail == [1-9]*' passed; 0 failed'* ]] || verdict=FAIL
@@ -115,6 +120,17 @@ sweep_step() {
   shift 2
   rm -f "$results"
   step "$ranks" "$name" "$sweep_seconds" "$@" --json "$results"
+}
+
+# `tune_steps RANKS`: writes lanes-RANKS.toml, and holds it against every variant at every power of two.
+tune_steps() {
+  local ranks=$1 tuned=$out/lanes-$1.toml
+  local table=$tuned
+  rm -f "$tuned"
+  step "$ranks" tune "$((TUNE_SECONDS + 180))" "$bundle/myelon-tune" --device "$device" --ranks "$ranks" --budget "$TUNE_SECONDS" -o "$tuned"
+  table=
+  sweep_step "$ranks" tuned env MYELON_LANE_TABLE="$tuned" "${perf[@]}" --ranks "$ranks" \
+    -b "${BEGIN:-1K}" -e "${END:-256M}" -f 2 -n "${REPEATS:-20}" -w "${WARMUP:-5}" --variant all -G 20
 }
 
 {
@@ -163,6 +179,7 @@ for ranks in "${sizes[@]}"; do
   fi
   sweep_step "$ranks" eager "${perf[@]}" --ranks "$ranks" "${sweep[@]}"
   sweep_step "$ranks" graph "${perf[@]}" --ranks "$ranks" "${sweep[@]}" -G 20
+  [[ -z ${TUNE_SECONDS:-} ]] || tune_steps "$ranks"
   sweep_step "$ranks" ablation "${perf[@]}" --ranks "$ranks" --ablate --budget "$ablation_seconds"
   sweep_step "$ranks" neighbour "$bundle/myelon-perf" neighbour --device "$device" --ranks "$ranks"
   if command -v mpirun >/dev/null; then

@@ -11,7 +11,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-steps=(nvrtc system nextest fmt house shell clippy clippy_mpi msrv deny doc tests doctests perf mpi)
+steps=(nvrtc system nextest fmt house shell clippy clippy_mpi msrv deny doc tests doctests perf tune mpi)
 
 declare -A about=(
   [nvrtc]='NVRTC from pip, so that every kernel is compiled for GPUs too'
@@ -28,6 +28,7 @@ declare -A about=(
   [tests]='all tests'
   [doctests]='examples in the docs'
   [perf]='myelon-perf, all variants on 4 CPU ranks; generated tables and plots are current'
+  [tune]='myelon-tune on 4 CPU ranks, and myelon-perf with the table that it wrote'
   [mpi]='myelon-perf and an example under mpirun'
 )
 
@@ -215,6 +216,18 @@ step_perf() {
   bounded 60 "$binaries/myelon-perf" report results/*/{eager,graph}-*.json --readme README.md --svg docs/plots/allreduce.svg --check
   bounded 60 "$binaries/myelon-perf" report results/*/ablation-*.json --patterns docs/PATTERNS.md \
     --neighbours results/*/neighbour-*.json --check
+}
+
+step_tune() {
+  need_perf
+  bounded 600 cargo build --bin myelon-tune
+  local table=$out/lanes.toml log=$out/lanes.log
+  rm -f "$table" "$out/tuned.json"
+  bounded 300 "$binaries/myelon-tune" --device cpu --ranks 4 -b 1K -e 64K -f 8 -n 2 -G 2 --budget 30 -o "$table"
+  MYELON_LANE_TABLE=$table MYELON_LOG=myelon_ccl=debug bounded 300 "$binaries/myelon-perf" --device cpu --ranks 4 \
+    -b 1K -e 64K -f 8 -n 2 -w 1 --variant auto -d f32,i32 --json "$out/tuned.json" 2>"$log"
+  check_results "$out/tuned.json"
+  [[ $(grep -c 'the row from' "$log") == 24 ]] || { echo "not every choice was the table's, once a rank:"; cat "$log"; return 1; }
 }
 
 step_mpi() {

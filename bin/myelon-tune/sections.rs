@@ -1,15 +1,13 @@
 //! From what was measured to the sections of a lane table. Pure.
 
 use myelon_ccl::WorldSize;
+use myelon_ccl::measure::lag::TOLERANCE;
 use myelon_ccl::measure::{Baseline, Bytes};
 use myelon_ccl::table::{Buffers, Measured, OperatorClass, Row, Section};
 
 use crate::log::Log;
 use crate::search::choices;
 use crate::space::{Case, Entrant, OP, Space};
-
-/// Further behind the best than this is too far for a table that is judged.
-const TOLERANCE: f64 = 1.03;
 
 /// A section a class of which anything was measured: a row from each size that was asked for, and from where the choice changes.
 pub(crate) fn sections(space: &Space, log: &Log, ranks: WorldSize) -> Vec<Section> {

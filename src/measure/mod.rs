@@ -6,12 +6,14 @@
 //! - [`text`] streams rows to a terminal in nccl-tests' columns, [`csv`] flattens them for a spreadsheet;
 //! - [`markdown`] and [`svg`] make the tables and plots of the README, and [`readme`] puts them there;
 //! - [`neighbour`] is what a waiting kernel does to another one: stored and shown apart, for it is no time of an all-reduce;
+//! - [`lag`] finds where `auto` is slower than another variant;
 //! - [`compare`] finds the baseline of a row, so that a ratio is always computed and never stored.
 
 pub mod bandwidth;
 pub mod case;
 pub mod compare;
 pub mod csv;
+pub mod lag;
 pub mod markdown;
 pub mod merge;
 pub mod neighbour;
