@@ -29,7 +29,7 @@ declare -A about=(
   [doctests]='examples in the docs'
   [perf]='myelon-perf, all variants on 4 CPU ranks; generated tables and plots are current'
   [tune]='myelon-tune on 4 CPU ranks, and myelon-perf with the table that it wrote'
-  [mpi]='myelon-perf and an example under mpirun'
+  [mpi]='myelon-perf, myelon-tune and an example under mpirun'
 )
 
 venv=$PWD/target/ci-venv
@@ -237,6 +237,12 @@ step_mpi() {
   bounded 300 mpirun --allow-run-as-root --oversubscribe -np 2 \
     "$binaries/myelon-perf" --device cpu -b 1K -e 16K -f 4 -n 2 -w 1 --variant all --json "$out/mpi.json"
   check_results "$out/mpi.json"
+
+  bounded 600 cargo build --bin myelon-tune
+  rm -f "$out/mpi-lanes.toml"
+  bounded 300 mpirun --allow-run-as-root --oversubscribe -np 2 "$binaries/myelon-tune" \
+    --device cpu -b 1K -e 4K -f 4 -n 2 -G 2 --variant two_shot_push -d f32 -o "$out/mpi-lanes.toml"
+  grep -q 'complete = true' "$out/mpi-lanes.toml"
 
   # The example that the README shows, as its first lines say to start it: two ranks of ones make twos.
   bounded 600 cargo build --example processes

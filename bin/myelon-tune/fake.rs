@@ -7,9 +7,10 @@ use myelon_ccl::table::DTypeClass;
 use myelon_ccl::variant::Choice;
 use myelon_ccl::{DType, WorldSize};
 
+use crate::grid::Values;
 use crate::log::Log;
 use crate::search::{Round, next};
-use crate::space::{Case, Class, Effort, Entrant, Ground, Space, Values};
+use crate::space::{Case, Class, Effort, Entrant, Ground, Space};
 
 /// Most rounds of a search that ends.
 const MOST_ROUNDS: usize = 20_000;

@@ -6,6 +6,7 @@ mod broadcast;
 #[allow(dead_code)]
 #[path = "../common/mod.rs"]
 mod common;
+mod grid;
 mod log;
 mod request;
 mod run;

@@ -12,9 +12,10 @@ use myelon_ccl::variant::dtype_runs_on;
 use myelon_ccl::{Error, Options, Result, WorldSize};
 
 use crate::args::Cli;
+use crate::grid::Values;
 use crate::here::{Here, Surroundings};
 use crate::placement::{Asked, Placement, device};
-use crate::space::{Class, Effort, Ground, Space, Values};
+use crate::space::{Class, Effort, Ground, Space};
 
 /// Repeats of a candidate in the first pass.
 const FIRST: u32 = 3;

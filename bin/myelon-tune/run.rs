@@ -23,7 +23,7 @@ use crate::request::TuneRequest;
 use crate::screen::Screen;
 use crate::search::{Round, next};
 use crate::sections::{judgements, sections};
-use crate::site::{Site, Verdict};
+use crate::site::{Outcome, Site, Verdict};
 
 /// Between two writes of the journal, at least.
 const JOURNAL_EVERY: Duration = Duration::from_secs(3);
@@ -108,7 +108,7 @@ impl Search<'_> {
             if let Some(screen) = &mut self.screen {
                 screen.announce(self.request, &self.log, &round);
             }
-            let (verdicts, is_lost) = site.measure(self.control, self.request, &round, &mut verified)?;
+            let Outcome { verdicts, is_lost } = site.measure(self.control, self.request, &round, &mut verified)?;
             for (entrant, verdict) in verdicts {
                 match verdict {
                     Verdict::Times(times_us) => self.log.record(round.case, entrant, &times_us),

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use indicatif::ProgressBar;
+use indicatif::{ProgressBar, ProgressStyle};
 use myelon_ccl::measure::{Bytes, Provenance};
 use myelon_ccl::table::{LaneTable, Row};
 
@@ -22,7 +22,6 @@ pub(crate) struct Screen {
     progress: ProgressBar,
     started: Instant,
     budget: Duration,
-    resumed: usize,
 }
 
 impl Screen {
@@ -35,12 +34,10 @@ impl Screen {
         started: Instant,
     ) -> Self {
         let Space { entrants, sizes, classes, effort, left_out, limits, .. } = &request.space;
-        let screen = Self {
-            progress: progress(request.budget.as_secs().max(1)),
-            started,
-            budget: request.budget,
-            resumed: log.measured(),
-        };
+        // The message says what is left: an estimate would be none, for rounds differ.
+        let style = ProgressStyle::with_template("{bar:20} {msg}").ok();
+        let progress = style.into_iter().fold(progress(request.budget.as_secs().max(1)), ProgressBar::with_style);
+        let screen = Self { progress, started, budget: request.budget };
         let dtypes: Vec<_> = classes.iter().map(|class| class.dtype.name()).collect();
         let (first, last) = (Bytes(sizes[0]), Bytes(sizes[sizes.len() - 1]));
         let how = if effort.exhaustive { "all measured" } else { "searched" };
@@ -68,8 +65,8 @@ impl Screen {
         for why in left_out {
             let _ = writeln!(text, "# left out: {why}");
         }
-        if screen.resumed > 0 {
-            let _ = writeln!(text, "# resumed with {} measurements", screen.resumed);
+        if log.measured() > 0 {
+            let _ = writeln!(text, "# resumed with {} measurements", log.measured());
         }
         print(&screen.progress, &text);
         screen
@@ -86,7 +83,7 @@ impl Screen {
         });
         let phase = round.phase.name();
         self.progress.set_position(spent.as_secs().min(self.budget.as_secs()));
-        self.progress.set_message(format!("{phase}, {dtype} {}{best}; at most {left} s left,", Bytes(bytes)));
+        self.progress.set_message(format!("{phase}, {dtype} {}{best}; at most {left} s left", Bytes(bytes)));
     }
 
     /// Says who is out.

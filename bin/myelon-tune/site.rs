@@ -46,6 +46,27 @@ pub(crate) enum Verdict {
     Dropped(String),
 }
 
+/// How a round ended. The same on all ranks.
+#[derive(Debug, Default)]
+pub(crate) struct Outcome {
+    /// By entrant; none for those that a bad one came before.
+    pub(crate) verdicts: BTreeMap<usize, Verdict>,
+    /// One was wrong or stalled: nobody knows what it has left in the heap, so the site is of no further use.
+    pub(crate) is_lost: bool,
+}
+
+impl Outcome {
+    fn lost_by(mut self, entrant: usize, why: String, bytes: u64) -> Self {
+        self.verdicts.insert(entrant, Verdict::Dropped(format!("{why} ({bytes} bytes)")));
+        self.is_lost = true;
+        self
+    }
+
+    fn refuse(&mut self, entrant: usize, why: impl Into<String>) {
+        self.verdicts.insert(entrant, Verdict::Refused(why.into()));
+    }
+}
+
 /// A candidate before it is timed, as all ranks see it.
 enum Seen {
     Right,
@@ -110,8 +131,7 @@ impl Site {
         self.bench.communicator()
     }
 
-    /// Verifies what `verified` lacks and times what is right. Collective. A verdict for each of the round's candidates; fewer where
-    /// one was wrong or stalled, and then, as the second says, this site is of no further use.
+    /// Verifies what `verified` lacks and times what is right. Collective.
     ///
     /// Errors: a lost rank, and what has nothing to do with a candidate.
     pub(crate) fn measure(
@@ -120,59 +140,42 @@ impl Site {
         request: &TuneRequest,
         round: &Round,
         verified: &mut BTreeSet<(Case, usize)>,
-    ) -> Result<(BTreeMap<usize, Verdict>, bool)> {
-        let mut verdicts = BTreeMap::new();
-        let (mut entrants, mut planned) = self.plan(request, round, &mut verdicts)?;
-        self.prepare(&mut entrants, &mut planned, round, request, &mut verdicts)?;
+    ) -> Result<Outcome> {
+        let (bytes, mut outcome) = (round.case.1, Outcome::default());
+        let planned = self.plan(request, round, &mut outcome)?;
+        let planned = self.prepare(planned, round, request, &mut outcome)?;
         let verifier = &self.verifiers[&round.case.0];
         let gauge = Gauge::new(&self.bench, CHECK, WARMUP);
 
         let (mut timed, mut right) = (Vec::new(), Vec::new());
-        for (entrant, planned) in entrants.into_iter().zip(planned) {
-            if verified.contains(&(round.case, entrant)) {
-                timed.push(entrant);
-                right.push(planned);
-                continue;
-            }
-            match verify(control, &gauge, &planned, verifier)? {
-                Seen::Right => {
-                    verified.insert((round.case, entrant));
-                    timed.push(entrant);
-                    right.push(planned);
-                }
-                Seen::Refused(why) => drop(verdicts.insert(entrant, Verdict::Refused(why))),
-                // WHY: nobody knows what it has left in the heap, so no other is judged there.
-                Seen::Bad(why) => {
-                    verdicts.insert(entrant, Verdict::Dropped(format!("{why} ({} bytes)", round.case.1)));
-                    return Ok((verdicts, true));
+        for (entrant, planned) in planned {
+            if !verified.contains(&(round.case, entrant)) {
+                match verify(control, &gauge, &planned, verifier)? {
+                    Seen::Right => drop(verified.insert((round.case, entrant))),
+                    Seen::Refused(why) => {
+                        outcome.refuse(entrant, why);
+                        continue;
+                    }
+                    Seen::Bad(why) => return Ok(outcome.lost_by(entrant, why, bytes)),
                 }
             }
-        }
-        if right.is_empty() {
-            return Ok((verdicts, false));
+            timed.push(entrant);
+            right.push(planned);
         }
         match time(control, &gauge, &right, round.repeats, verifier)? {
             Step::Done(series) => {
-                verdicts.extend(timed.into_iter().zip(series.into_iter().map(Verdict::Times)));
-                Ok((verdicts, false))
+                outcome.verdicts.extend(timed.into_iter().zip(series.into_iter().map(Verdict::Times)));
+                Ok(outcome)
             }
-            Step::Faulty(place, why) => {
-                verdicts.insert(timed[place], Verdict::Dropped(why));
-                Ok((verdicts, true))
-            }
+            Step::Faulty(place, why) => Ok(outcome.lost_by(timed[place], why, bytes)),
         }
     }
 
     /// The candidates of a round that can be planned, which all ranks find alike.
-    fn plan(
-        &mut self,
-        request: &TuneRequest,
-        round: &Round,
-        verdicts: &mut BTreeMap<usize, Verdict>,
-    ) -> Result<(Vec<usize>, Vec<Planned>)> {
+    fn plan(&self, request: &TuneRequest, round: &Round, outcome: &mut Outcome) -> Result<Vec<(usize, Planned)>> {
         let (reduced, issue) =
             (request.space.request(round.case), Issue { graph: request.graph_of(round.case.1), batch: 0 });
-        let (mut entrants, mut planned) = (Vec::new(), Vec::new());
+        let mut planned = Vec::new();
         for &entrant in &round.entrants {
             let one = match &request.space.entrants[entrant] {
                 Entrant::Myelon(choice) => {
@@ -184,49 +187,42 @@ impl Site {
                     .ok_or_else(|| Error::unsupported(format!("{baseline} lacks {} {OP}", reduced.dtype))),
             };
             match one {
-                Ok(one) => {
-                    entrants.push(entrant);
-                    planned.push(one);
-                }
-                Err(error) => drop(verdicts.insert(entrant, Verdict::Refused(error.to_string()))),
+                Ok(one) => planned.push((entrant, one)),
+                Err(error) => outcome.refuse(entrant, error.to_string()),
             }
         }
-        Ok((entrants, planned))
+        Ok(planned)
     }
 
     /// Compiles and loads, together, or one by one where that fails, so that only those are left out that it fails for.
     fn prepare(
         &mut self,
-        entrants: &mut Vec<usize>,
-        planned: &mut Vec<Planned>,
+        planned: Vec<(usize, Planned)>,
         round: &Round,
         request: &TuneRequest,
-        verdicts: &mut BTreeMap<usize, Verdict>,
-    ) -> Result<()> {
+        outcome: &mut Outcome,
+    ) -> Result<Vec<(usize, Planned)>> {
         let communicator = self.bench.communicator();
         if !self.verifiers.contains_key(&round.case.0) {
             let dtype = request.space.classes[round.case.0].dtype;
             self.verifiers.insert(round.case.0, Verifier::prepare(communicator.device(), dtype, OP)?);
         }
-        let plans: Vec<_> = planned.iter().filter_map(|planned| planned.plan.clone()).collect();
+        let plans: Vec<_> = planned.iter().filter_map(|(_, planned)| planned.plan.clone()).collect();
         if communicator.prepare(&plans).is_ok() {
-            return Ok(());
+            return Ok(planned);
         }
         communicator.status()?;
-        let all = std::mem::take(entrants).into_iter().zip(std::mem::take(planned));
-        for (entrant, one) in all {
-            match one.plan.as_ref().map_or(Ok(()), |plan| communicator.prepare(std::slice::from_ref(plan))) {
-                Ok(()) => {
-                    entrants.push(entrant);
-                    planned.push(one);
-                }
+        let mut prepared = Vec::new();
+        for (entrant, planned) in planned {
+            match planned.plan.as_ref().map_or(Ok(()), |plan| communicator.prepare(std::slice::from_ref(plan))) {
+                Ok(()) => prepared.push((entrant, planned)),
                 Err(error @ (Error::PeerLost { .. } | Error::Bootstrap { .. } | Error::Aborted { .. })) => {
                     return Err(error);
                 }
-                Err(error) => drop(verdicts.insert(entrant, Verdict::Refused(error.to_string()))),
+                Err(error) => outcome.refuse(entrant, error.to_string()),
             }
         }
-        Ok(())
+        Ok(prepared)
     }
 
     /// Takes leave of the other ranks. Collective.

@@ -8,9 +8,11 @@ use myelon_ccl::abi::HeapLayout;
 use myelon_ccl::device::DeviceKind;
 use myelon_ccl::measure::{Baseline, Bytes};
 use myelon_ccl::memory::HeapLimits;
-use myelon_ccl::table::DTypeClass;
-use myelon_ccl::variant::{Choice, Lanes, Manifest, Plan, Request, Shape, Terrain, VariantSpec};
-use myelon_ccl::{DType, Error, Launching, Metadata, Places, ReduceOp, Result, SyncPolicy, Wait, WorldSize};
+use myelon_ccl::table::{Buffers, DTypeClass, LaneTable};
+use myelon_ccl::variant::{Choice, Manifest, Plan, Request, Shape, Terrain, VariantSpec};
+use myelon_ccl::{DType, Error, ReduceOp, Result, SyncPolicy, WorldSize};
+
+use crate::grid::{Values, combined, neighbours, own_shapes};
 
 /// What every section is measured with: operators take the same time beside the link.
 pub(crate) const OP: ReduceOp = ReduceOp::Sum;
@@ -40,34 +42,6 @@ impl Entrant {
         let Shape { lanes, threads, chunk, stages, slots, .. } = *shape;
         let sync = shape.sync.filter(|&sync| sync != SyncPolicy::Light);
         format!("{}{}", variant.name, Shape { lanes, threads, chunk, stages, slots, sync, ..Shape::default() })
-    }
-}
-
-/// The values that are combined; a parameter without any keeps those of the manifest's tunings.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Values {
-    pub(crate) lanes: Vec<u32>,
-    pub(crate) threads: Vec<u32>,
-    pub(crate) chunk: Vec<Bytes>,
-    pub(crate) stages: Vec<u32>,
-    pub(crate) sync: Vec<SyncPolicy>,
-}
-
-impl Values {
-    /// What a device kind is searched with unless told otherwise. On the CPU, where times mean nothing and compiling takes longest,
-    /// few.
-    pub(crate) fn of(kind: DeviceKind) -> Self {
-        let kib = |sizes: &[u64]| sizes.iter().map(|size| Bytes(size << 10)).collect();
-        match kind {
-            DeviceKind::Cuda => Self {
-                lanes: vec![8, 16, 32, 64, 128],
-                threads: vec![64, 128, 256, 512],
-                chunk: kib(&[32, 64, 128, 256]),
-                stages: vec![1, 2, 3, 4],
-                sync: SyncPolicy::ALL.to_vec(),
-            },
-            DeviceKind::Cpu => Self { lanes: vec![1, 2, 4], ..Self::default() },
-        }
     }
 }
 
@@ -155,7 +129,7 @@ impl Space {
                 left_out.push(format!("{}: not tried on {}", spec.name, ground.arch));
                 continue;
             }
-            let own = own_shapes(spec, &ground);
+            let own = own_shapes(spec, ground.device, ground.ranks);
             grid.extend(combined(spec, &own, values).into_iter().map(|shape| Choice { shape, ..Choice::of(spec) }));
             seeds.extend(own.into_iter().map(|shape| Choice { shape, ..Choice::of(spec) }));
         }
@@ -219,8 +193,7 @@ impl Space {
     /// Measures what a table takes too: an entrant of its own where there is none like it.
     ///
     /// Errors: [`Error::InvalidArgument`] for one that has nothing for these ranks, or needs a larger heap.
-    pub(crate) fn judge(&mut self, table: &myelon_ccl::table::LaneTable) -> Result<()> {
-        use myelon_ccl::table::Buffers;
+    pub(crate) fn judge(&mut self, table: &LaneTable) -> Result<()> {
         for case in self.cases().collect::<Vec<_>>() {
             let Class { dtypes, dtype } = self.classes[case.0];
             let row = table.choose(self.ground.ranks, dtypes, Buffers::Plain, case.1).ok_or_else(|| {
@@ -267,61 +240,6 @@ impl Space {
     }
 }
 
-/// The manifest's tunings for the ranks, each once, with nothing left open.
-fn own_shapes(spec: &VariantSpec, ground: &Ground) -> Vec<Shape> {
-    let policies = Shape {
-        wait: Some(Wait::Adaptive),
-        sync: Some(SyncPolicy::Light),
-        places: Some(Places::Coalesced),
-        metadata: Some(Metadata::Derived),
-        launch: Some(Launching::Persistent),
-        ..Shape::default()
-    };
-    let is_for_ranks =
-        |ranks: &Option<Vec<WorldSize>>| ranks.as_ref().is_none_or(|listed| listed.contains(&ground.ranks));
-    let mut shapes: Vec<Shape> = Vec::new();
-    for tuning in spec.tuning.iter().filter(|row| row.device == ground.device && is_for_ranks(&row.ranks)) {
-        let shape = spec.parameters.of(tuning.shape.or(&policies));
-        if !shapes.contains(&shape) {
-            shapes.push(shape);
-        }
-    }
-    shapes
-}
-
-/// The first of a variant's own shapes with every combination of the values that it takes.
-fn combined(spec: &VariantSpec, own: &[Shape], values: &Values) -> Vec<Shape> {
-    fn all<T: Copy + Ord>(values: &[T], own: impl Iterator<Item = T>) -> Vec<T> {
-        let mut all: Vec<_> = values.iter().copied().chain(own).collect();
-        all.sort_unstable();
-        all.dedup();
-        all
-    }
-    let Some(&first) = own.first() else { return Vec::new() };
-    let lanes = own.iter().filter_map(|shape| match shape.lanes {
-        Some(Lanes::UpTo(lanes)) => Some(lanes),
-        _ => None,
-    });
-    let lanes = all(&values.lanes, lanes);
-    let threads = all(&values.threads, own.iter().filter_map(|shape| shape.threads));
-    let chunk = all(&values.chunk, own.iter().filter_map(|shape| shape.chunk));
-    let stages = all(&values.stages, own.iter().filter_map(|shape| shape.stages));
-    let sync = all(&values.sync, own.iter().filter_map(|shape| shape.sync));
-    let set = vec![first];
-    let set = Shape::with_each(set, &lanes, |shape, lanes| shape.lanes = Some(Lanes::UpTo(lanes)));
-    let set = Shape::with_each(set, &threads, |shape, threads| shape.threads = Some(threads));
-    let set = Shape::with_each(set, &chunk, |shape, chunk| shape.chunk = Some(chunk));
-    let set = Shape::with_each(set, &stages, |shape, stages| shape.stages = Some(stages));
-    let set = Shape::with_each(set, &sync, |shape, sync| shape.sync = Some(sync));
-    let mut taken: Vec<Shape> = Vec::new();
-    for shape in set.into_iter().map(|shape| spec.parameters.of(shape)).filter(|shape| spec.takes(shape).is_ok()) {
-        if !taken.contains(&shape) {
-            taken.push(shape);
-        }
-    }
-    taken
-}
-
 fn limits<'a>(ground: &Ground, choices: impl IntoIterator<Item = &'a Choice>) -> HeapLimits {
     HeapLimits::for_shapes(ground.device, ground.shared, choices.into_iter().map(|choice| &choice.shape))
 }
@@ -338,47 +256,96 @@ fn fits(ground: &Ground, kept: &[Choice], choice: &Choice) -> Result<Result<(), 
     Ok(if needed <= allowed { Ok(()) } else { Err(why()) })
 }
 
-/// Shapes of one variant are neighbours where one parameter, or two of them, have the next value of those that the variant is tried
-/// with. Two, for more lanes of fewer threads can be better where more of either is worse.
-fn neighbours(choices: &[Choice], rivals: usize) -> Vec<Vec<usize>> {
-    fn number<T>(value: Option<T>, of: impl Fn(T) -> u64) -> u64 {
-        value.map_or(0, |value| of(value) + 1)
+#[cfg(test)]
+mod tests {
+    use myelon_ccl::variant::Lanes;
+
+    use super::*;
+    use crate::fake::space;
+
+    fn place(space: &Space, wanted: &str) -> usize {
+        space.entrants.iter().position(|entrant| entrant.to_string().starts_with(wanted)).unwrap()
     }
-    let keys = |shape: &Shape| {
-        [
-            number(shape.lanes, |lanes| lanes.most(0).into()),
-            number(shape.threads, u64::from),
-            number(shape.chunk, |chunk| chunk.0),
-            number(shape.stages, u64::from),
-            number(shape.stage_packs, u64::from),
-            number(shape.producer_warps, u64::from),
-            number(shape.slots, u64::from),
-            number(shape.wait, |wait| wait as u64),
-            number(shape.sync, |sync| sync as u64),
-            number(shape.places, |places| places as u64),
-            number(shape.metadata, |metadata| metadata as u64),
-            number(shape.launch, |launch| launch as u64),
-        ]
-    };
-    let mut values: BTreeMap<&str, Vec<Vec<u64>>> = BTreeMap::new();
-    for choice in choices {
-        let of_variant = values.entry(&choice.variant.name).or_insert_with(|| vec![Vec::new(); 12]);
-        for (known, key) in of_variant.iter_mut().zip(keys(&choice.shape)) {
-            if let Err(place) = known.binary_search(&key) {
-                known.insert(place, key);
-            }
+
+    #[test]
+    fn the_manifests_shapes_come_first_and_everything_is_set() {
+        let space = space(vec![1 << 20], &[DType::F32], &[], false);
+        for (index, entrant) in space.entrants.iter().enumerate() {
+            let Entrant::Myelon(choice) = entrant else {
+                assert_eq!(index + 1, space.entrants.len(), "NCCL comes last");
+                continue;
+            };
+            let shape = choice.shape;
+            assert_eq!(choice.variant.parameters.of(shape.or(&full())), shape, "{choice}");
+            assert!(space.entrants[..index].iter().all(|other| other != entrant), "{choice} is there twice");
         }
+        assert!(space.seeds >= Manifest::embedded().enabled().count());
+        assert!(space.entrants.len() > 500, "{}", space.entrants.len());
     }
-    let place = |choice: &Choice| -> Vec<usize> {
-        let known = &values[choice.variant.name.as_str()];
-        known.iter().zip(keys(&choice.shape)).map(|(known, key)| known.binary_search(&key).unwrap_or(0)).collect()
-    };
-    let places: Vec<_> = choices.iter().map(place).collect();
-    let are_near = |a: usize, b: usize| {
-        let steps = || places[a].iter().zip(&places[b]).map(|(&a, &b)| a.abs_diff(b));
-        steps().all(|step| step <= 1) && (1..=2usize).contains(&steps().sum())
-    };
-    let same = |a: usize, b: usize| choices[a].variant.name == choices[b].variant.name;
-    let of = |a: usize| (0..choices.len()).filter(|&b| same(a, b) && are_near(a, b)).collect();
-    (0..choices.len()).map(of).chain((0..rivals).map(|_| Vec::new())).collect()
+
+    /// A shape with every parameter that a row of a table sets.
+    fn full() -> Shape {
+        let shape = "lanes = 1\nthreads = 32\nchunk = \"16\"\nstages = 2\nproducer_warps = 1\nslots = 2\nwait = \"spin\"\n\
+                     sync = \"light\"\nplaces = \"coalesced\"\nmetadata = \"derived\"\nlaunch = \"persistent\"";
+        toml::from_str(shape).unwrap()
+    }
+
+    #[test]
+    fn candidates_of_one_plan_are_measured_once() {
+        let space = space(vec![1 << 10, 1 << 24], &[DType::F32], &["one_shot_push"], false);
+        let of =
+            |lanes: u32| place(&space, &format!("one_shot_push lanes={lanes} threads=512 wait=adaptive sync=light"));
+        let small = [16, 32, 128].map(|lanes| space.stand_in((0, 1 << 10), of(lanes)));
+        assert!(small.iter().all(|&stand_in| stand_in == small[0]), "1 KiB has no work for a second lane");
+        assert_eq!(space.stand_in((0, 1 << 24), of(16)), Some(of(16)));
+        assert_eq!(space.stand_in((0, 12345), of(16)), Some(of(16)), "a size between others");
+    }
+
+    #[test]
+    fn neighbours_are_a_step_apart() {
+        let space = space(vec![1 << 20], &[DType::F32], &["one_shot_push", "ring"], false);
+        let of = place(&space, "one_shot_push lanes=32 threads=128 wait=adaptive sync=light");
+        let near: Vec<_> = space.neighbours[of].iter().map(|&entrant| space.entrants[entrant].short()).collect();
+        for expected in
+            ["lanes=64 threads=128", "lanes=32 threads=64", "lanes=64 threads=64", "lanes=32 threads=128 sync=strict"]
+        {
+            assert!(near.contains(&format!("one_shot_push {expected}")), "{expected}: {near:?}");
+        }
+        assert!(near.iter().all(|name| name.starts_with("one_shot_push") && !name.contains("lanes=128")), "{near:?}");
+        assert!(
+            space.neighbours.iter().enumerate().all(|(a, near)| near.iter().all(|&b| space.neighbours[b].contains(&a)))
+        );
+    }
+
+    #[test]
+    fn what_does_not_fit_is_left_out_and_said() {
+        let ground = |footprint| Ground {
+            device: DeviceKind::Cuda,
+            arch: "sm_80".into(),
+            ranks: WorldSize::new(8).unwrap(),
+            shared: false,
+            footprint,
+        };
+        let values = Values { chunk: vec![Bytes(1 << 20)], ..Values::default() };
+        let effort = Effort { first: 1, last: 1, keep: 1, exhaustive: false };
+        let names = ["ring".to_owned(), "one_shot_push".to_owned()];
+        let class = Class { dtypes: DTypeClass::Float, dtype: DType::F32 };
+        let new = |footprint| {
+            Space::new(ground(footprint), &names, &values, vec![class], vec![1 << 20], &[], effort).unwrap()
+        };
+        let small = new(None);
+        let said = |part: &str| small.left_out.iter().any(|why| why.contains(part));
+        assert!(
+            said("one_shot_push: not tried on sm_80") && said("chunk=1M") && said("over the footprint"),
+            "{:?}",
+            small.left_out
+        );
+        let large = new(Some(1 << 30));
+        assert!(large.entrants.len() > small.entrants.len() && large.limits.slot_bytes == 1 << 20);
+        assert!(Space::new(ground(Some(1)), &names, &values, vec![class], vec![1 << 20], &[], effort).is_err());
+        let lanes = |entrant: &Entrant| {
+            matches!(entrant, Entrant::Myelon(Choice { shape: Shape { lanes: Some(Lanes::UpTo(128)), .. }, .. }))
+        };
+        assert!(small.entrants.iter().all(lanes), "the manifest's");
+    }
 }
