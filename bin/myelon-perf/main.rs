@@ -23,6 +23,7 @@ mod sweep;
 use std::process::ExitCode;
 
 use common::{bench, calls, candidate, exchange, gauge, here, launch, machine, placement, progress, values};
+use myelon_ccl::table::LaneTable;
 use myelon_ccl::{Communicator, Options, Result};
 
 use args::{Cli, Command, SweepArgs};
@@ -60,13 +61,11 @@ fn prepare(args: &SweepArgs) -> Result<(SweepRequest, Options, Ranks)> {
     log_to_stderr()?;
     let here = Here::look()?;
     let request = SweepRequest::check(args, &here)?;
+    let from_env = Options::from_env()?;
+    let tables = from_env.table.iter().chain(LaneTable::all_embedded());
+    let limits = request.limits(tables.filter(|table| table.device == request.device).map(|table| &**table));
     // What is measured is prepared case by case.
-    let options = Options {
-        limits: Some(request.limits()),
-        share_devices: request.shares_gpus,
-        prepare: Vec::new(),
-        ..Options::from_env()?
-    };
+    let options = Options { limits: Some(limits), share_devices: request.shares_gpus, prepare: Vec::new(), ..from_env };
     let ranks = Ranks::prepare(request.device, request.ranks, request.placement, &here)?;
     Ok((request, options, ranks))
 }

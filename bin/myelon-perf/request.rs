@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use myelon_ccl::device::DeviceKind;
 use myelon_ccl::measure::{Baseline, Bytes, Series, SizeSweep, Step, output};
 use myelon_ccl::memory::HeapLimits;
+use myelon_ccl::table::LaneTable;
 use myelon_ccl::variant::Shape;
 use myelon_ccl::{DType, Error, ReduceOp, Result, WorldSize};
 
@@ -127,9 +128,10 @@ impl SweepRequest {
         Room { bytes, batch: self.most_batch(), in_place: self.in_place, against }
     }
 
-    /// A heap with room for all of them.
-    pub(crate) fn limits(&self) -> HeapLimits {
-        HeapLimits::for_shapes(self.device, self.shares_gpus, self.shapes())
+    /// A heap with room for all of them, and for what `auto` may take of these tables.
+    pub(crate) fn limits<'a>(&'a self, tables: impl IntoIterator<Item = &'a LaneTable>) -> HeapLimits {
+        let of_tables = tables.into_iter().flat_map(|table| table.shapes(self.ranks));
+        HeapLimits::for_shapes(self.device, self.shares_gpus, self.shapes().chain(of_tables))
     }
 
     /// What all rows of a type and operator have in common.
@@ -212,16 +214,16 @@ mod tests {
 
     #[test]
     fn the_heap_has_room_for_what_is_asked_for() {
-        let limits = check("", NODE).unwrap().limits();
+        let limits = check("", NODE).unwrap().limits([]);
         assert_eq!(limits, HeapLimits::of(DeviceKind::Cuda));
         assert_eq!(
-            check("--share-gpus", NODE).unwrap().limits(),
+            check("--share-gpus", NODE).unwrap().limits([]),
             limits,
             "nothing is shared where there are enough GPUs"
         );
-        let shared = check("--share-gpus --ranks 8", Fake { gpus: 4, ..NODE }).unwrap().limits();
+        let shared = check("--share-gpus --ranks 8", Fake { gpus: 4, ..NODE }).unwrap().limits([]);
         assert_eq!(shared, HeapLimits::for_shapes(DeviceKind::Cuda, true, []));
-        let limits = check("--variant ring --slots 2,16 --chunk 64K,1M --lanes 8,128", NODE).unwrap().limits();
+        let limits = check("--variant ring --slots 2,16 --chunk 64K,1M --lanes 8,128", NODE).unwrap().limits([]);
         assert_eq!((limits.ring_slots, limits.slot_bytes, limits.lanes), (16, 1 << 20, 128));
     }
 

@@ -157,13 +157,13 @@ candidates = [{ label = "c", variant = "ring", slots = 16, lanes = 128, chunk = 
             (request.jobs.len(), request.against.clone(), request.largest()),
             (0, vec![Baseline::Nccl], Some(Bytes(4 << 20)))
         );
-        let limits = request.limits();
+        let limits = request.limits([]);
         assert_eq!((limits.ring_slots, limits.slot_bytes, limits.lanes), (16, 1 << 20, 128));
         let studies = request.studies.unwrap();
         assert_eq!((studies.budget.as_secs(), studies.cases(), studies.left_out.len()), (480, 2, 0));
         let request = check(&format!("{line} --budget 5 --ranks 2"), CPU).unwrap();
         assert_eq!((request.against.len(), request.studies.unwrap().budget.as_secs()), (0, 5), "no NCCL on the CPU");
-        assert_eq!(check("", NODE).unwrap().limits(), HeapLimits::of(DeviceKind::Cuda));
+        assert_eq!(check("", NODE).unwrap().limits([]), HeapLimits::of(DeviceKind::Cuda));
     }
 
     #[test]

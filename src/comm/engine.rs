@@ -12,7 +12,7 @@ use crate::bootstrap::{Bootstrap, agree};
 use crate::device::{Device, DeviceKind, LaunchShape, StreamHandle};
 use crate::error::Result;
 use crate::memory::{HeapLimits, SymmetricHeap};
-use crate::table::{Decision, Dispatcher};
+use crate::table::{Decision, Dispatcher, Origin};
 use crate::types::{DType, ReduceOp, WorldSize};
 use crate::variant::{Choice, Plan, Request, Terrain};
 use crate::watch::Watch;
@@ -99,8 +99,15 @@ impl KernelEngine {
         self.heap.bytes()
     }
 
-    pub(super) fn choose(&self, request: &Request) -> Result<Decision<'_>> {
-        self.dispatcher.choose(request)
+    /// What the communicator takes for a request, and why. A row of a table or of the rule is cut to what this heap has room for,
+    /// for it must run in any; what was forced is refused later where it does not fit.
+    pub(super) fn choose(&self, request: &Request) -> Result<(Choice, Origin<'_>)> {
+        let Decision { choice, origin } = self.dispatcher.choose(request)?;
+        let shape = match origin {
+            Origin::Forced => choice.shape,
+            Origin::Table(..) | Origin::Rule(_) => choice.shape.within(self.heap.layout()),
+        };
+        Ok((Choice { shape, ..choice.clone() }, origin))
     }
 
     pub(super) fn plan(&self, choice: &Choice, request: &Request) -> Result<Plan> {
@@ -122,15 +129,15 @@ impl KernelEngine {
         if let Some(ready) = self.memo.get(choice, request) {
             return Ok(Found::Known(ready));
         }
-        let decision = if choice.is_none() { Some(self.choose(request)?) } else { None };
-        let taken = choice.or(decision.map(|decision| decision.choice)).expect("one of the two is there");
+        let decided = if choice.is_none() { Some(self.choose(request)?) } else { None };
+        let taken = choice.or(decided.as_ref().map(|(choice, _)| choice)).expect("one of the two is there");
         let plan = self.plan(taken, request)?;
         let Some(kernel) = self.kernels.get(&plan.kernel) else { return Ok(Found::Missing(plan)) };
         kernel.check_resident(&plan)?;
         let ready = Ready { plan, kernel };
         let found = self.memo.keep(choice, request, ready).map_or_else(Found::New, Found::Known);
         // What is kept is decided once.
-        if let (Some(Decision { choice, origin }), Found::Known(_)) = (decision, &found) {
+        if let (Some((choice, origin)), Found::Known(_)) = (decided, &found) {
             let Request { dtype, op, .. } = request;
             tracing::debug!(rank = self.args.rank, "{dtype} {op} of {} bytes: {choice} ({origin})", request.bytes());
         }
@@ -151,7 +158,7 @@ impl KernelEngine {
         for &(dtype, op) in types {
             for size in self.dispatcher.sizes() {
                 let request = Request { count: size.div_ceil(dtype.size_bytes() as u64), dtype, op };
-                let plan = self.plan(self.choose(&request)?.choice, &request)?;
+                let plan = self.plan(&self.choose(&request)?.0, &request)?;
                 if !plans.iter().any(|known| known.kernel == plan.kernel) {
                     plans.push(plan);
                 }

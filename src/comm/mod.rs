@@ -187,7 +187,7 @@ impl Communicator {
     ///
     /// Errors: [`Error::Unsupported`] on NCCL, which does not say.
     pub fn choose(&self, request: &Request) -> Result<Choice> {
-        self.kernels()?.choose(request).map(|decision| decision.choice.clone())
+        self.kernels()?.choose(request).map(|(choice, _)| choice)
     }
 
     /// How a request would run under a choice.
