@@ -62,7 +62,7 @@ pub(crate) fn run(
     let log = if request.resume { resumed(control, request, &origin)? } else { Log::default() };
     let screen = is_first.then(|| Screen::start(request, &provenance, &seats, &log, started));
     let mut search = Search { control, device, request, origin, log, screen, started, written: started };
-    let ended = search.to_its_end(site, interrupted).inspect_err(|_| search.keep());
+    let ended = search.measure_until_over(site, interrupted).inspect_err(|_| search.keep());
     let end = ended?;
     let behind = judgements(&request.space, &search.log).iter().filter(|it| it.is_behind()).count() as u64;
     let stored = if is_first { search.store(end, provenance) } else { Ok(()) };
@@ -96,7 +96,7 @@ struct Search<'a> {
 }
 
 impl Search<'_> {
-    fn to_its_end(&mut self, mut site: Site, interrupted: &AtomicBool) -> Result<End> {
+    fn measure_until_over(&mut self, mut site: Site, interrupted: &AtomicBool) -> Result<End> {
         let mut verified = BTreeSet::new();
         loop {
             let round = next(&self.request.space, &self.log);

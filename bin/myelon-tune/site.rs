@@ -1,6 +1,7 @@
 //! A rank's communicator and bench, and a round measured there.
 
 use std::cell::Cell;
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -203,9 +204,9 @@ impl Site {
         outcome: &mut Outcome,
     ) -> Result<Vec<(usize, Planned)>> {
         let communicator = self.bench.communicator();
-        if !self.verifiers.contains_key(&round.case.0) {
+        if let Entry::Vacant(vacant) = self.verifiers.entry(round.case.0) {
             let dtype = request.space.classes[round.case.0].dtype;
-            self.verifiers.insert(round.case.0, Verifier::prepare(communicator.device(), dtype, OP)?);
+            vacant.insert(Verifier::prepare(communicator.device(), dtype, OP)?);
         }
         let plans: Vec<_> = planned.iter().filter_map(|(_, planned)| planned.plan.clone()).collect();
         if communicator.prepare(&plans).is_ok() {
