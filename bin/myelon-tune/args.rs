@@ -16,7 +16,7 @@ wrong, a wait stalls, or the heap would be over the footprint. Times are of grap
 
 Examples:
   myelon-tune
-      all GPUs of this machine, into configs/lanes/<gpu>-<link>-<ranks>.toml
+      all GPUs of this machine, into configs/lanes/GPU-LINK-RANKS.toml
   myelon-tune --ranks 4 -b 1K -e 256M --budget 120 -o h200-4.toml
       four ranks, in two minutes
   mpirun -n 8 myelon-tune
@@ -91,7 +91,7 @@ pub(crate) struct Cli {
     /// Operations in each replayed graph, fewer from 1M on; 0 launches each from the host.
     #[arg(short = 'G', long = "cudagraph", value_name = "COUNT", default_value_t = 20)]
     pub(crate) graph: u32,
-    /// The table to write; configs/lanes/<gpu>-<link>-<ranks>.toml unless told.
+    /// The table to write; configs/lanes/GPU-LINK-RANKS.toml unless told.
     #[arg(short = 'o', long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
     /// Go on from the journal of a run that did not come to its end.

@@ -17,11 +17,16 @@ use crate::search::Round;
 use crate::sections::judgements;
 use crate::space::Space;
 
+/// Between two lines on standard error where that is no terminal, which has the bar.
+const TELL_EVERY: Duration = Duration::from_secs(20);
+
 /// The bar is full when the budget is spent, or before.
 pub(crate) struct Screen {
     progress: ProgressBar,
     started: Instant,
     budget: Duration,
+    /// When a line took the place of the bar last.
+    told: Instant,
 }
 
 impl Screen {
@@ -37,7 +42,7 @@ impl Screen {
         // The message says what is left: an estimate would be none, for rounds differ.
         let style = ProgressStyle::with_template("{bar:20} {msg}").ok();
         let progress = style.into_iter().fold(progress(request.budget.as_secs().max(1)), ProgressBar::with_style);
-        let screen = Self { progress, started, budget: request.budget };
+        let screen = Self { progress, started, budget: request.budget, told: started };
         let dtypes: Vec<_> = classes.iter().map(|class| class.dtype.name()).collect();
         let (first, last) = (Bytes(sizes[0]), Bytes(sizes[sizes.len() - 1]));
         let how = if effort.exhaustive { "all measured" } else { "searched" };
@@ -82,8 +87,13 @@ impl Screen {
             format!(", best so far {us:.2} us: {}", request.space.entrants[entrant].short())
         });
         let phase = round.phase.name();
+        let message = format!("{phase}, {dtype} {}{best}; at most {left} s left", Bytes(bytes));
+        if self.progress.is_hidden() && self.told.elapsed() >= TELL_EVERY {
+            eprintln!("{message}");
+            self.told = Instant::now();
+        }
         self.progress.set_position(spent.as_secs().min(self.budget.as_secs()));
-        self.progress.set_message(format!("{phase}, {dtype} {}{best}; at most {left} s left", Bytes(bytes)));
+        self.progress.set_message(message);
     }
 
     /// Says who is out.

@@ -1,20 +1,14 @@
 //! [`LaneTable`]: what was measured to win, by world size, class and size; and the look-up.
 
 use std::path::Path;
-use std::sync::{Arc, OnceLock};
-
-use include_dir::{Dir, include_dir};
 
 use super::class::{Buffers, DTypeClass, OperatorClass};
 use super::file;
 use crate::device::DeviceKind;
 use crate::error::{Error, Result};
-use crate::measure::provenance::NOT_FOUND;
 use crate::measure::{Bytes, Provenance};
 use crate::types::{DType, MAX_WORLD_SIZE, ReduceOp, WorldSize};
 use crate::variant::{Choice, Shape};
-
-static EMBEDDED: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/configs/lanes");
 
 /// A measured lane table. [`LaneTable::choose`] is the same on all ranks that have equal ones.
 #[derive(Clone, Debug)]
@@ -80,17 +74,6 @@ pub struct Measured {
     pub nccl_us: Option<f64>,
 }
 
-/// Where a communicator runs, as far as tables are chosen by it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Machine {
-    /// Kind of its devices.
-    pub device: DeviceKind,
-    /// Their name.
-    pub gpu: String,
-    /// What connects them, as [`Provenance::link`]; `None` where this process cannot know.
-    pub link: Option<String>,
-}
-
 impl LaneTable {
     /// A table of these sections, its text among them.
     ///
@@ -144,31 +127,6 @@ impl LaneTable {
         file::parse(name, text)
     }
 
-    /// The tables of this build, by name.
-    ///
-    /// # Panics
-    /// If an embedded file is wrong, which a unit test rules out.
-    pub fn all_embedded() -> &'static [Arc<Self>] {
-        static TABLES: OnceLock<Vec<Arc<LaneTable>>> = OnceLock::new();
-        TABLES.get_or_init(|| {
-            embedded().expect("embedded tables are checked by a test").into_iter().map(Arc::new).collect()
-        })
-    }
-
-    /// The one of this build for a machine and a world size, if there is one. Where the link is not known, one over NVLink comes
-    /// before others.
-    pub fn embedded(machine: &Machine, ranks: WorldSize) -> Option<Arc<Self>> {
-        best_of(Self::all_embedded(), machine, ranks).cloned()
-    }
-
-    /// Whether it was measured on such a machine.
-    fn is_for(&self, machine: &Machine) -> bool {
-        let of_gpu = self.device == DeviceKind::Cpu
-            || (self.provenance.gpu == machine.gpu
-                && machine.link.as_ref().is_none_or(|link| *link == self.provenance.link));
-        self.device == machine.device && of_gpu
-    }
-
     /// Its name: that of its file.
     pub fn name(&self) -> &str {
         &self.name
@@ -218,33 +176,10 @@ impl Section {
     }
 }
 
-impl Machine {
-    /// A machine without GPUs.
-    pub fn cpu() -> Self {
-        Self { device: DeviceKind::Cpu, gpu: NOT_FOUND.to_owned(), link: None }
-    }
-}
-
 /// Operators have one class, which so takes no place.
 fn place_of(ranks: WorldSize, dtypes: DTypeClass, buffers: Buffers) -> usize {
     let ranks = ranks.get() as usize - 1;
     (ranks * DTypeClass::ALL.len() + dtypes as usize) * Buffers::ALL.len() + buffers as usize
-}
-
-fn embedded() -> Result<Vec<LaneTable>> {
-    let mut files: Vec<_> =
-        EMBEDDED.files().filter(|file| file.path().extension().is_some_and(|ending| ending == "toml")).collect();
-    files.sort_by_key(|file| file.path());
-    let parse = |file: &include_dir::File<'_>| {
-        let name = format!("configs/lanes/{}", file.path().display());
-        LaneTable::parse(&name, file.contents_utf8().unwrap_or("not UTF-8"))
-    };
-    files.into_iter().map(parse).collect()
-}
-
-fn best_of<'a>(tables: &'a [Arc<LaneTable>], machine: &Machine, ranks: WorldSize) -> Option<&'a Arc<LaneTable>> {
-    let fitting = tables.iter().filter(|table| table.is_for(machine) && table.has(ranks));
-    fitting.min_by_key(|table| table.provenance.link != "NVLink")
 }
 
 #[cfg(test)]
@@ -283,11 +218,6 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn embedded_tables_are_right() {
-        embedded().unwrap();
-    }
-
-    #[test]
     fn a_boundary_belongs_to_the_row_that_begins_there() {
         let rows = vec![row(0, "one_shot_push", 1), row(4096, "one_shot_push", 2), row(1 << 20, "ring", 3)];
         let table = table(vec![section(2, DTypeClass::Float, Buffers::Plain, rows)]);
@@ -314,27 +244,6 @@ pub(super) mod tests {
             [at(4, float8, registered), at(4, integer, registered), at(4, float, plain)],
             [Some(3), Some(4), None]
         );
-    }
-
-    #[test]
-    fn a_machine_has_its_own_table() {
-        let sections = || vec![section(2, DTypeClass::Float, Buffers::Plain, vec![row(0, "ring", 1)])];
-        let of = |gpu: &str, link: &str| {
-            let provenance = Provenance { gpu: gpu.into(), link: link.into(), ..provenance() };
-            Arc::new(LaneTable::new(DeviceKind::Cuda, gpu, true, provenance, sections()).unwrap())
-        };
-        let tables = [of("NVIDIA H200", "PCIe"), of("NVIDIA H200", "NVLink"), of("NVIDIA H100", "NVLink")];
-        let two = WorldSize::new(2).unwrap();
-        let best = |gpu: &str, link: Option<&str>, ranks| {
-            let machine = Machine { device: DeviceKind::Cuda, gpu: gpu.into(), link: link.map(str::to_owned) };
-            best_of(&tables, &machine, ranks).map(|table| (table.commit.clone(), table.provenance.link.clone()))
-        };
-        let found = |gpu: &str, link: &str| Some((gpu.to_owned(), link.to_owned()));
-        assert_eq!(best("NVIDIA H200", Some("PCIe"), two), found("NVIDIA H200", "PCIe"));
-        assert_eq!(best("NVIDIA H200", None, two), found("NVIDIA H200", "NVLink"));
-        assert_eq!(best("NVIDIA H100", Some("PCIe"), two), None);
-        assert_eq!(best("NVIDIA H100", None, WorldSize::new(4).unwrap()), None);
-        assert!(best_of(&tables, &Machine::cpu(), two).is_none());
     }
 
     proptest! {

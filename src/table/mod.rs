@@ -9,6 +9,7 @@
 
 mod class;
 mod dispatcher;
+mod embedded;
 mod file;
 mod lane_table;
 mod rule;
@@ -16,6 +17,7 @@ mod stale;
 
 pub use class::{Buffers, DTypeClass, OperatorClass};
 pub use dispatcher::{Decision, Dispatcher, Origin};
-pub use lane_table::{LaneTable, Machine, Measured, Row, Section};
+pub use embedded::Machine;
+pub use lane_table::{LaneTable, Measured, Row, Section};
 pub use rule::Rule;
 pub use stale::Present;
