@@ -12,6 +12,8 @@ use crate::space::{Case, Entrant, Space};
 
 /// Most candidates of a round: they take turns, so that a drift of clocks meets them alike.
 const ROUND: usize = 12;
+/// Most repeats of a round, so that clock and signals are looked at in between.
+const MOST_REPEATS: u32 = 100;
 /// Between two sizes of the first pass, at least this factor.
 const FIRST_STEP: u64 = 16;
 /// A variant whose best is slower than this times the best of all is left out of the first pass.
@@ -258,7 +260,7 @@ impl Search<'_> {
         let all: Vec<_> = all.collect();
         let lacks = |entrant: usize| repeats.saturating_sub(self.log.count(case, entrant));
         let short: Vec<_> = all.iter().copied().filter(|&entrant| lacks(entrant) > 0).take(ROUND).collect();
-        let repeats = short.iter().map(|&entrant| lacks(entrant)).max()?;
+        let repeats = short.iter().map(|&entrant| lacks(entrant)).max()?.min(MOST_REPEATS);
         Some(Round { phase, case, entrants: if all.len() <= 2 { all } else { short }, repeats })
     }
 }

@@ -121,7 +121,7 @@ proptest! {
         let mut rounds = 0;
         while let Some(round) = next(&space, &log) {
             prop_assert_eq!(&Some(round.clone()), &next(&space, &log.clone()));
-            prop_assert!(!round.entrants.is_empty() && round.repeats > 0 && round.entrants.len() <= ROUND);
+            prop_assert!(!round.entrants.is_empty() && (1..=MOST_REPEATS).contains(&round.repeats) && round.entrants.len() <= ROUND);
             prop_assert!(round.entrants.windows(2).all(|pair| pair[0] < pair[1]));
             prop_assert!(round.entrants.iter().all(|&entrant| log.is_in(round.case, entrant)));
             // Some are found wrong, some cannot run there.
