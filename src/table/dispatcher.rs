@@ -18,6 +18,8 @@ use crate::variant::{Choice, Request, Shape};
 pub struct Dispatcher {
     forced: Option<Choice>,
     table: Option<Arc<LaneTable>>,
+    /// Whether every row of the table is trusted on the architecture, as on the machine that it was measured on.
+    trusts_all: bool,
     rule: Arc<Rule>,
     arch: String,
     ranks: WorldSize,
@@ -64,7 +66,9 @@ impl Dispatcher {
         ranks: WorldSize,
         sentinel: bool,
     ) -> Self {
-        Self { forced, table, rule: Rule::embedded(kind), arch: arch.to_owned(), ranks, sentinel }
+        let trusts = |table: &Arc<LaneTable>| table.rows(ranks).all(|row| row.choice.variant.is_trusted_on(arch));
+        let trusts_all = table.iter().all(trusts);
+        Self { forced, table, trusts_all, rule: Rule::embedded(kind), arch: arch.to_owned(), ranks, sentinel }
     }
 
     /// The choice for a request on plain buffers. Allocates nothing.
@@ -79,7 +83,9 @@ impl Dispatcher {
         if let Some(table) = &self.table {
             let class = DTypeClass::of(request.dtype, self.sentinel);
             let row = table.choose(self.ranks, class, Buffers::Plain, request.bytes());
-            if let Some(row) = row.filter(|row| row.choice.serves(&self.arch, request)) {
+            let is_trusted = |row: &Row| self.trusts_all || row.choice.variant.is_trusted_on(&self.arch);
+            let serves = |row: &&Row| is_trusted(row) && row.choice.variant.supports(request.dtype, request.op).is_ok();
+            if let Some(row) = row.filter(serves) {
                 return Ok(Decision { choice: &row.choice, origin: Origin::Table(table, row) });
             }
         }
