@@ -67,6 +67,7 @@ impl KernelEngine {
             output: 0,
             count: 0,
             heap: heap.bases(),
+            own_heap: heap.bases()[rank.0 as usize],
             control: watch.page().0,
             deadline_ns: options.timeout.as_nanos() as u64,
             descriptor: 0,
