@@ -6,7 +6,7 @@ use std::io::Write;
 use std::path::{Component, Path, PathBuf};
 use std::process::ExitCode;
 
-use myelon_ccl::measure::{Comparison, Results, markdown, merge, output, readme, svg};
+use myelon_ccl::measure::{Results, Standing, markdown, merge, output, readme, svg};
 use myelon_ccl::{Error, Result};
 
 use crate::args::ReportArgs;
@@ -99,12 +99,12 @@ fn blocks(machines: &[Results], readme: &Path, svg: Option<&Path>) -> Result<BTr
         ("provenance".to_owned(), provenance.join("\n")),
     ]);
     for machine in machines {
-        for comparison in Comparison::of(&machine.rows) {
-            let block = blocks.entry(format!("latency-{}", comparison.series.ranks)).or_default();
+        for standing in Standing::of(&machine.rows) {
+            let block = blocks.entry(format!("latency-{}", standing.series.ranks)).or_default();
             if !block.is_empty() {
                 block.push('\n');
             }
-            block.push_str(&markdown::table(&machine.provenance, &comparison));
+            block.push_str(&markdown::table(&machine.provenance, &standing));
         }
     }
     if let Some(svg) = svg {

@@ -6,11 +6,11 @@
 //! - [`text`] streams rows to a terminal in nccl-tests' columns, [`csv`] flattens them for a spreadsheet;
 //! - [`markdown`] and [`svg`] make the tables and plots of the README, and [`readme`] puts them there;
 //! - [`neighbour`] is what a waiting kernel does to another one: stored and shown apart, for it is no time of an all-reduce;
-//! - [`compare`] finds the baseline of a row, so that a ratio is always computed and never stored.
+//! - [`against`] finds the baseline of a row, so that a ratio is always computed and never stored.
 
+pub mod against;
 pub mod bandwidth;
 pub mod case;
-pub mod compare;
 pub mod csv;
 pub mod markdown;
 pub mod merge;
@@ -26,9 +26,9 @@ pub(crate) mod stored;
 pub mod svg;
 pub mod text;
 
+pub use against::{Baseline, Standing};
 pub use bandwidth::Bandwidth;
 pub use case::{Case, MOST_BATCH, Series};
-pub use compare::{Baseline, Comparison};
 pub use provenance::Provenance;
 pub use results::{Results, Row};
 pub use size::{Bytes, SizeSweep, Step};
