@@ -3,8 +3,8 @@
 #
 #   ci/build_gpu_bundle.sh [DIRECTORY]        default target/gpu-bundle
 #
-# DIRECTORY gets myelon-perf (release, stripped), tests/NAME for each integration test, gpu.sh, the lane tables and
-# VERSION. The programs need a C library at least as new as the building machine's, and find CUDA at run time.
+# DIRECTORY gets myelon-perf (release, stripped), tests/NAME for each integration test, gpu.sh, the lane tables, the stored
+# results that new ones are held against, and VERSION. The programs need a C library at least as new as the building machine's, and find CUDA at run time.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -24,6 +24,7 @@ cp ci/gpu.sh "$bundle/"
 sed -nE 's/.*"target":\{"kind":\["test"\][^}]*"name":"([^"]+)".*"executable":"([^"]+)".*/\1 \2/p' "$messages" |
   while read -r name executable; do cp "$executable" "$bundle/tests/$name"; done
 if [[ -d configs ]]; then cp -r configs "$bundle/"; fi
+if [[ -d results ]]; then cp -r results "$bundle/"; fi
 cp LICENSE-MIT LICENSE-APACHE "$bundle/"
 strip "$bundle/myelon-perf" "$bundle"/tests/* 2>/dev/null || echo 'note: strip found nothing to do, or is missing'
 {

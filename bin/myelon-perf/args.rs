@@ -7,6 +7,8 @@ use myelon_ccl::measure::{Baseline, Bytes, MOST_BATCH};
 use myelon_ccl::variant::Lanes;
 use myelon_ccl::{DType, Error, Launching, Metadata, Places, ReduceOp, SyncPolicy, Wait, WorldSize};
 
+use crate::compare::CompareArgs;
+
 const AFTER_HELP: &str = "\
 Examples:
   myelon-perf
@@ -25,6 +27,8 @@ Examples:
       which patterns pay where, held against what is claimed of them
   myelon-perf report results/*.json --readme README.md --svg docs/plots/allreduce.svg
       tables and plot of earlier runs, written into the README
+  myelon-perf compare before.json after.json
+      what became slower or faster; fails where something became slower by more than 5 %
   myelon-perf neighbour --json neighbour.json
       what a kernel that waits for its peers does to another kernel on its GPU
 
@@ -32,7 +36,7 @@ Sizes are whole bytes with K, M, G or T for powers of 1024.
 Times are those of the slowest rank: p50 and p99 over the repeats; with -G or --batch, over the means of
 replays or batches.
 
-Exit status: 0 all right, 1 a result was wrong (or a file is stale under `report --check`),
+Exit status: 0 all right, 1 a result was wrong (or `compare` found a run worse, or `report --check` a stale file),
 2 the request cannot be served and nothing was started, 3 a failure on the way.";
 
 /// Measures all-reduce over the GPUs of this machine, or over CPU ranks, with nccl-tests' flags and columns.
@@ -49,6 +53,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Writes tables and plots from the JSON files of earlier runs.
     Report(ReportArgs),
+    /// Holds a run against an earlier one, or what `auto` took against what was measured beside it.
+    Compare(CompareArgs),
     /// Measures what an all-reduce that waits for its peers does to another kernel on its GPU.
     Neighbour(NeighbourOptions),
 }

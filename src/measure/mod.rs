@@ -6,11 +6,13 @@
 //! - [`text`] streams rows to a terminal in nccl-tests' columns, [`csv`] flattens them for a spreadsheet;
 //! - [`markdown`] and [`svg`] make the tables and plots of the README, and [`readme`] puts them there;
 //! - [`neighbour`] is what a waiting kernel does to another one: stored and shown apart, for it is no time of an all-reduce;
-//! - [`against`] finds the baseline of a row, so that a ratio is always computed and never stored.
+//! - [`against`] finds the baseline of a row, so that a ratio is always computed and never stored;
+//! - [`compare`] holds two runs against each other, and [`shortfall`] what `auto` took against what was measured beside it.
 
 pub mod against;
 pub mod bandwidth;
 pub mod case;
+pub mod compare;
 pub mod csv;
 pub mod markdown;
 pub mod merge;
@@ -20,6 +22,7 @@ pub mod provenance;
 pub mod readme;
 pub mod results;
 pub mod scale;
+pub mod shortfall;
 pub mod size;
 pub mod stats;
 pub(crate) mod stored;
