@@ -25,7 +25,9 @@ Examples:
       one process a GPU, started by a launcher
   myelon-perf --ablate --json ablation-8.json
       which patterns pay where, held against what is claimed of them
-  myelon-perf report results/*.json --readme README.md --svg docs/plots/allreduce.svg
+  myelon-perf report results/*/*.json -o report.html
+      earlier runs as a page for a browser
+  myelon-perf report results/*/{eager,graph}-*.json --readme README.md --svg docs/plots/allreduce.svg
       tables and plot of earlier runs, written into the README
   myelon-perf compare before.json after.json
       what became slower or faster; fails where something became slower by more than 5 %
@@ -179,6 +181,13 @@ pub(crate) struct ReportArgs {
     /// JSON files that --json wrote; with --patterns, those that --ablate --json wrote.
     #[arg(required = true, value_name = "RESULTS")]
     pub(crate) results: Vec<PathBuf>,
+    /// Write a page for a browser into this file: curves, filters and tables, with nothing to load from elsewhere. Stored runs of
+    /// other kinds among RESULTS are left out.
+    #[arg(short = 'o', long = "output", value_name = "FILE", conflicts_with_all = ["patterns", "neighbours"])]
+    pub(crate) output: Option<PathBuf>,
+    /// With -o, what the links of a GPU carry in one direction by their data sheet, in GB/s of 10^9 bytes: where the GPU is not known.
+    #[arg(long, value_name = "GBPS", requires = "output")]
+    pub(crate) link_gbps: Option<f64>,
     /// Fill the marked parts of this Markdown file.
     #[arg(long, value_name = "FILE")]
     pub(crate) readme: Option<PathBuf>,
