@@ -3,7 +3,7 @@
 #
 #   ci/gpu.sh [BUNDLE]     BUNDLE as ci/build_gpu_bundle.sh made it; default target/gpu-bundle, or the script's own folder
 #
-# The fault tests, the litmus and the soak on all GPUs, and a small sweep on two under compute-sanitizer where there is one; for
+# What myelon-doctor finds; the fault tests, the litmus and the soak on all GPUs, and a small sweep on two under compute-sanitizer where there is one; for
 # every world size from 2 to the number of visible GPUs: conformance, an eager sweep, a sweep of graph replays, the studies of
 # patterns, what waits do to neighbours, and a short sweep under mpirun where there is one. Sweeps are held against the stored ones
 # of such a machine, and auto against the best variant and the baselines (myelon-perf compare). Every command has a deadline; one
@@ -161,6 +161,12 @@ judge() {
 } | tee "$out/logs/machine.log"
 if command -v nvidia-smi >/dev/null; then
   timeout 60 nvidia-smi topo -m >>"$out/logs/machine.log" 2>&1 || true
+fi
+
+# What the machine is, before anything is measured on it.
+if [[ -x $bundle/myelon-doctor ]]; then
+  judges=yes step "${#gpus[@]}" doctor "$test_seconds" "$bundle/myelon-doctor" --device "$device"
+  timeout 120 "$bundle/myelon-doctor" --device "$device" --no-trial --json >"$out/doctor.json" </dev/null || true
 fi
 
 # Tests that choose their ranks themselves run once, on all GPUs; those that follow the world size run for each.

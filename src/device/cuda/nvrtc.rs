@@ -48,6 +48,11 @@ impl Nvrtc {
         self.library.version
     }
 
+    /// Name or path that the library was opened by.
+    pub fn origin(&self) -> &str {
+        &self.library.origin
+    }
+
     /// Architecture it compiles for.
     pub fn arch(&self) -> &str {
         &self.arch
