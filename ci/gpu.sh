@@ -7,7 +7,7 @@
 # every world size from 2 to the number of visible GPUs: conformance, an eager sweep, a sweep of graph replays, the studies of
 # patterns, what waits do to neighbours, and a short sweep under mpirun where there is one. Sweeps are held against the stored ones
 # of such a machine, and auto against the best variant and the baselines (myelon-perf compare). Every command has a deadline; one
-# that fails or hangs does not stop the rest. JSON and logs go to $OUT; a summary comes last. Exit status: 0 all well, 1 something
+# that fails or hangs does not stop the rest. JSON, logs and report.html go to $OUT; a summary comes last. Exit status: 0 all well, 1 something
 # failed, 2 nothing to run on.
 #
 # Environment:
@@ -216,6 +216,9 @@ for ranks in "${sizes[@]}"; do
     summary+=("$(printf '%5s  %-18s %s' "$ranks" mpirun 'skipped: no mpirun here')")
   fi
 done
+
+# The sweeps as a page for a browser; without one there is nothing to show.
+timeout 60 "$bundle/myelon-perf" report "$out"/*.json -o "$out/report.html" >"$out/logs/report.log" 2>&1 || true
 
 printf '\n%5s  %-18s %-5s %7s  %s\n' ranks step state time detail
 printf '%s\n' "${summary[@]}"
