@@ -12,7 +12,7 @@ use crate::gpus::Gpus;
 use crate::kernel_cache::KernelCache;
 use crate::libraries::Library;
 use crate::settings::{self, Setting};
-use crate::trial::Trial;
+use crate::trial::{Ranks, Trial};
 
 /// Ranks of the trial where there are not several GPUs.
 const FEW: u32 = 2;
@@ -44,7 +44,7 @@ pub(crate) struct Examination {
     environment: Vec<Setting>,
     cache: Option<KernelCache>,
     table: Option<Choices>,
-    trial: Option<Trial>,
+    trials: Vec<Trial>,
 }
 
 impl Examination {
@@ -69,12 +69,18 @@ impl Examination {
         let table = keep(Choices::look(device, arch, ranks), "lane table", &mut findings);
         findings.extend(table.as_ref().and_then(|table| table.judge(arch)).filter(|_| gpus.count() > 0 && on_gpus));
 
-        let can_try = wish.trial && (!on_gpus || gpus.count() > 0);
-        // Wrong values are findings already.
-        let options = Options::from_env().unwrap_or_default();
-        let trial =
-            can_try.then(|| keep(Trial::run(device, ranks, shared, &options), "trial", &mut findings)).flatten();
-        if let Some(wrong) = trial.as_ref().map(Trial::wrong).filter(|wrong| *wrong > 0) {
+        let mut trials = Vec::new();
+        if wish.trial && (!on_gpus || gpus.count() > 0) && Options::from_env().is_ok() {
+            let mut attempt = |ranks_are| keep(Trial::run(device, ranks, ranks_are, shared), "trial", &mut findings);
+            trials.extend(attempt(Ranks::Threads));
+            // Kernels of two processes take turns on one GPU: they cannot wait for each other. What threads cannot, processes
+            // cannot either.
+            if !shared && !trials.is_empty() {
+                trials.extend(attempt(Ranks::Processes));
+            }
+        }
+        let wrong: u64 = trials.iter().map(Trial::wrong).sum();
+        if wrong > 0 {
             let fix = "report it with this examination, and take another variant with MYELON_VARIANT meanwhile";
             findings.push(Finding::new(Level::Wrong, "trial", format!("{wrong} elements are wrong"), fix));
         }
@@ -91,7 +97,7 @@ impl Examination {
             environment,
             cache,
             table,
-            trial,
+            trials,
         }
     }
 
@@ -121,12 +127,12 @@ impl fmt::Display for Examination {
         section("environment", self.environment.iter().map(Setting::line).collect())?;
         section("kernel cache", self.cache.iter().map(KernelCache::line).collect())?;
         section("what auto takes", self.table.as_ref().map(Choices::lines).unwrap_or_default())?;
-        section("trial", self.trial.as_ref().map(Trial::lines).unwrap_or_default())?;
+        section("trial", self.trials.iter().flat_map(Trial::lines).collect())?;
         section("findings", self.findings.iter().map(Finding::to_string).collect())?;
         let wrong = self.findings.iter().filter(|finding| finding.level == Level::Wrong).count();
-        match (wrong, &self.trial) {
-            (0, Some(_)) => writeln!(f, "\nall-reduce works here"),
-            (0, None) => writeln!(f, "\nnothing is wrong; no operation was tried"),
+        match (wrong, self.trials.is_empty()) {
+            (0, false) => writeln!(f, "\nall-reduce works here"),
+            (0, true) => writeln!(f, "\nnothing is wrong; no operation was tried"),
             (wrong, _) => {
                 writeln!(f, "\n{wrong} of {} findings keep all-reduce from working here", self.findings.len())
             }

@@ -6,6 +6,7 @@ mod finding;
 mod gpus;
 mod kernel_cache;
 mod libraries;
+mod processes;
 mod settings;
 mod trial;
 
@@ -20,7 +21,7 @@ use examination::{Examination, Wish};
 const AFTER_HELP: &str = "\
 Looks at the GPUs and their links, what their memory can be shared by, the driver, NVRTC, NCCL,
 the C++ compiler, MPI, environment variables, the kernel cache, and what the lane table takes.
-Then ranks are brought up as threads of this process, one a GPU, or two on the CPU device where
+Then ranks are brought up, as threads and as processes, one a GPU, or two on the CPU device where
 there is none: every pair of ranks stores and loads, and all-reduces of several sizes are
 verified. Nothing waits for ever.
 
@@ -64,6 +65,9 @@ fn main() -> ExitCode {
         DeviceArg::Cuda => Some(DeviceKind::Cuda),
         DeviceArg::Cpu => Some(DeviceKind::Cpu),
     };
+    if let Some(id) = std::env::var_os(processes::ID_VARIABLE) {
+        return rank(&id.to_string_lossy(), device.unwrap_or(DeviceKind::Cpu));
+    }
     let examination = Examination::make(Wish { device, trial: !cli.no_trial });
     let text = if cli.json {
         serde_json::to_string_pretty(&examination).expect("plain data") + "\n"
@@ -73,4 +77,19 @@ fn main() -> ExitCode {
     // A reader that closes the pipe early has seen what it wanted.
     let _ = std::io::stdout().write_all(text.as_bytes());
     ExitCode::from(u8::from(!examination.is_ok()))
+}
+
+/// A rank of the trial, which another process of this program started.
+fn rank(id: &str, device: DeviceKind) -> ExitCode {
+    match processes::as_rank(id, device) {
+        Ok(found) => {
+            // Where nobody reads, nobody wants it.
+            let _ = std::io::stdout().write_all(found.as_bytes());
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "{error}");
+            ExitCode::FAILURE
+        }
+    }
 }

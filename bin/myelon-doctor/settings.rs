@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::finding::{Finding, Level};
 
-const ABOUT: &str = "environment";
+const ABOUT: &str = "settings";
 /// What every variable of Myelon begins with.
 const OWN: &str = "MYELON_";
 
@@ -36,8 +36,16 @@ const KNOWN: [&str; 20] = [
 ];
 
 /// What tests, CI and `myelon-perf` set for their own processes.
-const INTERNAL: [&str; 7] =
-    ["MYELON_TEST_", "MYELON_CI_", "MYELON_LITMUS_", "MYELON_SOAK_", "MYELON_PERF_", "MYELON_BLESS", "MYELON_BROWSER"];
+const INTERNAL: [&str; 8] = [
+    "MYELON_TEST_",
+    "MYELON_CI_",
+    "MYELON_LITMUS_",
+    "MYELON_SOAK_",
+    "MYELON_PERF_",
+    "MYELON_DOCTOR_",
+    "MYELON_BLESS",
+    "MYELON_BROWSER",
+];
 
 /// Variables of others that matter here.
 const OTHERS: [&str; 7] = [
@@ -68,7 +76,7 @@ impl Setting {
 
     fn of(variables: impl Iterator<Item = (String, String)>) -> Vec<Self> {
         let wanted = |name: &str| name.starts_with(OWN) || OTHERS.contains(&name);
-        let is_secret = |name: &str| ["SECRET", "PERF_ID"].iter().any(|part| name.contains(part));
+        let is_secret = |name: &str| ["SECRET", "_ID"].iter().any(|part| name.contains(part));
         let mut settings: Vec<_> = variables
             .filter(|(name, _)| wanted(name))
             .map(|(name, value)| Self { value: if is_secret(&name) { "(not shown)".to_owned() } else { value }, name })

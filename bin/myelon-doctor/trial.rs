@@ -12,7 +12,9 @@ use myelon_ccl::measure::Bytes;
 use myelon_ccl::variant::Request;
 use myelon_ccl::verify::{Tally, Verifier};
 use myelon_ccl::{Communicator, DType, Error, Options, ReduceOp, Result, WorldSize};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+
+use crate::processes;
 
 /// Mixed into all test data. Any number does.
 const SEED: u64 = 0x646f_6374_6f72;
@@ -24,6 +26,7 @@ const DESCRIPTOR_BYTES: u64 = 4096;
 pub(crate) struct Trial {
     device: DeviceKind,
     ranks: u32,
+    ranks_are: Ranks,
     /// Whether all ranks shared one GPU.
     shared: bool,
     /// Device memory that the communicator held on each rank.
@@ -31,8 +34,25 @@ pub(crate) struct Trial {
     operations: Vec<Tried>,
 }
 
+/// Where ranks live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Ranks {
+    /// In this process. One GPU may be shared.
+    Threads,
+    /// Each in its own, a GPU each.
+    Processes,
+}
+
+/// What one rank found.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct OfRank {
+    heap_bytes: u64,
+    operations: Vec<Tried>,
+}
+
 /// One verified operation.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Tried {
     bytes: u64,
     variant: String,
@@ -41,31 +61,21 @@ struct Tried {
 }
 
 impl Trial {
-    /// Brings a communicator up, and reduces. One GPU is shared by two ranks.
+    /// Brings a communicator up, and reduces.
     ///
     /// Errors: the first of any rank.
-    pub(crate) fn run(device: DeviceKind, ranks: WorldSize, shared: bool, options: &Options) -> Result<Self> {
-        let devices = (0..ranks.get())
-            .map(|ordinal| open(device, if shared { 0 } else { ordinal }))
-            .collect::<Result<Vec<_>>>()?;
-        through_a_descriptor(&devices[0])?;
-        let options = Options { share_devices: shared, prepare: vec![(DType::F32, ReduceOp::Sum)], ..options.clone() };
-        let communicators = Communicator::threads(&devices, &options)?;
-        let heap_bytes = communicators[0].footprint_bytes();
-        let sizes: &[u64] = match device {
-            DeviceKind::Cuda => &[1 << 10, 256 << 10, 4 << 20, 64 << 20],
-            DeviceKind::Cpu => &[1 << 10, 64 << 10],
+    pub(crate) fn run(device: DeviceKind, ranks: WorldSize, ranks_are: Ranks, shared: bool) -> Result<Self> {
+        let of_ranks = match ranks_are {
+            Ranks::Threads => threads(device, ranks, shared)?,
+            Ranks::Processes => processes::run(device, ranks)?,
         };
-        let of_ranks = std::thread::scope(|scope| {
-            let running: Vec<_> =
-                communicators.into_iter().map(|rank| scope.spawn(move || operate(rank, sizes))).collect();
-            running.into_iter().map(|rank| rank.join().expect("no rank panics")).collect::<Result<Vec<_>>>()
-        })?;
-        let operations = (0..sizes.len()).map(|turn| {
-            let Tried { bytes, variant, .. } = &of_ranks[0][turn];
-            Tried { bytes: *bytes, variant: variant.clone(), wrong: of_ranks.iter().map(|rank| rank[turn].wrong).sum() }
-        });
-        Ok(Self { device, ranks: ranks.get(), shared, heap_bytes, operations: operations.collect() })
+        let heap_bytes = of_ranks[0].heap_bytes;
+        let sum = |(turn, tried): (usize, &Tried)| {
+            let wrong = of_ranks.iter().map(|rank| rank.operations[turn].wrong).sum();
+            Tried { wrong, ..tried.clone() }
+        };
+        let operations = of_ranks[0].operations.iter().enumerate().map(sum).collect();
+        Ok(Self { device, ranks: ranks.get(), ranks_are, shared, heap_bytes, operations })
     }
 
     /// Wrong elements of all operations.
@@ -79,11 +89,12 @@ impl Trial {
             (DeviceKind::Cuda, true) => "on one GPU",
             (DeviceKind::Cpu, _) => "on the CPU",
         };
-        let up = format!(
-            "{} ranks {place}: memory by file descriptor holds what is stored, every pair of ranks reaches each other; heap {} KiB",
-            self.ranks,
-            self.heap_bytes >> 10
-        );
+        let are = match self.ranks_are {
+            Ranks::Threads => "threads",
+            Ranks::Processes => "processes",
+        };
+        let (ranks, heap) = (self.ranks, self.heap_bytes >> 10);
+        let up = format!("{ranks} ranks, {are}, {place}: every pair reaches each other; heap {heap} KiB");
         let tried = |Tried { bytes, variant, wrong }: &Tried| {
             format!("{:>8}  {variant:<16}  {wrong} wrong elements", Bytes(*bytes).to_string())
         };
@@ -91,7 +102,20 @@ impl Trial {
     }
 }
 
-fn open(device: DeviceKind, ordinal: u32) -> Result<Arc<dyn Device>> {
+fn threads(device: DeviceKind, ranks: WorldSize, shared: bool) -> Result<Vec<OfRank>> {
+    let open = |ordinal| open(device, if shared { 0 } else { ordinal });
+    let devices = (0..ranks.get()).map(open).collect::<Result<Vec<_>>>()?;
+    through_a_descriptor(&devices[0])?;
+    let options = Options { share_devices: shared, ..Options::from_env()? };
+    let communicators = Communicator::threads(&devices, &options)?;
+    std::thread::scope(|scope| {
+        let running: Vec<_> =
+            communicators.into_iter().map(|rank| scope.spawn(move || operate(rank, device))).collect();
+        running.into_iter().map(|rank| rank.join().expect("no rank panics")).collect()
+    })
+}
+
+pub(crate) fn open(device: DeviceKind, ordinal: u32) -> Result<Arc<dyn Device>> {
     Ok(match device {
         DeviceKind::Cuda => CudaDevice::new(ordinal)?,
         DeviceKind::Cpu => CpuDevice::new(ordinal)?,
@@ -118,7 +142,11 @@ fn through_a_descriptor(device: &Arc<dyn Device>) -> Result<()> {
 }
 
 /// One rank's operations. Its peers are told of an error, so that nobody waits for it.
-fn operate(communicator: Communicator, sizes: &[u64]) -> Result<Vec<Tried>> {
+pub(crate) fn operate(communicator: Communicator, kind: DeviceKind) -> Result<OfRank> {
+    let sizes: &[u64] = match kind {
+        DeviceKind::Cuda => &[1 << 10, 256 << 10, 4 << 20, 64 << 20],
+        DeviceKind::Cpu => &[1 << 10, 64 << 10],
+    };
     let device = Arc::clone(communicator.device());
     let stream = Stream::new(&device)?;
     let tally = Tally::new(&device, communicator.rank(), communicator.world_size(), SEED)?;
@@ -131,7 +159,7 @@ fn operate(communicator: Communicator, sizes: &[u64]) -> Result<Vec<Tried>> {
     }
     // What is still queued uses the data; an error of it is that of the outcome.
     let _ = communicator.synchronize(stream.handle());
-    outcome
+    Ok(OfRank { heap_bytes: communicator.footprint_bytes(), operations: outcome? })
 }
 
 fn reduce(
@@ -169,9 +197,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_cpu_device_passes() {
-        let trial = Trial::run(DeviceKind::Cpu, WorldSize::new(2).unwrap(), false, &Options::default()).unwrap();
+    fn threads_on_the_cpu_device_pass() {
+        let trial = Trial::run(DeviceKind::Cpu, WorldSize::new(2).unwrap(), Ranks::Threads, false).unwrap();
         assert_eq!((trial.wrong(), trial.operations.len()), (0, 2));
-        assert!(trial.heap_bytes > 0 && trial.lines()[0].starts_with("2 ranks on the CPU"), "{:?}", trial.lines());
+        assert!(
+            trial.heap_bytes > 0 && trial.lines()[0].starts_with("2 ranks, threads, on the CPU"),
+            "{:?}",
+            trial.lines()
+        );
     }
 }

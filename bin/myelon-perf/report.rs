@@ -8,9 +8,7 @@ use std::path::{Component, Path, PathBuf};
 use std::process::ExitCode;
 
 use myelon_ccl::measure::ceiling::LinkRate;
-use myelon_ccl::measure::neighbour::Neighbours;
 use myelon_ccl::measure::{Results, Standing, markdown, merge, output, page, readme, svg};
-use myelon_ccl::study::Ablation;
 use myelon_ccl::{Error, Result};
 
 use crate::args::ReportArgs;
@@ -100,13 +98,13 @@ fn runs(args: &ReportArgs) -> Result<Vec<Results>> {
     Ok(runs)
 }
 
-/// Whether a file is of studies, of neighbours, or of a test: those say where they were measured, and have no schema.
+/// Whether a file is JSON, and not of a sweep: a sweep has rows, and each says what was requested.
 fn is_of_another_kind(path: &Path) -> bool {
-    let of_test = |text: String| {
-        let value: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
-        value.get("provenance").is_some() && value.get("schema").is_none()
-    };
-    Ablation::read(path).is_ok() || Neighbours::read(path).is_ok() || std::fs::read_to_string(path).is_ok_and(of_test)
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let value: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+    let is_row_of_sweep = |row: &serde_json::Value| row.get("requested").is_some();
+    let is_sweep = value["rows"].as_array().is_some_and(|rows| rows.iter().all(is_row_of_sweep));
+    value.is_object() && !is_sweep
 }
 
 fn given_rate(args: &ReportArgs) -> Result<Option<LinkRate>> {

@@ -76,11 +76,12 @@ fn bad_reports_are_refused_in_one_line_and_touch_nothing() {
     write("plain.md", "no markers\n");
     write("open.md", "<!-- results:latency -->\n");
     write("typo.md", "<!-- results:latencies -->\n<!-- /results -->\n");
-    let cases: [(&[&str], &[&str]); 14] = [
+    let cases: [(&[&str], &[&str]); 15] = [
         (&["report"], &["required", "RESULTS"]),
         (&["report", "none.json"], &["cannot read none.json"]),
         (&["report", "new.json"], &["new.json: schema: 7"]),
         (&["report", "plain.md", "-o", "a.html"], &["plain.md: line 1: not a results file"]),
+        (&["report", "new.json", "-o", "a.html"], &["new.json: schema: 7"]),
         (&["report", "run.json", "-o", "a.html", "--link-gbps", "0"], &["--link-gbps 0", "above 0"]),
         (&["report", "run.json", "--link-gbps", "300"], &["--output", "required"]),
         (&["report", "run.json", "--check"], &["--check has nothing to check"]),

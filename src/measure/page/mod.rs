@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::measure::against::{AUTO, Baseline};
 use crate::measure::ceiling::{Floor, LinkRate, link_rate};
 use crate::measure::markdown;
+use crate::measure::provenance::Provenance;
 use crate::measure::results::{Results, Row};
 use crate::measure::size::Bytes;
 use crate::measure::stored::json;
@@ -26,7 +27,6 @@ const SCRIPTS: [&str; 3] = [include_str!("axis.js"), include_str!("chart.js"), i
 #[derive(Serialize)]
 struct Machine<'a> {
     name: String,
-    /// The sentence of the README.
     about: String,
     baselines: String,
     link: Option<LinkRate>,
@@ -81,13 +81,21 @@ impl<'a> Machine<'a> {
         let provenance = &results.provenance;
         Self {
             name: provenance.machine(),
-            about: markdown::provenance(provenance).replace('`', "").trim_end().to_owned(),
+            about: about(provenance),
             baselines: if provenance.gpus == 0 { String::new() } else { provenance.nccl_state() },
             link: link.cloned().or_else(|| link_rate(provenance)),
             floor: Floor::of(provenance).map(|floor| FloorTimes::of(floor, &results.rows)),
             rows: results.rows.iter().filter(|row| row.bytes > 0 && row.time_us.p50 > 0.0).map(Entry::of).collect(),
         }
     }
+}
+
+/// The sentence of the README, and whether the times mean anything.
+fn about(provenance: &Provenance) -> String {
+    let sentence = markdown::provenance(provenance).replace('`', "");
+    let caution =
+        if provenance.gpus == 0 { " These are the real kernels on the CPU; the times mean nothing." } else { "" };
+    format!("{}{caution}", sentence.trim_end())
 }
 
 impl FloorTimes {
@@ -160,6 +168,12 @@ mod tests {
         // The name of SVG's elements, which is no address.
         assert_eq!(page.matches("http").count(), page.matches("http://www.w3.org/2000/svg").count());
         assert!(!page.contains("{{"));
+    }
+
+    #[test]
+    fn times_of_the_cpu_are_said_to_mean_nothing() {
+        let about = |gpus| about(&Provenance { gpus, ..provenance() });
+        assert!(about(0).ends_with("the times mean nothing.") && about(8).ends_with("sources 1a2b3c4d."));
     }
 
     #[test]
