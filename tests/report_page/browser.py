@@ -113,6 +113,8 @@ def main():
             page.on("request", lambda request: asked.append(request.url))
             page.goto(file.as_uri())
             use(page, auto)
+            page.set_viewport_size({"width": 390, "height": 800})
+            expect(page.evaluate("document.documentElement.scrollWidth") <= 390, "a narrow screen has to scroll sideways")
             colours.add(page.evaluate("getComputedStyle(document.body).backgroundColor"))
             expect(not said, f"the page complains: {said}")
             expect(asked == [file.as_uri()], f"the page asks for more than itself: {asked}")

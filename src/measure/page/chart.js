@@ -1,7 +1,7 @@
 // One chart of curves over the message size, with a cursor that the pointer and the keyboard move.
 
 const SVG = 'http://www.w3.org/2000/svg';
-const FRAME = { width: 600, height: 380, left: 52, right: 588, top: 12, bottom: 340 };
+const FRAME = { width: 600, height: 380, left: 52, right: 572, top: 24, bottom: 344 };
 
 function element(parent, name, attributes = {}, text = '') {
   const made = parent.namespaceURI === SVG || name === 'svg'
@@ -49,11 +49,13 @@ function drawChart(figure, quantity, curves, allowed, sizes, move) {
     element(svg, 'path', { class: 'grid', d: `M${FRAME.left} ${y}H${FRAME.right}` });
     element(svg, 'text', { x: FRAME.left - 7, y: y + 4, 'text-anchor': 'end' }, tick >= 1e4 ? `${tick / 1e3}k` : String(tick));
   }
-  for (const tick of binaryTicks(xAxis, 8)) {
+  binaryTicks(xAxis, 8).forEach((tick, turn) => {
     const x = xAxis.position(tick);
     element(svg, 'path', { class: 'grid', d: `M${x} ${FRAME.top}V${FRAME.bottom + 5}` });
-    element(svg, 'text', { x, y: FRAME.bottom + 20, 'text-anchor': 'middle' }, sizeWords(tick));
-  }
+    // On a narrow screen there is room for every second one.
+    const name = turn % 2 ? 'tick-more' : 'tick';
+    element(svg, 'text', { class: name, x, y: FRAME.bottom + 24, 'text-anchor': 'middle' }, sizeWords(tick));
+  });
   element(svg, 'path', { class: 'grid', d: `M${FRAME.left} ${FRAME.bottom}H${FRAME.right}` });
   const place = ([bytes, value]) => [xAxis.position(bytes), yAxis.position(value)];
   for (const line of allowed) {
