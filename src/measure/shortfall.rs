@@ -56,18 +56,18 @@ pub fn text(shortfalls: &[Shortfall<'_>], within: Percent) -> String {
     let mut text = String::new();
     let mut last = None;
     for shortfall in shortfalls {
-        let case = shortfall.auto.case();
+        let &Shortfall { auto, best, baselines } = shortfall;
+        let case = auto.case();
         if last.replace(case.series) != Some(case.series) {
-            let (best, [nccl, symmetric]) = ("best variant", Baseline::ALL.map(Baseline::label));
-            let _ = write!(text, "\nauto: {}\n{:>8}  {:>10}  {:<20}  ", case.series, "size", "auto us", "variant");
-            let _ = writeln!(text, "{best:<33}  {nccl:<20}  {symmetric}");
+            let baselines = Baseline::ALL.map(|baseline| format!("  {:<20}", baseline.label())).concat();
+            let title =
+                format!("{:>8}  {:>10}  {:<20}  {:<33}{baselines}", "size", "auto us", "variant", "best variant");
+            let _ = writeln!(text, "\nauto: {}\n{}", case.series, title.trim_end());
         }
-        let [nccl, symmetric] = shortfall.baselines.map(|row| cell(shortfall.auto, row, within));
-        let best = cell(shortfall.auto, shortfall.best, within);
-        let best = shortfall.best.map_or(best.clone(), |row| format!("{best} {}", row.requested));
-        let (p50, variant) = (shortfall.auto.time_us.p50, &shortfall.auto.variant);
-        let line =
-            format!("{:>8}  {p50:>10.2}  {variant:<20}  {best:<33}  {nccl:<20}  {symmetric}", case.bytes.to_string());
+        let best = format!("{} {}", cell(auto, best, within), best.map_or("", |row| &row.requested));
+        let baselines = baselines.map(|row| format!("  {:<20}", cell(auto, row, within))).concat();
+        let (size, p50, variant) = (case.bytes.to_string(), auto.time_us.p50, &auto.variant);
+        let line = format!("{size:>8}  {p50:>10.2}  {variant:<20}  {best:<33}{baselines}");
         let _ = writeln!(text, "{}", line.trim_end());
     }
     let behind = shortfalls.iter().filter(|shortfall| shortfall.is_beyond(within)).count();
