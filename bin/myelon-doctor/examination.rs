@@ -54,6 +54,8 @@ impl Examination {
         let device = wish.device.unwrap_or(if gpus.count() > 0 { DeviceKind::Cuda } else { DeviceKind::Cpu });
         let on_gpus = device == DeviceKind::Cuda;
         let mut findings = gpus.judge(wish.device == Some(DeviceKind::Cuda));
+        // What is wrong with GPUs keeps nobody from the CPU.
+        findings.retain(|finding| on_gpus || finding.level == Level::Note);
 
         let libraries = Library::look(gpus.arch());
         findings.extend(libraries.iter().filter_map(|library| library.judge(on_gpus)));

@@ -1,7 +1,8 @@
 //! Two runs against each other: what became slower or faster, and whether that says something.
 //!
-//! A stored row has three numbers of its repeats, so its noise is taken from them: its **scatter**, [`Row::scatter_us`]. The baselines of a case are its
-//! **controls**: what all of them became slower by, in runs of equal baselines, is **drift**, which the machine did.
+//! A stored row has three numbers of its repeats, so its noise is taken from them: its **scatter**, [`Row::scatter_us`]. The
+//! baselines of a case are its **controls**: what all of them became slower by, in runs of equal baselines, is **drift**, which the
+//! machine did. A machine does not slow all alike, so a row that is taken for drift is shown as noise and not left out.
 
 mod text;
 
@@ -94,11 +95,14 @@ impl Pair<'_> {
             (self.after, self.before, 1.0 / ratio, (1.0 / self.drift).max(1.0))
         };
         let factor = 1.0 + threshold.0 / 100.0;
-        match () {
-            () if moved <= factor => Verdict::Same,
-            () if !is_beyond(fast, slow, threshold) || moved <= drift * factor => Verdict::Noise,
-            () if ratio > 1.0 => Verdict::Slower,
-            () => Verdict::Faster,
+        if moved <= factor {
+            Verdict::Same
+        } else if !is_beyond(fast, slow, threshold) || moved <= drift * factor {
+            Verdict::Noise
+        } else if ratio > 1.0 {
+            Verdict::Slower
+        } else {
+            Verdict::Faster
         }
     }
 }
@@ -162,14 +166,10 @@ impl<'a> Comparison<'a> {
             let case = pair.before.case();
             let of_case = self.controls.iter().filter(|control| control.before.case() == case);
             let ratios: Vec<f64> = of_case.map(Pair::moved).filter(|ratio| ratio.is_finite()).collect();
-            let (slowest, fastest) =
-                (ratios.iter().copied().fold(0.0, f64::max), ratios.iter().copied().fold(f64::INFINITY, f64::min));
-            pair.drift = match () {
-                () if ratios.is_empty() => 1.0,
-                () if fastest > 1.0 => fastest,
-                () if slowest < 1.0 => slowest,
-                () => 1.0,
-            };
+            let least = ratios.iter().copied().reduce(f64::min).unwrap_or(1.0);
+            let most = ratios.iter().copied().reduce(f64::max).unwrap_or(1.0);
+            // One that stayed, or went the other way, says that the machine did not do it.
+            pair.drift = least.max(1.0) * most.min(1.0);
         }
     }
 
