@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::copies::CopyStreams;
 use super::kernels::{KernelTable, Loaded};
 use super::memo::Memo;
 use super::presence::Presence;
@@ -10,11 +11,11 @@ use crate::abi::{Args, bytes_of, descriptor};
 use crate::baseline::NcclCommunicator;
 use crate::bootstrap::{Bootstrap, agree};
 use crate::device::{Device, DeviceKind, LaunchShape, StreamHandle};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::memory::{HeapLimits, SymmetricHeap};
 use crate::table::LaneTable;
 use crate::types::{DType, ReduceOp, WorldSize};
-use crate::variant::{Choice, Plan, Request, Terrain};
+use crate::variant::{Choice, Plan, Request, Terrain, Transfer};
 use crate::watch::Watch;
 
 /// One of the two.
@@ -32,6 +33,8 @@ pub(super) struct KernelEngine {
     kernels: KernelTable,
     memo: Memo<Ready>,
     presence: Presence,
+    copies: CopyStreams,
+    has_value_operations: bool,
     table: Arc<LaneTable>,
     choice: Option<Choice>,
     /// What all launches have in common; the rest is 0.
@@ -55,7 +58,9 @@ impl KernelEngine {
         let (rank, world_size) = (bootstrap.rank(), bootstrap.world_size());
         let (layout, bytes) = limits.layout(world_size)?;
         let heap = SymmetricHeap::create(device, &**bootstrap, layout, bytes)?;
-        let watch = Arc::new(agree(&**bootstrap, "making control pages", Watch::new(device, rank, world_size))?);
+        let made = Watch::new(device, rank, world_size).and_then(|watch| Ok((watch, CopyStreams::new(device)?)));
+        let (watch, copies) = agree(&**bootstrap, "making control pages and streams", made)?;
+        let watch = Arc::new(watch);
         let listener = Arc::downgrade(&watch);
         bootstrap.listen(Arc::new(move |event| {
             if let Some(watch) = listener.upgrade() {
@@ -83,6 +88,8 @@ impl KernelEngine {
             kernels: KernelTable::new(sharers),
             memo: Memo::new(),
             presence: Presence::of(&device.properties().identity),
+            copies,
+            has_value_operations: device.has_value_operations(),
             table,
             choice: options.choice.clone(),
             args,
@@ -116,6 +123,12 @@ impl KernelEngine {
             sentinel: self.sentinel,
             arch: &self.arch,
         };
+        if choice.variant.transfer == Transfer::CopyEngine && !self.has_value_operations {
+            return Err(Error::unsupported(format!(
+                "variant {} needs streams that wait for words in memory, which this device lacks",
+                choice.variant.name
+            )));
+        }
         Plan::new(&terrain, request, choice)
     }
 
@@ -197,7 +210,12 @@ impl KernelEngine {
             };
             // SAFETY: `Args` is what every collective kernel takes; heap and page live until no kernel runs, the operands
             // by the caller's promise.
-            unsafe { device.launch(kernel.handle, shape, bytes_of(&args), stream)? };
+            let launch = || unsafe { device.launch(kernel.handle, shape, bytes_of(&args), stream) };
+            match plan.kernel.variant.transfer {
+                Transfer::Kernel => launch()?,
+                // SAFETY: as above.
+                Transfer::CopyEngine => unsafe { self.copies.issue(plan, &args, stream, launch)? },
+            }
         }
         Ok(())
     }

@@ -40,6 +40,9 @@ pub struct VariantSpec {
     pub mailbox: Mailbox,
     /// What bounds one launch.
     pub capacity: Capacity,
+    /// Who moves the bytes between ranks.
+    #[serde(default)]
+    pub transfer: Transfer,
     /// How often narrow floats are rounded.
     pub rounding: Rounding,
     /// In which order ranks are reduced.
@@ -100,6 +103,19 @@ pub enum Capacity {
     Staging,
     /// Nothing: the kernel loops.
     Unbounded,
+    /// The copies of one launch.
+    Copies,
+}
+
+/// Who moves the bytes between ranks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Transfer {
+    /// The kernel, by loads and stores.
+    #[default]
+    Kernel,
+    /// The device's copy engines: the host issues copies beside the kernel, which lets each of them go.
+    CopyEngine,
 }
 
 /// How often 16- and 8-bit floats are rounded to their type.
@@ -230,6 +246,12 @@ impl Manifest {
             if !spec.enabled && spec.disabled_because.is_none() {
                 return Err(wrong(&spec.name, "disabled without disabled_because".into()));
             }
+            if (spec.transfer == Transfer::CopyEngine) != (spec.capacity == Capacity::Copies) {
+                return Err(wrong(
+                    &spec.name,
+                    "transfer = \"copy_engine\" and capacity = \"copies\" go together".into(),
+                ));
+            }
             for row in &spec.tuning {
                 spec.takes(&row.shape).map_err(|error| wrong(&spec.name, error.to_string()))?;
                 let Shape { lanes, threads, stages, .. } = row.shape;
@@ -306,6 +328,7 @@ mod tests {
             ("stages = 3", "slots = 4"),
             ("enabled = true", "enabled = false"),
             ("summary", "sumary"),
+            ("capacity = \"unbounded\"", "capacity = \"copies\""),
         ] {
             assert!(SOURCE.contains(from), "{from}");
             assert!(Manifest::parse(&SOURCE.replacen(from, to, 1)).is_err(), "{to}");

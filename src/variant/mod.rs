@@ -4,6 +4,7 @@
 //! comes to the same one without asking.
 
 mod arch;
+mod copies;
 mod kernel;
 mod manifest;
 mod parameters;
@@ -12,8 +13,9 @@ mod request;
 mod shape;
 
 pub use arch::dtype_runs_on;
+pub use copies::{Copy, Source};
 pub use kernel::{KernelKey, VerifyKernel, neighbour_kernel};
-pub use manifest::{Capacity, Mailbox, Manifest, Order, Rounding, Tuning, VariantSpec};
+pub use manifest::{Capacity, Mailbox, Manifest, Order, Rounding, Transfer, Tuning, VariantSpec};
 pub use parameters::Parameters;
 pub use plan::{Plan, Terrain};
 pub use request::{Choice, Request};
