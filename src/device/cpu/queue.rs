@@ -53,10 +53,13 @@ impl Item {
             // SAFETY: `Device::launch` passes its caller's promise on.
             Self::Launch { kernel, shape, arguments } => unsafe { kernel.run(arguments, *shape, site) },
             Self::Copy { destination, source, bytes } => {
+                tsan::read(*source, *bytes);
+                tsan::write(*destination, *bytes);
                 // SAFETY: `Device::copy`: both ranges are valid until this is done. They may overlap.
                 unsafe { std::ptr::copy(*source as *const u8, *destination as *mut u8, *bytes) }
             }
             Self::Fill { destination, byte, bytes } => {
+                tsan::write(*destination, *bytes);
                 // SAFETY: `Device::fill`: the range is valid until this is done.
                 unsafe { std::ptr::write_bytes(*destination as *mut u8, *byte, *bytes) }
             }
