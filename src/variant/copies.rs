@@ -111,7 +111,7 @@ mod tests {
         fn every_step_moves_every_byte_once(
             ranks in 2u32..=8,
             count in 1u64..40_000,
-            dtype in proptest::sample::select(DType::ALL),
+            dtype in proptest::sample::select(DType::ALL.iter().copied().filter(|dtype| !dtype.is_fp8()).collect::<Vec<_>>()),
             chunk in (1u64..40).prop_map(|packs| packs * PACK_BYTES),
         ) {
             let request = Request { count, dtype, op: ReduceOp::Sum };
