@@ -154,3 +154,46 @@ impl Route {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::cpu::CpuDevice;
+
+    #[test]
+    fn captures_that_are_open_at_the_same_time_share_no_streams() {
+        let device: Arc<dyn Device> = CpuDevice::new(0).unwrap();
+        let copies = CopyStreams::new(&device).unwrap();
+        let [first, second] = [(); 2].map(|()| Stream::new(&device).unwrap());
+        // The set that an operation on this stream gets, by its first stream.
+        let operate = |stream: &Stream| {
+            let mut used = None;
+            copies.with_set(stream.handle(), |set| {
+                used = Some(set.streams[0].0.handle());
+                set.beside(stream.handle(), || Ok(()))
+            })?;
+            Ok(used.expect("the work was done"))
+        };
+        let at_once = operate(&first).unwrap();
+        assert_eq!(operate(&second).unwrap(), at_once);
+        let mut used = Vec::new();
+        let outer = first.capture(|| {
+            used.push(operate(&first)?);
+            let inner = second.capture(|| {
+                used.push(operate(&second)?);
+                used.push(operate(&first)?);
+                Ok(())
+            });
+            inner?;
+            assert_eq!(operate(&second)?, at_once, "the second stream's capture has ended");
+            used.push(operate(&first)?);
+            Ok(())
+        });
+        outer.unwrap();
+        assert!(used[0] == used[2] && used[0] == used[3] && used[0] != used[1] && !used.contains(&at_once), "{used:?}");
+        second.capture(|| operate(&second).map(|again| assert_eq!(again, used[0], "a set is used again"))).unwrap();
+        for stream in [first, second] {
+            stream.synchronize().unwrap();
+        }
+    }
+}

@@ -1,7 +1,7 @@
 //! The copies of a plan whose bytes travel by copy engines: one list, the same here and in the kernel.
 
-use super::manifest::Transfer;
 use super::plan::Plan;
+use super::properties::Transfer;
 use crate::abi::PACK_BYTES;
 use crate::types::Rank;
 
