@@ -64,19 +64,19 @@ class CopyRing {
   }
 
   // Lets every copy go, in order, and waits until the next rank has emptied the slots. One thread of the grid, which takes
-  // no part in that of the others. False when one of the waits was given up; then all copies may go.
-  MYELON_DEVICE bool let_go(u64 warps) const {
+  // no part in that of the others. When one of its waits is given up, all copies may go.
+  MYELON_DEVICE void let_go(u64 warps) const {
     // ORDER: [copy-credit] credit: the launches before, which read our slots, and the fill of our words have ended.
     st_release_sys(&state(previous())->copy_credit, credits_ + 1);
     for (u64 copy = 0; copy < copies(); ++copy) {
       if (!may_go(copy, warps)) {
         // Nothing else ends the wait of a stream. What it sends has no meaning any more.
         for (u64 late = copy; late < copies(); ++late) go(late);
-        return false;
+        return;
       }
       go(copy);
     }
-    return wait_for_credits(copies());
+    wait_for_credits(copies());
   }
 
  private:

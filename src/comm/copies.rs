@@ -1,6 +1,6 @@
 //! Operations whose bytes travel by copy engines: a kernel on the caller's stream, and copies beside it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::abi::{Args, CopyState};
 use crate::device::handles::{Event, Stream};
@@ -12,11 +12,19 @@ use crate::variant::{Copy, Plan, Source};
 /// Streams that copies take turns on: one starts while another ends.
 const STREAMS: usize = 2;
 
-/// Where copies run, made before they are needed.
+/// Where copies run.
 pub(super) struct CopyStreams {
     device: Arc<dyn Device>,
-    /// The first is for work that runs at once; a capture has one to itself, for its streams are captured until it ends.
-    sets: Mutex<Vec<Set>>,
+    sets: Mutex<Sets>,
+}
+
+#[derive(Default)]
+struct Sets {
+    /// For work that runs at once; absent until somebody prepares an operation with copies, for streams share what a GPU has of
+    /// hardware queues.
+    at_once: Option<Set>,
+    /// A capture has one to itself, for its streams are captured until it ends.
+    captured: Vec<Set>,
 }
 
 /// What one operation needs.
@@ -50,8 +58,17 @@ impl Set {
 }
 
 impl CopyStreams {
-    pub(super) fn new(device: &Arc<dyn Device>) -> Result<Self> {
-        Ok(Self { device: Arc::clone(device), sets: Mutex::new(vec![Set::new(device, None)?]) })
+    pub(super) fn new(device: &Arc<dyn Device>) -> Self {
+        Self { device: Arc::clone(device), sets: Mutex::default() }
+    }
+
+    /// Makes the streams for work that runs at once, so that no operation has to.
+    pub(super) fn prepare(&self) -> Result<()> {
+        self.sets().prepare(&self.device).map(drop)
+    }
+
+    fn sets(&self) -> MutexGuard<'_, Sets> {
+        self.sets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Issues the copies of `plan` beside the kernel that `launch` queues on `stream` with `args`.
@@ -91,11 +108,11 @@ impl CopyStreams {
 
     /// Calls `work` with streams that nobody else uses now. The caller's turn (`Order`) is all that issues.
     fn with_set(&self, stream: StreamHandle, work: impl FnOnce(&Set) -> Result<()>) -> Result<()> {
-        let mut sets = self.sets.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sets = self.sets();
         if !self.device.is_capturing(stream)? {
-            return work(&sets[0]);
+            return work(sets.prepare(&self.device)?);
         }
-        for set in &mut sets[1..] {
+        for set in &mut sets.captured {
             // Streams that are still captured are so together with the stream they were captured with.
             let is_free = !self.device.is_capturing(set.streams[0].0.handle())?;
             if is_free || set.captured_with == Some(stream) {
@@ -103,8 +120,18 @@ impl CopyStreams {
                 return work(set);
             }
         }
-        sets.push(Set::new(&self.device, Some(stream))?);
-        work(&sets[sets.len() - 1])
+        let set = Set::new(&self.device, Some(stream))?;
+        sets.captured.push(set);
+        work(&sets.captured[sets.captured.len() - 1])
+    }
+}
+
+impl Sets {
+    fn prepare(&mut self, device: &Arc<dyn Device>) -> Result<&Set> {
+        match &mut self.at_once {
+            Some(set) => Ok(set),
+            none => Ok(none.insert(Set::new(device, None)?)),
+        }
     }
 }
 
@@ -163,7 +190,8 @@ mod tests {
     #[test]
     fn captures_that_are_open_at_the_same_time_share_no_streams() {
         let device: Arc<dyn Device> = CpuDevice::new(0).unwrap();
-        let copies = CopyStreams::new(&device).unwrap();
+        let copies = CopyStreams::new(&device);
+        copies.prepare().unwrap();
         let [first, second] = [(); 2].map(|()| Stream::new(&device).unwrap());
         // The set that an operation on this stream gets, by its first stream.
         let operate = |stream: &Stream| {

@@ -58,9 +58,7 @@ impl KernelEngine {
         let (rank, world_size) = (bootstrap.rank(), bootstrap.world_size());
         let (layout, bytes) = limits.layout(world_size)?;
         let heap = SymmetricHeap::create(device, &**bootstrap, layout, bytes)?;
-        let made = Watch::new(device, rank, world_size).and_then(|watch| Ok((watch, CopyStreams::new(device)?)));
-        let (watch, copies) = agree(&**bootstrap, "making control pages and streams", made)?;
-        let watch = Arc::new(watch);
+        let watch = Arc::new(agree(&**bootstrap, "making control pages", Watch::new(device, rank, world_size))?);
         let listener = Arc::downgrade(&watch);
         bootstrap.listen(Arc::new(move |event| {
             if let Some(watch) = listener.upgrade() {
@@ -88,7 +86,7 @@ impl KernelEngine {
             kernels: KernelTable::new(sharers),
             memo: Memo::new(),
             presence: Presence::of(&device.properties().identity),
-            copies,
+            copies: CopyStreams::new(device),
             has_value_operations: device.has_value_operations(),
             table,
             choice: options.choice.clone(),
@@ -151,6 +149,9 @@ impl KernelEngine {
     }
 
     pub(super) fn prepare(&self, bootstrap: &dyn Bootstrap, device: &Arc<dyn Device>, plans: &[Plan]) -> Result<()> {
+        if plans.iter().any(|plan| plan.kernel.variant.transfer == Transfer::CopyEngine) {
+            agree(bootstrap, "making streams for copies", self.copies.prepare())?;
+        }
         self.kernels.prepare(bootstrap, device, plans.iter().map(|plan| (&plan.kernel, plan.shared_bytes)))
     }
 
