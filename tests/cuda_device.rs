@@ -229,10 +229,16 @@ fn a_graph_replays_what_was_captured() {
     assert!(bench.device.is_capturing(bench.stream).unwrap());
     bench.add(1.0, Duration::ZERO, SHAPE);
     bench.add(2.0, Duration::ZERO, LaunchShape { dependent: true, ..SHAPE });
-    // Loads and allocations of the same thread must not spoil a capture.
+    // Loads, allocations and new streams of the same thread must not spoil a capture.
     let block = bench.device.allocate_shared(1).unwrap();
+    let (stream, event) = (bench.device.create_stream().unwrap(), bench.device.create_event().unwrap());
     let graph = bench.device.end_capture(bench.stream).unwrap();
     drop(block);
+    // SAFETY: of this device, and never used.
+    unsafe {
+        bench.device.destroy_event(event);
+        bench.device.destroy_stream(stream);
+    }
     assert_eq!(bench.values(), vec![0.0; COUNT as usize], "capturing runs nothing");
     for _ in 0..3 {
         bench.device.launch_graph(graph, bench.stream).unwrap();

@@ -18,7 +18,8 @@ fn raw_event(event: EventHandle) -> CUevent {
 }
 
 pub(super) fn create(context: &Context) -> Result<StreamHandle> {
-    context.bind()?;
+    // Also while another stream of this thread is being captured.
+    let _relaxed = context.bind_relaxed()?;
     let mut stream: CUstream = std::ptr::null_mut();
     // SAFETY: the context is current; the handle goes to a local.
     unsafe { driver_call!(cuStreamCreate(&mut stream, CUstream_flags::CU_STREAM_NON_BLOCKING as u32)) }?;
@@ -110,7 +111,8 @@ fn length(bytes: u64) -> Result<usize> {
 }
 
 pub(super) fn create_event(context: &Context) -> Result<EventHandle> {
-    context.bind()?;
+    // As in `create`.
+    let _relaxed = context.bind_relaxed()?;
     let mut event: CUevent = std::ptr::null_mut();
     // SAFETY: the context is current; the handle goes to a local.
     unsafe { driver_call!(cuEventCreate(&mut event, CUevent_flags::CU_EVENT_DEFAULT as u32)) }?;
