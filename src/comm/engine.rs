@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::copies::CopyStreams;
 use super::kernels::{KernelTable, Loaded};
 use super::memo::Memo;
 use super::presence::Presence;
@@ -10,11 +11,11 @@ use crate::abi::{Args, bytes_of, descriptor};
 use crate::baseline::NcclCommunicator;
 use crate::bootstrap::{Bootstrap, agree};
 use crate::device::{Device, DeviceKind, LaunchShape, StreamHandle};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::memory::{HeapLimits, SymmetricHeap};
 use crate::table::LaneTable;
 use crate::types::{DType, ReduceOp, WorldSize};
-use crate::variant::{Choice, Plan, Request, Terrain};
+use crate::variant::{Choice, Plan, Request, Terrain, Transfer};
 use crate::watch::Watch;
 
 /// One of the two.
@@ -32,6 +33,8 @@ pub(super) struct KernelEngine {
     kernels: KernelTable,
     memo: Memo<Ready>,
     presence: Presence,
+    copies: CopyStreams,
+    has_value_operations: bool,
     table: Arc<LaneTable>,
     choice: Option<Choice>,
     /// What all launches have in common; the rest is 0.
@@ -84,6 +87,8 @@ impl KernelEngine {
             kernels: KernelTable::new(sharers),
             memo: Memo::new(),
             presence: Presence::of(&device.properties().identity),
+            copies: CopyStreams::new(device),
+            has_value_operations: device.has_value_operations(),
             table,
             choice: options.choice.clone(),
             args,
@@ -117,6 +122,12 @@ impl KernelEngine {
             sentinel: self.sentinel,
             arch: &self.arch,
         };
+        if choice.variant.transfer == Transfer::CopyEngine && !self.has_value_operations {
+            return Err(Error::unsupported(format!(
+                "variant {} needs streams that wait for words in memory, which this device lacks",
+                choice.variant.name
+            )));
+        }
         Plan::new(&terrain, request, choice)
     }
 
@@ -139,6 +150,9 @@ impl KernelEngine {
     }
 
     pub(super) fn prepare(&self, bootstrap: &dyn Bootstrap, device: &Arc<dyn Device>, plans: &[Plan]) -> Result<()> {
+        if plans.iter().any(|plan| plan.kernel.variant.transfer == Transfer::CopyEngine) {
+            agree(bootstrap, "making streams for copies", self.copies.prepare())?;
+        }
         self.kernels.prepare(bootstrap, device, plans.iter().map(|plan| (&plan.kernel, plan.shared_bytes)))
     }
 
@@ -198,7 +212,12 @@ impl KernelEngine {
             };
             // SAFETY: `Args` is what every collective kernel takes; heap and page live until no kernel runs, the operands
             // by the caller's promise.
-            unsafe { device.launch(kernel.handle, shape, bytes_of(&args), stream)? };
+            let launch = || unsafe { device.launch(kernel.handle, shape, bytes_of(&args), stream) };
+            match plan.kernel.variant.transfer {
+                Transfer::Kernel => launch()?,
+                // SAFETY: as above.
+                Transfer::CopyEngine => unsafe { self.copies.issue(plan, &args, stream, launch)? },
+            }
         }
         Ok(())
     }
