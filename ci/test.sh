@@ -133,7 +133,7 @@ step_nextest() {
 step_fmt() { bounded 60 cargo fmt --all --check; }
 
 step_house() {
-  bounded 120 ci/house.sh --self-test
+  bounded 600 ci/house.sh --self-test
   bounded 60 ci/house.sh
 }
 
