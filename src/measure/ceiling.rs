@@ -20,15 +20,13 @@ pub struct LinkRate {
 
 /// Names of GPUs with NVLink, as the driver gives them, with what NVIDIA's data sheets say for both directions together.
 /// The longest that a name begins with counts: cards with a bridge or none are other products.
-const LINKS: [(&str, f64, &str); 8] = [
+const LINKS: [(&str, f64, &str); 6] = [
     ("NVIDIA A100-SXM4", 600.0, "A100 data sheet, SXM"),
     ("NVIDIA H100 80GB HBM3", 900.0, "H100 data sheet, SXM"),
-    ("NVIDIA H100 NVL", 600.0, "H100 data sheet, NVL"),
     ("NVIDIA H100 PCIe", 600.0, "H100 PCIe product brief, NVLink bridges"),
     ("NVIDIA H200", 900.0, "H200 data sheet, SXM"),
     ("NVIDIA H200 NVL", 900.0, "H200 data sheet, NVL, NVLink bridges"),
     ("NVIDIA B200", 1800.0, "HGX B200 data sheet"),
-    ("NVIDIA B300", 1800.0, "HGX B300 data sheet"),
 ];
 
 /// The nominal rate of this machine's NVLink; none where its GPUs are of another kind, or joined by something else.
@@ -86,7 +84,7 @@ mod tests {
             link_rate(&provenance).map(|rate| rate.gbps)
         };
         assert_eq!(rate("NVIDIA H200", "NVLink"), Some(450.0));
-        assert_eq!(rate("NVIDIA H100 NVL", "NVLink"), Some(300.0));
+        assert_eq!(rate("NVIDIA H100 NVL", "NVLink"), None);
         assert_eq!(rate("NVIDIA A100-SXM4-80GB", "NV12"), Some(300.0));
         assert_eq!([rate("NVIDIA H200", "PCIe"), rate("NVIDIA L40S", "NVLink")], [None, None]);
     }
