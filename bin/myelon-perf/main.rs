@@ -8,6 +8,7 @@ mod beside;
 #[allow(dead_code)]
 #[path = "../common/mod.rs"]
 mod common;
+mod compare;
 mod host;
 mod job;
 mod measure;
@@ -42,6 +43,10 @@ fn main() -> ExitCode {
         Some(Command::Report(args)) => match report::Report::prepare(&args) {
             Ok(report) if args.check => report.check(),
             Ok(report) => report.write().unwrap_or_else(|error| fail(exit::FAILED, &error.to_string())),
+            Err(error) => fail(exit::USAGE, &error.to_string()),
+        },
+        Some(Command::Compare(args)) => match compare::Judged::check(&args) {
+            Ok(judged) => judged.print(),
             Err(error) => fail(exit::USAGE, &error.to_string()),
         },
         Some(Command::Neighbour(args)) => match log_to_stderr().and_then(|()| neighbour::Request::check(&args)) {

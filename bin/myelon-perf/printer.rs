@@ -4,7 +4,6 @@ use std::path::PathBuf;
 
 use indicatif::ProgressBar;
 use myelon_ccl::Result;
-use myelon_ccl::measure::lag::{Lag, lags};
 use myelon_ccl::measure::text::{RankLine, TextTable};
 use myelon_ccl::measure::{Baseline, Provenance, Results, Row, Summary, csv};
 
@@ -21,8 +20,6 @@ pub(crate) struct Printer {
     json: Option<PathBuf>,
     csv: Option<PathBuf>,
     host_us: Option<Summary>,
-    /// Whether times can be compared.
-    meaningful: bool,
 }
 
 impl Printer {
@@ -48,7 +45,6 @@ impl Printer {
             json: request.json.clone(),
             csv: request.csv.clone(),
             host_us: None,
-            meaningful: caution.is_none(),
         };
         print(&printer.progress, &printer.table.header(&printer.results.provenance, &settings, ranks));
         printer
@@ -83,9 +79,6 @@ impl Output for Printer {
     fn verdict(&self) {
         self.progress.finish_and_clear();
         print(&self.progress, &self.table.footer());
-        if self.meaningful {
-            print(&self.progress, &behind(&lags(&self.results.rows)));
-        }
         if let Some(Summary { p50, p99, .. }) = self.host_us {
             print(
                 &self.progress,
@@ -103,14 +96,4 @@ impl Output for Printer {
         let csv = self.csv.as_ref().map_or(Ok(()), |path| csv::write(&self.results, path));
         json.and(csv)
     }
-}
-
-/// Where `auto` is behind another variant; nothing where none was measured beside it.
-fn behind(lags: &[Lag<'_>]) -> String {
-    if lags.is_empty() {
-        return String::new();
-    }
-    let behind: Vec<_> = lags.iter().filter(|lag| lag.is_behind()).collect();
-    let head = format!("# auto behind       : more than 3 % at {} of {} cases\n", behind.len(), lags.len());
-    behind.iter().fold(head, |text, lag| format!("{text}#   {lag}\n"))
 }

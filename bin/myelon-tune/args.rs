@@ -25,8 +25,9 @@ Examples:
       goes on where a run was interrupted or ended by its budget
   myelon-tune --exhaustive -b 64K -e 1M -f 4 --judge configs/lanes/h200-nvlink-8.toml -o all.toml
       every candidate at these sizes, and how far behind the best of them the table is
-  MYELON_LANE_TABLE=h200-4.toml myelon-perf --variant all
-      what it is worth: auto takes the table, and the last lines say where it is behind
+  MYELON_LANE_TABLE=h200-4.toml myelon-perf --variant all -f 2 --json run.json
+  myelon-perf compare run.json --auto-within 3
+      what it is worth: auto takes the table, and is held against every variant
 
 A table that was written into configs/lanes is part of the library once that is built again. The file is replaced
 when the run ends, at once; until then NAME.journal.json beside it has what was measured, for --resume.

@@ -7,6 +7,9 @@ use myelon_ccl::measure::Bytes;
 use myelon_ccl::variant::{Choice, Lanes, Shape, VariantSpec};
 use myelon_ccl::{Launching, Metadata, Places, SyncPolicy, Wait, WorldSize};
 
+/// Chunks that differ by this factor are no choice for the same variant.
+const FAR: u64 = 64;
+
 /// The values that are combined; a parameter without any keeps those of the manifest's tunings.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Values {
@@ -71,7 +74,12 @@ pub(crate) fn combined(spec: &VariantSpec, own: &[Shape], values: &Values) -> Ve
     });
     let lanes = all(&values.lanes, lanes);
     let threads = all(&values.threads, own.iter().filter_map(|shape| shape.threads));
-    let chunk = all(&values.chunk, own.iter().filter_map(|shape| shape.chunk));
+    // A chunk that a copy engine moves is another kind of step than one of a lane.
+    let is_like = |chunk: &Bytes| {
+        own.iter().filter_map(|shape| shape.chunk).any(|own| chunk.0 * FAR > own.0 && own.0 * FAR > chunk.0)
+    };
+    let like: Vec<_> = values.chunk.iter().copied().filter(is_like).collect();
+    let chunk = all(&like, own.iter().filter_map(|shape| shape.chunk));
     let stages = all(&values.stages, own.iter().filter_map(|shape| shape.stages));
     let sync = all(&values.sync, own.iter().filter_map(|shape| shape.sync));
     let set = vec![first];

@@ -1,7 +1,6 @@
 //! From what was measured to the sections of a lane table. Pure.
 
 use myelon_ccl::WorldSize;
-use myelon_ccl::measure::lag::TOLERANCE;
 use myelon_ccl::measure::{Baseline, Bytes};
 use myelon_ccl::table::{Buffers, Measured, OperatorClass, Row, Section};
 
@@ -38,6 +37,9 @@ fn row(space: &Space, log: &Log, case: Case, entrant: usize, is_first: bool) -> 
     let measured = Measured { at: Bytes(case.1), p50_us, runner_up, nccl_us };
     Some(Row { from, choice: choice.clone(), measured })
 }
+
+/// Further behind the best than this is too far for a table that is judged.
+const TOLERANCE: f64 = 1.03;
 
 /// What a judged table takes at one size, against the best.
 #[derive(Clone, Debug, PartialEq)]

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::copies::CopyStreams;
 use super::kernels::{KernelTable, Loaded};
 use super::memo::Memo;
 use super::presence::Presence;
@@ -10,11 +11,11 @@ use crate::abi::{Args, bytes_of, descriptor};
 use crate::baseline::NcclCommunicator;
 use crate::bootstrap::{Bootstrap, agree};
 use crate::device::{Device, DeviceKind, LaunchShape, StreamHandle};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::memory::{HeapLimits, SymmetricHeap};
 use crate::table::{Decision, Dispatcher, Origin};
 use crate::types::{DType, ReduceOp, WorldSize};
-use crate::variant::{Choice, Plan, Request, Terrain};
+use crate::variant::{Choice, Plan, Request, Terrain, Transfer};
 use crate::watch::Watch;
 
 /// One of the two.
@@ -32,6 +33,8 @@ pub(super) struct KernelEngine {
     kernels: KernelTable,
     memo: Memo<Ready>,
     presence: Presence,
+    copies: CopyStreams,
+    has_value_operations: bool,
     dispatcher: Dispatcher,
     /// What all launches have in common; the rest is 0.
     args: Args,
@@ -66,6 +69,7 @@ impl KernelEngine {
             output: 0,
             count: 0,
             heap: heap.bases(),
+            own_heap: heap.bases()[rank.0 as usize],
             control: watch.page().0,
             deadline_ns: options.timeout.as_nanos() as u64,
             descriptor: 0,
@@ -82,6 +86,8 @@ impl KernelEngine {
             kernels: KernelTable::new(sharers),
             memo: Memo::new(),
             presence: Presence::of(&device.properties().identity),
+            copies: CopyStreams::new(device),
+            has_value_operations: device.has_value_operations(),
             dispatcher,
             args,
             sentinel: options.sentinel,
@@ -103,11 +109,11 @@ impl KernelEngine {
     /// for it must run in any; what was forced is refused later where it does not fit.
     pub(super) fn choose(&self, request: &Request) -> Result<(Choice, Origin<'_>)> {
         let Decision { choice, origin } = self.dispatcher.choose(request)?;
-        let shape = match origin {
-            Origin::Forced => choice.shape,
-            Origin::Table(..) | Origin::Rule(_) => choice.shape.within(self.heap.layout()),
+        let choice = match origin {
+            Origin::Forced => choice.clone(),
+            Origin::Table(..) | Origin::Rule(_) => choice.within(self.heap.layout()),
         };
-        Ok((Choice { shape, ..choice.clone() }, origin))
+        Ok((choice, origin))
     }
 
     pub(super) fn plan(&self, choice: &Choice, request: &Request) -> Result<Plan> {
@@ -118,6 +124,12 @@ impl KernelEngine {
             sentinel: self.sentinel,
             arch: &self.arch,
         };
+        if choice.variant.transfer == Transfer::CopyEngine && !self.has_value_operations {
+            return Err(Error::unsupported(format!(
+                "variant {} needs streams that wait for words in memory, which this device lacks",
+                choice.variant.name
+            )));
+        }
         Plan::new(&terrain, request, choice)
     }
 
@@ -145,6 +157,9 @@ impl KernelEngine {
     }
 
     pub(super) fn prepare(&self, bootstrap: &dyn Bootstrap, device: &Arc<dyn Device>, plans: &[Plan]) -> Result<()> {
+        if plans.iter().any(|plan| plan.kernel.variant.transfer == Transfer::CopyEngine) {
+            agree(bootstrap, "making streams for copies", self.copies.prepare())?;
+        }
         self.kernels.prepare(bootstrap, device, plans.iter().map(|plan| (&plan.kernel, plan.shared_bytes)))
     }
 
@@ -203,7 +218,12 @@ impl KernelEngine {
             };
             // SAFETY: `Args` is what every collective kernel takes; heap and page live until no kernel runs, the operands
             // by the caller's promise.
-            unsafe { device.launch(kernel.handle, shape, bytes_of(&args), stream)? };
+            let launch = || unsafe { device.launch(kernel.handle, shape, bytes_of(&args), stream) };
+            match plan.kernel.variant.transfer {
+                Transfer::Kernel => launch()?,
+                // SAFETY: as above.
+                Transfer::CopyEngine => unsafe { self.copies.issue(plan, &args, stream, launch)? },
+            }
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! [`Communicator`]: one all-reduce from request to launch.
 
 mod batch;
+mod copies;
 mod cuda_slices;
 mod engine;
 mod init;

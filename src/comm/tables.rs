@@ -4,7 +4,7 @@ use std::sync::{Arc, Once};
 
 use super::Options;
 use crate::baseline;
-use crate::device::{Device, DeviceKind, cuda, source};
+use crate::device::{Device, DeviceKind, source};
 use crate::error::Result;
 use crate::measure::provenance::NOT_FOUND;
 use crate::table::{Dispatcher, LaneTable, Machine, Present};
@@ -20,7 +20,11 @@ pub(super) fn dispatcher(
     world_size: WorldSize,
     options: &Options,
 ) -> Result<Dispatcher> {
-    let machine = machine(device);
+    let properties = device.properties();
+    let machine = match properties.kind {
+        DeviceKind::Cpu => Machine::cpu(),
+        DeviceKind::Cuda => Machine::of_gpus(&properties.name),
+    };
     let table = options.table.clone().or_else(|| LaneTable::embedded(&machine, world_size));
     // One rank speaks for all, which have the same table or do not come up. Where a choice is forced there is little to say.
     if rank == Rank(0) && options.choice.is_none() {
@@ -29,20 +33,8 @@ pub(super) fn dispatcher(
             None => suggest_tuning(&machine, world_size),
         }
     }
-    let properties = device.properties();
     let (choice, arch) = (options.choice.clone(), &properties.arch);
     Ok(Dispatcher::new(choice, table, properties.kind, arch, world_size, options.sentinel))
-}
-
-fn machine(device: &dyn Device) -> Machine {
-    let properties = device.properties();
-    if properties.kind == DeviceKind::Cpu {
-        return Machine::cpu();
-    }
-    // A process that sees one GPU only cannot ask how it reaches the others.
-    let link = cuda::device_count().is_ok_and(|count| count > 1).then(|| cuda::link(0, 1).ok()).flatten();
-    let link = link.map(|link| link.to_string());
-    Machine { device: DeviceKind::Cuda, gpu: properties.name.clone(), link }
 }
 
 fn warn_of_changes(table: &LaneTable, device: &dyn Device, world_size: WorldSize) -> Result<()> {

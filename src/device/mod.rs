@@ -232,6 +232,25 @@ pub trait Device: Send + Sync + fmt::Debug {
     /// The range is valid until the stream passes the fill.
     unsafe fn fill(&self, destination: DevicePtr, byte: u8, bytes: u64, stream: StreamHandle) -> Result<()>;
 
+    /// Whether [`Device::wait_value`] and [`Device::write_value`] work here.
+    fn has_value_operations(&self) -> bool;
+
+    /// Makes later work of the stream wait until the word at `address` is at least `value`. What was stored before a release of
+    /// that value is visible to it. Nothing but the word ends the wait.
+    ///
+    /// # Safety
+    /// `address` is that of an aligned `u64` in memory of this device, valid until the stream passes the wait; whoever writes the word
+    /// meanwhile does so atomically.
+    unsafe fn wait_value(&self, address: DevicePtr, value: u64, stream: StreamHandle) -> Result<()>;
+
+    /// Stores `value` to the word at `address`, behind all earlier work of the stream: whoever acquires it sees what that wrote,
+    /// on any device.
+    ///
+    /// # Safety
+    /// `address` is that of an aligned `u64` that this device can reach, valid until the stream passes the write; whoever reads the
+    /// word meanwhile does so atomically.
+    unsafe fn write_value(&self, address: DevicePtr, value: u64, stream: StreamHandle) -> Result<()>;
+
     /// A new stream, independent of the default stream.
     fn create_stream(&self) -> Result<StreamHandle>;
 
@@ -271,10 +290,13 @@ pub trait Device: Send + Sync + fmt::Debug {
     /// Whether the stream is being captured into a graph.
     fn is_capturing(&self, stream: StreamHandle) -> Result<bool>;
 
-    /// Starts recording the stream's work instead of running it. Capture is thread-local.
+    /// Starts recording the stream's work instead of running it. Capture is thread-local. A stream that waits for an event which
+    /// was recorded in the capture joins it, and its work is a branch of the graph.
     fn begin_capture(&self, stream: StreamHandle) -> Result<()>;
 
-    /// Ends a capture; the graph can be launched any number of times.
+    /// Ends a capture, on the stream it began on; the graph can be launched any number of times.
+    ///
+    /// Errors: where that stream has not waited for all work of the streams that joined.
     fn end_capture(&self, stream: StreamHandle) -> Result<GraphHandle>;
 
     /// Queues everything the graph holds.

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use include_dir::{Dir, include_dir};
 
 use super::lane_table::LaneTable;
-use crate::device::DeviceKind;
+use crate::device::{DeviceKind, cuda};
 use crate::error::Result;
 use crate::measure::Provenance;
 use crate::measure::provenance::NOT_FOUND;
@@ -28,6 +28,12 @@ impl Machine {
     /// A machine without GPUs.
     pub fn cpu() -> Self {
         Self { device: DeviceKind::Cpu, gpu: NOT_FOUND.to_owned(), link: None }
+    }
+
+    /// This one, whose GPUs have this name. Asks the driver how the first two are linked; a process that sees one GPU only cannot.
+    pub fn of_gpus(gpu: &str) -> Self {
+        let link = cuda::device_count().is_ok_and(|count| count > 1).then(|| cuda::link(0, 1).ok()).flatten();
+        Self { device: DeviceKind::Cuda, gpu: gpu.to_owned(), link: link.map(|link| link.to_string()) }
     }
 }
 

@@ -5,7 +5,7 @@
 //! - [`Rule`] is first fit over a few rows by size, type and ranks, for a kind of device: `configs/rules`.
 //! - [`Dispatcher`] asks them for a communicator: what was forced, else the table, else the rule.
 //!
-//! Nothing here touches a device. Equal tables give equal answers on every rank.
+//! Nothing here touches a device, and only [`Machine::of_gpus`] asks a driver. Equal tables give equal answers on every rank.
 
 mod class;
 mod dispatcher;

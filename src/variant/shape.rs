@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::Deserialize;
 
-use crate::abi::{HeapLayout, MAX_LANES};
+use crate::abi::MAX_LANES;
 use crate::error::{Error, Result};
 use crate::measure::Bytes;
 use crate::types::{Launching, Metadata, Places, SyncPolicy, Wait};
@@ -63,17 +63,6 @@ impl Shape {
 }
 
 impl Shape {
-    /// As much of these parameters as a heap has room for.
-    pub fn within(self, layout: &HeapLayout) -> Self {
-        let lanes = self.lanes.map(|lanes| match lanes {
-            Lanes::UpTo(lanes) => Lanes::UpTo(lanes.min(layout.lane_count)),
-            Lanes::BySize => Lanes::BySize,
-        });
-        let chunk = self.chunk.map(|chunk| Bytes(chunk.0.min(layout.slot_bytes)));
-        let slots = self.slots.map(|slots| slots.min(layout.ring_slots));
-        Self { lanes, chunk, slots, ..self }
-    }
-
     /// Every one of `shapes` with every one of `values`, as `set` puts it there; as they are where there are no values.
     pub fn with_each<T: Copy>(shapes: Vec<Self>, values: &[T], set: impl Fn(&mut Self, T)) -> Vec<Self> {
         if values.is_empty() {

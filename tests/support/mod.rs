@@ -19,7 +19,7 @@ use myelon_ccl::device::handles::{Buffer, Stream};
 use myelon_ccl::device::{DeviceKind, DevicePtr, cuda, source};
 use myelon_ccl::measure::{Bytes, Provenance};
 use myelon_ccl::memory::HeapLimits;
-use myelon_ccl::variant::{Choice, Lanes, Manifest, Request, Shape, VariantSpec};
+use myelon_ccl::variant::{Choice, Lanes, Manifest, Request, Shape, Transfer, VariantSpec};
 use myelon_ccl::{Communicator, DType, Options, Rank, ReduceOp};
 
 /// SplitMix64: the same decisions on every rank from one seed.
@@ -114,6 +114,7 @@ pub(crate) fn small_limits() -> HeapLimits {
         staging_bytes: 4096,
         slot_bytes: 512,
         ring_slots: 16,
+        copies: 64,
     }
 }
 
@@ -122,7 +123,9 @@ pub(crate) fn small_limits() -> HeapLimits {
 pub(crate) fn shape(random: &mut Random, variant: &VariantSpec, request: &Request) -> Shape {
     let point = *random.pick(&variant.parameters.points());
     let lanes = Some(Lanes::UpTo(1 + random.below(4) as u32));
-    let chunk = Some(Bytes(128 << random.below(3))).filter(|_| variant.parameters.has_chunk());
+    // Copies share the slots of all lanes: of the larger ones a message takes more than there is room for.
+    let chunks = if variant.transfer == Transfer::CopyEngine { 5 } else { 3 };
+    let chunk = Some(Bytes(128 << random.below(chunks))).filter(|_| variant.parameters.has_chunk());
     let Shape { slots, launch, .. } = point;
     if (request.dtype, request.op) == (DType::F32, ReduceOp::Sum) {
         Shape { lanes, chunk, ..point }

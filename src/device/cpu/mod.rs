@@ -6,6 +6,7 @@
 //!
 //! Kernels run inside the process: one that writes where it may not ends the process, as nothing stops it.
 
+mod capture;
 mod compiler;
 mod kernel;
 mod memory;
@@ -22,6 +23,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::available_parallelism;
 use std::time::Instant;
 
+use self::capture::Graph;
 use self::kernel::{Arguments, Kernel, LaunchSite};
 use self::memory::{Heap, Mapping};
 use self::queue::{Item, locked};
@@ -33,7 +35,7 @@ use crate::device::{
 };
 use crate::error::{Error, Result};
 
-pub use compiler::{CpuCompiler, Sanitizer};
+pub use compiler::{CpuCompiler, Sanitizer, version_line};
 
 /// Most threads of a CTA, as on every GPU.
 const MAX_BLOCK: u32 = 1024;
@@ -53,7 +55,7 @@ pub struct CpuDevice {
     streams: Table<Stream>,
     streams_made: AtomicU32,
     events: Table<Event>,
-    graphs: Table<Arc<[Item]>>,
+    graphs: Table<Graph>,
     kernels: Table<Kernel>,
 }
 
@@ -197,6 +199,20 @@ impl Device for CpuDevice {
         self.stream(stream)?.submit(Item::Fill { destination: destination.0, byte, bytes: bytes as usize })
     }
 
+    fn has_value_operations(&self) -> bool {
+        true
+    }
+
+    unsafe fn wait_value(&self, address: DevicePtr, value: u64, stream: StreamHandle) -> Result<()> {
+        check_word(address)?;
+        self.stream(stream)?.submit(Item::WaitValue { address: address.0, value })
+    }
+
+    unsafe fn write_value(&self, address: DevicePtr, value: u64, stream: StreamHandle) -> Result<()> {
+        check_word(address)?;
+        self.stream(stream)?.submit(Item::WriteValue { address: address.0, value })
+    }
+
     fn create_stream(&self) -> Result<StreamHandle> {
         Ok(StreamHandle(self.streams.insert(self.start_stream(false)?)))
     }
@@ -254,8 +270,7 @@ impl Device for CpuDevice {
     }
 
     fn launch_graph(&self, graph: GraphHandle, stream: StreamHandle) -> Result<()> {
-        let graph = self.graphs.get(graph.0)?;
-        self.stream(stream)?.launch(Arc::clone(&*graph))
+        self.stream(stream)?.launch(self.graphs.get(graph.0)?)
     }
 
     unsafe fn destroy_graph(&self, graph: GraphHandle) {
@@ -274,6 +289,13 @@ fn shared_block(mapping: Mapping, bytes: u64) -> SharedBlock {
 fn check_range(what: &str, start: DevicePtr, bytes: u64) -> Result<()> {
     if start.0 == 0 || start.0.checked_add(bytes).is_none() {
         return Err(Error::invalid(format!("{what} {:#x} of {bytes} bytes is no range of memory", start.0)));
+    }
+    Ok(())
+}
+
+fn check_word(address: DevicePtr) -> Result<()> {
+    if address.0 == 0 || !address.0.is_multiple_of(8) {
+        return Err(Error::invalid(format!("{:#x} is no address of a word: a multiple of 8 is needed", address.0)));
     }
     Ok(())
 }
@@ -298,6 +320,8 @@ fn processor_name() -> String {
     name.unwrap_or_else(|| env::consts::ARCH.to_owned())
 }
 
+#[cfg(test)]
+mod capture_tests;
 #[cfg(test)]
 mod sanitize_tests;
 #[cfg(test)]
