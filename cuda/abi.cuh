@@ -95,6 +95,7 @@ struct Args {
   const void* input;
   void* output;
   u64 count;
+  void* next_output;
   u8* heap[kMaxWorld];
   ControlPage* control;
   u64 deadline_ns;
@@ -141,7 +142,7 @@ static_assert(sizeof(HeapState) == 256, "HeapState differs from src/abi.rs");
 static_assert(sizeof(LaneState) == 512, "LaneState differs from src/abi.rs");
 static_assert(sizeof(FaultRecord) == 112, "FaultRecord differs from src/abi.rs");
 static_assert(sizeof(ControlPage) == 120, "ControlPage differs from src/abi.rs");
-static_assert(sizeof(Args) == 224, "Args differs from src/abi.rs");
+static_assert(sizeof(Args) == 232, "Args differs from src/abi.rs");
 static_assert(sizeof(VerifyArgs) == 48, "VerifyArgs differs from src/abi.rs");
 static_assert(sizeof(PairArgs) == 104, "PairArgs differs from src/abi.rs");
 static_assert(sizeof(NeighbourArgs) == 32, "NeighbourArgs differs from src/abi.rs");
@@ -149,6 +150,6 @@ static_assert(__builtin_offsetof(HeapState, peer_fault) == 128, "HeapState diffe
 static_assert(__builtin_offsetof(LaneState, operation) == 128, "LaneState differs from src/abi.rs");
 static_assert(__builtin_offsetof(LaneState, gating) == 256, "LaneState differs from src/abi.rs");
 static_assert(__builtin_offsetof(LaneState, slot_sequence) == 384, "LaneState differs from src/abi.rs");
-static_assert(__builtin_offsetof(Args, layout) == 112, "Args differs from src/abi.rs");
+static_assert(__builtin_offsetof(Args, layout) == 120, "Args differs from src/abi.rs");
 
 }  // namespace myelon

@@ -143,4 +143,6 @@ pub mod watch;
 
 pub use comm::{Communicator, Fallback, Operation, Options};
 pub use error::{Error, Result};
-pub use types::{DType, Launching, MAX_WORLD_SIZE, Metadata, Places, Rank, ReduceOp, SyncPolicy, Wait, WorldSize};
+pub use types::{
+    DType, Launching, MAX_WORLD_SIZE, Metadata, Output, Places, Rank, ReduceOp, SyncPolicy, Wait, WorldSize,
+};

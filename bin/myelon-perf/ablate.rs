@@ -104,7 +104,12 @@ impl Run<'_> {
     }
 
     fn case(&self, group: &Group, size: Bytes) -> Result<Case> {
-        let request = Request { count: size.elements(Study::DTYPE), dtype: Study::DTYPE, op: Study::OP };
+        let request = Request {
+            count: size.elements(Study::DTYPE),
+            dtype: Study::DTYPE,
+            op: Study::OP,
+            registered: self.bench.is_registered(),
+        };
         let (mut planned, mut labels) = (Vec::new(), Vec::new());
         for entrant in group.entrants() {
             let candidate = match entrant.variant.as_str() {

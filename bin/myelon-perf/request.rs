@@ -74,6 +74,8 @@ pub(crate) struct SweepRequest {
     /// Operations a call; 0 without batches.
     pub(crate) batch: u32,
     pub(crate) in_place: bool,
+    /// Results go into a window that all ranks registered.
+    pub(crate) registered: bool,
     /// Empty where studies take the place of a sweep.
     pub(crate) jobs: Vec<Job>,
     /// What runs in place of the jobs, at sizes, with repeats and graphs of its own.
@@ -114,6 +116,7 @@ impl SweepRequest {
             graph: args.graph,
             batch: args.batch,
             in_place: args.in_place,
+            registered: args.registered,
             jobs,
             studies,
             against,
@@ -165,8 +168,8 @@ impl SweepRequest {
 
     /// What all rows of a type and operator have in common.
     pub(crate) fn series(&self, dtype: DType, op: ReduceOp) -> Series {
-        let &Self { ranks, in_place, graph, batch, .. } = self;
-        Series { ranks, dtype, op, in_place, graph, batch }
+        let &Self { ranks, in_place, registered, graph, batch, .. } = self;
+        Series { ranks, dtype, op, in_place, registered, graph, batch }
     }
 
     /// How it is measured, as a line of the table's header.

@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use super::arch::dtype_runs_on;
 use super::kernel::KernelKey;
-use super::manifest::{Capacity, Mailbox};
+use super::manifest::{Capacity, Mailbox, VariantSpec};
 use super::request::{Choice, Request};
 use super::shape::{Lanes, Shape};
 use crate::abi::{HeapLayout, PACK_BYTES};
 use crate::device::DeviceKind;
 use crate::error::{Error, Result};
 use crate::measure::Bytes;
-use crate::types::{Launching, Metadata, Places, SyncPolicy, Wait, WorldSize};
+use crate::types::{Launching, Metadata, Output, Places, SyncPolicy, Wait, WorldSize};
 
 /// How a request will run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,7 +52,8 @@ impl Plan {
     /// The plan of a request under a choice.
     ///
     /// Errors: [`Error::Unsupported`] when the variant lacks the type or operator, or one of them needs another architecture;
-    /// [`Error::InvalidArgument`] for parameters that it does not take, or that the heap has no room for.
+    /// [`Error::InvalidArgument`] for parameters that it does not take, that the heap has no room for, or that need a registered
+    /// output.
     ///
     /// # Panics
     /// If the manifest has a tuning without lanes or threads, which its parser refuses.
@@ -93,6 +94,7 @@ impl Plan {
             sync: shape.sync.unwrap_or(SyncPolicy::Light),
             places: shape.places.unwrap_or(Places::Coalesced),
             metadata: shape.metadata.unwrap_or(Metadata::Derived),
+            output: output(request, &shape, spec)?,
         };
         let element_bytes = request.dtype.size_bytes() as u64;
         let world = u64::from(terrain.world_size.get());
@@ -140,6 +142,7 @@ impl Plan {
             places: Some(kernel.places),
             metadata: Some(kernel.metadata),
             launch: Some(self.launching),
+            output: Some(kernel.output),
         })
     }
 
@@ -185,6 +188,19 @@ impl Plan {
             offset += here;
             (here > 0).then_some((at, here))
         })
+    }
+}
+
+/// Direct where that is possible and nobody says otherwise: it leaves out a copy.
+fn output(request: &Request, shape: &Shape, spec: &VariantSpec) -> Result<Output> {
+    match shape.output {
+        Some(Output::Direct) if !request.registered => Err(Error::invalid(
+            "output=direct: results go straight into windows, and this output lies in none that is zero-copy: register it on \
+             all ranks and name the window in the operation, or ask for output=staged",
+        )),
+        Some(output) => Ok(output),
+        None if request.registered && spec.parameters.has_direct_output() => Ok(Output::Direct),
+        None => Ok(Output::Staged),
     }
 }
 
@@ -238,7 +254,7 @@ mod tests {
         };
         let world_size = WorldSize::new(2)?;
         let terrain = Terrain { device: DeviceKind::Cuda, world_size, layout: &layout, sentinel: true, arch };
-        let request = Request { count: bytes / dtype.size_bytes() as u64, dtype, op: ReduceOp::Sum };
+        let request = Request { count: bytes / dtype.size_bytes() as u64, dtype, op: ReduceOp::Sum, registered: false };
         Plan::new(&terrain, &request, &Choice { variant: Arc::clone(Manifest::embedded().get(variant)?), shape })
     }
 
@@ -281,6 +297,36 @@ mod tests {
     }
 
     #[test]
+    fn outputs_are_direct_where_they_are_registered_and_nobody_says_otherwise() {
+        let plan = |variant, registered, output| {
+            let (layout, _) = HeapLimits::of(DeviceKind::Cuda).layout(WorldSize::new(2)?)?;
+            let (device, world_size, arch) = (DeviceKind::Cuda, WorldSize::new(2)?, "sm_90a");
+            let terrain = Terrain { device, world_size, layout: &layout, sentinel: true, arch };
+            let request = Request { count: 1 << 20, dtype: DType::F32, op: ReduceOp::Sum, registered };
+            let choice = Choice::of(Manifest::embedded().get(variant)?);
+            Plan::new(&terrain, &request, &Choice { shape: Shape { output, ..Shape::default() }, ..choice })
+        };
+        for (variant, registered, asked, expected) in [
+            ("ring", false, None, Output::Staged),
+            ("ring", true, None, Output::Direct),
+            ("ring", true, Some(Output::Staged), Output::Staged),
+            ("ring", true, Some(Output::Direct), Output::Direct),
+            ("one_shot_push", true, None, Output::Staged),
+        ] {
+            let plan = plan(variant, registered, asked).unwrap();
+            assert_eq!(plan.kernel.output, expected, "{variant} {registered} {asked:?}");
+            assert_eq!(plan.shape().output, (variant == "ring").then_some(expected));
+            let direct = format!("kDirect = {}", expected == Output::Direct);
+            assert!(plan.kernel.source().entry.contains(&direct), "{direct}");
+        }
+        let message = plan("ring", false, Some(Output::Direct)).unwrap_err().to_string();
+        assert!(message.contains("output=direct") && message.contains("register it"), "{message}");
+        assert!(
+            plan("one_shot_push", true, Some(Output::Direct)).unwrap_err().to_string().contains("no such parameter")
+        );
+    }
+
+    #[test]
     fn a_type_that_the_architecture_lacks_is_refused() {
         let plan = |arch, dtype| plan_on(arch, "one_shot_push", dtype, 1024, Shape::default());
         let error = plan("sm_80", DType::E5m2).unwrap_err();
@@ -301,8 +347,9 @@ mod tests {
                 let world_size = WorldSize::new(world_size).unwrap();
                 let (layout, _) = HeapLimits::of(DeviceKind::Cuda).layout(world_size).unwrap();
                 let terrain = Terrain { device: DeviceKind::Cuda, world_size, layout: &layout, sentinel: true, arch };
-                let request = Request { count: bytes / 4, dtype: DType::F32, op: ReduceOp::Sum };
                 for point in spec.parameters.points() {
+                    let registered = point.output == Some(Output::Direct);
+                    let request = Request { count: bytes / 4, dtype: DType::F32, op: ReduceOp::Sum, registered };
                     let choice = Choice { variant: Arc::clone(spec), shape: Shape { slots: None, ..point } };
                     let plan = Plan::new(&terrain, &request, &choice).unwrap();
                     assert!(plan.shared_bytes <= most, "{choice}: {} of {most}", plan.shared_bytes);

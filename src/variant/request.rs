@@ -15,6 +15,8 @@ pub struct Request {
     pub dtype: DType,
     /// Operator.
     pub op: ReduceOp,
+    /// Whether every rank's output lies in a zero-copy window, at one offset.
+    pub registered: bool,
 }
 
 impl Request {
