@@ -17,6 +17,8 @@ Examples:
       every variant at one size
   myelon-perf --variant ring -b 64M -e 64M --slots 2,4,8,16 --chunk 64K,256K --csv ring.csv
       one variant in every combination of these parameters
+  myelon-perf --variant ring -b 1M -e 1G --registered --output staged,direct
+      what it is worth that results go straight into registered memory
   myelon-perf --ranks 4 --share-gpus -d all -o all -n 1
       correctness of everything, even on a single GPU
   mpirun -n 8 myelon-perf

@@ -6,7 +6,7 @@ use myelon_ccl::device::DeviceKind;
 use myelon_ccl::measure::{Baseline, Bytes, Series, SizeSweep, Step, output};
 use myelon_ccl::memory::HeapLimits;
 use myelon_ccl::variant::Shape;
-use myelon_ccl::{DType, Error, MAX_WORLD_SIZE, ReduceOp, Result, WorldSize};
+use myelon_ccl::{DType, Error, MAX_WORLD_SIZE, Output, ReduceOp, Result, WorldSize};
 
 use crate::against::baselines;
 use crate::args::{DeviceArg, SweepArgs};
@@ -97,6 +97,9 @@ impl SweepRequest {
         let ranks = ranks(args, device, here)?;
         if args.repeats == 0 {
             return Err(Error::invalid("-n 0 measures nothing: use 1 or more"));
+        }
+        if args.output.contains(&Output::Direct) && !args.registered {
+            return Err(Error::invalid("--output direct stores results into registered memory: add --registered"));
         }
         let shares_gpus = device == DeviceKind::Cuda && args.share_gpus && ranks.get() > here.gpus();
         let studies = StudyRequest::check(args, device, ranks, shares_gpus, here)?;
@@ -310,9 +313,11 @@ mod tests {
         refused("--csv /dev/null", CPU, "not a regular file");
         refused("--json x --csv ./x", CPU, "--json and --csv both name x");
         refused("-n 0", CPU, "-n 0 measures nothing");
-        let request = check("-n 1 -w 2 -c 3 -G 4 --in-place --share-gpus", CPU).unwrap();
+        refused("--variant ring --output staged,direct", CPU, "add --registered");
+        let request = check("-n 1 -w 2 -c 3 -G 4 --in-place --registered --share-gpus", CPU).unwrap();
         assert_eq!((request.check, request.json.is_none(), request.csv.is_none()), (3, true, true));
-        let settings = "4 cpu ranks, 1 repeat after 2 warm-ups, graph replay, 4 operations a graph, in place";
+        let settings =
+            "4 cpu ranks, 1 repeat after 2 warm-ups, graph replay, 4 operations a graph, in place, registered";
         assert_eq!(request.settings(), settings);
     }
 }

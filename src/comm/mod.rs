@@ -131,7 +131,9 @@ impl Communicator {
     /// Errors: besides, [`Error::InvalidArgument`] for an output that is not in its window, and for another communicator's window.
     ///
     /// # Safety
-    /// As [`Communicator::all_reduce`].
+    /// - As [`Communicator::all_reduce`].
+    /// - All ranks name windows that were registered together, and outputs at one offset of them: this rank stores into the next
+    ///   rank's memory at the offset of its own output. Never past the end of that memory.
     pub unsafe fn all_reduce_operation(&self, operation: &Operation<'_>, stream: StreamHandle) -> Result<()> {
         // SAFETY: the caller's promise is that function's.
         unsafe { self.issue_one(operation, stream, None) }

@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use super::arch::dtype_runs_on;
 use super::kernel::KernelKey;
-use super::manifest::{Capacity, Mailbox, VariantSpec};
+use super::manifest::{Capacity, Mailbox};
 use super::request::{Choice, Request};
 use super::shape::{Lanes, Shape};
 use crate::abi::{HeapLayout, PACK_BYTES};
 use crate::device::DeviceKind;
 use crate::error::{Error, Result};
 use crate::measure::Bytes;
-use crate::types::{Launching, Metadata, Output, Places, SyncPolicy, Wait, WorldSize};
+use crate::types::{Launching, Metadata, Places, SyncPolicy, Wait, WorldSize};
 
 /// How a request will run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,7 +94,7 @@ impl Plan {
             sync: shape.sync.unwrap_or(SyncPolicy::Light),
             places: shape.places.unwrap_or(Places::Coalesced),
             metadata: shape.metadata.unwrap_or(Metadata::Derived),
-            output: output(request, &shape, spec)?,
+            output: request.output(&shape, &spec.parameters)?,
         };
         let element_bytes = request.dtype.size_bytes() as u64;
         let world = u64::from(terrain.world_size.get());
@@ -191,19 +191,6 @@ impl Plan {
     }
 }
 
-/// Direct where that is possible and nobody says otherwise: it leaves out a copy.
-fn output(request: &Request, shape: &Shape, spec: &VariantSpec) -> Result<Output> {
-    match shape.output {
-        Some(Output::Direct) if !request.registered => Err(Error::invalid(
-            "output=direct: results go straight into windows, and this output lies in none that is zero-copy: register it on \
-             all ranks and name the window in the operation, or ask for output=staged",
-        )),
-        Some(output) => Ok(output),
-        None if request.registered && spec.parameters.has_direct_output() => Ok(Output::Direct),
-        None => Ok(Output::Staged),
-    }
-}
-
 /// A choice runs as it is or is refused, for what is measured must be what was asked for. A tuning is bounded instead.
 fn check_room(asked: &Shape, layout: &HeapLayout) -> Result<()> {
     let lanes = asked.lanes.and_then(|lanes| match lanes {
@@ -228,7 +215,7 @@ fn check_room(asked: &Shape, layout: &HeapLayout) -> Result<()> {
 mod tests {
     use super::*;
     use crate::memory::HeapLimits;
-    use crate::types::{DType, ReduceOp};
+    use crate::types::{DType, Output, ReduceOp};
     use crate::variant::Manifest;
 
     /// A plan for `bytes` of f32 over two GPUs whose heap has 16 lanes and rings of two slots of 4 KiB.
@@ -294,36 +281,6 @@ mod tests {
         let persistent = self::plan("ring", 1 << 20, Shape::default()).unwrap();
         assert_eq!((persistent.pieces(1 << 18).count(), persistent.launches().next()), (1, Some(0..3)));
         assert!(self::plan("ring_specialized", 1 << 20, shape).unwrap_err().to_string().contains("launch=per_step"));
-    }
-
-    #[test]
-    fn outputs_are_direct_where_they_are_registered_and_nobody_says_otherwise() {
-        let plan = |variant, registered, output| {
-            let (layout, _) = HeapLimits::of(DeviceKind::Cuda).layout(WorldSize::new(2)?)?;
-            let (device, world_size, arch) = (DeviceKind::Cuda, WorldSize::new(2)?, "sm_90a");
-            let terrain = Terrain { device, world_size, layout: &layout, sentinel: true, arch };
-            let request = Request { count: 1 << 20, dtype: DType::F32, op: ReduceOp::Sum, registered };
-            let choice = Choice::of(Manifest::embedded().get(variant)?);
-            Plan::new(&terrain, &request, &Choice { shape: Shape { output, ..Shape::default() }, ..choice })
-        };
-        for (variant, registered, asked, expected) in [
-            ("ring", false, None, Output::Staged),
-            ("ring", true, None, Output::Direct),
-            ("ring", true, Some(Output::Staged), Output::Staged),
-            ("ring", true, Some(Output::Direct), Output::Direct),
-            ("one_shot_push", true, None, Output::Staged),
-        ] {
-            let plan = plan(variant, registered, asked).unwrap();
-            assert_eq!(plan.kernel.output, expected, "{variant} {registered} {asked:?}");
-            assert_eq!(plan.shape().output, (variant == "ring").then_some(expected));
-            let direct = format!("kDirect = {}", expected == Output::Direct);
-            assert!(plan.kernel.source().entry.contains(&direct), "{direct}");
-        }
-        let message = plan("ring", false, Some(Output::Direct)).unwrap_err().to_string();
-        assert!(message.contains("output=direct") && message.contains("register it"), "{message}");
-        assert!(
-            plan("one_shot_push", true, Some(Output::Direct)).unwrap_err().to_string().contains("no such parameter")
-        );
     }
 
     #[test]
