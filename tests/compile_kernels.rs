@@ -10,7 +10,7 @@ use myelon_ccl::memory::HeapLimits;
 use myelon_ccl::variant::{
     Choice, Manifest, Plan, Request, Shape, Terrain, VariantSpec, VerifyKernel, dtype_runs_on, neighbour_kernel,
 };
-use myelon_ccl::{DType, Error, Output, ReduceOp, WorldSize};
+use myelon_ccl::{DType, Error, ReduceOp, WorldSize};
 
 /// Architectures that kernels are written for: Ampere, Hopper, Blackwell.
 const ARCHITECTURES: [&str; 3] = ["sm_80", "sm_90a", "sm_100a"];
@@ -44,7 +44,7 @@ fn sources(arch: &str) -> Vec<(KernelSource, bool)> {
                         points.push(Shape::default());
                         for mut shape in points {
                             (shape.slots, shape.launch) = (None, None);
-                            let registered = shape.output == Some(Output::Direct);
+                            let registered = shape.is_direct();
                             let request = Request { count: 1 << 20, dtype, op, registered };
                             let choice = Choice { variant: Arc::clone(variant), shape };
                             let source = Plan::new(&terrain, &request, &choice).unwrap().kernel.source();

@@ -57,7 +57,8 @@ impl Bench {
         let tally = |_| Tally::new(device, communicator.rank(), communicator.world_size(), SEED);
         let allocate = || {
             let input = Buffer::new(device, if request.in_place { 0 } else { bytes })?;
-            let output = if request.registered { Buffer::shared(device, bytes)? } else { Buffer::new(device, bytes)? };
+            let output =
+                if request.has_window() { Buffer::shared(device, bytes)? } else { Buffer::new(device, bytes)? };
             let tallies = (0..sets).map(tally).collect::<Result<_>>()?;
             Ok((Stream::new(device)?, input, output, tallies, Rival::connect(&communicator, request, bytes)?))
         };
@@ -74,10 +75,10 @@ impl Bench {
             in_place: request.in_place,
             rival,
         };
-        if request.registered {
+        if request.has_window() {
             // SAFETY: `close` deregisters the window; after a failure it goes behind the communicator and before the buffer.
             let window = unsafe { bench.communicator.register(bench.output.address(), bytes.max(1))? };
-            if !window.is_zero_copy() {
+            if request.registered && !window.is_zero_copy() {
                 return Err(Error::unsupported(
                     "--registered: these ranks cannot map each other's operands; MYELON_LOG=info says why",
                 ));
@@ -87,9 +88,9 @@ impl Bench {
         Ok(bench)
     }
 
-    /// Whether results go into a window.
+    /// Whether results can go straight into their memory.
     pub(crate) fn is_registered(&self) -> bool {
-        self.window.is_some()
+        self.window.as_ref().is_some_and(Window::is_zero_copy)
     }
 
     pub(crate) fn communicator(&self) -> &Communicator {
@@ -159,7 +160,8 @@ impl Bench {
     /// A candidate's operation on a set of operands, for [`Bench::issue_batch`].
     pub(crate) fn operation(&self, planned: &Planned, set: usize) -> Operation<'_> {
         let Operands { input, output } = self.operands_of(&planned.engine, set);
-        Operation { window: self.window.as_ref(), ..Operation::of(&planned.request, input, output) }
+        let window = self.window.as_ref().filter(|_| planned.request.registered);
+        Operation { window, ..Operation::of(&planned.request, input, output) }
     }
 
     /// Queues operations of [`Bench::operation`], by one call where the engine has one for several.

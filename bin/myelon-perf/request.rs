@@ -169,6 +169,11 @@ impl SweepRequest {
         HeapLimits::for_shapes(self.device, self.shares_gpus, self.shapes())
     }
 
+    /// Whether the results' memory is registered, for all candidates or for some of the studies.
+    pub(crate) fn has_window(&self) -> bool {
+        self.registered || self.shapes().any(Shape::is_direct)
+    }
+
     /// What all rows of a type and operator have in common.
     pub(crate) fn series(&self, dtype: DType, op: ReduceOp) -> Series {
         let &Self { ranks, in_place, registered, graph, batch, .. } = self;

@@ -110,13 +110,13 @@ impl<'a> Sweep<'a> {
         let bootstrap = &**self.bench.communicator().bootstrap();
         let wrong = exchange::sums(bootstrap, "counting wrong elements", &wrong)?;
         let ranks = self.bench.communicator().world_size();
-        let &SweepRequest { in_place, registered, check, .. } = self.request;
+        let &SweepRequest { in_place, check, .. } = self.request;
         let mut rows = Vec::new();
         for (((planned, series_us), host_us), wrong) in planned.iter().zip(&series_us).zip(hosts_us).zip(wrong) {
             let ranks_us = exchange::series(bootstrap, "comparing times", series_us)?;
             let wrong = (check > 0).then_some(wrong);
             self.wrong += wrong.unwrap_or(0);
-            let Request { dtype, op, .. } = planned.request;
+            let Request { dtype, op, registered, .. } = planned.request;
             let Issue { graph, batch } = planned.issue;
             let series = Series { ranks, dtype, op, in_place, registered, graph, batch };
             let row = Row::measured(series.at(size), &planned.requested, Summary::of_ranks(&ranks_us)?, wrong);

@@ -214,7 +214,7 @@ impl Candidate {
                     count: size.elements(Study::DTYPE),
                     dtype: Study::DTYPE,
                     op: Study::OP,
-                    registered: false,
+                    registered: self.shape.is_direct(),
                 };
                 Plan::new(&terrain, &request, &choice)?;
             }

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use crate::device::DeviceKind;
 use crate::error::{Error, Result};
 use crate::measure::Bytes;
-use crate::types::{Output, WorldSize};
+use crate::types::WorldSize;
 use crate::variant::{Choice, Manifest, Request, Shape, VariantSpec};
 
 /// Rows that say which variant serves a request; first fit.
@@ -126,7 +126,7 @@ impl LaneTable {
             .filter(|row| row.floats.is_none_or(|floats| floats == request.dtype.is_float()))
             .filter(|row| row.up_to.is_none_or(|limit| bytes <= limit.0))
             .filter(|row| row.variant.is_trusted_on(arch))
-            .filter(|row| row.shape.output != Some(Output::Direct) || request.registered)
+            .filter(|row| !row.shape.is_direct() || request.registered)
             .find(|row| row.variant.supports(request.dtype, request.op).is_ok())
             .map(|row| Choice { variant: Arc::clone(&row.variant), shape: row.shape })
             .ok_or_else(|| {

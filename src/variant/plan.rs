@@ -215,7 +215,7 @@ fn check_room(asked: &Shape, layout: &HeapLayout) -> Result<()> {
 mod tests {
     use super::*;
     use crate::memory::HeapLimits;
-    use crate::types::{DType, Output, ReduceOp};
+    use crate::types::{DType, ReduceOp};
     use crate::variant::Manifest;
 
     /// A plan for `bytes` of f32 over two GPUs whose heap has 16 lanes and rings of two slots of 4 KiB.
@@ -305,7 +305,7 @@ mod tests {
                 let (layout, _) = HeapLimits::of(DeviceKind::Cuda).layout(world_size).unwrap();
                 let terrain = Terrain { device: DeviceKind::Cuda, world_size, layout: &layout, sentinel: true, arch };
                 for point in spec.parameters.points() {
-                    let registered = point.output == Some(Output::Direct);
+                    let registered = point.is_direct();
                     let request = Request { count: bytes / 4, dtype: DType::F32, op: ReduceOp::Sum, registered };
                     let choice = Choice { variant: Arc::clone(spec), shape: Shape { slots: None, ..point } };
                     let plan = Plan::new(&terrain, &request, &choice).unwrap();

@@ -66,6 +66,11 @@ impl Shape {
 }
 
 impl Shape {
+    /// Whether it is for registered outputs only.
+    pub fn is_direct(&self) -> bool {
+        self.output == Some(Output::Direct)
+    }
+
     /// Every one of `shapes` with every one of `values`, as `set` puts it there; as they are where there are no values.
     pub fn with_each<T: Copy>(shapes: Vec<Self>, values: &[T], set: impl Fn(&mut Self, T)) -> Vec<Self> {
         if values.is_empty() {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use myelon_ccl::measure::Bytes;
 use myelon_ccl::variant::{Choice, Lanes, Manifest, Plan, Request, Shape};
-use myelon_ccl::{Communicator, DType, Error, Output, Rank, ReduceOp};
+use myelon_ccl::{Communicator, DType, Error, Rank, ReduceOp};
 
 use crate::support::Random;
 
@@ -129,7 +129,7 @@ impl Draw {
             let points = variant.parameters.points();
             let point = *random.pick(&points);
             let count = (1 << random.below(21)) / dtype.size_bytes() as u64;
-            let request = Request { count, dtype, op, registered: is_direct(&point) };
+            let request = Request { count, dtype, op, registered: point.is_direct() };
             // INVARIANT: all that is compiled in is set, so that one case is one kernel whatever the size of a message.
             let tuning = variant.tuning(kind, communicator.world_size(), request.bytes()).unwrap().shape;
             let bounded = Shape { lanes: None, chunk: None, slots: None, ..tuning };
@@ -180,7 +180,7 @@ impl Draw {
     fn operation(&self, random: &mut Random, cases: &[Case], stream: usize) -> Operation {
         let Case { choice, dtype, op, slots, .. } = random.pick(cases);
         let count = self.count(random, *dtype);
-        let request = Request { count, dtype: *dtype, op: *op, registered: is_direct(&choice.shape) };
+        let request = Request { count, dtype: *dtype, op: *op, registered: choice.shape.is_direct() };
         let lanes = if random.below(2) == 0 { self.lanes } else { 1 + random.below(u64::from(self.lanes)) as u32 };
         let chunk = Bytes(self.slot_bytes >> random.below(4));
         let shape = Shape {
@@ -204,8 +204,4 @@ impl Draw {
             _ => random.below(most + 1),
         }
     }
-}
-
-fn is_direct(shape: &Shape) -> bool {
-    shape.output == Some(Output::Direct)
 }

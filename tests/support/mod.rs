@@ -20,7 +20,7 @@ use myelon_ccl::device::{DeviceKind, DevicePtr, cuda, source};
 use myelon_ccl::measure::{Bytes, Provenance};
 use myelon_ccl::memory::{HeapLimits, Window};
 use myelon_ccl::variant::{Choice, Lanes, Manifest, Request, Shape, VariantSpec};
-use myelon_ccl::{self as ccl, Communicator, DType, Options, Output, Rank, ReduceOp};
+use myelon_ccl::{self as ccl, Communicator, DType, Options, Rank, ReduceOp};
 
 /// SplitMix64: the same decisions on every rank from one seed.
 #[derive(Clone)]
@@ -227,7 +227,7 @@ impl Bench {
         let stream = &self.streams[stream];
         let bytes = request.bytes() as usize;
         // What goes straight into outputs needs them in windows, at one offset on all ranks.
-        let registered = choice.shape.output == Some(Output::Direct);
+        let registered = choice.shape.is_direct();
         let request = &Request { registered, ..*request };
         let skew = if registered { *seed % 5 } else { skew };
         let skew = GUARD + skew * request.dtype.size_bytes() as u64;
