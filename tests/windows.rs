@@ -203,7 +203,7 @@ fn a_window_is_of_one_communicator() {
 
 /// Runs `test` as every rank of a group, each with `prepare` done to its command.
 fn over_processes(test: &str, prepare: impl Fn(u32, &mut Command)) {
-    let group = Group::new(3);
+    let group = Group::new(asked_ranks().unwrap_or(3));
     let ends: Vec<_> = group
         .ranks()
         .map(|rank| {

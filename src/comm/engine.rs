@@ -1,7 +1,7 @@
 //! What runs the operations of a communicator: Myelon's kernels, or NCCL where those cannot reach the peers.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::kernels::{KernelTable, Loaded};
 use super::memo::Memo;
@@ -186,7 +186,7 @@ impl KernelEngine {
         self.prepare_types(bootstrap, device, &types)
     }
 
-    fn prepared(&self) -> std::sync::MutexGuard<'_, Vec<(DType, ReduceOp)>> {
+    fn prepared(&self) -> MutexGuard<'_, Vec<(DType, ReduceOp)>> {
         self.prepared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
