@@ -13,7 +13,7 @@ using i64 = long long;
 
 constexpr u32 kMaxWorld = 8;
 constexpr u32 kMaxRingSlots = 16;
-constexpr u64 kSentinelBuffers = 3;
+constexpr u32 kSentinelBuffers = 3;
 constexpr u64 kLlBuffers = 2;
 constexpr u64 kStagingBuffers = 2;
 constexpr u64 kPackBytes = 16;
@@ -51,7 +51,7 @@ struct alignas(128) LaneState {
   u64 signal_padding[8];
   u64 operation;
   u64 previous_descriptor;
-  u64 sentinel_epoch;
+  u64 sentinel_buffer;
   u64 sentinel_extent;
   u64 ll_epoch;
   u64 signal_sequence;
@@ -97,6 +97,7 @@ struct Args {
   u64 count;
   void* next_output;
   u8* heap[kMaxWorld];
+  u8* own_heap;
   ControlPage* control;
   u64 deadline_ns;
   u64 descriptor;
@@ -142,7 +143,7 @@ static_assert(sizeof(HeapState) == 256, "HeapState differs from src/abi.rs");
 static_assert(sizeof(LaneState) == 512, "LaneState differs from src/abi.rs");
 static_assert(sizeof(FaultRecord) == 112, "FaultRecord differs from src/abi.rs");
 static_assert(sizeof(ControlPage) == 120, "ControlPage differs from src/abi.rs");
-static_assert(sizeof(Args) == 232, "Args differs from src/abi.rs");
+static_assert(sizeof(Args) == 240, "Args differs from src/abi.rs");
 static_assert(sizeof(VerifyArgs) == 48, "VerifyArgs differs from src/abi.rs");
 static_assert(sizeof(PairArgs) == 104, "PairArgs differs from src/abi.rs");
 static_assert(sizeof(NeighbourArgs) == 32, "NeighbourArgs differs from src/abi.rs");
@@ -150,6 +151,6 @@ static_assert(__builtin_offsetof(HeapState, peer_fault) == 128, "HeapState diffe
 static_assert(__builtin_offsetof(LaneState, operation) == 128, "LaneState differs from src/abi.rs");
 static_assert(__builtin_offsetof(LaneState, gating) == 256, "LaneState differs from src/abi.rs");
 static_assert(__builtin_offsetof(LaneState, slot_sequence) == 384, "LaneState differs from src/abi.rs");
-static_assert(__builtin_offsetof(Args, layout) == 120, "Args differs from src/abi.rs");
+static_assert(__builtin_offsetof(Args, layout) == 128, "Args differs from src/abi.rs");
 
 }  // namespace myelon

@@ -109,8 +109,8 @@ pub struct LaneState {
     pub operation: u64,
     /// Descriptor of the operation before, to compare with late peers.
     pub previous_descriptor: u64,
-    /// Sentinel operations so far; chooses the mailbox buffer.
-    pub sentinel_epoch: u64,
+    /// Offset of the mailbox buffer that the next sentinel operation uses, from the first.
+    pub sentinel_buffer: u64,
     /// Bytes per mailbox that the last sentinel operation wrote: what the next one re-poisons.
     pub sentinel_extent: u64,
     /// LL operations so far; its low bits are the flag.
@@ -201,6 +201,8 @@ pub struct Args {
     pub next_output: u64,
     /// Base of each rank's heap as this rank maps it.
     pub heap: [u64; MAX_WORLD],
+    /// This rank's base once more: where the first loads of a launch go, one step away.
+    pub own_heap: u64,
     /// [`ControlPage`] of this rank.
     pub control: u64,
     /// Longest wait in nanoseconds; zero waits until aborted.
@@ -289,8 +291,8 @@ const _: () = {
     assert!(offset_of!(LaneState, slot_sequence) == 384);
     assert!(size_of::<FaultRecord>() == 112);
     assert!(size_of::<ControlPage>() == 120);
-    assert!(size_of::<Args>() == 232);
-    assert!(offset_of!(Args, layout) == 120);
+    assert!(size_of::<Args>() == 240);
+    assert!(offset_of!(Args, layout) == 128);
     assert!(size_of::<VerifyArgs>() == 48);
     assert!(size_of::<PairArgs>() == 104);
     assert!(size_of::<NeighbourArgs>() == 32);
@@ -329,7 +331,7 @@ mod tests {
 
     #[test]
     fn plain_types_have_no_gaps() {
-        assert_eq!(size_of::<Args>(), 15 * 8 + size_of::<HeapLayout>() + 16);
+        assert_eq!(size_of::<Args>(), 16 * 8 + size_of::<HeapLayout>() + 16);
         assert_eq!(bytes_of(&HeapState::default()).len(), 256);
     }
 }

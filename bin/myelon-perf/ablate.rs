@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use myelon_ccl::measure::compare::AUTO;
+use myelon_ccl::measure::against::AUTO;
 use myelon_ccl::measure::{Baseline, Bytes};
 use myelon_ccl::study::{self, Group, Study};
 use myelon_ccl::variant::Request;

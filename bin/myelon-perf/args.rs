@@ -7,6 +7,8 @@ use myelon_ccl::measure::{Baseline, Bytes, MOST_BATCH};
 use myelon_ccl::variant::Lanes;
 use myelon_ccl::{DType, Error, Launching, Metadata, Output, Places, ReduceOp, SyncPolicy, Wait, WorldSize};
 
+use crate::compare::CompareArgs;
+
 const AFTER_HELP: &str = "\
 Examples:
   myelon-perf
@@ -25,8 +27,12 @@ Examples:
       one process a GPU, started by a launcher
   myelon-perf --ablate --json ablation-8.json
       which patterns pay where, held against what is claimed of them
-  myelon-perf report results/*.json --readme README.md --svg docs/plots/allreduce.svg
+  myelon-perf report results/*/*.json -o report.html
+      earlier runs as a page for a browser
+  myelon-perf report results/*/{eager,graph}-*.json --readme README.md --svg docs/plots/allreduce.svg
       tables and plot of earlier runs, written into the README
+  myelon-perf compare before.json after.json
+      what became slower or faster; fails where something became slower by more than 5 %
   myelon-perf neighbour --json neighbour.json
       what a kernel that waits for its peers does to another kernel on its GPU
 
@@ -34,7 +40,7 @@ Sizes are whole bytes with K, M, G or T for powers of 1024.
 Times are those of the slowest rank: p50 and p99 over the repeats; with -G or --batch, over the means of
 replays or batches.
 
-Exit status: 0 all right, 1 a result was wrong (or a file is stale under `report --check`),
+Exit status: 0 all right, 1 a result was wrong (or `compare` found a run worse, or `report --check` a stale file),
 2 the request cannot be served and nothing was started, 3 a failure on the way.";
 
 /// Measures all-reduce over the GPUs of this machine, or over CPU ranks, with nccl-tests' flags and columns.
@@ -51,6 +57,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Writes tables and plots from the JSON files of earlier runs.
     Report(ReportArgs),
+    /// Holds a run against an earlier one, or what `auto` took against what was measured beside it.
+    Compare(CompareArgs),
     /// Measures what an all-reduce that waits for its peers does to another kernel on its GPU.
     Neighbour(NeighbourOptions),
 }
@@ -181,6 +189,12 @@ pub(crate) struct ReportArgs {
     /// JSON files that --json wrote; with --patterns, those that --ablate --json wrote.
     #[arg(required = true, value_name = "RESULTS")]
     pub(crate) results: Vec<PathBuf>,
+    /// Write a page for a browser into this file: curves, filters, tables. Stored runs of other kinds among RESULTS are left out.
+    #[arg(short = 'o', long = "output", value_name = "FILE", conflicts_with_all = ["patterns", "neighbours"])]
+    pub(crate) output: Option<PathBuf>,
+    /// With -o, what the links of a GPU carry in one direction by their data sheet, in GB/s of 10^9 bytes: where the GPU is not known.
+    #[arg(long, value_name = "GBPS", requires = "output")]
+    pub(crate) link_gbps: Option<f64>,
     /// Fill the marked parts of this Markdown file.
     #[arg(long, value_name = "FILE")]
     pub(crate) readme: Option<PathBuf>,

@@ -2,7 +2,7 @@
 
 use myelon_ccl::Result;
 use myelon_ccl::measure::Baseline;
-use myelon_ccl::measure::compare::AUTO;
+use myelon_ccl::measure::against::AUTO;
 use myelon_ccl::variant::{Choice, Manifest, Plan, Request};
 
 use crate::bench::Bench;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use myelon_ccl::device::DeviceKind;
-use myelon_ccl::measure::compare::AUTO;
+use myelon_ccl::measure::against::AUTO;
 use myelon_ccl::variant::Shape;
 use myelon_ccl::{DType, Error, ReduceOp, Result, WorldSize};
 

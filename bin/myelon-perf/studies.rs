@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use myelon_ccl::device::DeviceKind;
-use myelon_ccl::measure::compare::AUTO;
+use myelon_ccl::measure::against::AUTO;
 use myelon_ccl::measure::{Baseline, Bytes};
 use myelon_ccl::study::{Candidate, Group, Study};
 use myelon_ccl::variant::Shape;

@@ -8,7 +8,7 @@ namespace myelon {
 struct MailboxUse {
   bool sentinel;
   bool ll;
-  u64 epoch;
+  u64 next;   // what the next launch that uses this kind finds in its counter
   u64 bytes;  // written per mailbox
 };
 
@@ -56,9 +56,9 @@ MYELON_DEVICE void step_counters(const Context& context, MailboxUse use) {
     counters->previous_descriptor = context.args.descriptor;
     if (use.sentinel) {
       counters->sentinel_extent = use.bytes;
-      counters->sentinel_epoch = use.epoch + 1;
+      counters->sentinel_buffer = use.next;
     }
-    if (use.ll) counters->ll_epoch = use.epoch + 1;
+    if (use.ll) counters->ll_epoch = use.next;
   }
 }
 

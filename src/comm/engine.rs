@@ -75,6 +75,7 @@ impl KernelEngine {
             count: 0,
             next_output: 0,
             heap: heap.bases(),
+            own_heap: heap.bases()[rank.0 as usize],
             control: watch.page().0,
             deadline_ns: options.timeout.as_nanos() as u64,
             descriptor: 0,

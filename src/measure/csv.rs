@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::error::{Error, Result};
-use crate::measure::compare::Baseline;
+use crate::measure::against::Baseline;
 use crate::measure::output;
 use crate::measure::results::Results;
 

@@ -155,6 +155,11 @@ impl Row {
         self.wrong.is_some_and(|wrong| wrong > 0)
     }
 
+    /// How far the repeats lie apart: p50 less the fastest. Not p99, which one interruption in twenty repeats sets.
+    pub fn scatter_us(&self) -> f64 {
+        self.time_us.p50 - self.time_us.min
+    }
+
     /// How many times faster this is than `other`; above 1 it wins. None where either was wrong, and for a time of zero.
     pub fn speedup_over(&self, other: &Self) -> Option<f64> {
         let valid = !self.is_wrong() && !other.is_wrong() && self.time_us.p50 > 0.0;

@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Write as _};
 
-use crate::measure::compare::Baseline;
+use crate::measure::against::Baseline;
 use crate::measure::provenance::Provenance;
 use crate::measure::results::Row;
 use crate::measure::size::Bytes;

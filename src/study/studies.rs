@@ -6,7 +6,7 @@ use std::fmt;
 use super::file::File;
 use crate::device::DeviceKind;
 use crate::error::{Error, Result};
-use crate::measure::compare::AUTO;
+use crate::measure::against::AUTO;
 use crate::measure::{Baseline, Bytes, MOST_BATCH};
 use crate::memory::HeapLimits;
 use crate::types::{DType, ReduceOp, WorldSize};

@@ -291,9 +291,9 @@ mod tests {
             let tuning = spec.tuning(DeviceKind::Cuda, WorldSize::new(ranks).unwrap(), bytes).unwrap();
             (tuning.shape.lanes, tuning.shape.threads)
         };
-        assert_eq!(threads(2, 1 << 24), (Some(Lanes::UpTo(128)), Some(256)));
-        assert_eq!(threads(4, 1 << 24), (Some(Lanes::UpTo(64)), Some(512)));
-        assert_eq!(threads(2, 1 << 10), threads(4, 1 << 10));
+        assert_eq!(threads(2, 1 << 22), (Some(Lanes::UpTo(128)), Some(256)));
+        assert_eq!(threads(4, 1 << 22), (Some(Lanes::UpTo(64)), Some(512)));
+        assert_eq!(threads(4, 1 << 22), threads(8, 1 << 22));
     }
 
     #[test]

@@ -33,7 +33,7 @@ use crate::device::{
 };
 use crate::error::{Error, Result};
 
-pub use compiler::{CpuCompiler, Sanitizer};
+pub use compiler::{CpuCompiler, Sanitizer, version_line};
 
 /// Most threads of a CTA, as on every GPU.
 const MAX_BLOCK: u32 = 1024;
