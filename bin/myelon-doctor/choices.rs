@@ -38,7 +38,7 @@ impl Choices {
     pub(crate) fn look(kind: DeviceKind, arch: &str, ranks: WorldSize) -> Result<Self> {
         let table = LaneTable::embedded(kind);
         let choose = |bytes| {
-            let request = Request { count: bytes / 4, dtype: DType::F32, op: ReduceOp::Sum };
+            let request = Request { count: bytes / 4, dtype: DType::F32, op: ReduceOp::Sum, registered: false };
             table.choose(arch, ranks, &request).map(|choice| Choice { bytes, choice: choice.to_string() })
         };
         let (_, heap_bytes) = HeapLimits::for_shapes(kind, false, table.shapes()).layout(ranks)?;

@@ -64,7 +64,12 @@ impl<'a> Sweep<'a> {
         let verifier = Verifier::prepare(communicator.device(), job.dtype, job.op)?;
         let mut cases = Vec::new();
         for size in self.request.sizes.clone() {
-            let request = Request { count: size.elements(job.dtype), dtype: job.dtype, op: job.op };
+            let request = Request {
+                count: size.elements(job.dtype),
+                dtype: job.dtype,
+                op: job.op,
+                registered: self.bench.is_registered(),
+            };
             let plans = job.candidates.iter().map(|candidate| plan(self.bench, candidate, request, issue));
             let mut planned = plans.collect::<Result<Vec<_>>>()?;
             planned.extend(rivals(self.bench, against, request, issue)?);
@@ -111,9 +116,9 @@ impl<'a> Sweep<'a> {
             let ranks_us = exchange::series(bootstrap, "comparing times", series_us)?;
             let wrong = (check > 0).then_some(wrong);
             self.wrong += wrong.unwrap_or(0);
-            let Request { dtype, op, .. } = planned.request;
+            let Request { dtype, op, registered, .. } = planned.request;
             let Issue { graph, batch } = planned.issue;
-            let series = Series { ranks, dtype, op, in_place, graph, batch };
+            let series = Series { ranks, dtype, op, in_place, registered, graph, batch };
             let row = Row::measured(series.at(size), &planned.requested, Summary::of_ranks(&ranks_us)?, wrong);
             let row = Row { variant: planned.variant.clone(), host_us, ..row };
             rows.push(match &planned.plan {
@@ -246,6 +251,7 @@ fn in_shape(row: Row, plan: &Plan) -> Row {
         places: shape.places,
         metadata: shape.metadata,
         launch: shape.launch,
+        output: shape.output,
         ..row
     }
 }
@@ -280,7 +286,7 @@ mod tests {
         let bench = Bench::new(communicator, &request).unwrap();
         let Job { dtype, op, ref candidates } = request.jobs[0];
         let verifier = Verifier::prepare(&devices[0], dtype, op).unwrap();
-        let reduced = Request { count: 100, dtype, op };
+        let reduced = Request { count: 100, dtype, op, registered: false };
         let planned = plan(&bench, &candidates[0], reduced, Issue { graph: 0, batch: request.batch }).unwrap();
         let sweep = Sweep::new(&bench, &request);
         assert_eq!(sweep.verify(&planned, &verifier, 1 << 40).unwrap(), 0);
