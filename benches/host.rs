@@ -22,7 +22,7 @@ fn host(criterion: &mut Criterion) {
     let (layout, _) = HeapLimits::of(DeviceKind::Cuda).layout(world_size).unwrap();
     let terrain = Terrain { device: DeviceKind::Cuda, world_size, layout: &layout, sentinel: true, arch: "sm_90a" };
     for (name, count) in [("1 KiB", 256), ("1 MiB", 1 << 18), ("1 GiB", 1 << 28)] {
-        let request = Request { count, dtype: DType::F32, op: ReduceOp::Sum };
+        let request = Request { count, dtype: DType::F32, op: ReduceOp::Sum, registered: false };
         for (by, dispatcher) in ["rule", "table"].iter().zip(&dispatchers) {
             let choose = || dispatcher.choose(black_box(&request)).unwrap().choice;
             criterion.bench_function(&format!("choose {name} by {by}"), |bencher| bencher.iter(choose));
@@ -64,7 +64,7 @@ fn call(criterion: &mut Criterion) {
     let stream = Stream::new(communicator.device()).unwrap();
     let data = Buffer::new(communicator.device(), 1024).unwrap();
     let (input, output) = (data.address(), data.address());
-    let operation = Operation { input, output, count: 256, dtype: DType::F32, op: ReduceOp::Sum };
+    let operation = Operation { input, output, count: 256, dtype: DType::F32, op: ReduceOp::Sum, window: None };
     let single = || -> Result<()> {
         let Operation { count, dtype, op, .. } = operation;
         // SAFETY: the buffer outlives the stream, and the graph is never launched.

@@ -108,6 +108,7 @@ struct Args {
   const void* input;
   void* output;
   u64 count;
+  void* next_output;
   u8* heap[kMaxWorld];
   u8* own_heap;
   ControlPage* control;
@@ -156,7 +157,7 @@ static_assert(sizeof(CopyState) == 256, "CopyState differs from src/abi.rs");
 static_assert(sizeof(LaneState) == 512, "LaneState differs from src/abi.rs");
 static_assert(sizeof(FaultRecord) == 112, "FaultRecord differs from src/abi.rs");
 static_assert(sizeof(ControlPage) == 120, "ControlPage differs from src/abi.rs");
-static_assert(sizeof(Args) == 248, "Args differs from src/abi.rs");
+static_assert(sizeof(Args) == 256, "Args differs from src/abi.rs");
 static_assert(sizeof(VerifyArgs) == 48, "VerifyArgs differs from src/abi.rs");
 static_assert(sizeof(PairArgs) == 104, "PairArgs differs from src/abi.rs");
 static_assert(sizeof(NeighbourArgs) == 32, "NeighbourArgs differs from src/abi.rs");
@@ -166,6 +167,6 @@ static_assert(__builtin_offsetof(CopyState, go) == 128, "CopyState differs from 
 static_assert(__builtin_offsetof(LaneState, operation) == 128, "LaneState differs from src/abi.rs");
 static_assert(__builtin_offsetof(LaneState, gating) == 256, "LaneState differs from src/abi.rs");
 static_assert(__builtin_offsetof(LaneState, slot_sequence) == 384, "LaneState differs from src/abi.rs");
-static_assert(__builtin_offsetof(Args, layout) == 120, "Args differs from src/abi.rs");
+static_assert(__builtin_offsetof(Args, layout) == 128, "Args differs from src/abi.rs");
 
 }  // namespace myelon

@@ -224,6 +224,8 @@ pub struct Args {
     pub output: u64,
     /// Elements.
     pub count: u64,
+    /// First element of the next rank's result as this rank maps it; 0 where outputs are not direct.
+    pub next_output: u64,
     /// Base of each rank's heap as this rank maps it.
     pub heap: [u64; MAX_WORLD],
     /// This rank's base once more: where the first loads of a launch go, one step away.
@@ -319,8 +321,8 @@ const _: () = {
     assert!(offset_of!(LaneState, slot_sequence) == 384);
     assert!(size_of::<FaultRecord>() == 112);
     assert!(size_of::<ControlPage>() == 120);
-    assert!(size_of::<Args>() == 248);
-    assert!(offset_of!(Args, layout) == 120);
+    assert!(size_of::<Args>() == 256);
+    assert!(offset_of!(Args, layout) == 128);
     assert!(size_of::<VerifyArgs>() == 48);
     assert!(size_of::<PairArgs>() == 104);
     assert!(size_of::<NeighbourArgs>() == 32);
@@ -359,7 +361,7 @@ mod tests {
 
     #[test]
     fn plain_types_have_no_gaps() {
-        assert_eq!(size_of::<Args>(), 15 * 8 + size_of::<HeapLayout>() + 16);
+        assert_eq!(size_of::<Args>(), 16 * 8 + size_of::<HeapLayout>() + 16);
         assert_eq!(bytes_of(&HeapState::default()).len(), 384);
     }
 }

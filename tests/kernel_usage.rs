@@ -57,7 +57,7 @@ fn defaults() -> Vec<Default> {
             let (layout, _) = HeapLimits::of(DeviceKind::Cuda).layout(world_size).unwrap();
             let terrain = Terrain { device: DeviceKind::Cuda, world_size, layout: &layout, sentinel: true, arch: ARCH };
             for bytes in SIZES {
-                let request = Request { count: bytes / 4, dtype: DType::F32, op: ReduceOp::Sum };
+                let request = Request { count: bytes / 4, dtype: DType::F32, op: ReduceOp::Sum, registered: false };
                 let choice = Choice { variant: Arc::clone(variant), shape: Shape::default() };
                 let plan = Plan::new(&terrain, &request, &choice).unwrap();
                 if !defaults.iter().any(|known| known.key == plan.kernel) {

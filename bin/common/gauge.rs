@@ -165,7 +165,7 @@ mod tests {
         let bench = Bench::new(communicator, &Room { bytes: 400, batch: 9, ..Room::default() }).unwrap();
         let (dtype, op) = (DType::F32, ReduceOp::Sum);
         let verifier = Verifier::prepare(&devices[0], dtype, op).unwrap();
-        let reduced = Request { count: 100, dtype, op };
+        let reduced = Request { count: 100, dtype, op, registered: false };
         let planned = plan(&bench, &Candidate::Auto, reduced, Issue { graph: 0, batch: 9 }).unwrap();
         let gauge = Gauge::new(&bench, 1, 0);
         assert_eq!(gauge.verify(&planned, &verifier).unwrap(), 0);

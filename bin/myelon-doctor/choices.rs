@@ -44,7 +44,7 @@ impl Choices {
         let table = LaneTable::embedded(&machine, ranks).filter(|table| table.device == kind);
         let dispatcher = Dispatcher::new(None, table, kind, arch, ranks, true);
         let choose = |bytes| {
-            let request = Request { count: bytes / 4, dtype: DType::F32, op: ReduceOp::Sum };
+            let request = Request { count: bytes / 4, dtype: DType::F32, op: ReduceOp::Sum, registered: false };
             dispatcher.choose(&request).map(|decision| Choice { bytes, choice: decision.choice.to_string() })
         };
         let (_, heap_bytes) = HeapLimits::for_shapes(kind, false, dispatcher.shapes()).layout(ranks)?;

@@ -175,7 +175,7 @@ fn reduce(
     communicator.bootstrap().barrier("preparing the trial")?;
     let mut tried = Vec::new();
     for (turn, &bytes) in sizes.iter().enumerate() {
-        let request = Request { count: bytes / dtype.size_bytes() as u64, dtype, op };
+        let request = Request { count: bytes / dtype.size_bytes() as u64, dtype, op, registered: false };
         let (at, count) = (data.address(), request.count);
         tally.restart(turn as u64, stream)?;
         // SAFETY: the buffer holds the largest request; buffer, tally and stream outlive the wait below, which the caller makes

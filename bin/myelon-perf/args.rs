@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use myelon_ccl::measure::{Baseline, Bytes, MOST_BATCH};
 use myelon_ccl::variant::Lanes;
-use myelon_ccl::{DType, Error, Launching, Metadata, Places, ReduceOp, SyncPolicy, Wait, WorldSize};
+use myelon_ccl::{DType, Error, Launching, Metadata, Output, Places, ReduceOp, SyncPolicy, Wait, WorldSize};
 
 use crate::compare::CompareArgs;
 use crate::values::{DeviceArg, OrAll, dtype, op, ranks};
@@ -20,6 +20,8 @@ Examples:
       every variant at one size
   myelon-perf --variant ring -b 64M -e 64M --slots 2,4,8,16 --chunk 64K,256K --csv ring.csv
       one variant in every combination of these parameters
+  myelon-perf --variant ring -b 1M -e 1G --registered --output staged,direct
+      what it is worth that results go straight into registered memory
   myelon-perf --ranks 4 --share-gpus -d all -o all -n 1
       correctness of everything, even on a single GPU
   mpirun -n 8 myelon-perf
@@ -150,15 +152,21 @@ pub(crate) struct SweepArgs {
     /// Run each named variant with its steps launched in these ways: persistent is one launch, per_step is one a step.
     #[arg(long, value_name = "NAME,..", value_delimiter = ',')]
     pub(crate) launch: Vec<Launching>,
+    /// Run each named variant with its results brought into the output in these ways: staged, or with --registered direct.
+    #[arg(long, value_name = "NAME,..", value_delimiter = ',')]
+    pub(crate) output: Vec<Output>,
     /// Measure nccl or nccl_symmetric too, for a ratio column; nccl unless told if it is installed, `none` for neither.
     #[arg(long, value_name = "NAME,..", value_delimiter = ',', value_parser = against)]
     pub(crate) against: Option<Vec<Against>>,
     /// Let each result replace its operand.
     #[arg(long)]
     pub(crate) in_place: bool,
+    /// Register the results' memory on all ranks, so that variants which can store results right into it do.
+    #[arg(long)]
+    pub(crate) registered: bool,
     /// Run the studies of patterns that this build has, or those of FILE, in place of a sweep: `configs/studies.toml` is one.
     #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true, conflicts_with_all = [
-        "begin", "end", "factor", "step", "repeats", "dtypes", "ops", "graph", "batch", "variants", "against", "in_place", "csv",
+        "begin", "end", "factor", "step", "repeats", "dtypes", "ops", "graph", "batch", "variants", "against", "in_place", "registered", "csv",
     ])]
     pub(crate) ablate: Option<Option<PathBuf>>,
     /// Start no further case of the studies after this time; 480 unless told.

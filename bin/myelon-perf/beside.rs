@@ -10,7 +10,7 @@ use myelon_ccl::device::{Device, DeviceKind, KernelHandle, LaunchShape};
 use myelon_ccl::measure::Summary;
 use myelon_ccl::measure::neighbour::{Neighbour, Work};
 use myelon_ccl::variant::{Choice, Plan, Request, neighbour_kernel};
-use myelon_ccl::{Communicator, Error, Rank, Result};
+use myelon_ccl::{Communicator, Error, Operation, Rank, Result};
 
 /// How long the all-reduce waits before the neighbour begins: its hot wait is over by then, so what is measured is the cold one.
 const SETTLING: Duration = Duration::from_millis(5);
@@ -130,7 +130,9 @@ impl<'a> Place<'a> {
     fn issue(&self, waiting: &Waiting) -> Result<()> {
         let (data, stream) = (self.data.address(), self.stream.handle());
         // SAFETY: the buffer has room for the largest request, and lives until `drop` has synchronised the stream.
-        unsafe { self.communicator.all_reduce_as(&waiting.choice, &waiting.request, data, data, stream) }
+        unsafe {
+            self.communicator.all_reduce_as(&waiting.choice, &Operation::of(&waiting.request, data, data), stream)
+        }
     }
 }
 

@@ -29,7 +29,8 @@ pub(crate) fn shapes(args: &SweepArgs) -> Vec<Shape> {
     let shapes = Shape::with_each(shapes, &args.sync, |shape, sync| shape.sync = Some(sync));
     let shapes = Shape::with_each(shapes, &args.places, |shape, places| shape.places = Some(places));
     let shapes = Shape::with_each(shapes, &args.metadata, |shape, metadata| shape.metadata = Some(metadata));
-    Shape::with_each(shapes, &args.launch, |shape, launch| shape.launch = Some(launch))
+    let shapes = Shape::with_each(shapes, &args.launch, |shape, launch| shape.launch = Some(launch));
+    Shape::with_each(shapes, &args.output, |shape, output| shape.output = Some(output))
 }
 
 /// The shapes that a variant takes. One that was named must take all; of `all`, each runs with those it takes.

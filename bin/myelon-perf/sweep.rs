@@ -64,7 +64,12 @@ impl<'a> Sweep<'a> {
         let verifier = Verifier::prepare(communicator.device(), job.dtype, job.op)?;
         let mut cases = Vec::new();
         for size in self.request.sizes.clone() {
-            let request = Request { count: size.elements(job.dtype), dtype: job.dtype, op: job.op };
+            let request = Request {
+                count: size.elements(job.dtype),
+                dtype: job.dtype,
+                op: job.op,
+                registered: self.bench.is_registered(),
+            };
             let plans = job.candidates.iter().map(|candidate| plan(self.bench, candidate, request, issue));
             let mut planned = plans.collect::<Result<Vec<_>>>()?;
             planned.extend(rivals(self.bench, against, request, issue)?);
@@ -105,9 +110,9 @@ impl<'a> Sweep<'a> {
             let ranks_us = exchange::series(bootstrap, "comparing times", series_us)?;
             let wrong = (check > 0).then_some(wrong);
             self.wrong += wrong.unwrap_or(0);
-            let Request { dtype, op, .. } = planned.request;
+            let Request { dtype, op, registered, .. } = planned.request;
             let Issue { graph, batch } = planned.issue;
-            let series = Series { ranks, dtype, op, in_place, graph, batch };
+            let series = Series { ranks, dtype, op, in_place, registered, graph, batch };
             let row = Row::measured(series.at(size), &planned.requested, Summary::of_ranks(&ranks_us)?, wrong);
             let row = Row { variant: planned.variant.clone(), host_us, ..row };
             rows.push(match &planned.plan {
@@ -135,6 +140,7 @@ fn in_shape(row: Row, plan: &Plan) -> Row {
         places: shape.places,
         metadata: shape.metadata,
         launch: shape.launch,
+        output: shape.output,
         ..row
     }
 }

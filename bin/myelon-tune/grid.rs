@@ -117,11 +117,12 @@ pub(crate) fn neighbours(choices: &[Choice], rivals: usize) -> Vec<Vec<usize>> {
             number(shape.places, |places| places as u64),
             number(shape.metadata, |metadata| metadata as u64),
             number(shape.launch, |launch| launch as u64),
+            number(shape.output, |output| output as u64),
         ]
     };
     let mut values: BTreeMap<&str, Vec<Vec<u64>>> = BTreeMap::new();
     for choice in choices {
-        let of_variant = values.entry(&choice.variant.name).or_insert_with(|| vec![Vec::new(); 12]);
+        let of_variant = values.entry(&choice.variant.name).or_insert_with(|| vec![Vec::new(); 13]);
         for (known, key) in of_variant.iter_mut().zip(keys(&choice.shape)) {
             if let Err(place) = known.binary_search(&key) {
                 known.insert(place, key);

@@ -124,7 +124,7 @@ impl Site {
         let bootstrap = server.into_iter().fold(bootstrap, TcpBootstrap::hosting);
         let communicator = Communicator::connect(Arc::clone(device), Arc::new(bootstrap), request.options.clone())?;
         let bytes = request.space.sizes.last().copied().unwrap_or(0);
-        let room = Room { bytes, batch: 0, in_place: false, against: request.rivals.clone() };
+        let room = Room { bytes, against: request.rivals.clone(), ..Room::default() };
         Ok(Self { bench: Bench::new(communicator, &room)?, verifiers: BTreeMap::new() })
     }
 

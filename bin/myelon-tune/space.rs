@@ -175,7 +175,7 @@ impl Space {
 
     pub(crate) fn request(&self, (class, bytes): Case) -> Request {
         let dtype = self.classes[class].dtype;
-        Request { count: Bytes(bytes).elements(dtype), dtype, op: OP }
+        Request { count: Bytes(bytes).elements(dtype), dtype, op: OP, registered: false }
     }
 
     /// The entrant that runs as this one would: itself, or one with the same plan; none where it cannot run.

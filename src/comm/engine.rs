@@ -1,6 +1,7 @@
 //! What runs the operations of a communicator: Myelon's kernels, or NCCL where those cannot reach the peers.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::copies::CopyStreams;
 use super::kernels::{KernelTable, Loaded};
@@ -14,7 +15,7 @@ use crate::device::{Device, DeviceKind, LaunchShape, StreamHandle};
 use crate::error::{Error, Result};
 use crate::memory::{HeapLimits, SymmetricHeap};
 use crate::table::{Decision, Dispatcher, Origin};
-use crate::types::{DType, ReduceOp, WorldSize};
+use crate::types::{DType, Output, Rank, ReduceOp, WorldSize};
 use crate::variant::{Choice, Plan, Request, Terrain, Transfer};
 use crate::watch::Watch;
 
@@ -38,6 +39,12 @@ pub(super) struct KernelEngine {
     dispatcher: Dispatcher,
     /// What all launches have in common; the rest is 0.
     args: Args,
+    /// The rank that this one sends to in a ring.
+    next: Rank,
+    /// Types and operators that were prepared, for what comes later.
+    prepared: Mutex<Vec<(DType, ReduceOp)>>,
+    /// Whether operations may name a window that is zero-copy.
+    has_windows: AtomicBool,
     sentinel: bool,
     kind: DeviceKind,
     arch: String,
@@ -68,6 +75,7 @@ impl KernelEngine {
             input: 0,
             output: 0,
             count: 0,
+            next_output: 0,
             heap: heap.bases(),
             own_heap: heap.bases()[rank.0 as usize],
             control: watch.page().0,
@@ -90,6 +98,9 @@ impl KernelEngine {
             has_value_operations: device.has_value_operations(),
             dispatcher,
             args,
+            next: Rank((rank.0 + 1) % world_size.get()),
+            prepared: Mutex::default(),
+            has_windows: AtomicBool::new(false),
             sentinel: options.sentinel,
             kind: device.properties().kind,
             arch: device.properties().arch.clone(),
@@ -171,15 +182,33 @@ impl KernelEngine {
     ) -> Result<()> {
         let mut plans: Vec<Plan> = Vec::new();
         for &(dtype, op) in types {
-            for size in self.dispatcher.sizes() {
-                let request = Request { count: size.div_ceil(dtype.size_bytes() as u64), dtype, op };
+            let registered =
+                [false, true].into_iter().filter(|&registered| !registered || self.has_windows.load(Ordering::Relaxed));
+            let sizes = registered.flat_map(|registered| self.dispatcher.sizes().map(move |size| (size, registered)));
+            for (size, registered) in sizes {
+                let count = size.div_ceil(dtype.size_bytes() as u64);
+                let request = Request { count, dtype, op, registered };
                 let plan = self.plan(&self.choose(&request)?.0, &request)?;
                 if !plans.iter().any(|known| known.kernel == plan.kernel) {
                     plans.push(plan);
                 }
             }
         }
+        self.prepared().extend(types);
         if plans.is_empty() { Ok(()) } else { self.prepare(bootstrap, device, &plans) }
+    }
+
+    /// From now on operations may name zero-copy windows: prepares for these what was prepared for others. Collective.
+    pub(super) fn expect_windows(&self, bootstrap: &dyn Bootstrap, device: &Arc<dyn Device>) -> Result<()> {
+        if self.has_windows.swap(true, Ordering::Relaxed) {
+            return Ok(());
+        }
+        let types = std::mem::take(&mut *self.prepared());
+        self.prepare_types(bootstrap, device, &types)
+    }
+
+    fn prepared(&self) -> MutexGuard<'_, Vec<(DType, ReduceOp)>> {
+        self.prepared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Launches the operation that `ready` was made for, piece by piece and step by step.
@@ -190,11 +219,15 @@ impl KernelEngine {
         &self,
         device: &dyn Device,
         ready: &Ready,
-        operation: &Operation,
+        operation: &Operation<'_>,
         stream: StreamHandle,
     ) -> Result<()> {
         let Ready { plan, kernel } = ready;
-        let &Operation { input, output, count, dtype, op } = operation;
+        let &Operation { input, output, count, dtype, op, window } = operation;
+        // A plan with direct outputs is one of an operation in a zero-copy window.
+        let next_output = window
+            .filter(|_| plan.kernel.output == Output::Direct)
+            .and_then(|window| window.at(self.next, window.offset_of(output)));
         let element_bytes = dtype.size_bytes() as u64;
         let shape = LaunchShape {
             grid: plan.lanes,
@@ -208,6 +241,7 @@ impl KernelEngine {
                 input: input.offset(offset * element_bytes).0,
                 output: output.offset(offset * element_bytes).0,
                 count: elements,
+                next_output: next_output.map_or(0, |next| next.offset(offset * element_bytes).0),
                 // Of the whole message: pieces alike do not make messages alike.
                 descriptor: descriptor(count, dtype as u8, op as u8),
                 chunk_bytes: plan.chunk_bytes,

@@ -158,6 +158,26 @@ impl fmt::Debug for SharedBlock {
     }
 }
 
+/// How another process maps memory that was not made to be shared.
+#[derive(Debug)]
+pub struct Export {
+    /// What travels as bytes.
+    pub card: ExportCard,
+    /// The allocation, where it travels as a descriptor.
+    pub fd: Option<OwnedFd>,
+}
+
+/// Of an [`Export`], what is plain data.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExportCard {
+    /// Size of the allocation.
+    pub allocation_bytes: u64,
+    /// Where the exported range begins in it.
+    pub offset: u64,
+    /// CUDA's legacy handle of the allocation, where it has no descriptor.
+    pub ipc_handle: Option<Vec<u8>>,
+}
+
 /// Host memory that kernels of one device can read and write.
 pub struct HostBlock {
     /// First byte for the host; aligned to a page, zeroed at creation.
@@ -216,6 +236,20 @@ pub trait Device: Send + Sync + fmt::Debug {
 
     /// Lets kernels of this device reach a block that another device of this process allocated.
     fn grant_access(&self, block: &SharedBlock) -> Result<()>;
+
+    /// What other processes need to map a range of this device's memory, whoever allocated it.
+    ///
+    /// Errors: for memory that cannot be exported: on CUDA what is no one allocation, or neither `cudaMalloc`'s nor made with a
+    /// POSIX descriptor; on the CPU what [`Device::allocate_shared`] did not make.
+    fn export(&self, address: DevicePtr, bytes: u64) -> Result<Export>;
+
+    /// Maps the range of `bytes` that a peer process exported, for kernels of this device.
+    fn import(&self, export: Export, bytes: u64) -> Result<SharedBlock>;
+
+    /// Lets kernels of this device reach a range that is another device's of this process, whoever allocated it.
+    ///
+    /// Errors: on CUDA as [`Device::export`], but for descriptors, and where the GPUs have no peer access.
+    fn reach(&self, address: DevicePtr, bytes: u64) -> Result<()>;
 
     /// Zeroed host memory that kernels can reach.
     fn allocate_host(&self, bytes: u64) -> Result<HostBlock>;

@@ -71,7 +71,7 @@ impl Dispatcher {
         Self { forced, table, trusts_all, rule: Rule::embedded(kind), arch: arch.to_owned(), ranks, sentinel }
     }
 
-    /// The choice for a request on plain buffers. Allocates nothing.
+    /// The choice for a request. Allocates nothing.
     ///
     /// Errors: [`crate::Error::Unsupported`] where no variant has the type and operator.
     pub fn choose(&self, request: &Request) -> Result<Decision<'_>> {
@@ -82,9 +82,13 @@ impl Dispatcher {
         }
         if let Some(table) = &self.table {
             let class = DTypeClass::of(request.dtype, self.sentinel);
-            let row = table.choose(self.ranks, class, Buffers::Plain, request.bytes());
+            let buffers = if request.registered { Buffers::Registered } else { Buffers::Plain };
+            let row = table.choose(self.ranks, class, buffers, request.bytes());
             let is_trusted = |row: &Row| self.trusts_all || row.choice.variant.is_trusted_on(&self.arch);
-            let serves = |row: &&Row| is_trusted(row) && row.choice.variant.supports(request.dtype, request.op).is_ok();
+            let is_possible = |row: &Row| request.registered || !row.choice.shape.is_direct();
+            let serves = |row: &&Row| {
+                is_trusted(row) && is_possible(row) && row.choice.variant.supports(request.dtype, request.op).is_ok()
+            };
             if let Some(row) = row.filter(serves) {
                 return Ok(Decision { choice: &row.choice, origin: Origin::Table(table, row) });
             }
@@ -131,7 +135,8 @@ mod tests {
     }
 
     fn decide(dispatcher: &Dispatcher, count: u64, dtype: DType) -> (String, String) {
-        let Decision { choice, origin } = dispatcher.choose(&Request { count, dtype, op: ReduceOp::Sum }).unwrap();
+        let Decision { choice, origin } =
+            dispatcher.choose(&Request { count, dtype, op: ReduceOp::Sum, registered: false }).unwrap();
         (choice.variant.name.clone(), origin.to_string())
     }
 

@@ -120,6 +120,7 @@ impl Rule {
             row.ranks.as_ref().is_none_or(|ranks| ranks.contains(&world_size.get()))
                 && row.floats.is_none_or(|floats| floats == request.dtype.is_float())
                 && row.up_to.is_none_or(|limit| bytes <= limit.0)
+                && (!row.choice.shape.is_direct() || request.registered)
         };
         let mut numbered = (1..).zip(&self.rows).filter(|(_, row)| fits(row));
         numbered
@@ -142,7 +143,7 @@ mod tests {
                 for &op in ReduceOp::ALL {
                     for count in [1, 1 << 12, 1 << 30] {
                         let world_size = WorldSize::new(3).unwrap();
-                        let request = Request { count, dtype, op };
+                        let request = Request { count, dtype, op, registered: false };
                         for arch in ["sm_90a", "sm_80", "cpu"] {
                             Rule::embedded(kind).choose(arch, world_size, &request).unwrap();
                         }
@@ -155,7 +156,7 @@ mod tests {
     #[test]
     fn untried_protocols_are_passed_over() {
         let rule = Rule::embedded(DeviceKind::Cuda);
-        let request = Request { count: 1, dtype: DType::F32, op: ReduceOp::Sum };
+        let request = Request { count: 1, dtype: DType::F32, op: ReduceOp::Sum, registered: false };
         let choose = |arch| rule.choose(arch, WorldSize::new(4).unwrap(), &request).unwrap().0.variant.name.clone();
         assert_eq!(choose("sm_90a"), "one_shot_push");
         assert_ne!(choose("sm_75"), "one_shot_push");
@@ -165,10 +166,22 @@ mod tests {
     fn rows_have_shapes() {
         let text = "schema = 1\ndevice = \"cpu\"\n[[row]]\nvariant = \"ring\"\nlanes = \"by_size\"\nchunk = \"2K\"\nslots = 2\n";
         let rule = Rule::parse("t.toml", text, DeviceKind::Cpu).unwrap();
-        let request = Request { count: 1, dtype: DType::F32, op: ReduceOp::Sum };
+        let request = Request { count: 1, dtype: DType::F32, op: ReduceOp::Sum, registered: false };
         let (choice, place) = rule.choose("cpu", WorldSize::new(2).unwrap(), &request).unwrap();
         let shape = Shape { lanes: Some(Lanes::BySize), chunk: Some(Bytes(2048)), slots: Some(2), ..Shape::default() };
         assert_eq!((choice.shape, place), (shape, 1));
+    }
+
+    #[test]
+    fn rows_with_direct_outputs_are_for_registered_ones() {
+        let text = "schema = 1\ndevice = \"cpu\"\n[[row]]\nvariant = \"ring\"\noutput = \"direct\"\nup_to = \"1G\"\n\
+                    [[row]]\nvariant = \"one_shot_push\"\n";
+        let rule = Rule::parse("t.toml", text, DeviceKind::Cpu).unwrap();
+        let chosen = |registered| {
+            let request = Request { count: 1, dtype: DType::F32, op: ReduceOp::Sum, registered };
+            rule.choose("cpu", WorldSize::new(2).unwrap(), &request).unwrap().0.variant.name.clone()
+        };
+        assert_eq!((chosen(true), chosen(false)), ("ring".to_owned(), "one_shot_push".to_owned()));
     }
 
     #[test]

@@ -114,7 +114,7 @@ mod tests {
             dtype in proptest::sample::select(DType::ALL.iter().copied().filter(|dtype| !dtype.is_fp8()).collect::<Vec<_>>()),
             chunk in (1u64..40).prop_map(|packs| packs * PACK_BYTES),
         ) {
-            let request = Request { count, dtype, op: ReduceOp::Sum };
+            let request = Request { count, dtype, op: ReduceOp::Sum, registered: false };
             let plan = plan(ranks, &request, chunk);
             let size = dtype.size_bytes() as u64;
             for (first, elements) in plan.pieces(count) {
@@ -150,7 +150,7 @@ mod tests {
 
     #[test]
     fn nobody_to_copy_to_means_no_copies() {
-        let request = Request { count: 1 << 20, dtype: DType::F32, op: ReduceOp::Sum };
+        let request = Request { count: 1 << 20, dtype: DType::F32, op: ReduceOp::Sum, registered: false };
         let alone = plan(1, &request, 4096);
         assert_eq!((alone.pieces(request.count).count(), alone.copies(request.count, Rank(0)).count()), (1, 0));
         let several = plan(2, &request, 4096);

@@ -53,7 +53,8 @@ impl Plan {
     /// The plan of a request under a choice.
     ///
     /// Errors: [`Error::Unsupported`] when the variant lacks the type or operator, or one of them needs another architecture;
-    /// [`Error::InvalidArgument`] for parameters that it does not take, or that the heap has no room for.
+    /// [`Error::InvalidArgument`] for parameters that it does not take, that the heap has no room for, or that need a registered
+    /// output.
     ///
     /// # Panics
     /// If the manifest has a tuning without lanes or threads, which its parser refuses.
@@ -100,6 +101,7 @@ impl Plan {
             sync: shape.sync.unwrap_or(SyncPolicy::Light),
             places: shape.places.unwrap_or(Places::Coalesced),
             metadata: shape.metadata.unwrap_or(Metadata::Derived),
+            output: request.output(&shape, &spec.parameters)?,
         };
         let element_bytes = request.dtype.size_bytes() as u64;
         let world = u64::from(terrain.world_size.get());
@@ -157,6 +159,7 @@ impl Plan {
             places: Some(kernel.places),
             metadata: Some(kernel.metadata),
             launch: Some(self.launching),
+            output: Some(kernel.output),
         })
     }
 
@@ -239,7 +242,7 @@ mod tests {
         };
         let world_size = WorldSize::new(2)?;
         let terrain = Terrain { device: DeviceKind::Cuda, world_size, layout: &layout, sentinel: true, arch };
-        let request = Request { count: bytes / dtype.size_bytes() as u64, dtype, op: ReduceOp::Sum };
+        let request = Request { count: bytes / dtype.size_bytes() as u64, dtype, op: ReduceOp::Sum, registered: false };
         Plan::new(&terrain, &request, &Choice { variant: Arc::clone(Manifest::embedded().get(variant)?), shape })
     }
 
@@ -302,8 +305,9 @@ mod tests {
                 let world_size = WorldSize::new(world_size).unwrap();
                 let (layout, _) = HeapLimits::of(DeviceKind::Cuda).layout(world_size).unwrap();
                 let terrain = Terrain { device: DeviceKind::Cuda, world_size, layout: &layout, sentinel: true, arch };
-                let request = Request { count: bytes / 4, dtype: DType::F32, op: ReduceOp::Sum };
                 for point in spec.parameters.points() {
+                    let registered = point.is_direct();
+                    let request = Request { count: bytes / 4, dtype: DType::F32, op: ReduceOp::Sum, registered };
                     let choice = Choice { variant: Arc::clone(spec), shape: Shape { slots: None, ..point } };
                     let plan = Plan::new(&terrain, &request, &choice).unwrap();
                     assert!(plan.shared_bytes <= most, "{choice}: {} of {most}", plan.shared_bytes);

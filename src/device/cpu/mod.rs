@@ -25,13 +25,13 @@ use std::time::Instant;
 
 use self::capture::Graph;
 use self::kernel::{Arguments, Kernel, LaunchSite};
-use self::memory::{Heap, Mapping};
+use self::memory::{Heap, Mapping, SharedMappings};
 use self::queue::{Item, locked};
 use self::stream::{Event, Stream};
 use self::table::Table;
 use crate::device::{
-    Compiler, Device, DeviceKind, DeviceProperties, DevicePtr, EventHandle, GraphHandle, HostBlock, KernelHandle,
-    KernelImage, LaunchShape, SharedBlock, StreamHandle,
+    Compiler, Device, DeviceKind, DeviceProperties, DevicePtr, EventHandle, Export, ExportCard, GraphHandle, HostBlock,
+    KernelHandle, KernelImage, LaunchShape, SharedBlock, StreamHandle,
 };
 use crate::error::{Error, Result};
 
@@ -51,6 +51,7 @@ pub struct CpuDevice {
     compiler: CpuCompiler,
     site: Arc<LaunchSite>,
     heap: Heap,
+    shared: SharedMappings,
     default_stream: Mutex<Option<Arc<Stream>>>,
     streams: Table<Stream>,
     streams_made: AtomicU32,
@@ -85,6 +86,7 @@ impl CpuDevice {
             compiler,
             site: LaunchSite::new(ordinal, delay_seed),
             heap: Heap::default(),
+            shared: SharedMappings::default(),
             default_stream: Mutex::default(),
             streams: Table::new("stream"),
             streams_made: AtomicU32::new(0),
@@ -160,7 +162,9 @@ impl Device for CpuDevice {
     }
 
     fn allocate_shared(&self, bytes: u64) -> Result<SharedBlock> {
-        Ok(shared_block(Mapping::shared(bytes)?, bytes))
+        let mapping = Arc::new(Mapping::shared(bytes)?);
+        self.shared.insert(&mapping);
+        Ok(shared_block(mapping, bytes))
     }
 
     fn export_shared(&self, block: &SharedBlock) -> Result<OwnedFd> {
@@ -170,7 +174,7 @@ impl Device for CpuDevice {
     }
 
     fn import_shared(&self, fd: OwnedFd, bytes: u64) -> Result<SharedBlock> {
-        Ok(shared_block(Mapping::of_file(fd, bytes)?, bytes))
+        Ok(shared_block(Arc::new(Mapping::of_file(fd, bytes)?), bytes))
     }
 
     fn grant_access(&self, block: &SharedBlock) -> Result<()> {
@@ -178,6 +182,31 @@ impl Device for CpuDevice {
         if let Some(mapping) = block.owner.downcast_ref::<Mapping>() {
             tsan::acquire(mapping);
         }
+        Ok(())
+    }
+
+    fn export(&self, address: DevicePtr, bytes: u64) -> Result<Export> {
+        let Some((mapping, offset)) = self.shared.find(address.0, bytes) else {
+            return Err(Error::unsupported(format!(
+                "{bytes} bytes at {:#x} of a cpu device were not allocated to be shared",
+                address.0
+            )));
+        };
+        let file = mapping.duplicate_file().transpose();
+        let fd = file.map_err(|error| Error::io("duplicating the descriptor of a shared block", error))?;
+        let card = ExportCard { allocation_bytes: mapping.length() as u64, offset, ipc_handle: None };
+        Ok(Export { card, fd })
+    }
+
+    fn import(&self, export: Export, bytes: u64) -> Result<SharedBlock> {
+        let Export { card: ExportCard { allocation_bytes, offset, .. }, fd } = export;
+        let fd = fd.ok_or_else(|| Error::invalid("memory of a cpu device is passed by a descriptor, and none came"))?;
+        let block = self.import_shared(fd, allocation_bytes)?;
+        Ok(SharedBlock { address: block.address.offset(offset), bytes, ..block })
+    }
+
+    fn reach(&self, _address: DevicePtr, _bytes: u64) -> Result<()> {
+        // All threads of the process do.
         Ok(())
     }
 
@@ -278,9 +307,8 @@ impl Device for CpuDevice {
     }
 }
 
-fn shared_block(mapping: Mapping, bytes: u64) -> SharedBlock {
+fn shared_block(mapping: Arc<Mapping>, bytes: u64) -> SharedBlock {
     let address = DevicePtr(mapping.address() as u64);
-    let mapping = Arc::new(mapping);
     // ORDER: making a mapping counts as a write to ThreadSanitizer; against `grant_access` in another rank's thread.
     tsan::release(&*mapping);
     SharedBlock { address, bytes, owner: mapping }

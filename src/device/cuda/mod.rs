@@ -18,6 +18,7 @@ mod nvrtc_library;
 mod stream;
 pub(crate) mod topology;
 mod usage;
+mod user_memory;
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -27,8 +28,8 @@ use cudarc::driver::sys::CUdevice_attribute as Attribute;
 
 use self::driver::Context;
 use super::{
-    Compiler, Device, DeviceProperties, DevicePtr, EventHandle, GraphHandle, HostBlock, KernelHandle, KernelImage,
-    LaunchShape, SharedBlock, StreamHandle,
+    Compiler, Device, DeviceProperties, DevicePtr, EventHandle, Export, GraphHandle, HostBlock, KernelHandle,
+    KernelImage, LaunchShape, SharedBlock, StreamHandle,
 };
 use crate::error::{Error, Result};
 
@@ -144,6 +145,18 @@ impl Device for CudaDevice {
 
     fn grant_access(&self, block: &SharedBlock) -> Result<()> {
         memory::grant_access(&self.context, block)
+    }
+
+    fn export(&self, address: DevicePtr, bytes: u64) -> Result<Export> {
+        user_memory::export(&self.context, address, bytes)
+    }
+
+    fn import(&self, export: Export, bytes: u64) -> Result<SharedBlock> {
+        user_memory::import(&self.context, export, bytes)
+    }
+
+    fn reach(&self, address: DevicePtr, bytes: u64) -> Result<()> {
+        user_memory::reach(&self.context, address, bytes)
     }
 
     fn allocate_host(&self, bytes: u64) -> Result<HostBlock> {
