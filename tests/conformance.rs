@@ -340,7 +340,7 @@ fn a_wrong_operation_of_a_batch_is_named_and_loses_nothing() {
             (ccl::Operation { count: u64::MAX, ..right }, "exceed any memory"),
             (ccl::Operation { output: input, window: Some(window), ..right }, "do not lie in the window"),
             (
-                ccl::Operation { count: MOST_OPERATIONS * SLOT / 4 + 1, window: Some(window), ..right },
+                ccl::Operation { input: output, count: MOST_OPERATIONS * SLOT / 4 + 1, window: Some(window), ..right },
                 "lie in the window",
             ),
         ] {

@@ -5,12 +5,12 @@
 //! access is on. Ranges over several mappings, managed memory and memory of pools are neither, and refused.
 
 use std::any::Any;
-use std::ffi::c_void;
+use std::ffi::{c_int, c_void};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cudarc::driver::sys::{
-    CUcontext, CUdeviceptr, CUipcMem_flags, CUipcMemHandle, CUmemAccess_flags, CUmemAccessDesc, CUpointer_attribute,
-    CUresult,
+    CUcontext, CUdevice, CUdeviceptr, CUipcMem_flags, CUipcMemHandle, CUmemAccess_flags, CUmemAccessDesc,
+    CUpointer_attribute, CUresult,
 };
 
 use super::driver::{Context, driver_call, log_failure};
@@ -57,8 +57,45 @@ pub(super) fn import(context: &Context, export: Export, bytes: u64) -> Result<Sh
 
 pub(super) fn reach(context: &Context, address: DevicePtr, bytes: u64) -> Result<()> {
     let _relaxed = context.bind_relaxed()?;
-    let allocation = Allocation::around(address, bytes)?;
+    // WHY: the driver finds an allocation only in a context of its own GPU.
+    let allocation = OwnersContext::enter(address).and_then(|_current| Allocation::around(address, bytes))?;
     if allocation.has_legacy_handle()? { allocation.enable_peer_access(context) } else { allocation.grant(context) }
+}
+
+/// The primary context of the GPU that memory lies on, current on this thread while this lives.
+struct OwnersContext {
+    gpu: CUdevice,
+}
+
+impl OwnersContext {
+    fn enter(address: DevicePtr) -> Result<Self> {
+        let mut ordinal: c_int = 0;
+        let attribute = CUpointer_attribute::CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL;
+        let mut context: CUcontext = std::ptr::null_mut();
+        // SAFETY: for this attribute the driver writes an int; the results of all go to locals. The context is retained until `drop`.
+        unsafe {
+            driver_call!(cuPointerGetAttribute((&raw mut ordinal).cast::<c_void>(), attribute, address.0))?;
+            let mut gpu: CUdevice = 0;
+            driver_call!(cuDeviceGet(&mut gpu, ordinal))?;
+            driver_call!(cuDevicePrimaryCtxRetain(&mut context, gpu))?;
+            let pushed = driver_call!(cuCtxPushCurrent_v2(context));
+            if pushed.is_err() {
+                log_failure(driver_call!(cuDevicePrimaryCtxRelease_v2(gpu)));
+            }
+            pushed.map(|()| Self { gpu })
+        }
+    }
+}
+
+impl Drop for OwnersContext {
+    fn drop(&mut self) {
+        let mut popped: CUcontext = std::ptr::null_mut();
+        // SAFETY: pushed and retained by `enter`, on this thread: the guard never leaves the function that makes it.
+        unsafe {
+            log_failure(driver_call!(cuCtxPopCurrent_v2(&mut popped)));
+            log_failure(driver_call!(cuDevicePrimaryCtxRelease_v2(self.gpu)));
+        }
+    }
 }
 
 /// The one allocation, or mapping, that a range lies in.
