@@ -17,7 +17,7 @@ use myelon_ccl::{Communicator, DType, Operation, Options, ReduceOp, Result, Worl
 fn host(criterion: &mut Criterion) {
     let world_size = WorldSize::new(8).unwrap();
     let table = LaneTable::embedded(DeviceKind::Cuda);
-    let (layout, _) = HeapLimits::of(DeviceKind::Cuda).layout(world_size).unwrap();
+    let (layout, _) = HeapLimits::of(DeviceKind::Cuda, world_size).layout(world_size).unwrap();
     let terrain = Terrain { device: DeviceKind::Cuda, world_size, layout: &layout, sentinel: true, arch: "sm_90a" };
     for (name, count) in [("1 KiB", 256), ("1 MiB", 1 << 18), ("1 GiB", 1 << 28)] {
         let request = Request { count, dtype: DType::F32, op: ReduceOp::Sum };

@@ -160,7 +160,7 @@ impl SweepRequest {
 
     /// A heap with room for all of them.
     pub(crate) fn limits(&self) -> HeapLimits {
-        HeapLimits::for_shapes(self.device, self.shares_gpus, self.shapes())
+        HeapLimits::for_shapes(self.device, self.ranks, self.shares_gpus, self.shapes())
     }
 
     /// What all rows of a type and operator have in common.
@@ -289,14 +289,15 @@ mod tests {
     #[test]
     fn the_heap_has_room_for_what_is_asked_for() {
         let limits = check("", NODE).unwrap().limits();
-        assert_eq!(limits, HeapLimits::of(DeviceKind::Cuda));
+        let eight = WorldSize::new(8).unwrap();
+        assert_eq!(limits, HeapLimits::of(DeviceKind::Cuda, eight));
         assert_eq!(
             check("--share-gpus", NODE).unwrap().limits(),
             limits,
             "nothing is shared where there are enough GPUs"
         );
         let shared = check("--share-gpus --ranks 8", Fake { gpus: 4, ..NODE }).unwrap().limits();
-        assert_eq!(shared, HeapLimits::for_shapes(DeviceKind::Cuda, true, []));
+        assert_eq!(shared, HeapLimits::for_shapes(DeviceKind::Cuda, eight, true, []));
         let limits = check("--variant ring --slots 2,16 --chunk 64K,1M --lanes 8,128", NODE).unwrap().limits();
         assert_eq!((limits.ring_slots, limits.slot_bytes, limits.lanes), (16, 1 << 20, 128));
     }

@@ -65,7 +65,7 @@ impl Communicator {
         let table = options.table.clone().unwrap_or_else(|| LaneTable::embedded(kind));
         let limits = options.limits.unwrap_or_else(|| {
             let asked = table.shapes().chain(options.choice.iter().map(|choice| &choice.shape));
-            HeapLimits::for_shapes(kind, options.share_devices, asked)
+            HeapLimits::for_shapes(kind, bootstrap.world_size(), options.share_devices, asked)
         });
         let sharers = agree(&device, &*bootstrap, &options, &table, limits)?;
 

@@ -299,7 +299,7 @@ mod tests {
             let (arch, most) = if spec.runs_on("sm_80").is_ok() { ("sm_80", 163 << 10) } else { ("sm_90a", 227 << 10) };
             for (world_size, bytes) in (1..=8).flat_map(|ranks| [1 << 10, 1 << 30].map(|bytes| (ranks, bytes))) {
                 let world_size = WorldSize::new(world_size).unwrap();
-                let (layout, _) = HeapLimits::of(DeviceKind::Cuda).layout(world_size).unwrap();
+                let (layout, _) = HeapLimits::of(DeviceKind::Cuda, world_size).layout(world_size).unwrap();
                 let terrain = Terrain { device: DeviceKind::Cuda, world_size, layout: &layout, sentinel: true, arch };
                 let request = Request { count: bytes / 4, dtype: DType::F32, op: ReduceOp::Sum };
                 for point in spec.parameters.points() {
