@@ -6,6 +6,7 @@
 //! - [`text`] streams rows to a terminal in nccl-tests' columns, [`csv`] flattens them for a spreadsheet;
 //! - [`markdown`] and [`svg`] make the tables and plots of the README, and [`readme`] puts them there;
 //! - [`neighbour`] is what a waiting kernel does to another one: stored and shown apart, for it is no time of an all-reduce;
+//! - [`overlap`] is what a running all-reduce and another kernel cost each other, stored and shown apart for the same reason;
 //! - [`compare`] finds the baseline of a row, so that a ratio is always computed and never stored.
 
 pub mod bandwidth;
@@ -16,6 +17,7 @@ pub mod markdown;
 pub mod merge;
 pub mod neighbour;
 pub mod output;
+pub mod overlap;
 pub mod provenance;
 pub mod readme;
 pub mod results;
