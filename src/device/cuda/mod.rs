@@ -33,7 +33,7 @@ use crate::error::{Error, Result};
 
 pub use self::driver::CudaVersion;
 pub use self::nvrtc::Nvrtc;
-pub use self::topology::{Link, can_access_peer, device_count, devices, link};
+pub use self::topology::{Link, can_access_peer, device_count, devices, free_bytes, link};
 pub use self::usage::{ResourceUsage, resource_usage};
 
 /// One GPU of this process. Any thread may call it; each call makes the primary context current on its thread.
