@@ -5,9 +5,9 @@
 #
 # The fault tests, the litmus and the soak on all GPUs, and a small sweep on two under compute-sanitizer where there is one; for
 # every world size from 2 to the number of visible GPUs: conformance, an eager sweep, a sweep of graph replays, the studies of
-# patterns, what waits do to neighbours, and a short sweep under mpirun where there is one. Every command has a deadline; one that
-# fails or hangs does not stop the rest. JSON and logs go to $OUT; a summary comes last. Exit status: 0 all well, 1 something
-# failed, 2 nothing to run on.
+# patterns, what waits do to neighbours, overlaps with a product of matrices, and a short sweep under mpirun where there is one.
+# Every command has a deadline; one that fails or hangs does not stop the rest. JSON and logs go to $OUT; a summary comes last. Exit
+# status: 0 all well, 1 something failed, 2 nothing to run on.
 #
 # Environment:
 #   OUT=results/new        where results go
@@ -16,6 +16,7 @@
 #   BEGIN, END, FACTOR, REPEATS, WARMUP     the sweep; default 1K 256M 4 20 5
 #   VARIANTS=all           as --variant of myelon-perf
 #   AGAINST                as --against; unset: myelon-perf's own choice
+#   OVERLAP_LANES=16,32,64,128              lanes of the variants that are measured beside a product; 2,4 on the CPU
 #   ABLATION_SECONDS=300                    time for the studies of one world size; 20 on the CPU
 #   LITMUS_TRIES=100000000                  messages of each pattern between every two GPUs
 #   SOAK_OPERATIONS=1000000 SOAK_SEED=1     random operations, a tenth of them again between processes; 5000 on the CPU
@@ -36,6 +37,7 @@ bundle=$(cd "$bundle" && pwd)
 out=${OUT:-results/new}
 device=${DEVICE:-cuda}
 ablation_seconds=${ABLATION_SECONDS:-$([[ $device == cpu ]] && echo 20 || echo 300)}
+overlap_lanes=${OVERLAP_LANES:-$([[ $device == cpu ]] && echo 2,4 || echo 16,32,64,128)}
 soak_operations=${SOAK_OPERATIONS:-$([[ $device == cpu ]] && echo 5000 || echo 1000000)}
 test_seconds=${TEST_SECONDS:-600}
 sweep_seconds=${SWEEP_SECONDS:-600}
@@ -165,6 +167,8 @@ for ranks in "${sizes[@]}"; do
   sweep_step "$ranks" graph "${perf[@]}" --ranks "$ranks" "${sweep[@]}" -G 20
   sweep_step "$ranks" ablation "${perf[@]}" --ranks "$ranks" --ablate --budget "$ablation_seconds"
   sweep_step "$ranks" neighbour "$bundle/myelon-perf" neighbour --device "$device" --ranks "$ranks"
+  sweep_step "$ranks" overlap "${perf[@]}" --ranks "$ranks" --overlap -n 10 -w 2 --lanes "$overlap_lanes" \
+    --variant auto,ring,ring_specialized,two_shot_push
   if command -v mpirun >/dev/null; then
     sweep_step "$ranks" mpirun mpirun --allow-run-as-root --oversubscribe -np "$ranks" "${perf[@]}" -b 1K -e 1M -f 32 -n 5 -w 2 --variant all
   else

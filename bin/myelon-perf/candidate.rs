@@ -1,12 +1,12 @@
 //! A candidate at one size: what runs it, and in which shape.
 
 use myelon_ccl::Result;
-use myelon_ccl::measure::Baseline;
 use myelon_ccl::measure::compare::AUTO;
+use myelon_ccl::measure::{Baseline, Bytes};
 use myelon_ccl::variant::{Choice, Manifest, Plan, Request};
 
 use crate::bench::Bench;
-use crate::job::Candidate;
+use crate::job::{Candidate, Job};
 
 /// What queues an operation.
 #[derive(Debug)]
@@ -85,5 +85,22 @@ pub(crate) fn rivals(bench: &Bench, against: &[Baseline], request: Request, issu
             });
         }
     }
+    Ok(planned)
+}
+
+/// All candidates of a job at one size, and the libraries among `against` that have its type and operator.
+///
+/// Errors: those of [`plan`] and [`rivals`].
+pub(crate) fn entrants(
+    bench: &Bench,
+    job: &Job,
+    size: Bytes,
+    against: &[Baseline],
+    issue: Issue,
+) -> Result<Vec<Planned>> {
+    let request = Request { count: size.elements(job.dtype), dtype: job.dtype, op: job.op };
+    let plans = job.candidates.iter().map(|candidate| plan(bench, candidate, request, issue));
+    let mut planned = plans.collect::<Result<Vec<_>>>()?;
+    planned.extend(rivals(bench, against, request, issue)?);
     Ok(planned)
 }

@@ -81,6 +81,13 @@ impl Surroundings for Here {
         self.arch_of(device).map_or(Ok(()), |arch| dtype_runs_on(dtype, arch))
     }
 
+    fn has_neighbour(&self, device: DeviceKind) -> Result<()> {
+        match device {
+            DeviceKind::Cuda => baseline::cublas_version().map(drop),
+            DeviceKind::Cpu => Ok(()),
+        }
+    }
+
     fn takes(&self, variant: &str, shape: &Shape) -> Result<()> {
         Manifest::embedded().get(variant)?.takes(shape)
     }

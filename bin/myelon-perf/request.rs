@@ -38,6 +38,10 @@ pub(crate) trait Surroundings {
     ///
     /// Errors: one that names the type and what it needs.
     fn has(&self, device: DeviceKind, dtype: DType) -> Result<()>;
+    /// Whether there is something to run beside all-reduces.
+    ///
+    /// Errors: one that names what is missing and how to get it.
+    fn has_neighbour(&self, device: DeviceKind) -> Result<()>;
     /// Whether a variant takes these parameters.
     ///
     /// Errors: one that names the variant, the parameter, and what would be right.
@@ -78,6 +82,8 @@ pub(crate) struct SweepRequest {
     pub(crate) jobs: Vec<Job>,
     /// What runs in place of the jobs, at sizes, with repeats and graphs of its own.
     pub(crate) studies: Option<StudyRequest>,
+    /// Each candidate is timed beside another kernel too.
+    pub(crate) overlap: bool,
     /// In the order of columns, each once; empty on the CPU.
     pub(crate) against: Vec<Baseline>,
     /// Writable.
@@ -97,6 +103,9 @@ impl SweepRequest {
             return Err(Error::invalid("-n 0 measures nothing: use 1 or more"));
         }
         let shares_gpus = device == DeviceKind::Cuda && args.share_gpus && ranks.get() > here.gpus();
+        if args.overlap {
+            here.has_neighbour(device)?;
+        }
         let studies = StudyRequest::check(args, device, ranks, shares_gpus, here)?;
         let (jobs, against) = match &studies {
             None => (job::jobs(args, device, ranks, here)?, baselines(args, device, ranks, shares_gpus, here)?),
@@ -116,6 +125,7 @@ impl SweepRequest {
             in_place: args.in_place,
             jobs,
             studies,
+            overlap: args.overlap,
             against,
             json: args.json.clone(),
             csv: args.csv.clone(),
@@ -224,9 +234,14 @@ fn placement(args: &SweepArgs, device: DeviceKind, here: &dyn Surroundings) -> P
 
 /// A default gives way to the end that was named, so that `-b 1G` alone measures 1G.
 fn sizes(args: &SweepArgs, device: DeviceKind) -> Result<SizeSweep> {
-    let (first, last) = (Bytes(1 << 10), if device == DeviceKind::Cpu { Bytes(1 << 20) } else { Bytes(64 << 20) });
+    let (first, last) = match (args.overlap, device) {
+        (true, DeviceKind::Cuda) => (Bytes(256 << 20), None),
+        (true, DeviceKind::Cpu) => (Bytes(64 << 10), None),
+        (false, DeviceKind::Cuda) => (Bytes(1 << 10), Some(Bytes(64 << 20))),
+        (false, DeviceKind::Cpu) => (Bytes(1 << 10), Some(Bytes(1 << 20))),
+    };
     let begin = args.begin.unwrap_or(args.end.map_or(first, |end| end.min(first)));
-    let end = args.end.unwrap_or(begin.max(last));
+    let end = args.end.unwrap_or(last.map_or(begin, |last| begin.max(last)));
     SizeSweep::new(begin, end, args.step.map_or(Step::Factor(args.factor), Step::Add))
 }
 
@@ -284,6 +299,18 @@ mod tests {
         assert_eq!((request.ranks.get(), request.placement), (4, Placement::Launched));
         refused("--ranks 2", launched, "the launcher started 4");
         refused("--threads", launched, "launcher");
+    }
+
+    #[test]
+    fn overlaps_are_of_one_large_message_against_all_libraries() {
+        let sizes = |line: &str, here| check(line, here).unwrap().sizes.map(|size| size.0 >> 10).collect::<Vec<_>>();
+        assert_eq!(sizes("--overlap", NODE), [256 << 10]);
+        assert_eq!(sizes("--overlap", CPU), [64]);
+        assert_eq!(sizes("--overlap -b 1M", NODE), [1 << 10]);
+        assert_eq!(sizes("--overlap -e 1M", NODE), [1 << 10]);
+        assert_eq!(sizes("--overlap -b 1M -e 4M", NODE), [1 << 10, 4 << 10]);
+        assert_eq!(check("--overlap", NODE).unwrap().against, Baseline::ALL);
+        refused("--overlap", Fake { nccl: false, ..NODE }, "libcublas not found");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use myelon_ccl::verify::Verifier;
 use myelon_ccl::{Rank, Result};
 
 use crate::bench::{Bench, Replay};
-use crate::candidate::{Issue, Planned, plan, rivals};
+use crate::candidate::{Issue, Planned, entrants};
 use crate::exchange;
 use crate::host::{Calls, HostTimes};
 use crate::job::Job;
@@ -64,11 +64,7 @@ impl<'a> Sweep<'a> {
         let verifier = Verifier::prepare(communicator.device(), job.dtype, job.op)?;
         let mut cases = Vec::new();
         for size in self.request.sizes.clone() {
-            let request = Request { count: size.elements(job.dtype), dtype: job.dtype, op: job.op };
-            let plans = job.candidates.iter().map(|candidate| plan(self.bench, candidate, request, issue));
-            let mut planned = plans.collect::<Result<Vec<_>>>()?;
-            planned.extend(rivals(self.bench, against, request, issue)?);
-            cases.push((size, planned));
+            cases.push((size, entrants(self.bench, job, size, against, issue)?));
         }
         let plans: Vec<_> = cases.iter().flat_map(|(_, planned)| planned).filter_map(|it| it.plan.clone()).collect();
         communicator.prepare(&plans)?;
@@ -92,6 +88,21 @@ impl<'a> Sweep<'a> {
         planned: &[Planned],
         verifier: &Verifier,
     ) -> Result<Vec<Row>> {
+        let wrong = self.wrong_of_each(planned, verifier)?;
+        let series_us = self.time(repeats, planned, verifier)?;
+        let hosts_us = self.host.time(self.bench, planned)?;
+
+        let bootstrap = &**self.bench.communicator().bootstrap();
+        let mut rows = Vec::new();
+        for (((planned, series_us), host_us), wrong) in planned.iter().zip(&series_us).zip(hosts_us).zip(wrong) {
+            let ranks_us = exchange::series(bootstrap, "comparing times", series_us)?;
+            rows.push(Row { host_us, ..self.row(size, planned, Summary::of_ranks(&ranks_us)?, wrong) });
+        }
+        Ok(rows)
+    }
+
+    /// Verifies candidates of one case. Collective. What is wrong of each, on all ranks together; none where nothing was checked.
+    pub(crate) fn wrong_of_each(&mut self, planned: &[Planned], verifier: &Verifier) -> Result<Vec<Option<u64>>> {
         self.cases += 1;
         let mut wrong = Vec::new();
         for (index, planned) in planned.iter().enumerate() {
@@ -99,29 +110,23 @@ impl<'a> Sweep<'a> {
             let first = (self.cases << 40) + ((index as u64) << 32);
             wrong.push(self.verify(planned, verifier, first)?);
         }
-        let series_us = self.time(repeats, planned, verifier)?;
-        let hosts_us = self.host.time(self.bench, planned)?;
+        let wrong = exchange::sums(&**self.bench.communicator().bootstrap(), "counting wrong elements", &wrong)?;
+        self.wrong += wrong.iter().sum::<u64>();
+        Ok(wrong.into_iter().map(|wrong| (self.request.check > 0).then_some(wrong)).collect())
+    }
 
-        let bootstrap = &**self.bench.communicator().bootstrap();
-        let wrong = exchange::sums(bootstrap, "counting wrong elements", &wrong)?;
-        let ranks = self.bench.communicator().world_size();
-        let &SweepRequest { in_place, check, .. } = self.request;
-        let mut rows = Vec::new();
-        for (((planned, series_us), host_us), wrong) in planned.iter().zip(&series_us).zip(hosts_us).zip(wrong) {
-            let ranks_us = exchange::series(bootstrap, "comparing times", series_us)?;
-            let wrong = (check > 0).then_some(wrong);
-            self.wrong += wrong.unwrap_or(0);
-            let Request { dtype, op, .. } = planned.request;
-            let Issue { graph, batch } = planned.issue;
-            let series = Series { ranks, dtype, op, in_place, graph, batch };
-            let row = Row::measured(series.at(size), &planned.requested, Summary::of_ranks(&ranks_us)?, wrong);
-            let row = Row { variant: planned.variant.clone(), host_us, ..row };
-            rows.push(match &planned.plan {
-                Some(plan) => in_shape(row, plan),
-                None => row,
-            });
+    /// The row of a candidate that took `time_us`, in its shape.
+    pub(crate) fn row(&self, size: Bytes, planned: &Planned, time_us: Summary, wrong: Option<u64>) -> Row {
+        let Request { dtype, op, .. } = planned.request;
+        let Issue { graph, batch } = planned.issue;
+        let (ranks, in_place) = (self.bench.communicator().world_size(), self.request.in_place);
+        let series = Series { ranks, dtype, op, in_place, graph, batch };
+        let row = Row::measured(series.at(size), &planned.requested, time_us, wrong);
+        let row = Row { variant: planned.variant.clone(), ..row };
+        match &planned.plan {
+            Some(plan) => in_shape(row, plan),
+            None => row,
         }
-        Ok(rows)
     }
 
     /// Wrong elements on this rank over the operations that were asked for, all with data of their own: `first` and
@@ -268,6 +273,7 @@ mod tests {
     use myelon_ccl::{Communicator, Options};
 
     use super::*;
+    use crate::candidate::plan;
     use crate::request::fake::{CPU, check};
 
     /// One rank, whose results are copies: what counts is which of them are there.

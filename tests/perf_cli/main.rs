@@ -2,6 +2,7 @@
 #![cfg(feature = "cli")]
 
 mod launched;
+mod overlaps;
 mod reports;
 mod studies;
 mod sweeps;

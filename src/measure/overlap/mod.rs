@@ -1,15 +1,16 @@
 //! What an all-reduce that runs and a kernel of somebody else's cost each other on one device: the stored form, how the times are
-//! read off, and a table.
+//! read off, and what is said of them.
 
-use std::fmt::Write as _;
+mod text;
+
 use std::ops::Range;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::text::{TITLES, line, part};
 use crate::error::Result;
 use crate::measure::bandwidth::Bandwidth;
-use crate::measure::compare::Baseline;
 use crate::measure::provenance::Provenance;
 use crate::measure::results::Row;
 use crate::measure::size::Bytes;
@@ -30,8 +31,22 @@ pub struct Overlaps {
     pub caution: Option<String>,
     /// What ran beside the all-reduces, on every rank: operation, size, library.
     pub neighbour: String,
+    /// Bytes of device memory that Myelon's heap takes on rank 0.
+    pub heap_bytes: u64,
+    /// What NCCL takes there, once it has run; null without NCCL.
+    pub nccl_memory: Option<NcclMemory>,
     /// Measurements in the order they were finished.
     pub rows: Vec<Overlap>,
+}
+
+/// Device memory of a rank.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NcclMemory {
+    /// All that is gone since before its ranks connected, kernels and windows included.
+    pub bytes: u64,
+    /// Operands that are registered as symmetric windows.
+    pub window_bytes: u64,
 }
 
 /// Times of one all-reduce and of one run of the neighbour, each alone and beside the other. The slowest rank's, microseconds.
@@ -105,9 +120,15 @@ impl Overlap {
 
 impl Overlaps {
     /// A run in which nothing has been measured yet.
-    pub fn new(provenance: Provenance, caution: Option<&str>, neighbour: &str) -> Self {
+    pub fn new(
+        provenance: Provenance,
+        caution: Option<&str>,
+        neighbour: &str,
+        heap_bytes: u64,
+        nccl_memory: Option<NcclMemory>,
+    ) -> Self {
         let (caution, neighbour) = (caution.map(str::to_owned), neighbour.to_owned());
-        Self { schema: SCHEMA, provenance, caution, neighbour, rows: Vec::new() }
+        Self { schema: SCHEMA, provenance, caution, neighbour, heap_bytes, nccl_memory, rows: Vec::new() }
     }
 
     /// Reads a file that [`Overlaps::write`] made.
@@ -131,26 +152,6 @@ impl Overlaps {
     pub fn write(&self, path: &Path) -> Result<()> {
         stored::write(self, path)
     }
-
-    /// For each library beside which it was measured: which rows cost the neighbour less and take no longer, a line each. Ends with a
-    /// line end; empty without such a library, and where times mean nothing.
-    pub fn findings(&self) -> String {
-        let mut text = String::new();
-        for other in self.rows.iter().filter(|_| self.caution.is_none()) {
-            let Some(baseline) = Baseline::of(&other.row) else { continue };
-            let is_ours = |it: &&Overlap| Baseline::of(&it.row).is_none() && it.row.case() == other.row.case();
-            let better = self.rows.iter().filter(is_ours).filter(|it| it.costs_less_than(other));
-            let names: Vec<_> = better.map(|it| format!("`{}`{}", it.row.variant, shape(&it.row))).collect();
-            let names = if names.is_empty() { "nothing".to_owned() } else { names.join(", ") };
-            let (size, ranks) = (Bytes(other.row.bytes).human(), other.row.ranks);
-            let _ = writeln!(
-                text,
-                "- {ranks} ranks, {size}: less slowdown than with {} in no more time beside: {names}.",
-                baseline.label()
-            );
-        }
-        text
-    }
 }
 
 impl Stored for Overlaps {
@@ -164,50 +165,18 @@ impl Stored for Overlaps {
     }
 
     fn body(&self) -> Result<String> {
-        let Self { provenance, caution, neighbour, rows, .. } = self;
+        let Self { provenance, caution, neighbour, heap_bytes, nccl_memory, rows, .. } = self;
         let (provenance, caution, neighbour) = (json(provenance)?, json(caution)?, json(neighbour)?);
-        let rows = lines(rows.iter().map(json))?;
-        Ok(format!("\"provenance\":{provenance},\n\"caution\":{caution},\n\"neighbour\":{neighbour},\n\"rows\":{rows}"))
+        let (nccl_memory, rows) = (json(nccl_memory)?, lines(rows.iter().map(json))?);
+        Ok(format!(
+            "\"provenance\":{provenance},\n\"caution\":{caution},\n\"neighbour\":{neighbour},\n\"heap_bytes\":{heap_bytes},\n\
+             \"nccl_memory\":{nccl_memory},\n\"rows\":{rows}"
+        ))
     }
 }
 
-/// The first two lines of a Markdown table whose others are [`line`]s. Times in microseconds, bandwidths in GB/s.
-pub const TITLES: &str = "\
-| ranks | size | all-reduce | SMs | neighbour alone | beside | slowdown | all-reduce alone | beside | slowdown | busbw alone | beside |
-|---:|---:|:---|---:|---:|---:|---:|---:|---:|---:|---:|---:|
-";
-
-/// A row of the table. Ends with a line end.
-pub fn line(overlap: &Overlap) -> String {
-    let Overlap { row, beside_us, neighbour_alone_us, neighbour_beside_us } = overlap;
-    let name = match Baseline::of(row) {
-        Some(baseline) => baseline.label().to_owned(),
-        None => format!("`{}`{}", row.variant, shape(row)),
-    };
-    let name = if row.is_wrong() { format!("{name} **wrong**") } else { name };
-    let sms = if row.lanes == 0 { "-".to_owned() } else { row.lanes.to_string() };
-    format!(
-        "| {} | {} | {name} | {sms} | {:.0} | {:.0} | {:.2}× | {:.0} | {:.0} | {:.2}× | {:.0} | {:.0} |\n",
-        row.ranks,
-        Bytes(row.bytes).human(),
-        neighbour_alone_us.p50,
-        neighbour_beside_us.p50,
-        overlap.neighbour_slowdown(),
-        row.time_us.p50,
-        beside_us.p50,
-        overlap.slowdown(),
-        row.busbw_gbps,
-        overlap.busbw_beside_gbps()
-    )
-}
-
-/// Lanes and threads as a suffix; empty where they are not known.
-fn shape(row: &Row) -> String {
-    if row.lanes == 0 { String::new() } else { format!(" {} x {}", row.lanes, row.threads) }
-}
-
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use proptest::prelude::*;
 
     use super::*;
@@ -225,13 +194,16 @@ mod tests {
         Overlap { row, beside_us: summary(beside_us), neighbour_alone_us, neighbour_beside_us }
     }
 
-    fn overlaps() -> Overlaps {
-        let rows = vec![
+    /// Two shapes of `ring` and NCCL, over two ranks.
+    pub(crate) fn overlaps() -> Overlaps {
+        let memory = NcclMemory { bytes: (900 << 20) - 1, window_bytes: 512 << 20 };
+        let mut rows = vec![
             overlap("ring", 16, 1250.0, 1760.0),
             overlap("ring", 128, 1100.0, 4800.0),
             overlap("nccl", 0, 1250.0, 2000.0),
         ];
-        Overlaps { rows, ..Overlaps::new(provenance(), None, "bf16 product") }
+        (rows[1].row.slots, rows[1].row.chunk) = (2, 256 << 10);
+        Overlaps { rows, ..Overlaps::new(provenance(), None, "bf16 product", 140 << 20, Some(memory)) }
     }
 
     #[test]
@@ -281,44 +253,18 @@ mod tests {
         let text = overlaps.to_json().unwrap();
         let expected = r#""beside_us":{"p50":1250.0,"p99":1250.0,"min":1250.0},"neighbour_alone_us":{"p50":1600.0,"p99":1600.0,"min":1600.0},"neighbour_beside_us":{"p50":1760.0,"p99":1760.0,"min":1760.0}}"#;
         assert!(text.starts_with("{\"schema\":1,\n\"provenance\":{") && text.contains(expected), "{text}");
-        assert!(
-            text.contains("\n\"caution\":null,\n\"neighbour\":\"bf16 product\",\n\"rows\":[\n{\"row\":{"),
-            "{text}"
-        );
+        let head = "\"caution\":null,\n\"neighbour\":\"bf16 product\",\n\"heap_bytes\":146800640,\n\
+                    \"nccl_memory\":{\"bytes\":943718399,\"window_bytes\":536870912},\n\"rows\":[\n{\"row\":{";
+        assert!(text.contains(head), "{text}");
         assert_eq!(stored::parse::<Overlaps>(&text, "x.json").unwrap(), overlaps);
         for (bad, expected) in [
             (text.replace("\"schema\":1", "\"schema\":2"), "x.json: schema: 2 is not the one known, 1"),
             (text.replace("1760.0", "0.0"), "x.json: rows[0]: times must be"),
             (text.replace("\"min\":4800.0", "\"min\":4801.0"), "x.json: rows[1]: times must be"),
-            (text.replace("neighbour_alone", "neighbor_alone"), "x.json: line 6: not a file of overlaps"),
+            (text.replace("neighbour_alone", "neighbor_alone"), "x.json: line 8: not a file of overlaps"),
         ] {
             let message = stored::parse::<Overlaps>(&bad, "x.json").unwrap_err().to_string();
             assert!(message.contains(expected), "{message}");
         }
-    }
-
-    #[test]
-    fn a_table_has_a_line_a_row() {
-        let overlaps = overlaps();
-        let lines: String = overlaps.rows.iter().map(line).collect();
-        assert_eq!(
-            lines,
-            "| 2 | 256 MiB | `ring` 16 x 512 | 16 | 1600 | 1760 | 1.10× | 1000 | 1250 | 1.25× | 268 | 215 |\n\
-             | 2 | 256 MiB | `ring` 128 x 512 | 128 | 1600 | 4800 | 3.00× | 1000 | 1100 | 1.10× | 268 | 244 |\n\
-             | 2 | 256 MiB | NCCL | - | 1600 | 2000 | 1.25× | 1000 | 1250 | 1.25× | 268 | 215 |\n"
-        );
-        assert!(TITLES.lines().chain(lines.lines()).all(|line| line.matches('|').count() == 13));
-    }
-
-    #[test]
-    fn what_costs_less_than_a_library_is_told() {
-        let mut overlaps = overlaps();
-        let told = |overlaps: &Overlaps| overlaps.findings();
-        let better = "- 2 ranks, 256 MiB: less slowdown than with NCCL in no more time beside: `ring` 16 x 512.\n";
-        assert_eq!(told(&overlaps), better);
-        overlaps.rows[0].row.wrong = Some(1);
-        assert!(told(&overlaps).ends_with("beside: nothing.\n"));
-        overlaps.caution = Some("the times mean nothing".into());
-        assert_eq!(told(&overlaps), "");
     }
 }
