@@ -53,7 +53,7 @@ pub fn part(run: &Overlaps) -> String {
     if findings.is_empty() { text } else { text + "\n" + &findings }
 }
 
-/// The first two lines of a Markdown table whose others are [`line`]s. Times in microseconds, bandwidths in GB/s.
+/// The first two lines of a Markdown table whose others are [`line()`]s. Times in microseconds, bandwidths in GB/s.
 pub const TITLES: &str = "\
 | ranks | size | all-reduce | SMs | neighbour alone | beside | slowdown | all-reduce alone | beside | slowdown | busbw alone | beside |
 |---:|---:|:---|---:|---:|---:|---:|---:|---:|---:|---:|---:|
