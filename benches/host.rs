@@ -20,7 +20,7 @@ fn host(criterion: &mut Criterion) {
     let (layout, _) = HeapLimits::of(DeviceKind::Cuda, world_size).layout(world_size).unwrap();
     let terrain = Terrain { device: DeviceKind::Cuda, world_size, layout: &layout, sentinel: true, arch: "sm_90a" };
     for (name, count) in [("1 KiB", 256), ("1 MiB", 1 << 18), ("1 GiB", 1 << 28)] {
-        let request = Request { count, dtype: DType::F32, op: ReduceOp::Sum };
+        let request = Request { count, dtype: DType::F32, op: ReduceOp::Sum, registered: false };
         let choose = || table.choose("sm_90a", world_size, black_box(&request)).unwrap();
         criterion.bench_function(&format!("choose {name}"), |bencher| bencher.iter(choose));
         let choice: Choice = choose();
@@ -44,7 +44,7 @@ fn call(criterion: &mut Criterion) {
     let stream = Stream::new(communicator.device()).unwrap();
     let data = Buffer::new(communicator.device(), 1024).unwrap();
     let (input, output) = (data.address(), data.address());
-    let operation = Operation { input, output, count: 256, dtype: DType::F32, op: ReduceOp::Sum };
+    let operation = Operation { input, output, count: 256, dtype: DType::F32, op: ReduceOp::Sum, window: None };
     let single = || -> Result<()> {
         let Operation { count, dtype, op, .. } = operation;
         // SAFETY: the buffer outlives the stream, and the graph is never launched.

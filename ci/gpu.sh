@@ -3,11 +3,12 @@
 #
 #   ci/gpu.sh [BUNDLE]     BUNDLE as ci/build_gpu_bundle.sh made it; default target/gpu-bundle, or the script's own folder
 #
-# The fault tests, the litmus and the soak on all GPUs, and a small sweep on two under compute-sanitizer where there is one; for
+# What myelon-doctor finds; the fault tests, the litmus and the soak on all GPUs, and a small sweep on two under compute-sanitizer where there is one; for
 # every world size from 2 to the number of visible GPUs: conformance, an eager sweep, a sweep of graph replays, the studies of
 # patterns, what waits do to neighbours, overlaps with a product of matrices, and a short sweep under mpirun where there is one.
-# Every command has a deadline; one that fails or hangs does not stop the rest. JSON and logs go to $OUT; a summary comes last. Exit
-# status: 0 all well, 1 something failed, 2 nothing to run on.
+# Sweeps are held against the stored ones of such a machine, and auto against the best variant and the baselines (myelon-perf
+# compare). Every command has a deadline; one that fails or hangs does not stop the rest. JSON, logs and report.html go to $OUT; a
+# summary comes last. Exit status: 0 all well, 1 something failed, 2 nothing to run on.
 #
 # Environment:
 #   OUT=results/new        where results go
@@ -16,6 +17,8 @@
 #   BEGIN, END, FACTOR, REPEATS, WARMUP     the sweep; default 1K 256M 4 20 5
 #   VARIANTS=all           as --variant of myelon-perf
 #   AGAINST                as --against; unset: myelon-perf's own choice
+#   STORED=BUNDLE/results                   earlier sweeps, MACHINE/NAME-RANKS.json; the newest of equal GPUs is the standard
+#   THRESHOLD=5 AUTO_WITHIN=3               percent that a row may be slower, and that auto may be behind; not on the CPU
 #   OVERLAP_LANES=16,32,64,128              lanes of the variants that are measured beside a product; 2,4 on the CPU
 #   ABLATION_SECONDS=300                    time for the studies of one world size; 20 on the CPU
 #   LITMUS_TRIES=100000000                  messages of each pattern between every two GPUs
@@ -35,6 +38,7 @@ fi
 bundle=$(cd "$bundle" && pwd)
 
 out=${OUT:-results/new}
+stored=${STORED:-$bundle/results}
 device=${DEVICE:-cuda}
 ablation_seconds=${ABLATION_SECONDS:-$([[ $device == cpu ]] && echo 20 || echo 300)}
 overlap_lanes=${OVERLAP_LANES:-$([[ $device == cpu ]] && echo 2,4 || echo 16,32,64,128)}
@@ -73,13 +77,15 @@ cp "$bundle/VERSION" "$out/" 2>/dev/null || true
 summary=()
 failures=0
 results=
+judges=
 must_say=
 
 # Occurrences of a pattern in a file that may be missing.
 count() { { grep -oE "$1" "$2" 2>/dev/null || true; } | wc -l; }
 
 # `step RANKS NAME SECONDS COMMAND...`: runs on the first RANKS GPUs, logs, and notes the outcome. The command is a test binary,
-# or with $results set a sweep that writes there. With $must_say set, its log must have that text.
+# or with $results set a sweep that writes there, or with $judges set one whose status is the outcome and last line the detail.
+# With $must_say set, its log must have that text.
 step() {
   local ranks=$1 name=$2 seconds=$3 start=$SECONDS status=0 verdict=ok detail log
   shift 3
@@ -93,6 +99,8 @@ step() {
   if [[ -n $results ]]; then
     detail="$(count '"variant"' "$results") rows, $(count '"wrong": *[1-9]' "$results") wrong"
     [[ $detail == [1-9]*' rows, 0 wrong' ]] || verdict=FAIL
+  elif [[ -n $judges ]]; then
+    detail=$(tail -n 1 "$log")
   else
     detail=$(sed -nE 's/^test result: [a-zA-Z]+\. (.*); [0-9]+ measured.*/\1/p' "$log" | tail -n 1)
     [[ $detail == [1-9]*' passed; 0 failed'* ]] || verdict=FAIL
@@ -119,6 +127,35 @@ sweep_step() {
   step "$ranks" "$name" "$sweep_seconds" "$@" --json "$results"
 }
 
+# What a results file was measured on: its GPUs by name, number and link.
+machine_of() { grep -oE '"gpu":"[^"]*","gpus":[0-9]+,"link":"[^"]*"' "$1" | head -n 1; }
+
+# `stored_of FILE`: the stored sweep of its name from such a machine, the newest of several; nothing where there is none.
+stored_of() {
+  local file machine newest='' date
+  machine=$(machine_of "$1")
+  [[ -n $machine ]] || return 0
+  for file in "$stored"/*/"${1##*/}"; do
+    [[ -e $file && $(machine_of "$file") == "$machine" ]] || continue
+    date=$(grep -oE '"date":"[^"]*"' "$file" | head -n 1)
+    [[ ! $date\|$file > $newest ]] || newest=$date\|$file
+  done
+  echo "${newest#*|}"
+}
+
+# `judge RANKS NAME`: the sweep NAME against the stored one, and auto against what was measured beside it.
+judge() {
+  local ranks=$1 name=$2 file=$out/$2-$1.json before judges=yes
+  [[ -e $file && $device != cpu ]] || return 0
+  before=$(stored_of "$file")
+  if [[ -n $before ]]; then
+    step "$ranks" "$name-compared" 60 "$bundle/myelon-perf" compare "$before" "$file" --threshold "${THRESHOLD:-5}"
+  else
+    summary+=("$(printf '%5s  %-18s %s' "$ranks" "$name-compared" "skipped: no such machine in $stored")")
+  fi
+  step "$ranks" "$name-auto" 60 "$bundle/myelon-perf" compare "$file" --auto-within "${AUTO_WITHIN:-3}"
+}
+
 {
   echo "# $(cat "$bundle/VERSION" 2>/dev/null | tr '\n' ' ')"
   echo "# gpus: ${gpus[*]}; world sizes: ${sizes[*]}"
@@ -128,11 +165,17 @@ if command -v nvidia-smi >/dev/null; then
   timeout 60 nvidia-smi topo -m >>"$out/logs/machine.log" 2>&1 || true
 fi
 
+# What the machine is, before anything is measured on it.
+if [[ -x $bundle/myelon-doctor ]]; then
+  judges=yes step "${#gpus[@]}" doctor "$test_seconds" "$bundle/myelon-doctor" --device "$device"
+  timeout 120 "$bundle/myelon-doctor" --device "$device" --no-trial --json >"$out/doctor.json" </dev/null || true
+fi
+
 # Tests that choose their ranks themselves run once, on all GPUs; those that follow the world size run for each.
 for test in "$bundle"/tests/*; do
   [[ -x $test ]] || continue
   case ${test##*/} in
-    cuda_* | nccl_* | compile_kernels | bootstrap | faults) step "${#gpus[@]}" "${test##*/}" "$test_seconds" "$test" --test-threads=1 ;;
+    cuda_* | nccl_* | compile_kernels | bootstrap | faults | windows) step "${#gpus[@]}" "${test##*/}" "$test_seconds" "$test" --test-threads=1 ;;
     litmus)
       step "${#gpus[@]}" litmus "$test_seconds" env MYELON_LITMUS_TRIES="${LITMUS_TRIES:-100000000}" MYELON_LITMUS_JSON="$out/litmus.json" \
         "$test" --test-threads=1 --nocapture
@@ -165,16 +208,21 @@ for ranks in "${sizes[@]}"; do
   fi
   sweep_step "$ranks" eager "${perf[@]}" --ranks "$ranks" "${sweep[@]}"
   sweep_step "$ranks" graph "${perf[@]}" --ranks "$ranks" "${sweep[@]}" -G 20
+  judge "$ranks" eager
+  judge "$ranks" graph
   sweep_step "$ranks" ablation "${perf[@]}" --ranks "$ranks" --ablate --budget "$ablation_seconds"
   sweep_step "$ranks" neighbour "$bundle/myelon-perf" neighbour --device "$device" --ranks "$ranks"
   sweep_step "$ranks" overlap "${perf[@]}" --ranks "$ranks" --overlap -n 10 -w 2 --lanes "$overlap_lanes" \
-    --variant auto,ring,ring_specialized,two_shot_push
+    --variant auto,ring,ring_specialized,ring_copy_engine,two_shot_push
   if command -v mpirun >/dev/null; then
     sweep_step "$ranks" mpirun mpirun --allow-run-as-root --oversubscribe -np "$ranks" "${perf[@]}" -b 1K -e 1M -f 32 -n 5 -w 2 --variant all
   else
     summary+=("$(printf '%5s  %-18s %s' "$ranks" mpirun 'skipped: no mpirun here')")
   fi
 done
+
+# The sweeps as a page for a browser; without one there is nothing to show.
+timeout 60 "$bundle/myelon-perf" report "$out"/*.json -o "$out/report.html" >"$out/logs/report.log" 2>&1 || true
 
 printf '\n%5s  %-18s %-5s %7s  %s\n' ranks step state time detail
 printf '%s\n' "${summary[@]}"

@@ -7,11 +7,11 @@
 #   ci/test.sh --list      the steps
 #
 # A step that lacks something on this machine is skipped and says what. Environment: MYELON_NVRTC_LIB (an NVRTC of
-# your own), MYELON_CACHE (compiled kernels; default target/ci-cache), MYELON_CI_INSTALL=0 (install nothing).
+# your own), MYELON_BROWSER (a Chromium of your own), MYELON_CACHE (compiled kernels; default target/ci-cache), MYELON_CI_INSTALL=0 (install nothing).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-steps=(nvrtc system nextest fmt house shell clippy clippy_mpi msrv deny doc tests doctests perf mpi)
+steps=(nvrtc system nextest fmt house shell clippy clippy_mpi msrv deny doc tests doctests perf browser mpi)
 
 declare -A about=(
   [nvrtc]='NVRTC from pip, so that every kernel is compiled for GPUs too'
@@ -28,6 +28,7 @@ declare -A about=(
   [tests]='all tests'
   [doctests]='examples in the docs'
   [perf]='myelon-perf, all variants on 4 CPU ranks; generated tables and plots are current'
+  [browser]='a report page in Chromium: filters, pointer, keyboard'
   [mpi]='myelon-perf and an example under mpirun'
 )
 
@@ -132,7 +133,7 @@ step_nextest() {
 step_fmt() { bounded 60 cargo fmt --all --check; }
 
 step_house() {
-  bounded 120 ci/house.sh --self-test
+  bounded 600 ci/house.sh --self-test
   bounded 60 ci/house.sh
 }
 
@@ -216,6 +217,34 @@ step_perf() {
   shopt -s nullglob
   bounded 60 "$binaries/myelon-perf" report results/*/ablation-*.json --patterns docs/PATTERNS.md \
     --neighbours results/*/neighbour-*.json --overlaps results/*/overlap-*.json --check
+}
+
+# A browser that is there, by path, or nothing.
+find_browser() {
+  local name
+  for name in ${MYELON_BROWSER:-google-chrome google-chrome-stable chromium chromium-browser}; do
+    ! command -v "$name" || return 0
+  done
+}
+
+step_browser() {
+  local browser
+  browser=$(find_browser)
+  if [[ -z $browser ]]; then
+    if ! may_install || [[ $(id -u) != 0 ]] || ! has apt-get; then skip 'needs chromium (Debian package name), or MYELON_BROWSER'; fi
+    export DEBIAN_FRONTEND=noninteractive
+    bounded 180 apt-get update -qq || true
+    bounded 300 apt-get install -y -qq --no-install-recommends chromium || skip 'apt-get install chromium failed, see above'
+    browser=$(find_browser)
+    [[ -n $browser ]] || skip 'chromium was installed and is not on PATH'
+  fi
+  make_venv
+  if ! "$venv/bin/python" -c 'import playwright' 2>/dev/null; then
+    may_install || skip 'needs pip install playwright'
+    bounded 180 "$venv/bin/pip" install --quiet --disable-pip-version-check playwright || skip 'pip install playwright failed, see above'
+  fi
+  need_perf
+  bounded 120 "$venv/bin/python" tests/report_page/browser.py "$binaries/myelon-perf" results/2x-h100/graph-2.json "$browser"
 }
 
 step_mpi() {

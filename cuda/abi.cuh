@@ -13,7 +13,7 @@ using i64 = long long;
 
 constexpr u32 kMaxWorld = 8;
 constexpr u32 kMaxRingSlots = 16;
-constexpr u64 kSentinelBuffers = 3;
+constexpr u32 kSentinelBuffers = 3;
 constexpr u64 kLlBuffers = 2;
 constexpr u64 kStagingBuffers = 2;
 constexpr u64 kPackBytes = 16;
@@ -33,6 +33,8 @@ struct HeapLayout {
   u64 staging_bytes;
   u64 ring;
   u64 slot_bytes;
+  u64 copies;
+  u64 copy_count;
   u32 lane_count;
   u32 ring_slots;
 };
@@ -44,6 +46,16 @@ struct alignas(128) HeapState {
   u64 padding[14];
   u64 peer_fault;
   u64 peer_padding[15];
+  u64 copy_credit;
+  u64 copy_padding[15];
+};
+
+struct alignas(128) CopyState {
+  u64 arrived;
+  u64 arrived_padding[15];
+  u64 go;
+  u64 taken;
+  u64 padding[14];
 };
 
 struct alignas(128) LaneState {
@@ -51,7 +63,7 @@ struct alignas(128) LaneState {
   u64 signal_padding[8];
   u64 operation;
   u64 previous_descriptor;
-  u64 sentinel_epoch;
+  u64 sentinel_buffer;
   u64 sentinel_extent;
   u64 ll_epoch;
   u64 signal_sequence;
@@ -59,7 +71,8 @@ struct alignas(128) LaneState {
   u64 published;
   u64 consumed;
   u64 slots;
-  u64 private_padding[6];
+  u64 copy_credits;
+  u64 private_padding[5];
   u64 gating;
   u64 gating_padding[15];
   u64 slot_sequence[kMaxRingSlots];
@@ -95,7 +108,9 @@ struct Args {
   const void* input;
   void* output;
   u64 count;
+  void* next_output;
   u8* heap[kMaxWorld];
+  u8* own_heap;
   ControlPage* control;
   u64 deadline_ns;
   u64 descriptor;
@@ -136,19 +151,22 @@ struct NeighbourArgs {
 
 constexpr u32 kNeighbourLoads = 2;
 
-static_assert(sizeof(HeapLayout) == 96, "HeapLayout differs from src/abi.rs");
-static_assert(sizeof(HeapState) == 256, "HeapState differs from src/abi.rs");
+static_assert(sizeof(HeapLayout) == 112, "HeapLayout differs from src/abi.rs");
+static_assert(sizeof(HeapState) == 384, "HeapState differs from src/abi.rs");
+static_assert(sizeof(CopyState) == 256, "CopyState differs from src/abi.rs");
 static_assert(sizeof(LaneState) == 512, "LaneState differs from src/abi.rs");
 static_assert(sizeof(FaultRecord) == 112, "FaultRecord differs from src/abi.rs");
 static_assert(sizeof(ControlPage) == 120, "ControlPage differs from src/abi.rs");
-static_assert(sizeof(Args) == 224, "Args differs from src/abi.rs");
+static_assert(sizeof(Args) == 256, "Args differs from src/abi.rs");
 static_assert(sizeof(VerifyArgs) == 48, "VerifyArgs differs from src/abi.rs");
 static_assert(sizeof(PairArgs) == 104, "PairArgs differs from src/abi.rs");
 static_assert(sizeof(NeighbourArgs) == 32, "NeighbourArgs differs from src/abi.rs");
 static_assert(__builtin_offsetof(HeapState, peer_fault) == 128, "HeapState differs from src/abi.rs");
+static_assert(__builtin_offsetof(HeapState, copy_credit) == 256, "HeapState differs from src/abi.rs");
+static_assert(__builtin_offsetof(CopyState, go) == 128, "CopyState differs from src/abi.rs");
 static_assert(__builtin_offsetof(LaneState, operation) == 128, "LaneState differs from src/abi.rs");
 static_assert(__builtin_offsetof(LaneState, gating) == 256, "LaneState differs from src/abi.rs");
 static_assert(__builtin_offsetof(LaneState, slot_sequence) == 384, "LaneState differs from src/abi.rs");
-static_assert(__builtin_offsetof(Args, layout) == 112, "Args differs from src/abi.rs");
+static_assert(__builtin_offsetof(Args, layout) == 128, "Args differs from src/abi.rs");
 
 }  // namespace myelon

@@ -47,10 +47,15 @@ pub struct HeapLayout {
     pub staging: u64,
     /// Capacity of one staging half of one lane.
     pub staging_bytes: u64,
-    /// `[lanes][ring_slots][slot_bytes]`, written by the previous rank. A launch can use fewer slots, and less of each.
+    /// `[lanes][ring_slots][slot_bytes]`, written by the previous rank. A launch can use fewer slots, and less of each; one whose
+    /// bytes travel by copies cuts the whole into slots of `Args::chunk_bytes`.
     pub ring: u64,
     /// Capacity of one ring slot.
     pub slot_bytes: u64,
+    /// `[CopyState; copy_count]`.
+    pub copies: u64,
+    /// Copies of one launch that the heap has words for.
+    pub copy_count: u64,
     /// Lanes the heap has room for.
     pub lane_count: u32,
     /// Slots of a lane's ring; a power of two.
@@ -91,6 +96,26 @@ pub struct HeapState {
     pub peer_fault: u64,
     /// Fills the line of `peer_fault`.
     pub peer_padding: [u64; 15],
+    /// Credits for copies that the next rank has given: written by it.
+    pub copy_credit: u64,
+    /// Fills the line of `copy_credit`.
+    pub copy_padding: [u64; 15],
+}
+
+/// The words of one copy of a launch. All zero when an operation begins.
+#[repr(C, align(128))]
+#[derive(Clone, Copy, Debug)]
+pub struct CopyState {
+    /// 1 once the previous rank's copy lies in the slot: written by its stream.
+    pub arrived: u64,
+    /// Keeps `arrived` on a line of its own.
+    pub arrived_padding: [u64; 15],
+    /// 1 once this rank's copy may run: written by its kernel, waited for by its stream.
+    pub go: u64,
+    /// Warps of this rank that have taken their part out of the slot.
+    pub taken: u64,
+    /// Fills the line.
+    pub padding: [u64; 14],
 }
 
 /// One lane's counters, flags and sequences. Each group that another rank writes has a line of its own.
@@ -109,8 +134,8 @@ pub struct LaneState {
     pub operation: u64,
     /// Descriptor of the operation before, to compare with late peers.
     pub previous_descriptor: u64,
-    /// Sentinel operations so far; chooses the mailbox buffer.
-    pub sentinel_epoch: u64,
+    /// Offset of the mailbox buffer that the next sentinel operation uses, from the first.
+    pub sentinel_buffer: u64,
     /// Bytes per mailbox that the last sentinel operation wrote: what the next one re-poisons.
     pub sentinel_extent: u64,
     /// LL operations so far; its low bits are the flag.
@@ -125,8 +150,10 @@ pub struct LaneState {
     pub consumed: u64,
     /// Slots that the ring had when the lane published last; private.
     pub slots: u64,
+    /// Credits that copies of earlier operations moved; the same in every lane.
+    pub copy_credits: u64,
     /// Keeps the private words on a line of their own.
-    pub private_padding: [u64; 6],
+    pub private_padding: [u64; 5],
     /// Slots that the next rank has released: written by it, read before a claim.
     pub gating: u64,
     /// Keeps `gating` on a line of its own.
@@ -197,8 +224,12 @@ pub struct Args {
     pub output: u64,
     /// Elements.
     pub count: u64,
+    /// First element of the next rank's result as this rank maps it; 0 where outputs are not direct.
+    pub next_output: u64,
     /// Base of each rank's heap as this rank maps it.
     pub heap: [u64; MAX_WORLD],
+    /// This rank's base once more: where the first loads of a launch go, one step away.
+    pub own_heap: u64,
     /// [`ControlPage`] of this rank.
     pub control: u64,
     /// Longest wait in nanoseconds; zero waits until aborted.
@@ -211,7 +242,7 @@ pub struct Args {
     pub rank: u32,
     /// Bytes a lane moves per step, for variants that go in steps; at most the slot capacity.
     pub chunk_bytes: u32,
-    /// Slots of a lane's ring that this launch uses, for variants with a ring: a power of two, at most the heap's.
+    /// Slots that this launch uses: of a lane's ring, a power of two, at most the heap's; or of `chunk_bytes` each, for copies.
     pub slots: u32,
     /// First step of the ring that this launch does, for variants that can be launched step by step.
     pub first_step: u16,
@@ -278,17 +309,20 @@ pub const NEIGHBOUR_LOADS: u64 = 2;
 
 const _: () = {
     use std::mem::{offset_of, size_of};
-    assert!(size_of::<HeapLayout>() == 96);
-    assert!(size_of::<HeapState>() == 256);
+    assert!(size_of::<HeapLayout>() == 112);
+    assert!(size_of::<HeapState>() == 384);
     assert!(offset_of!(HeapState, peer_fault) == 128);
+    assert!(offset_of!(HeapState, copy_credit) == 256);
+    assert!(size_of::<CopyState>() == 256);
+    assert!(offset_of!(CopyState, go) == 128);
     assert!(size_of::<LaneState>() == 512);
     assert!(offset_of!(LaneState, operation) == 128);
     assert!(offset_of!(LaneState, gating) == 256);
     assert!(offset_of!(LaneState, slot_sequence) == 384);
     assert!(size_of::<FaultRecord>() == 112);
     assert!(size_of::<ControlPage>() == 120);
-    assert!(size_of::<Args>() == 224);
-    assert!(offset_of!(Args, layout) == 112);
+    assert!(size_of::<Args>() == 256);
+    assert!(offset_of!(Args, layout) == 128);
     assert!(size_of::<VerifyArgs>() == 48);
     assert!(size_of::<PairArgs>() == 104);
     assert!(size_of::<NeighbourArgs>() == 32);
@@ -327,7 +361,7 @@ mod tests {
 
     #[test]
     fn plain_types_have_no_gaps() {
-        assert_eq!(size_of::<Args>(), 14 * 8 + size_of::<HeapLayout>() + 16);
-        assert_eq!(bytes_of(&HeapState::default()).len(), 256);
+        assert_eq!(size_of::<Args>(), 16 * 8 + size_of::<HeapLayout>() + 16);
+        assert_eq!(bytes_of(&HeapState::default()).len(), 384);
     }
 }

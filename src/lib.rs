@@ -80,6 +80,8 @@
 //! - The [`memory::SymmetricHeap`] is memory with the same layout on every rank that all ranks reach. User buffers need no
 //!   registration: data passes through the heap, whose size [`memory::HeapLimits`] bounds. When a communicator comes up, every
 //!   pair of ranks stores and loads test data there.
+//! - A [`Window`] is memory of the user's that [`Communicator::register`] made reachable for all ranks. Operations that name the
+//!   window of their output ([`Operation::window`]) can have results stored right into it.
 //! - The engine of a communicator is Myelon's kernels. Where GPUs cannot reach each other's memory that is an error, or NCCL
 //!   with [`comm::Fallback::Nccl`] in [`Options::fallback`]; [`Communicator::engine`] says which one runs. On NCCL there are no
 //!   variants and plans, and NCCL's kernels have no deadline.
@@ -106,7 +108,8 @@
 //! inside a capture. All counters live in device memory, so a replay is a new operation. Every rank replays the same graphs in
 //! the same order. A replay is ordered with what is on other streams by the caller: one operation of a communicator at a time.
 //! The communicator does not know of replays: the caller drops it once they have ended. While the stream of its last operation is
-//! being captured, an operation on another stream may be an error: it could not wait for that one.
+//! being captured, an operation on another stream may be an error: it could not wait for that one. A window that a captured
+//! operation names is dropped after the graph's last replay has ended.
 //!
 //! # Errors
 //!
@@ -143,4 +146,7 @@ pub mod watch;
 
 pub use comm::{Communicator, Fallback, Operation, Options};
 pub use error::{Error, Result};
-pub use types::{DType, Launching, MAX_WORLD_SIZE, Metadata, Places, Rank, ReduceOp, SyncPolicy, Wait, WorldSize};
+pub use memory::Window;
+pub use types::{
+    DType, Launching, MAX_WORLD_SIZE, Metadata, Output, Places, Rank, ReduceOp, SyncPolicy, Wait, WorldSize,
+};

@@ -212,6 +212,16 @@ named_enum! {
     }
 }
 
+named_enum! {
+    /// How results get into a rank's output.
+    Output ("way of a result into the output") {
+        /// Through a slot of the heap, from which the rank copies it.
+        Staged = 0 "staged",
+        /// Stored there by the rank before, without a copy; the output lies in a registered window.
+        Direct = 1 "direct",
+    }
+}
+
 impl DType {
     /// Size of one element in bytes; also the alignment a buffer of it needs.
     pub const fn size_bytes(self) -> usize {

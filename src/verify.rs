@@ -151,8 +151,10 @@ mod tests {
     #[test]
     fn what_is_wrong_is_counted_and_every_operation_has_its_own_data() {
         let device: Arc<dyn Device> = CpuDevice::new(0).unwrap();
-        let (request, stream) =
-            (Request { count: 1000, dtype: DType::I32, op: ReduceOp::Sum }, Stream::new(&device).unwrap());
+        let (request, stream) = (
+            Request { count: 1000, dtype: DType::I32, op: ReduceOp::Sum, registered: false },
+            Stream::new(&device).unwrap(),
+        );
         let data = Buffer::new(&device, request.bytes()).unwrap();
         let verifier = Verifier::prepare(&device, request.dtype, request.op).unwrap();
         let tally = Tally::new(&device, Rank(0), WorldSize::new(1).unwrap(), 5).unwrap();

@@ -37,7 +37,6 @@ fn sources(arch: &str) -> Vec<(KernelSource, bool)> {
                     for sentinel in [true, false] {
                         let (layout, _) = HeapLimits::of(DeviceKind::Cuda, world_size).layout(world_size).unwrap();
                         let terrain = Terrain { device: DeviceKind::Cuda, world_size, layout: &layout, sentinel, arch };
-                        let request = Request { count: 1 << 20, dtype, op };
                         // What is compiled in has nothing to do with types: its points with one of them, and most ranks.
                         let parameters = &variant.parameters;
                         let mut points = if full { parameters.points() } else { parameters.covering_points() };
@@ -45,6 +44,8 @@ fn sources(arch: &str) -> Vec<(KernelSource, bool)> {
                         points.push(Shape::default());
                         for mut shape in points {
                             (shape.slots, shape.launch) = (None, None);
+                            let registered = shape.is_direct();
+                            let request = Request { count: 1 << 20, dtype, op, registered };
                             let choice = Choice { variant: Arc::clone(variant), shape };
                             let source = Plan::new(&terrain, &request, &choice).unwrap().kernel.source();
                             if !sources.iter().any(|(known, _)| *known == source) {

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use myelon_ccl::device::DevicePtr;
 use myelon_ccl::device::handles::{Buffer, Stream};
-use myelon_ccl::memory::HeapLimits;
+use myelon_ccl::memory::{HeapLimits, Window};
 use myelon_ccl::variant::{Choice, Lanes, Request, Shape, dtype_runs_on};
-use myelon_ccl::{self as ccl, Communicator, DType, Options, ReduceOp};
+use myelon_ccl::{self as ccl, Communicator, DType, Options, Output, ReduceOp};
 
 use support::group::{self, Group};
 use support::{
@@ -58,9 +58,8 @@ fn pairs_for(ranks: u32) -> Vec<(DType, ReduceOp)> {
 }
 
 /// One communicator, many operations of every kind: kernels that are right at one size can be wrong in sequence.
-fn sequence(communicator: Communicator, pairs: &[(DType, ReduceOp)], operations: u64, seed: u64) -> Vec<u64> {
-    let rank = communicator.rank();
-    let bench = Bench::new(communicator, MOST_BYTES);
+fn sequence(bench: &Bench, pairs: &[(DType, ReduceOp)], operations: u64, seed: u64) -> Vec<u64> {
+    let rank = bench.communicator.rank();
     let variants = variants();
     let mut random = Random(seed);
     let mut own = Random(seed ^ u64::from(rank.0));
@@ -68,7 +67,7 @@ fn sequence(communicator: Communicator, pairs: &[(DType, ReduceOp)], operations:
     for _ in 0..operations {
         let variant = random.pick(&variants);
         let (dtype, op) = *random.pick(pairs);
-        let request = Request { count: count(&mut random, dtype), dtype, op };
+        let request = Request { count: count(&mut random, dtype), dtype, op, registered: false };
         let shape = shape(&mut random, variant, &request);
         let (in_place, seed) = (random.below(2) == 0, random.next());
         if variant.supports(dtype, op).is_err() {
@@ -84,7 +83,8 @@ fn sequence(communicator: Communicator, pairs: &[(DType, ReduceOp)], operations:
 #[test]
 fn two_thousand_operations_in_sequence() {
     let ranks = asked_ranks().unwrap_or(3);
-    let hashes = on_ranks(ranks, &options(), |communicator| sequence(communicator, &pairs(), 2000, 1));
+    let hashes =
+        on_ranks(ranks, &options(), |communicator| sequence(&Bench::new(communicator, MOST_BYTES), &pairs(), 2000, 1));
     expect_equal_on_all_ranks(&hashes);
 }
 
@@ -92,7 +92,9 @@ fn two_thousand_operations_in_sequence() {
 fn sequence_on_every_world_size() {
     for ranks in asked_ranks().map_or(1..=8, |ranks| ranks..=ranks) {
         let seed = u64::from(ranks) + 100;
-        let hashes = on_ranks(ranks, &options(), |communicator| sequence(communicator, &pairs_for(ranks), 30, seed));
+        let hashes = on_ranks(ranks, &options(), |communicator| {
+            sequence(&Bench::new(communicator, MOST_BYTES), &pairs_for(ranks), 30, seed)
+        });
         expect_equal_on_all_ranks(&hashes);
     }
 }
@@ -126,9 +128,11 @@ fn counts_that_the_grid_does_not_divide() {
                 let per_pack = 16 / dtype.size_bytes() as u64;
                 // Two warps, besides the default: the fewest that variants with producer warps run with.
                 let threads = (lanes % 2 == 0).then_some(64);
-                let shape = Shape { lanes: Some(Lanes::UpTo(lanes)), threads, ..Shape::default() };
+                let output = Some(Output::Direct).filter(|_| variant.parameters.has_direct_output() && lanes > 3);
+                let shape = Shape { lanes: Some(Lanes::UpTo(lanes)), threads, output, ..Shape::default() };
                 let choice = Choice { variant: Arc::clone(&variant), shape };
-                let plan = |count| bench.communicator.plan(&choice, &Request { count, dtype, op }).unwrap();
+                let request = |count| Request { count, dtype, op, registered: output.is_some() };
+                let plan = |count| bench.communicator.plan(&choice, &request(count)).unwrap();
                 let whole = plan(most / dtype.size_bytes() as u64);
                 let shapes = [plan(1).kernel.threads, whole.kernel.threads];
                 let mut counts: Vec<_> = shapes
@@ -139,9 +143,12 @@ fn counts_that_the_grid_does_not_divide() {
                 counts.sort_unstable();
                 counts.dedup();
                 for count in counts {
-                    let request = Request { count, dtype, op };
-                    let operation =
-                        Operation { choice: choice.clone(), request, in_place: count % 2 == 0, seed: count };
+                    let operation = Operation {
+                        choice: choice.clone(),
+                        request: request(count),
+                        in_place: count % 2 == 0,
+                        seed: count,
+                    };
                     bench.run(&operation, skew(&mut own, rank), 0);
                 }
             }
@@ -165,7 +172,7 @@ fn sequence_over_processes() {
 fn rank_of_a_sequence() {
     if let Some(communicator) = group::join(options()) {
         let pairs = pairs_for(communicator.world_size().get());
-        sequence(communicator, &pairs, 200, 9);
+        sequence(&Bench::shared(communicator, MOST_BYTES), &pairs, 200, 9);
     }
 }
 
@@ -177,6 +184,8 @@ const MOST_OPERATIONS: u64 = 5;
 /// Operands of batches, and what they hold after one.
 struct Batches {
     communicator: Communicator,
+    /// Of all of `output`.
+    window: Window,
     input: Buffer,
     output: Buffer,
     streams: [Stream; 2],
@@ -187,11 +196,14 @@ impl Batches {
         let device = communicator.device();
         let buffer = || Buffer::new(device, MOST_OPERATIONS * SLOT).unwrap();
         let streams = [(); 2].map(|()| Stream::new(device).unwrap());
-        Self { input: buffer(), output: buffer(), streams, communicator }
+        let (input, output) = (buffer(), buffer());
+        // SAFETY: the communicator is dropped first, with every operation, then the window, then the buffer.
+        let window = unsafe { communicator.register(output.address(), output.bytes()).unwrap() };
+        Self { communicator, window, input, output, streams }
     }
 
     /// Operations whose operands are apart, in place, or the result of the operation before.
-    fn draw(&self, random: &mut Random) -> Vec<ccl::Operation> {
+    fn draw(&self, random: &mut Random) -> Vec<ccl::Operation<'_>> {
         let pairs = [(DType::F32, ReduceOp::Sum), (DType::I32, ReduceOp::Max), (DType::Bf16, ReduceOp::Sum)];
         let at = |buffer: &Buffer, place: u64| buffer.address().offset(place * SLOT);
         let most = 1 + random.below(MOST_OPERATIONS);
@@ -204,7 +216,8 @@ impl Batches {
                 1 => output,
                 _ => at(&self.output, place.saturating_sub(1)),
             };
-            ccl::Operation { input, output, count, dtype, op }
+            let window = Some(&self.window).filter(|_| random.below(2) == 0);
+            ccl::Operation { input, output, count, dtype, op, window }
         };
         (0..most).map(draw).collect()
     }
@@ -241,15 +254,11 @@ fn a_batch_does_what_single_calls_do() {
             let stream = &streams[turn % 3 / 2];
             let singly = batches.after(seed, stream, || {
                 for operation in &operations {
-                    let &ccl::Operation { input, output, count, dtype, op } = operation;
-                    let request = Request { count, dtype, op };
                     // SAFETY: each operand lies in a buffer that outlives the synchronisation.
                     unsafe {
                         match &choice {
-                            Some(choice) => {
-                                communicator.all_reduce_as(choice, &request, input, output, stream.handle())
-                            }
-                            None => communicator.all_reduce(input, output, count, dtype, op, stream.handle()),
+                            Some(choice) => communicator.all_reduce_as(choice, operation, stream.handle()),
+                            None => communicator.all_reduce_operation(operation, stream.handle()),
                         }
                     }
                     .unwrap();
@@ -281,7 +290,8 @@ fn batches_on_two_streams_are_one_sequence_and_can_be_captured() {
         let batches = Batches::new(communicator);
         let Batches { streams, communicator, output, .. } = &batches;
         let at = output.address();
-        let sum = |input, output| ccl::Operation { input, output, count: 700, dtype: DType::I32, op: ReduceOp::Sum };
+        let request = Request { count: 700, dtype: DType::I32, op: ReduceOp::Sum, registered: false };
+        let sum = |input, output| ccl::Operation::of(&request, input, output);
         let [there, back] = [sum(at, at.offset(SLOT)), sum(at.offset(SLOT), at)];
         output.upload(&1i32.to_ne_bytes().repeat(output.bytes() as usize / 4), &streams[0]).unwrap();
         let first = || {
@@ -315,18 +325,24 @@ fn batches_on_two_streams_are_one_sequence_and_can_be_captured() {
 fn a_wrong_operation_of_a_batch_is_named_and_loses_nothing() {
     on_ranks(asked_ranks().unwrap_or(2), &options(), |communicator| {
         let batches = Batches::new(communicator);
-        let Batches { streams: [stream, _], communicator, input, output } = &batches;
+        let Batches { streams: [stream, _], communicator, input, output, window } = &batches;
         let (input, output) = (input.address(), output.address());
-        let right = ccl::Operation { input, output, count: 9, dtype: DType::F32, op: ReduceOp::Sum };
+        let request = Request { count: 9, dtype: DType::F32, op: ReduceOp::Sum, registered: false };
+        let right = ccl::Operation::of(&request, input, output);
         // SAFETY: both buffers outlive the synchronisation, and wrong operations are not launched.
         let issue =
-            |operations: &[ccl::Operation]| unsafe { communicator.all_reduce_batch(operations, stream.handle()) };
+            |operations: &[ccl::Operation<'_>]| unsafe { communicator.all_reduce_batch(operations, stream.handle()) };
         let begun = batches.after(1, stream, || {});
         for (wrong, expected) in [
             (ccl::Operation { output: DevicePtr(output.0 + 2), ..right }, "aligned"),
             (ccl::Operation { input: DevicePtr(0), ..right }, "input is 0x0"),
             (ccl::Operation { output: DevicePtr(input.0 + 4), ..right }, "overlap"),
             (ccl::Operation { count: u64::MAX, ..right }, "exceed any memory"),
+            (ccl::Operation { output: input, window: Some(window), ..right }, "do not lie in the window"),
+            (
+                ccl::Operation { count: MOST_OPERATIONS * SLOT / 4 + 1, window: Some(window), ..right },
+                "lie in the window",
+            ),
         ] {
             let ended = batches.after(1, stream, || {
                 let message = issue(&[right, right, wrong]).unwrap_err().to_string();

@@ -231,10 +231,16 @@ fn a_graph_replays_what_was_captured() {
     assert!(bench.device.is_capturing(bench.stream).unwrap());
     bench.add(1.0, Duration::ZERO, SHAPE);
     bench.add(2.0, Duration::ZERO, LaunchShape { dependent: true, ..SHAPE });
-    // Loads and allocations of the same thread must not spoil a capture.
+    // Loads, allocations and new streams of the same thread must not spoil a capture.
     let block = bench.device.allocate_shared(1).unwrap();
+    let (stream, event) = (bench.device.create_stream().unwrap(), bench.device.create_event().unwrap());
     let graph = bench.device.end_capture(bench.stream).unwrap();
     drop(block);
+    // SAFETY: of this device, and never used.
+    unsafe {
+        bench.device.destroy_event(event);
+        bench.device.destroy_stream(stream);
+    }
     assert_eq!(bench.values(), vec![0.0; COUNT as usize], "capturing runs nothing");
     for _ in 0..3 {
         bench.device.launch_graph(graph, bench.stream).unwrap();
@@ -242,6 +248,49 @@ fn a_graph_replays_what_was_captured() {
     assert_eq!(bench.values(), vec![9.0; COUNT as usize]);
     // SAFETY: all launches are over.
     unsafe { bench.device.destroy_graph(graph) };
+}
+
+/// The word is written behind a slow kernel of the other stream, at once and in a graph whose branches meet nowhere else.
+#[test]
+fn a_stream_waits_for_a_word_that_another_writes() {
+    let Some(bench) = Bench::new() else { return };
+    let device = &bench.device;
+    assert!(device.has_value_operations());
+    let (word, side) = (device.allocate(8).unwrap(), device.create_stream().unwrap());
+    let [fork, join] = [(); 2].map(|()| device.create_event().unwrap());
+    let block = device.allocate_shared(BYTES).unwrap();
+    let issue = || {
+        // SAFETY: word, block and data live until the streams are idle.
+        unsafe {
+            device.fill(word, 0, 8, bench.stream).unwrap();
+            device.record_event(fork, bench.stream).unwrap();
+            device.wait_event(side, fork).unwrap();
+            bench.add(1.0, Duration::from_millis(20), SHAPE);
+            device.write_value(word, 3, bench.stream).unwrap();
+            device.wait_value(word, 2, side).unwrap();
+            device.copy(block.address, bench.data, BYTES, side).unwrap();
+        }
+        device.record_event(join, side).unwrap();
+        device.wait_event(bench.stream, join).unwrap();
+    };
+    bench.clear();
+    issue();
+    assert_eq!(read(device, block.address, bench.stream), vec![1.0; COUNT as usize]);
+    device.begin_capture(bench.stream).unwrap();
+    issue();
+    let graph = device.end_capture(bench.stream).unwrap();
+    for sum in [2.0, 3.0] {
+        device.launch_graph(graph, bench.stream).unwrap();
+        assert_eq!(read(device, block.address, bench.stream), vec![sum; COUNT as usize]);
+    }
+    // SAFETY: all of this device, and idle.
+    unsafe {
+        device.destroy_graph(graph);
+        device.destroy_event(fork);
+        device.destroy_event(join);
+        device.destroy_stream(side);
+        device.free(word);
+    }
 }
 
 #[test]
@@ -278,6 +327,51 @@ fn a_second_gpu_reaches_a_block_after_it_was_granted_access() {
     assert_eq!(read(&second, block.address, stream), vec![f32::from_bits(0x4040_4040); COUNT as usize]);
     let imported = second.import_shared(bench.device.export_shared(&block).unwrap(), BYTES).unwrap();
     assert_eq!(read(&second, imported.address, stream), vec![f32::from_bits(0x4040_4040); COUNT as usize]);
+    // SAFETY: idle after `read`.
+    unsafe { second.destroy_stream(stream) };
+}
+
+#[test]
+fn memory_is_exported_by_its_kind() {
+    let Some(bench) = Bench::new() else { return };
+    let device = &bench.device;
+    let export = device.export(bench.data.offset(16), BYTES - 16).unwrap();
+    assert!(export.fd.is_none() && export.card.ipc_handle.is_some(), "{export:?}");
+    let message = device.export(bench.data, 1 << 40).unwrap_err().to_string();
+    assert!(message.contains("not within one allocation"), "{message}");
+    let host = device.allocate_host(BYTES).unwrap();
+    assert!(device.export(host.device, BYTES).is_err());
+
+    let block = device.allocate_shared(2 * BYTES).unwrap();
+    let export = device.export(block.address.offset(BYTES), BYTES).unwrap();
+    assert!(export.fd.is_some() && export.card.ipc_handle.is_none() && export.card.offset == BYTES, "{export:?}");
+    let imported = device.import(export, BYTES).unwrap();
+    bench.clear();
+    bench.add(7.0, Duration::ZERO, SHAPE);
+    // SAFETY: both ranges hold BYTES and live until `read` has synchronised the stream.
+    unsafe { device.copy(block.address.offset(BYTES), bench.data, BYTES, bench.stream) }.unwrap();
+    assert_eq!(read(device, imported.address, bench.stream), vec![7.0; COUNT as usize]);
+}
+
+#[test]
+fn a_second_gpu_reaches_memory_of_either_kind() {
+    let (Some(bench), Some(second)) = (Bench::new(), gpu(1)) else { return };
+    if !cuda::can_access_peer(1, 0).unwrap() {
+        println!("skipped: GPU 1 cannot reach GPU 0");
+        return;
+    }
+    let block = bench.device.allocate_shared(BYTES).unwrap();
+    let stream = second.create_stream().unwrap();
+    for address in [bench.data, block.address] {
+        // Again, and from its own GPU: no harm.
+        for device in [&second, &second, &bench.device] {
+            device.reach(address, BYTES).unwrap();
+        }
+        // SAFETY: the range holds BYTES and lives until `read` has synchronised the stream.
+        unsafe { second.fill(address, 0x40, BYTES, stream) }.unwrap();
+        assert_eq!(read(&second, address, stream), vec![f32::from_bits(0x4040_4040); COUNT as usize]);
+    }
+    assert!(second.reach(bench.device.allocate_host(BYTES).unwrap().device, BYTES).is_err());
     // SAFETY: idle after `read`.
     unsafe { second.destroy_stream(stream) };
 }

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use myelon_ccl::measure::compare::AUTO;
+use myelon_ccl::measure::against::AUTO;
 use myelon_ccl::measure::{Baseline, Bytes};
 use myelon_ccl::study::{self, Group, Study};
 use myelon_ccl::variant::Request;
@@ -27,6 +27,7 @@ pub(crate) fn run(
     printer: &mut Option<StudyPrinter>,
 ) -> Result<u64> {
     let started = Instant::now();
+    let studies = &studies.clone().in_windows(bench.is_registered())?;
     let communicator = bench.communicator();
     let seats = machine::seats(communicator)?;
     if communicator.rank() == Rank(0) {
@@ -104,18 +105,19 @@ impl Run<'_> {
     }
 
     fn case(&self, group: &Group, size: Bytes) -> Result<Case> {
-        let request = Request { count: size.elements(Study::DTYPE), dtype: Study::DTYPE, op: Study::OP };
+        let (count, dtype, op) = (size.elements(Study::DTYPE), Study::DTYPE, Study::OP);
+        let request = |registered| Request { count, dtype, op, registered };
         let (mut planned, mut labels) = (Vec::new(), Vec::new());
         for entrant in group.entrants() {
             let candidate = match entrant.variant.as_str() {
                 AUTO => Candidate::Auto,
                 name => Candidate::Variant(name.to_owned(), entrant.shape),
             };
-            let of_entrant = plan(self.bench, &candidate, request, issue_of(entrant))?;
+            let of_entrant = plan(self.bench, &candidate, request(entrant.shape.is_direct()), issue_of(entrant))?;
             planned.push(Planned { requested: entrant.to_string(), ..of_entrant });
             labels.push(entrant.label.clone());
         }
-        for rival in rivals(self.bench, &group.against, request, issue_of(&group.baseline))? {
+        for rival in rivals(self.bench, &group.against, request(false), issue_of(&group.baseline))? {
             labels.push(rival.requested.parse::<Baseline>()?.label().to_owned());
             planned.push(rival);
         }

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use myelon_ccl::measure::{Baseline, Bytes, MOST_BATCH};
 use myelon_ccl::variant::Lanes;
-use myelon_ccl::{DType, Error, Launching, Metadata, Places, ReduceOp, SyncPolicy, Wait, WorldSize};
+use myelon_ccl::{DType, Error, Launching, Metadata, Output, Places, ReduceOp, SyncPolicy, Wait, WorldSize};
+
+use crate::compare::CompareArgs;
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -17,6 +19,8 @@ Examples:
       every variant at one size
   myelon-perf --variant ring -b 64M -e 64M --slots 2,4,8,16 --chunk 64K,256K --csv ring.csv
       one variant in every combination of these parameters
+  myelon-perf --variant ring -b 1M -e 1G --registered --output staged,direct
+      what it is worth that results go straight into registered memory
   myelon-perf --ranks 4 --share-gpus -d all -o all -n 1
       correctness of everything, even on a single GPU
   mpirun -n 8 myelon-perf
@@ -25,8 +29,12 @@ Examples:
       which patterns pay where, held against what is claimed of them
   myelon-perf --overlap --variant ring,ring_specialized --lanes 16,32,128 --json overlap.json
       what an all-reduce of 256M and a product of matrices cost each other, for each number of lanes, and with NCCL
-  myelon-perf report results/*.json --readme README.md --svg docs/plots/allreduce.svg
+  myelon-perf report results/*/*.json -o report.html
+      earlier runs as a page for a browser
+  myelon-perf report results/*/{eager,graph}-*.json --readme README.md --svg docs/plots/allreduce.svg
       tables and plot of earlier runs, written into the README
+  myelon-perf compare before.json after.json
+      what became slower or faster; fails where something became slower by more than 5 %
   myelon-perf neighbour --json neighbour.json
       what a kernel that waits for its peers does to another kernel on its GPU
 
@@ -34,7 +42,7 @@ Sizes are whole bytes with K, M, G or T for powers of 1024.
 Times are those of the slowest rank: p50 and p99 over the repeats; with -G or --batch, over the means of
 replays or batches.
 
-Exit status: 0 all right, 1 a result was wrong (or a file is stale under `report --check`),
+Exit status: 0 all right, 1 a result was wrong (or `compare` found a run worse, or `report --check` a stale file),
 2 the request cannot be served and nothing was started, 3 a failure on the way.";
 
 /// Measures all-reduce over the GPUs of this machine, or over CPU ranks, with nccl-tests' flags and columns.
@@ -51,6 +59,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Writes tables and plots from the JSON files of earlier runs.
     Report(ReportArgs),
+    /// Holds a run against an earlier one, or what `auto` took against what was measured beside it.
+    Compare(CompareArgs),
     /// Measures what an all-reduce that waits for its peers does to another kernel on its GPU.
     Neighbour(NeighbourOptions),
 }
@@ -143,15 +153,21 @@ pub(crate) struct SweepArgs {
     /// Run each named variant with its steps launched in these ways: persistent is one launch, per_step is one a step.
     #[arg(long, value_name = "NAME,..", value_delimiter = ',')]
     pub(crate) launch: Vec<Launching>,
+    /// Run each named variant with its results brought into the output in these ways: staged, or with --registered direct.
+    #[arg(long, value_name = "NAME,..", value_delimiter = ',')]
+    pub(crate) output: Vec<Output>,
     /// Measure nccl or nccl_symmetric too, for a ratio column; nccl unless told if it is installed, `none` for neither.
     #[arg(long, value_name = "NAME,..", value_delimiter = ',', value_parser = against)]
     pub(crate) against: Option<Vec<Against>>,
     /// Let each result replace its operand.
     #[arg(long)]
     pub(crate) in_place: bool,
+    /// Register the results' memory on all ranks, so that variants which can store results right into it do.
+    #[arg(long)]
+    pub(crate) registered: bool,
     /// Run the studies of patterns that this build has, or those of FILE, in place of a sweep: `configs/studies.toml` is one.
     #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true, conflicts_with_all = [
-        "begin", "end", "factor", "step", "repeats", "dtypes", "ops", "graph", "batch", "variants", "against", "in_place", "csv",
+        "begin", "end", "factor", "step", "repeats", "dtypes", "ops", "graph", "batch", "variants", "against", "in_place", "registered", "csv",
     ])]
     pub(crate) ablate: Option<Option<PathBuf>>,
     /// Time each candidate alone and beside a kernel of somebody else's, a large product of matrices by cuBLAS, and that kernel alone and
@@ -179,6 +195,12 @@ pub(crate) struct ReportArgs {
     /// JSON files that --json wrote; with --patterns, those that --ablate --json wrote.
     #[arg(required = true, value_name = "RESULTS")]
     pub(crate) results: Vec<PathBuf>,
+    /// Write a page for a browser into this file: curves, filters, tables. Stored runs of other kinds among RESULTS are left out.
+    #[arg(short = 'o', long = "output", value_name = "FILE", conflicts_with_all = ["patterns", "neighbours"])]
+    pub(crate) output: Option<PathBuf>,
+    /// With -o, what the links of a GPU carry in one direction by their data sheet, in GB/s of 10^9 bytes: where the GPU is not known.
+    #[arg(long, value_name = "GBPS", requires = "output")]
+    pub(crate) link_gbps: Option<f64>,
     /// Fill the marked parts of this Markdown file.
     #[arg(long, value_name = "FILE")]
     pub(crate) readme: Option<PathBuf>,

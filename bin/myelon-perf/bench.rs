@@ -2,6 +2,7 @@
 
 use myelon_ccl::device::DevicePtr;
 use myelon_ccl::device::handles::{Buffer, Graph, Stream};
+use myelon_ccl::memory::Window;
 use myelon_ccl::{Communicator, Error, Operation, Result};
 
 use myelon_ccl::measure::Baseline;
@@ -27,6 +28,8 @@ pub(crate) struct Bench {
     communicator: Communicator,
     stream: Stream,
     input: Buffer,
+    /// That all of `output` is, where it is registered.
+    window: Option<Window>,
     output: Buffer,
     /// One a set.
     tallies: Vec<Tally>,
@@ -55,13 +58,40 @@ impl Bench {
         let tally = |_| Tally::new(device, communicator.rank(), communicator.world_size(), SEED);
         let allocate = || {
             let input = Buffer::new(device, if request.in_place { 0 } else { bytes })?;
-            let output = Buffer::new(device, bytes)?;
+            let output =
+                if request.has_window() { Buffer::shared(device, bytes)? } else { Buffer::new(device, bytes)? };
             let tallies = (0..sets).map(tally).collect::<Result<_>>()?;
             Ok((Stream::new(device)?, input, output, tallies, Rival::connect(&communicator, request, bytes)?))
         };
         let (stream, input, output, tallies, rival) =
             allocate().inspect_err(|error: &Error| communicator.abort(&error.to_string()))?;
-        Ok(Self { communicator, stream, input, output, tallies, set_bytes, in_place: request.in_place, rival })
+        let mut bench = Self {
+            communicator,
+            stream,
+            input,
+            window: None,
+            output,
+            tallies,
+            set_bytes,
+            in_place: request.in_place,
+            rival,
+        };
+        if request.has_window() {
+            // SAFETY: `close` deregisters the window; after a failure it goes behind the communicator and before the buffer.
+            let window = unsafe { bench.communicator.register(bench.output.address(), bytes.max(1))? };
+            if request.registered && !window.is_zero_copy() {
+                return Err(Error::unsupported(
+                    "--registered: these ranks cannot map each other's operands; MYELON_LOG=info says why",
+                ));
+            }
+            bench.window = Some(window);
+        }
+        Ok(bench)
+    }
+
+    /// Whether results can go straight into their memory.
+    pub(crate) fn is_registered(&self) -> bool {
+        self.window.as_ref().is_some_and(Window::is_zero_copy)
     }
 
     pub(crate) fn communicator(&self) -> &Communicator {
@@ -112,18 +142,16 @@ impl Bench {
 
     /// Queues one operation.
     pub(crate) fn issue(&self, planned: &Planned) -> Result<()> {
-        let operands @ Operands { input, output } = self.operands(&planned.engine);
-        let (request, stream) = (&planned.request, self.stream.handle());
+        let (operation, stream) = (self.operation(planned, 0), self.stream.handle());
         match &planned.engine {
             // SAFETY: the operands have room for the largest size, and live until `drop` has synchronised the stream.
-            Engine::Auto => unsafe {
-                self.communicator.all_reduce(input, output, request.count, request.dtype, request.op, stream)
-            },
+            Engine::Auto => unsafe { self.communicator.all_reduce_operation(&operation, stream) },
             // SAFETY: as above.
-            Engine::Variant(choice) => unsafe {
-                self.communicator.all_reduce_as(choice, request, input, output, stream)
-            },
-            Engine::Rival(baseline) => self.issue_rival(*baseline, request, operands),
+            Engine::Variant(choice) => unsafe { self.communicator.all_reduce_as(choice, &operation, stream) },
+            Engine::Rival(baseline) => {
+                let Operation { input, output, .. } = operation;
+                self.issue_rival(*baseline, &planned.request, Operands { input, output })
+            }
         }
     }
 
@@ -136,14 +164,14 @@ impl Bench {
     }
 
     /// A candidate's operation on a set of operands, for [`Bench::issue_batch`].
-    pub(crate) fn operation(&self, planned: &Planned, set: usize) -> Operation {
+    pub(crate) fn operation(&self, planned: &Planned, set: usize) -> Operation<'_> {
         let Operands { input, output } = self.operands_of(&planned.engine, set);
-        let Request { count, dtype, op } = planned.request;
-        Operation { input, output, count, dtype, op }
+        let window = self.window.as_ref().filter(|_| planned.request.registered);
+        Operation { window, ..Operation::of(&planned.request, input, output) }
     }
 
     /// Queues operations of [`Bench::operation`], by one call where the engine has one for several.
-    pub(crate) fn issue_batch(&self, planned: &Planned, batch: &[Operation]) -> Result<()> {
+    pub(crate) fn issue_batch(&self, planned: &Planned, batch: &[Operation<'_>]) -> Result<()> {
         let stream = self.stream.handle();
         match &planned.engine {
             // SAFETY: as in `issue`.
@@ -172,6 +200,9 @@ impl Bench {
     /// Takes leave of the other ranks after a sweep that came to its end. Collective.
     pub(crate) fn close(mut self) -> Result<()> {
         self.finish()?;
+        if let Some(window) = self.window.take() {
+            self.communicator.deregister(window)?;
+        }
         self.rival.take().map_or(Ok(()), Rival::close)
     }
 

@@ -6,7 +6,7 @@ use myelon_ccl::device::handles::{Buffer, Stream};
 use myelon_ccl::measure::Summary;
 use myelon_ccl::measure::neighbour::{Neighbour, Work};
 use myelon_ccl::variant::{Choice, Plan, Request};
-use myelon_ccl::{Communicator, Error, Rank, Result};
+use myelon_ccl::{Communicator, Error, Operation, Rank, Result};
 
 use crate::kernel::Kernel;
 
@@ -128,7 +128,9 @@ impl<'a> Place<'a> {
     fn issue(&self, waiting: &Waiting) -> Result<()> {
         let (data, stream) = (self.data.address(), self.stream.handle());
         // SAFETY: the buffer has room for the largest request, and lives until `drop` has synchronised the stream.
-        unsafe { self.communicator.all_reduce_as(&waiting.choice, &waiting.request, data, data, stream) }
+        unsafe {
+            self.communicator.all_reduce_as(&waiting.choice, &Operation::of(&waiting.request, data, data), stream)
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! A candidate at one size: what runs it, and in which shape.
 
 use myelon_ccl::Result;
-use myelon_ccl::measure::compare::AUTO;
+use myelon_ccl::measure::against::AUTO;
 use myelon_ccl::measure::{Baseline, Bytes};
 use myelon_ccl::variant::{Choice, Manifest, Plan, Request};
 
@@ -98,7 +98,8 @@ pub(crate) fn entrants(
     against: &[Baseline],
     issue: Issue,
 ) -> Result<Vec<Planned>> {
-    let request = Request { count: size.elements(job.dtype), dtype: job.dtype, op: job.op };
+    let (count, registered) = (size.elements(job.dtype), bench.is_registered());
+    let request = Request { count, dtype: job.dtype, op: job.op, registered };
     let plans = job.candidates.iter().map(|candidate| plan(bench, candidate, request, issue));
     let mut planned = plans.collect::<Result<Vec<_>>>()?;
     planned.extend(rivals(bench, against, request, issue)?);

@@ -13,7 +13,7 @@ pub(crate) struct Calls<'a> {
     bench: &'a Bench,
     planned: &'a Planned,
     /// Empty where each operation is a call of its own.
-    batch: Vec<Operation>,
+    batch: Vec<Operation<'a>>,
 }
 
 impl<'a> Calls<'a> {

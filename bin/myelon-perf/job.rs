@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use myelon_ccl::device::DeviceKind;
-use myelon_ccl::measure::compare::AUTO;
+use myelon_ccl::measure::against::AUTO;
 use myelon_ccl::variant::Shape;
 use myelon_ccl::{DType, Error, ReduceOp, Result, WorldSize};
 
@@ -36,7 +36,8 @@ pub(crate) fn shapes(args: &SweepArgs) -> Vec<Shape> {
     let shapes = Shape::with_each(shapes, &args.sync, |shape, sync| shape.sync = Some(sync));
     let shapes = Shape::with_each(shapes, &args.places, |shape, places| shape.places = Some(places));
     let shapes = Shape::with_each(shapes, &args.metadata, |shape, metadata| shape.metadata = Some(metadata));
-    Shape::with_each(shapes, &args.launch, |shape, launch| shape.launch = Some(launch))
+    let shapes = Shape::with_each(shapes, &args.launch, |shape, launch| shape.launch = Some(launch));
+    Shape::with_each(shapes, &args.output, |shape, output| shape.output = Some(output))
 }
 
 /// The shapes that a variant takes. One that was named must take all; of `all`, each runs with those it takes.

@@ -6,6 +6,7 @@ mod args;
 mod bench;
 mod beside;
 mod candidate;
+mod compare;
 mod exchange;
 mod here;
 mod host;
@@ -45,7 +46,7 @@ use request::SweepRequest;
 mod exit {
     /// Every result was right, every file is up to date.
     pub(crate) const OK: u8 = 0;
-    /// A result was wrong, or `report --check` found a stale file.
+    /// A result was wrong, `compare` found a run worse, or `report --check` a stale file.
     pub(crate) const WRONG: u8 = 1;
     /// The request cannot be served; nothing was launched and no file was touched.
     pub(crate) const USAGE: u8 = 2;
@@ -67,6 +68,10 @@ fn main() -> ExitCode {
         Some(Command::Report(args)) => match report::Report::prepare(&args) {
             Ok(report) if args.check => report.check(),
             Ok(report) => report.write().unwrap_or_else(|error| fail(exit::FAILED, &error.to_string())),
+            Err(error) => fail(exit::USAGE, &error.to_string()),
+        },
+        Some(Command::Compare(args)) => match compare::Judged::check(&args) {
+            Ok(judged) => judged.print(),
             Err(error) => fail(exit::USAGE, &error.to_string()),
         },
         Some(Command::Neighbour(args)) => match log_to_stderr().and_then(|()| neighbour::Request::check(&args)) {

@@ -117,7 +117,7 @@ fn waiting(args: &NeighbourOptions, kind: DeviceKind, ranks: WorldSize, here: &H
             // A pack of every rank for each thread.
             let packs = lanes.zip(threads).map(|(lanes, threads)| u64::from(lanes * threads * ranks.get()));
             let bytes = packs.map_or(CPU_BYTES, |packs| packs * myelon_ccl::abi::PACK_BYTES);
-            let request = variant::Request { count: bytes / dtype.size_bytes() as u64, dtype, op };
+            let request = variant::Request { count: bytes / dtype.size_bytes() as u64, dtype, op, registered: false };
             all.push(Waiting { choice: Choice { shape, ..Choice::of(variant) }, request });
         }
     }

@@ -54,7 +54,8 @@ pub(crate) fn run(bench: &Bench, request: &SweepRequest, printer: &mut Option<Ov
 /// What NCCL holds once it has run: it allocates most at its first operations. Collective.
 fn nccl_memory(bench: &Bench, request: &SweepRequest) -> Result<Option<NcclMemory>> {
     let (Some(job), Some(size)) = (request.jobs.first(), request.largest()) else { return Ok(None) };
-    let first = Request { count: size.elements(job.dtype), dtype: job.dtype, op: job.op };
+    let (count, registered) = (size.elements(job.dtype), bench.is_registered());
+    let first = Request { count, dtype: job.dtype, op: job.op, registered };
     for planned in rivals(bench, &request.against, first, ISSUE)? {
         bench.issue(&planned)?;
     }

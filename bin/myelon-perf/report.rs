@@ -1,4 +1,5 @@
-//! `myelon-perf report`: stored results as tables and plots, in the README, on the page of patterns or on the terminal.
+//! `myelon-perf report`: stored results as tables and plots, in the README, on the page of patterns, on a page for a
+//! browser or on the terminal.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -6,7 +7,8 @@ use std::io::Write;
 use std::path::{Component, Path, PathBuf};
 use std::process::ExitCode;
 
-use myelon_ccl::measure::{Comparison, Results, markdown, merge, output, readme, svg};
+use myelon_ccl::measure::ceiling::LinkRate;
+use myelon_ccl::measure::{Results, Standing, markdown, merge, output, page, readme, svg};
 use myelon_ccl::{Error, Result};
 
 use crate::args::ReportArgs;
@@ -26,9 +28,11 @@ impl Report {
         if let Some(page) = &args.patterns {
             return Self::of_files(args, patterns::files(args, page)?, None);
         }
-        let runs = args.results.iter().map(|path| Results::read(path)).collect::<Result<Vec<_>>>()?;
-        let machines = merge::by_machine(runs);
+        let machines = merge::by_machine(runs(args)?);
         let mut files = Vec::new();
+        if let Some(path) = &args.output {
+            files.push((path.clone(), page::page(&machines, given_rate(args)?.as_ref())?));
+        }
         if let Some(path) = &args.svg {
             for (path, machine) in plots(&machines, path) {
                 files.push((path, svg::plot(machine)?));
@@ -40,7 +44,9 @@ impl Report {
             files.push((path.clone(), readme::fill(&text, &blocks, &path.display().to_string())?));
         }
         if args.check && files.is_empty() {
-            return Err(Error::invalid("--check has nothing to check: name a file with --readme, --svg or --patterns"));
+            return Err(Error::invalid(
+                "--check has nothing to check: name a file with -o, --readme, --svg or --patterns",
+            ));
         }
         let printed = (args.markdown || files.is_empty()).then(|| all_tables(&machines));
         Self::of_files(args, files, printed)
@@ -77,6 +83,38 @@ impl Report {
     }
 }
 
+/// The runs to report. For a page, which takes whatever lies in a folder of results, stored runs of other kinds are left out.
+fn runs(args: &ReportArgs) -> Result<Vec<Results>> {
+    let mut runs = Vec::new();
+    for path in &args.results {
+        match Results::read(path) {
+            Ok(run) => runs.push(run),
+            Err(_) if args.output.is_some() && is_of_another_kind(path) => {
+                let _ = writeln!(std::io::stderr(), "left out: {}: not a sweep", path.display());
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(runs)
+}
+
+/// Whether a file is JSON, and not of a sweep: a sweep has rows, and each says what was requested.
+fn is_of_another_kind(path: &Path) -> bool {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let value: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+    let is_row_of_sweep = |row: &serde_json::Value| row.get("requested").is_some();
+    let is_sweep = value["rows"].as_array().is_some_and(|rows| rows.iter().all(is_row_of_sweep));
+    value.is_object() && !is_sweep
+}
+
+fn given_rate(args: &ReportArgs) -> Result<Option<LinkRate>> {
+    let Some(gbps) = args.link_gbps else { return Ok(None) };
+    if !gbps.is_finite() || gbps <= 0.0 {
+        return Err(Error::invalid(format!("--link-gbps {gbps}: write a number of GB/s above 0, such as 450")));
+    }
+    Ok(Some(LinkRate { gbps, source: "Given by --link-gbps".to_owned() }))
+}
+
 fn is_current(path: &Path, contents: &str) -> bool {
     std::fs::read(path).is_ok_and(|current| current == contents.as_bytes())
 }
@@ -99,12 +137,12 @@ fn blocks(machines: &[Results], readme: &Path, svg: Option<&Path>) -> Result<BTr
         ("provenance".to_owned(), provenance.join("\n")),
     ]);
     for machine in machines {
-        for comparison in Comparison::of(&machine.rows) {
-            let block = blocks.entry(format!("latency-{}", comparison.series.ranks)).or_default();
+        for standing in Standing::of(&machine.rows) {
+            let block = blocks.entry(format!("latency-{}", standing.series.ranks)).or_default();
             if !block.is_empty() {
                 block.push('\n');
             }
-            block.push_str(&markdown::table(&machine.provenance, &comparison));
+            block.push_str(&markdown::table(&machine.provenance, &standing));
         }
     }
     if let Some(svg) = svg {

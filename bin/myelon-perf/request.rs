@@ -6,7 +6,7 @@ use myelon_ccl::device::DeviceKind;
 use myelon_ccl::measure::{Baseline, Bytes, Series, SizeSweep, Step, output};
 use myelon_ccl::memory::HeapLimits;
 use myelon_ccl::variant::Shape;
-use myelon_ccl::{DType, Error, MAX_WORLD_SIZE, ReduceOp, Result, WorldSize};
+use myelon_ccl::{DType, Error, MAX_WORLD_SIZE, Output, ReduceOp, Result, WorldSize};
 
 use crate::against::baselines;
 use crate::args::{DeviceArg, SweepArgs};
@@ -78,6 +78,8 @@ pub(crate) struct SweepRequest {
     /// Operations a call; 0 without batches.
     pub(crate) batch: u32,
     pub(crate) in_place: bool,
+    /// Results go into a window that all ranks registered.
+    pub(crate) registered: bool,
     /// Empty where studies take the place of a sweep.
     pub(crate) jobs: Vec<Job>,
     /// What runs in place of the jobs, at sizes, with repeats and graphs of its own.
@@ -102,6 +104,9 @@ impl SweepRequest {
         if args.repeats == 0 {
             return Err(Error::invalid("-n 0 measures nothing: use 1 or more"));
         }
+        if args.output.contains(&Output::Direct) && !args.registered {
+            return Err(Error::invalid("--output direct stores results into registered memory: add --registered"));
+        }
         let shares_gpus = device == DeviceKind::Cuda && args.share_gpus && ranks.get() > here.gpus();
         if args.overlap {
             here.has_neighbour(device)?;
@@ -123,6 +128,7 @@ impl SweepRequest {
             graph: args.graph,
             batch: args.batch,
             in_place: args.in_place,
+            registered: args.registered,
             jobs,
             studies,
             overlap: args.overlap,
@@ -173,10 +179,15 @@ impl SweepRequest {
         HeapLimits::for_shapes(self.device, self.ranks, self.shares_gpus, self.shapes())
     }
 
+    /// Whether the results' memory is registered, for all candidates or for some of the studies.
+    pub(crate) fn has_window(&self) -> bool {
+        self.registered || self.shapes().any(Shape::is_direct)
+    }
+
     /// What all rows of a type and operator have in common.
     pub(crate) fn series(&self, dtype: DType, op: ReduceOp) -> Series {
-        let &Self { ranks, in_place, graph, batch, .. } = self;
-        Series { ranks, dtype, op, in_place, graph, batch }
+        let &Self { ranks, in_place, registered, graph, batch, .. } = self;
+        Series { ranks, dtype, op, in_place, registered, graph, batch }
     }
 
     /// How it is measured, as a line of the table's header.
@@ -335,9 +346,11 @@ mod tests {
         refused("--csv /dev/null", CPU, "not a regular file");
         refused("--json x --csv ./x", CPU, "--json and --csv both name x");
         refused("-n 0", CPU, "-n 0 measures nothing");
-        let request = check("-n 1 -w 2 -c 3 -G 4 --in-place --share-gpus", CPU).unwrap();
+        refused("--variant ring --output staged,direct", CPU, "add --registered");
+        let request = check("-n 1 -w 2 -c 3 -G 4 --in-place --registered --share-gpus", CPU).unwrap();
         assert_eq!((request.check, request.json.is_none(), request.csv.is_none()), (3, true, true));
-        let settings = "4 cpu ranks, 1 repeat after 2 warm-ups, graph replay, 4 operations a graph, in place";
+        let settings =
+            "4 cpu ranks, 1 repeat after 2 warm-ups, graph replay, 4 operations a graph, in place, registered";
         assert_eq!(request.settings(), settings);
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use myelon_ccl::device::DeviceKind;
-use myelon_ccl::measure::compare::AUTO;
+use myelon_ccl::measure::against::AUTO;
 use myelon_ccl::measure::{Baseline, Bytes};
 use myelon_ccl::study::{Candidate, Group, Study};
 use myelon_ccl::variant::Shape;
@@ -85,6 +85,28 @@ impl StudyRequest {
         }
         let budget = args.budget.map_or(BUDGET, Duration::from_secs);
         Ok(Some(Self { studies, budget, left_out }))
+    }
+
+    /// What is left where windows are zero-copy, or are not.
+    ///
+    /// Errors: [`Error::Unsupported`] where nothing is.
+    pub(crate) fn in_windows(mut self, zero_copy: bool) -> Result<Self> {
+        if zero_copy {
+            return Ok(self);
+        }
+        for study in &mut self.studies {
+            for group in &mut study.groups {
+                group.candidates.retain(|candidate| !candidate.shape.is_direct());
+            }
+            study.groups.retain(|group| !group.candidates.is_empty() && !group.baseline.shape.is_direct());
+        }
+        self.studies.retain(|study| !study.groups.is_empty());
+        if self.studies.is_empty() {
+            return Err(Error::unsupported(
+                "--ablate: these ranks cannot map each other's memory, which its studies need",
+            ));
+        }
+        Ok(self)
     }
 
     fn groups(&self) -> impl Iterator<Item = &Group> {
@@ -184,6 +206,23 @@ candidates = [{ label = "c", variant = "ring", slots = 16, lanes = 128, chunk = 
         assert_eq!(two.studies[0].groups.len(), 3);
         refused(&file(&directory, &two_ranks), NODE, "no study can run over 8 ranks here");
         refused(&file(&directory, &all_lack), NODE, "no study can run over 8 ranks here (a, bulk: two_shot_tma needs");
+    }
+
+    #[test]
+    fn what_needs_windows_is_left_out_where_there_are_none() {
+        let directory = tempfile::tempdir().unwrap();
+        let direct = "{ label = \"d\", variant = \"ring\", output = \"direct\" }";
+        let one = RING.replace("candidates = [", &format!("candidates = [{direct}, "));
+        let all = RING.replace("\"ring\"\n", "\"all\"\n").replace("{ label = \"b\", variant = \"auto\" }", direct);
+        let request = check(&file(&directory, &format!("{one}{all}")), NODE).unwrap();
+        assert!(request.has_window() && !check(&file(&directory, RING), NODE).unwrap().has_window());
+        let lengths = |zero_copy| {
+            let studies = request.studies.clone().unwrap().in_windows(zero_copy).unwrap();
+            studies.groups().map(|group| group.candidates.len()).collect::<Vec<_>>()
+        };
+        assert_eq!((lengths(true), lengths(false)), (vec![2, 1], vec![1]));
+        let only = check(&file(&directory, &all), NODE).unwrap().studies.unwrap();
+        assert!(only.in_windows(false).unwrap_err().to_string().contains("cannot map each other's memory"));
     }
 
     #[test]

@@ -117,10 +117,10 @@ impl<'a> Sweep<'a> {
 
     /// The row of a candidate that took `time_us`, in its shape.
     pub(crate) fn row(&self, size: Bytes, planned: &Planned, time_us: Summary, wrong: Option<u64>) -> Row {
-        let Request { dtype, op, .. } = planned.request;
+        let Request { dtype, op, registered, .. } = planned.request;
         let Issue { graph, batch } = planned.issue;
         let (ranks, in_place) = (self.bench.communicator().world_size(), self.request.in_place);
-        let series = Series { ranks, dtype, op, in_place, graph, batch };
+        let series = Series { ranks, dtype, op, in_place, registered, graph, batch };
         let row = Row::measured(series.at(size), &planned.requested, time_us, wrong);
         let row = Row { variant: planned.variant.clone(), ..row };
         match &planned.plan {
@@ -251,6 +251,7 @@ fn in_shape(row: Row, plan: &Plan) -> Row {
         places: shape.places,
         metadata: shape.metadata,
         launch: shape.launch,
+        output: shape.output,
         ..row
     }
 }
@@ -286,7 +287,7 @@ mod tests {
         let bench = Bench::new(communicator, &request).unwrap();
         let Job { dtype, op, ref candidates } = request.jobs[0];
         let verifier = Verifier::prepare(&devices[0], dtype, op).unwrap();
-        let reduced = Request { count: 100, dtype, op };
+        let reduced = Request { count: 100, dtype, op, registered: false };
         let planned = plan(&bench, &candidates[0], reduced, Issue { graph: 0, batch: request.batch }).unwrap();
         let sweep = Sweep::new(&bench, &request);
         assert_eq!(sweep.verify(&planned, &verifier, 1 << 40).unwrap(), 0);

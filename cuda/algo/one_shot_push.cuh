@@ -17,16 +17,24 @@ namespace myelon {
 template <class T, class Op, class Config>
 MYELON_DEVICE void one_shot_push(const Args& args) {
   constexpr u32 kWorldSize = Config::kWorldSize;
-  const Context context(args);
-  const Team<kWorldSize> team;
-  const u64 packs = pack_count<T>(args.count);
   using Mailbox = typename MailboxFor<T, Config::kSentinel>::Type;
-  const Mailbox mailbox(context, kWorldSize, packs * team.kThreads);
+  // What needs no memory comes before the launch's turn, while the launch before still runs.
+  const Team<kWorldSize> team;
+  const u32 packs = static_cast<u32>(pack_count<T>(args.count));
+  const SmallOperand<T> input(args.input, args.count);
+  const SmallOperand<T> output(args.output, args.count);
+  const typename Mailbox::Route route(args, team.has_rank ? team.member : 0);
+  const bool is_peer = team.has_rank && team.member != args.rank;
 
-  team.for_each_pack(packs, [&](u64 index) {
-    if (team.has_rank && team.member != args.rank && index < packs) {
-      mailbox.send(team.member, index, load_pack<T>(args.input, index, args.count));
-    }
+  const Context context(args);
+  const Mailbox mailbox(context, kWorldSize, static_cast<u64>(packs) * team.kThreads);
+  auto load = [&](u32 index) { return mailbox.as_received(input.load(index)); };
+  // Asked for together with the mailbox's counters; a thread of a small message has no other pack.
+  Pack<T> first;
+  if (team.first_pack() < packs) first = load(team.first_pack());
+
+  team.for_each_pack(packs, first, load, [&](u32 index, Pack<T> pack) {
+    if (is_peer && index < packs) mailbox.send(route, index, pack);
     return true;
   });
   end_phase();
@@ -35,23 +43,16 @@ MYELON_DEVICE void one_shot_push(const Args& args) {
   mailbox.tidy();
   advance_operation(context, mailbox.use(packs));
 
-  team.for_each_pack(packs, [&](u64 index) {
-    const bool due = team.has_rank && index < packs;
-    auto cell = [&](u32, u32* source, u64* at) {
-      *source = team.member;
-      *at = index;
-      return due && team.member != args.rank;
-    };
+  team.for_each_pack(packs, first, load, [&](u32 index, Pack<T> own) {
+    auto cell = [&](u32) { return Cell<Mailbox>{team.member, route, index, is_peer && index < packs}; };
     typename Mailbox::Parcel parcel[1];
     // ORDER: [team] load-sync: all threads of the warp go on to the shuffles, or none.
     if (!sync_warp_and(receive(context, mailbox, cell, parcel))) return false;
-    const Pack<T> part = team.member == args.rank && due
-                             ? mailbox.as_received(load_pack<T>(args.input, index, args.count))
-                             : parcel[0].pack();
+    const Pack<T> part = is_peer ? parcel[0].pack() : own;
     PackReducer<T, Op> reducer(team.pack_of(0, part));
     MYELON_UNROLL
     for (u32 source = 1; source < kWorldSize; ++source) reducer.add(team.pack_of(source, part));
-    if (team.member == 0 && index < packs) store_pack(args.output, index, args.count, reducer.result(kWorldSize));
+    if (team.member == 0 && index < packs) output.store(index, reducer.result(kWorldSize));
     return true;
   });
   end_phase();

@@ -2,7 +2,7 @@
 //
 // What one thread would do for all ranks in turn, a team does at once: each member sends to one rank and polls one mailbox,
 // and the packs meet in registers. A team has a power of two of threads, so that it never crosses a warp; members beyond
-// the last rank only take part in the shuffles.
+// the last rank only take part in the shuffles. Packs are counted in 32 bits: a mailbox has fewer.
 #pragma once
 #include "base/pack.cuh"
 
@@ -17,19 +17,26 @@ struct Team {
   const bool has_rank = member < kWorldSize;
 
   // Teams of a CTA take neighbouring packs, so that a warp's accesses to one rank lie together.
-  MYELON_DEVICE u64 first_of_warp() const {
-    const u64 warp = (static_cast<u64>(cta_index()) * thread_count() + thread_index()) / kWarpThreads;
-    return warp * kPerWarp;
+  MYELON_DEVICE u32 first_of_warp() const {
+    return (cta_index() * thread_count() + thread_index()) / kWarpThreads * kPerWarp;
   }
-  MYELON_DEVICE u64 of_grid() const { return static_cast<u64>(cta_count()) * thread_count() / kThreads; }
+  // The pack that this thread's team begins with: can be past the last pack.
+  MYELON_DEVICE u32 first_pack() const { return first_of_warp() + warp_lane() / kThreads; }
+  MYELON_DEVICE u32 of_grid() const { return cta_count() * thread_count() / kThreads; }
 
-  // Runs `visit(index)` for the packs of this thread's team, the whole warp together: `index` can be past the last pack.
-  // Stops where `visit` returns false.
-  template <class Visit>
-  MYELON_DEVICE void for_each_pack(u64 packs, Visit visit) const {
+  // Runs `visit(index, pack)` for the packs of this thread's team, the whole warp together: `index` can be past the last pack.
+  // The first one is `first`; a later one is what `load(index)` gives. Stops where `visit` returns false.
+  template <class T, class Load, class Visit>
+  MYELON_DEVICE void for_each_pack(u32 packs, Pack<T> first, Load load, Visit visit) const {
+    const u32 place = warp_lane() / kThreads;
+    u32 base = first_of_warp();
+    if (base >= packs) return;
     MYELON_NO_UNROLL
-    for (u64 first = first_of_warp(); first < packs; first += of_grid()) {
-      if (!visit(first + warp_lane() / kThreads)) return;
+    for (;;) {
+      if (!visit(base + place, first)) return;
+      base += of_grid();
+      if (base >= packs) return;
+      if (base + place < packs) first = load(base + place);
     }
   }
 

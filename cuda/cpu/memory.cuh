@@ -53,6 +53,10 @@ MYELON_DEVICE u64 atomic_exchange_relaxed_gpu(u64* address, u64 value) {
 
 MYELON_DEVICE void atomic_add_relaxed_gpu(u64* address, u64 value) { __atomic_fetch_add(address, value, __ATOMIC_RELAXED); }
 
+MYELON_DEVICE u64 atomic_add_acq_rel_gpu(u64* address, u64 value) {
+  return __atomic_fetch_add(address, value, __ATOMIC_ACQ_REL);
+}
+
 // ThreadSanitizer does not model fences; a read-modify-write on a common word is one that it sees.
 inline u32 fence_word = 0;
 MYELON_DEVICE void fence_acq_rel_sys() { __atomic_fetch_add(&fence_word, 1, __ATOMIC_SEQ_CST); }

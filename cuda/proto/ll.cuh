@@ -19,9 +19,21 @@ namespace myelon {
 #define MYELON_LL_FLAG_BITS 32
 #endif
 
+// The mailboxes that this rank and `peer` have of each other, in the first buffer. Needs no memory: made before a launch's turn.
+struct LlRoute {
+  u8* to;    // ours, in the peer's heap
+  u8* from;  // the peer's, in ours
+
+  MYELON_DEVICE LlRoute(const Args& args, u32 peer)
+      : to(args.heap[peer] + args.layout.ll + args.rank * args.layout.ll_bytes * 2),
+        from(args.own_heap + args.layout.ll + peer * args.layout.ll_bytes * 2) {}
+};
+
 template <class T>
 class LlMailbox {
  public:
+  using Route = LlRoute;
+
   // What one poll returns: a pack's two lines of sixteen bytes.
   struct Parcel {
     Bytes16 line[2];
@@ -44,14 +56,15 @@ class LlMailbox {
       : context_(context), world_size_(world_size), epoch_(ld_relaxed_sys(&context.counters()->ll_epoch)) {
     constexpr u64 kFlags = (1ull << MYELON_LL_FLAG_BITS) - 1;
     flag_ = static_cast<u32>(epoch_ % kFlags) + 1;
+    buffer_ = epoch_ % kLlBuffers * buffer_bytes();
     if (flag_ <= kLlBuffers && epoch_ >= kLlBuffers) clear_other_buffer(senders);
   }
 
   MYELON_DEVICE Pack<T> as_received(Pack<T> pack) const { return pack; }
 
-  MYELON_DEVICE void send(u32 peer, u64 index, Pack<T> pack) const {
+  MYELON_DEVICE void send(Route route, u64 index, Pack<T> pack) const {
     const u64 flag = static_cast<u64>(flag_) << 32;
-    u8* to = cell(peer, epoch_, context_.args.rank, index);
+    u8* to = route.to + buffer_ + index * kPackBytes * 2;
     MYELON_UNROLL
     for (u32 k = 0; k < 2; ++k) {
       const u64 half = pack.bytes.half[k];
@@ -61,26 +74,20 @@ class LlMailbox {
     }
   }
 
-  MYELON_DEVICE Parcel poll(u32 source, u64 index) const {
-    const u8* from = address(source, index);
+  MYELON_DEVICE Parcel poll(Route route, u64 index) const {
+    const u8* from = address(route, index);
     // ORDER: [ll] [ll-clear] consume: a half with the flag has the data; the peer's stores of the next operation follow.
     return {{ld_relaxed_sys_16(from), ld_relaxed_sys_16(from + kPackBytes)}, flag_};
   }
 
-  MYELON_DEVICE const u8* address(u32 source, u64 index) const {
-    return cell(context_.args.rank, epoch_, source, index);
-  }
+  MYELON_DEVICE const u8* address(Route route, u64 index) const { return route.from + buffer_ + index * kPackBytes * 2; }
 
   MYELON_DEVICE void tidy() const {}
 
-  MYELON_DEVICE MailboxUse use(u64 packs) const { return {false, true, epoch_, packs * kPackBytes}; }
+  MYELON_DEVICE MailboxUse use(u64 packs) const { return {false, true, epoch_ + 1, packs * kPackBytes}; }
 
  private:
-  MYELON_DEVICE u8* cell(u32 owner, u64 epoch, u32 source, u64 index) const {
-    const HeapLayout& layout = context_.args.layout;
-    const u64 box = (epoch % kLlBuffers) * world_size_ + source;
-    return context_.in_heap<u8>(owner, layout.ll + (box * layout.ll_bytes + index * kPackBytes) * 2);
-  }
+  MYELON_DEVICE u64 buffer_bytes() const { return world_size_ * context_.args.layout.ll_bytes * 2; }
 
   // Only CTAs that send may clear, the others hold nobody up.
   MYELON_DEVICE void clear_other_buffer(u64 senders) const {
@@ -91,7 +98,7 @@ class LlMailbox {
     if (index >= threads) return;
     for (; index < lines; index += threads) {
       for (u32 source = 0; source < world_size_; ++source) {
-        u8* line = cell(context_.args.rank, epoch_ + 1, source, index);
+        u8* line = Route(context_.args, source).from + (buffer_bytes() - buffer_) + index * kPackBytes * 2;
         // ORDER: [ll-clear] reuse: no line carries a flag that is due again.
         st_relaxed_sys_16(line, Bytes16{{0, 0}});
         st_relaxed_sys_16(line + kPackBytes, Bytes16{{0, 0}});
@@ -107,6 +114,7 @@ class LlMailbox {
   const u32 world_size_;
   const u64 epoch_;
   u32 flag_;
+  u64 buffer_;  // of this operation: its offset from the first
 };
 
 }  // namespace myelon

@@ -19,41 +19,50 @@ struct MailboxFor<T, true> {
 template <class Mailbox>
 struct ParcelProbe {
   Mailbox mailbox;
-  u32 source;
+  typename Mailbox::Route route;
   u64 index;
-  MYELON_DEVICE bool ready() const { return mailbox.poll(source, index).arrived(); }
+  MYELON_DEVICE bool ready() const { return mailbox.poll(route, index).arrived(); }
   // ORDER: [sentinel] [ll] consume: for the fault record only.
-  MYELON_DEVICE u64 seen() const { return ld_relaxed_sys(reinterpret_cast<const u64*>(mailbox.address(source, index))); }
+  MYELON_DEVICE u64 seen() const { return ld_relaxed_sys(reinterpret_cast<const u64*>(mailbox.address(route, index))); }
 };
 
-// Receives parcels of several cells: `cell(k, &source, &index)` says where parcel k comes, or false if there is none. False
-// when the wait for one was given up. All polls of a round are under way at once: their latencies overlap.
-template <u32 kMost, class Mailbox, class Cell>
-MYELON_DEVICE bool receive(const Context& context, const Mailbox& mailbox, Cell cell,
-                           typename Mailbox::Parcel (&parcels)[kMost]) {
+// A parcel that is waited for: pack `index` of rank `source`, or none if it is not due.
+template <class Mailbox>
+struct Cell {
   u32 source;
+  typename Mailbox::Route route;
   u64 index;
+  bool due;
+};
+
+// Receives parcels of several cells: `cell(k)` says where parcel k comes. False when the wait for one was given up. All polls of a
+// round are under way at once: their latencies overlap.
+template <u32 kMost, class Mailbox, class CellOf>
+MYELON_DEVICE bool receive(const Context& context, const Mailbox& mailbox, CellOf cell,
+                           typename Mailbox::Parcel (&parcels)[kMost]) {
   MYELON_UNROLL
   for (u32 k = 0; k < kMost; ++k) {
-    if (cell(k, &source, &index)) parcels[k] = mailbox.poll(source, index);
+    const Cell<Mailbox> at = cell(k);
+    if (at.due) parcels[k] = mailbox.poll(at.route, at.index);
   }
   for (u32 round = 0;; ++round) {
     u32 late = kMost;
     MYELON_UNROLL
     for (u32 k = 0; k < kMost; ++k) {
-      if (cell(k, &source, &index) && !parcels[k].arrived()) late = k;
+      if (cell(k).due && !parcels[k].arrived()) late = k;
     }
     if (late == kMost) return true;
     if (round == kHotPolls) {
-      cell(late, &source, &index);
-      ParcelProbe<Mailbox> probe{mailbox, source, index};
-      if (!cold_wait(context, probe, source, context.operation)) return false;
+      const Cell<Mailbox> at = cell(late);
+      ParcelProbe<Mailbox> probe{mailbox, at.route, at.index};
+      if (!cold_wait(context, probe, at.source, context.operation)) return false;
       round = 0;
     }
     pause_hot();
     MYELON_UNROLL
     for (u32 k = 0; k < kMost; ++k) {
-      if (cell(k, &source, &index) && !parcels[k].arrived()) parcels[k] = mailbox.poll(source, index);
+      const Cell<Mailbox> at = cell(k);
+      if (at.due && !parcels[k].arrived()) parcels[k] = mailbox.poll(at.route, at.index);
     }
   }
 }

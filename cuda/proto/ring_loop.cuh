@@ -10,10 +10,16 @@ namespace myelon {
 // the registers.
 constexpr u32 kRingUnroll = 4;
 
+// INVARIANT: with direct outputs, a result is stored into the next rank's output only once that rank's launch has begun and has read
+// its input there for good: the result is made of that input. So whatever its stream did with the output before has ended, and
+// in place nothing is overwritten unread; [slot-publish] hands this on from rank to rank, round the ring. A slot goes round with each
+// such step all the same, and stays empty: its sequence says that the result is there.
+
 // The steps of this launch for this lane's share, in rounds of n chunks. One thread waits for the slot, another for the credit, at
 // the same time. False when one of the waits was given up.
-template <class T, class Op, u32 kWorldSize>
+template <class T, class Op, class Config>
 MYELON_DEVICE bool ring_loop(const Args& args, Producer& producer, Consumer& consumer) {
+  constexpr u32 kWorldSize = Config::kWorldSize;
   using Schedule = RingSchedule<kWorldSize>;
   const Schedule schedule(args, lane_share(pack_count<T>(args.count)));
   for (u64 round = 0; round < schedule.rounds(); ++round) {
@@ -31,19 +37,30 @@ MYELON_DEVICE bool ring_loop(const Args& args, Producer& producer, Consumer& con
 
       const u8* received = consumer.slot();
       u8* sent = producer.slot();
+      const bool sends_direct = Config::kDirect && Schedule::sends_result(step);
+      const bool receives_direct = Config::kDirect && Schedule::receives_result(step);
       ring_step<kRingUnroll, T, Op, kWorldSize>(
-          step, cta_strided(), chunk.packs,
+          step, cta_strided(), receives_direct && !sends ? 0 : chunk.packs,
           [&](u64 i) { return load_pack<T>(args.input, chunk.first + i, args.count); },
           [&](u64 i) {
+            if (receives_direct) return load_pack<T>(args.output, chunk.first + i, args.count);
             Pack<T> pack;
             pack.bytes = ld_weak_16(received + i * kPackBytes);
             return pack;
           },
-          [&](u64 i, Pack<T> pack) { st_weak_16(sent + i * kPackBytes, pack.bytes); },
-          [&](u64 i, Pack<T> pack) { store_pack(args.output, chunk.first + i, args.count, pack); });
+          [&](u64 i, Pack<T> pack) {
+            if (sends_direct) {
+              store_pack(args.next_output, chunk.first + i, args.count, pack);
+            } else {
+              st_weak_16(sent + i * kPackBytes, pack.bytes);
+            }
+          },
+          [&](u64 i, Pack<T> pack) {
+            if (!receives_direct) store_pack(args.output, chunk.first + i, args.count, pack);
+          });
 
-      // ORDER: [slot-publish] [slot-release] load-sync: the CTA's stores to one slot and reads of the other are before what
-      // the two threads release.
+      // ORDER: [slot-publish] [slot-release] load-sync: the CTA's stores to one slot, or to the next rank's output, and reads of
+      // the other are before what the two threads release.
       sync_cta();
       if (sends) producer.publish();
       if (receives) consumer.release();

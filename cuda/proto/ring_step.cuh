@@ -8,6 +8,12 @@
 //   step n-1          slot + in = result   --> out, slot of r + 1
 //   steps n .. 2n-3   slot                 --> out, slot of r + 1
 //   step 2n-2         slot                 --> out
+//
+// Where outputs are direct, results go into the next rank's output in place of its slot, and are forwarded from the own one:
+//
+//   step n-1          slot + in = result   --> out, out of r + 1
+//   steps n .. 2n-3   out                  --> out of r + 1
+//   step 2n-2         nothing: the result lies in out
 #pragma once
 #include "base/share.cuh"
 #include "reduce/operator.cuh"
@@ -38,6 +44,9 @@ class RingSchedule {
   static MYELON_DEVICE bool receives(u32 step) { return step > 0; }
   static MYELON_DEVICE bool reads_input(u32 step) { return step < kWorldSize; }
   static MYELON_DEVICE bool sends(u32 step) { return step + 1 < kSteps; }
+  // Whether what is sent is a result, and whether what is received is.
+  static MYELON_DEVICE bool sends_result(u32 step) { return step + 1 >= kWorldSize && sends(step); }
+  static MYELON_DEVICE bool receives_result(u32 step) { return step >= kWorldSize; }
 
  private:
   const Share share_;

@@ -34,9 +34,20 @@ struct SentinelWord<8> {
   static MYELON_DEVICE bool arrived(u64 half) { return half != ~0ull; }
 };
 
+// The mailboxes that this rank and `peer` have of each other, in the first buffer. Needs no memory: made before a launch's turn.
+struct SentinelRoute {
+  u8* to;    // ours, in the peer's heap
+  u8* from;  // the peer's, in ours
+
+  MYELON_DEVICE SentinelRoute(const Args& args, u32 peer)
+      : to(args.heap[peer] + args.layout.sentinel + args.rank * args.layout.sentinel_bytes),
+        from(args.own_heap + args.layout.sentinel + peer * args.layout.sentinel_bytes) {}
+};
+
 template <class T>
 class SentinelMailbox {
  public:
+  using Route = SentinelRoute;
   using Word = SentinelWord<sizeof(T)>;
 
   // What one poll returns: the pack itself.
@@ -54,55 +65,52 @@ class SentinelMailbox {
   MYELON_DEVICE SentinelMailbox(const Context& context, u32 world_size, u64)
       : context_(context),
         world_size_(world_size),
-        epoch_(ld_relaxed_sys(&context.counters()->sentinel_epoch)),
-        used_packs_(ld_relaxed_sys(&context.counters()->sentinel_extent) / kPackBytes) {}
+        buffer_(ld_relaxed_sys(&context.counters()->sentinel_buffer)),
+        used_bytes_(ld_relaxed_sys(&context.counters()->sentinel_extent)) {}
 
-  // The pack as a peer gets it.
+  // The pack as `send` takes it and a peer gets it: without a sentinel.
   MYELON_DEVICE Pack<T> as_received(Pack<T> pack) const {
     pack.bytes = Bytes16{{Word::sanitize(pack.bytes.half[0]), Word::sanitize(pack.bytes.half[1])}};
     return pack;
   }
 
-  MYELON_DEVICE void send(u32 peer, u64 index, Pack<T> pack) const {
+  MYELON_DEVICE void send(Route route, u64 index, Pack<T> pack) const {
     // ORDER: [sentinel] publish: each half is one 64-bit access and its own announcement.
-    st_relaxed_sys_16(cell(peer, epoch_, context_.args.rank, index), as_received(pack).bytes);
+    st_relaxed_sys_16(route.to + buffer_ + index * kPackBytes, pack.bytes);
   }
 
   // ORDER: [sentinel] consume: a word that is not the sentinel is data; nothing else is read behind it.
-  MYELON_DEVICE Parcel poll(u32 source, u64 index) const { return {ld_relaxed_sys_16(address(source, index))}; }
+  MYELON_DEVICE Parcel poll(Route route, u64 index) const { return {ld_relaxed_sys_16(address(route, index))}; }
 
   // Where `poll` looks, for a wait that has gone cold.
-  MYELON_DEVICE const u8* address(u32 source, u64 index) const {
-    return cell(context_.args.rank, epoch_, source, index);
-  }
+  MYELON_DEVICE const u8* address(Route route, u64 index) const { return route.from + buffer_ + index * kPackBytes; }
 
   // Makes the buffer of the operation before ready for its next use. All CTAs share the work.
   MYELON_DEVICE void tidy() const {
-    const u64 before = epoch_ + kSentinelBuffers - 1;
+    const u64 before = buffer_ == 0 ? last_buffer() : buffer_ - buffer_bytes();
     const Strided mine = grid_strided();
     MYELON_NO_UNROLL
-    for (u64 index = mine.first; index < used_packs_; index += mine.step) {
+    for (u64 at = mine.first * kPackBytes; at < used_bytes_; at += mine.step * kPackBytes) {
       for (u32 source = 0; source < world_size_; ++source) {
         if (source == context_.args.rank) continue;
         // ORDER: [sentinel] reuse: all was read by the launch before; the next writer is two operations away (above).
-        st_relaxed_sys_16(cell(context_.args.rank, before, source, index), Bytes16{{~0ull, ~0ull}});
+        st_relaxed_sys_16(Route(context_.args, source).from + before + at, Bytes16{{~0ull, ~0ull}});
       }
     }
   }
 
-  MYELON_DEVICE MailboxUse use(u64 packs) const { return {true, false, epoch_, packs * kPackBytes}; }
+  MYELON_DEVICE MailboxUse use(u64 packs) const {
+    return {true, false, buffer_ == last_buffer() ? 0 : buffer_ + buffer_bytes(), packs * kPackBytes};
+  }
 
  private:
-  MYELON_DEVICE u8* cell(u32 owner, u64 epoch, u32 source, u64 index) const {
-    const HeapLayout& layout = context_.args.layout;
-    const u64 box = (epoch % kSentinelBuffers) * world_size_ + source;
-    return context_.in_heap<u8>(owner, layout.sentinel + box * layout.sentinel_bytes + index * kPackBytes);
-  }
+  MYELON_DEVICE u64 buffer_bytes() const { return world_size_ * context_.args.layout.sentinel_bytes; }
+  MYELON_DEVICE u64 last_buffer() const { return (kSentinelBuffers - 1) * buffer_bytes(); }
 
   const Context context_;
   const u32 world_size_;
-  const u64 epoch_;
-  const u64 used_packs_;
+  const u64 buffer_;  // of this operation: its offset from the first
+  const u64 used_bytes_;
 };
 
 }  // namespace myelon

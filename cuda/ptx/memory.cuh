@@ -82,6 +82,13 @@ MYELON_DEVICE void atomic_add_relaxed_gpu(u64* address, u64 value) {
   asm volatile("red.add.relaxed.gpu.global.u64 [%0], %1;" ::"l"(address), "l"(value) : "memory");
 }
 
+// The value before.
+MYELON_DEVICE u64 atomic_add_acq_rel_gpu(u64* address, u64 value) {
+  u64 before;
+  asm volatile("atom.add.acq_rel.gpu.global.u64 %0, [%1], %2;" : "=l"(before) : "l"(address), "l"(value) : "memory");
+  return before;
+}
+
 // Orders everything before it in this thread against everything after it, for all of the system.
 MYELON_DEVICE void fence_acq_rel_sys() { asm volatile("fence.acq_rel.sys;" ::: "memory"); }
 

@@ -31,7 +31,9 @@ struct Context {
   MYELON_DEVICE HeapState* state() const { return in_heap<HeapState>(args.rank, args.layout.state); }
 
   // This lane's copy of the rank's counters.
-  MYELON_DEVICE const LaneState* counters() const { return lane_state(args.rank); }
+  MYELON_DEVICE const LaneState* counters() const {
+    return reinterpret_cast<const LaneState*>(args.own_heap + args.layout.lanes) + lane;
+  }
 
   // The flags of this lane in the heap of `rank`.
   MYELON_DEVICE LaneState* lane_state(u32 rank) const { return in_heap<LaneState>(rank, args.layout.lanes) + lane; }

@@ -4,12 +4,13 @@
 
 namespace myelon {
 
-// Which mailbox a launch used: each kind has epochs of its own.
+// Which mailbox a launch used, and the credits of its copies: each kind has epochs of its own.
 struct MailboxUse {
   bool sentinel;
   bool ll;
-  u64 epoch;
-  u64 bytes;  // written per mailbox
+  u64 next;          // what the next launch that uses this kind finds in its counter
+  u64 bytes;         // written per mailbox
+  u64 copy_credits;  // what the next operation with copies counts from; 0 without copies
 };
 
 // What this rank and its peers say of their operations. One thread a peer, in CTA 0; the others have nothing to do.
@@ -56,9 +57,10 @@ MYELON_DEVICE void step_counters(const Context& context, MailboxUse use) {
     counters->previous_descriptor = context.args.descriptor;
     if (use.sentinel) {
       counters->sentinel_extent = use.bytes;
-      counters->sentinel_epoch = use.epoch + 1;
+      counters->sentinel_buffer = use.next;
     }
-    if (use.ll) counters->ll_epoch = use.epoch + 1;
+    if (use.ll) counters->ll_epoch = use.next;
+    if (use.copy_credits != 0) counters->copy_credits = use.copy_credits;
   }
 }
 

@@ -151,7 +151,8 @@ struct SequenceProbe {
   u64 target;
   u64 value;
   MYELON_DEVICE bool ready() {
-    // ORDER: [signal] [slot-publish] [slot-release] consume: acquires what the writer of the sequence released with it.
+    // ORDER: [signal] [slot-publish] [slot-release] [copy-arrived] [copy-taken] [copy-credit] consume: acquires what the writer of
+    // the sequence released with it.
     value = ld_acquire_sys(address);
     return value >= target;
   }
@@ -159,8 +160,9 @@ struct SequenceProbe {
 };
 
 // Waits until the sequence at `address`, written by `peer`, has reached `target`. `reached`, if given, gets a value that it
-// has reached, at least `target`.
-MYELON_DEVICE bool wait_for_sequence(const Context& context, const u64* address, u64 target, u32 peer, u64* reached = nullptr) {
+// has reached, at least `target`. `deadlines` as for `cold_wait`.
+MYELON_DEVICE bool wait_for_sequence(const Context& context, const u64* address, u64 target, u32 peer, u64* reached = nullptr,
+                                     u64 deadlines = 1) {
   SequenceProbe probe{address, target, 0};
   for (u32 poll = 0; poll < kHotPolls; ++poll) {
     if (probe.ready()) {
@@ -170,7 +172,7 @@ MYELON_DEVICE bool wait_for_sequence(const Context& context, const u64* address,
     pause_hot();
   }
   if (reached != nullptr) *reached = target;
-  return cold_wait(context, probe, peer, target);
+  return cold_wait(context, probe, peer, target, deadlines);
 }
 
 }  // namespace myelon

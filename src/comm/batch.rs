@@ -21,7 +21,7 @@ impl Communicator {
     ///
     /// # Safety
     /// As [`Communicator::all_reduce`], for the operands of every operation.
-    pub unsafe fn all_reduce_batch(&self, operations: &[Operation], stream: StreamHandle) -> Result<()> {
+    pub unsafe fn all_reduce_batch(&self, operations: &[Operation<'_>], stream: StreamHandle) -> Result<()> {
         match &*self.engine {
             // SAFETY: the caller's promise is that function's.
             Engine::Kernels(kernels) => unsafe { self.launch_batch(kernels, None, operations, stream) },
@@ -40,7 +40,7 @@ impl Communicator {
     pub unsafe fn all_reduce_batch_as(
         &self,
         choice: &Choice,
-        operations: &[Operation],
+        operations: &[Operation<'_>],
         stream: StreamHandle,
     ) -> Result<()> {
         // SAFETY: the caller's promise is that function's.
@@ -53,10 +53,14 @@ impl Communicator {
         &self,
         kernels: &KernelEngine,
         choice: Option<&Choice>,
-        operations: &[Operation],
+        operations: &[Operation<'_>],
         stream: StreamHandle,
     ) -> Result<()> {
-        let find = || each(operations, |operation| kernels.find(choice, &operation.request()));
+        let find = || {
+            each(operations, |operation| {
+                self.check_window(operation).and_then(|()| kernels.find(choice, &operation.request()))
+            })
+        };
         let mut found = find()?;
         self.status()?;
         let missing: Vec<Plan> = found.iter().filter_map(|(_, found)| found.missing().cloned()).collect();
@@ -81,7 +85,7 @@ impl Communicator {
     unsafe fn issue_batch(
         &self,
         nccl: &NcclCommunicator,
-        operations: &[Operation],
+        operations: &[Operation<'_>],
         stream: StreamHandle,
     ) -> Result<()> {
         let supported = each(operations, |operation| nccl.supports(operation.dtype))?;
@@ -91,7 +95,7 @@ impl Communicator {
         }
         // WHY: no group of NCCL's: the operations of a group have no order, and a later one may read what an earlier one writes.
         self.order.issue(stream, None, || {
-            supported.iter().try_for_each(|&(&Operation { input, output, count, dtype, op }, ())| {
+            supported.iter().try_for_each(|&(&Operation { input, output, count, dtype, op, .. }, ())| {
                 // SAFETY: the caller's promise is this function's.
                 unsafe { nccl.all_reduce(input, output, count, dtype, op, stream) }
             })
@@ -102,7 +106,10 @@ impl Communicator {
 /// Every operation with what `find` makes of it, but for those without elements, which are checked all the same.
 ///
 /// Errors: that of the first wrong operation, with its place.
-fn each<T>(operations: &[Operation], find: impl Fn(&Operation) -> Result<T>) -> Result<Vec<(&Operation, T)>> {
+fn each<'a, T>(
+    operations: &'a [Operation<'_>],
+    find: impl Fn(&Operation<'_>) -> Result<T>,
+) -> Result<Vec<(&'a Operation<'a>, T)>> {
     let mut found = Vec::with_capacity(operations.len());
     for (place, operation) in operations.iter().enumerate() {
         let outcome = operation.check().and_then(|()| find(operation));

@@ -54,7 +54,8 @@ impl Communicator {
         let (input, _reading) = input.device_ptr(stream);
         let (output, _writing) = output.device_ptr_mut(stream);
         let (owner, stream) = (stream.clone(), StreamHandle(stream.cu_stream() as u64));
-        let operation = Operation { input: DevicePtr(input), output: DevicePtr(output), count, dtype: T::DTYPE, op };
+        let operation =
+            Operation { input: DevicePtr(input), output: DevicePtr(output), count, dtype: T::DTYPE, op, window: None };
         // SAFETY: both slices hold `count` elements on this device, and their guards keep them until the stream has passed. The
         // communicator keeps the stream.
         unsafe { self.issue_one(&operation, stream, Some(owner)) }
@@ -72,7 +73,7 @@ impl Communicator {
         let (data, _writing) = data.device_ptr_mut(stream);
         let (owner, stream) = (stream.clone(), StreamHandle(stream.cu_stream() as u64));
         let data = DevicePtr(data);
-        let operation = Operation { input: data, output: data, count, dtype: T::DTYPE, op };
+        let operation = Operation { input: data, output: data, count, dtype: T::DTYPE, op, window: None };
         // SAFETY: as above.
         unsafe { self.issue_one(&operation, stream, Some(owner)) }
     }

@@ -1,7 +1,9 @@
 //! What runs the operations of a communicator: Myelon's kernels, or NCCL where those cannot reach the peers.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::copies::CopyStreams;
 use super::kernels::{KernelTable, Loaded};
 use super::memo::Memo;
 use super::presence::Presence;
@@ -10,11 +12,11 @@ use crate::abi::{Args, bytes_of, descriptor};
 use crate::baseline::NcclCommunicator;
 use crate::bootstrap::{Bootstrap, agree};
 use crate::device::{Device, DeviceKind, LaunchShape, StreamHandle};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::memory::{HeapLimits, SymmetricHeap};
 use crate::table::LaneTable;
-use crate::types::{DType, ReduceOp, WorldSize};
-use crate::variant::{Choice, Plan, Request, Terrain};
+use crate::types::{DType, Output, Rank, ReduceOp, WorldSize};
+use crate::variant::{Choice, Plan, Request, Terrain, Transfer};
 use crate::watch::Watch;
 
 /// One of the two.
@@ -32,10 +34,18 @@ pub(super) struct KernelEngine {
     kernels: KernelTable,
     memo: Memo<Ready>,
     presence: Presence,
+    copies: CopyStreams,
+    has_value_operations: bool,
     table: Arc<LaneTable>,
     choice: Option<Choice>,
     /// What all launches have in common; the rest is 0.
     args: Args,
+    /// The rank that this one sends to in a ring.
+    next: Rank,
+    /// Types and operators that were prepared, for what comes later.
+    prepared: Mutex<Vec<(DType, ReduceOp)>>,
+    /// Whether operations may name a window that is zero-copy.
+    has_windows: AtomicBool,
     sentinel: bool,
     kind: DeviceKind,
     arch: String,
@@ -66,7 +76,9 @@ impl KernelEngine {
             input: 0,
             output: 0,
             count: 0,
+            next_output: 0,
             heap: heap.bases(),
+            own_heap: heap.bases()[rank.0 as usize],
             control: watch.page().0,
             deadline_ns: options.timeout.as_nanos() as u64,
             descriptor: 0,
@@ -83,9 +95,14 @@ impl KernelEngine {
             kernels: KernelTable::new(sharers),
             memo: Memo::new(),
             presence: Presence::of(&device.properties().identity),
+            copies: CopyStreams::new(device),
+            has_value_operations: device.has_value_operations(),
             table,
             choice: options.choice.clone(),
             args,
+            next: Rank((rank.0 + 1) % world_size.get()),
+            prepared: Mutex::default(),
+            has_windows: AtomicBool::new(false),
             sentinel: options.sentinel,
             kind: device.properties().kind,
             arch: device.properties().arch.clone(),
@@ -116,6 +133,12 @@ impl KernelEngine {
             sentinel: self.sentinel,
             arch: &self.arch,
         };
+        if choice.variant.transfer == Transfer::CopyEngine && !self.has_value_operations {
+            return Err(Error::unsupported(format!(
+                "variant {} needs streams that wait for words in memory, which this device lacks",
+                choice.variant.name
+            )));
+        }
         Plan::new(&terrain, request, choice)
     }
 
@@ -138,6 +161,9 @@ impl KernelEngine {
     }
 
     pub(super) fn prepare(&self, bootstrap: &dyn Bootstrap, device: &Arc<dyn Device>, plans: &[Plan]) -> Result<()> {
+        if plans.iter().any(|plan| plan.kernel.variant.transfer == Transfer::CopyEngine) {
+            agree(bootstrap, "making streams for copies", self.copies.prepare())?;
+        }
         self.kernels.prepare(bootstrap, device, plans.iter().map(|plan| (&plan.kernel, plan.shared_bytes)))
     }
 
@@ -150,15 +176,33 @@ impl KernelEngine {
         let mut plans: Vec<Plan> = Vec::new();
         for &(dtype, op) in types {
             // Tables and tunings change at sizes of their own; powers of two up to 4 GiB visit all that matter.
-            for power in 0..=32 {
-                let request = Request { count: (1u64 << power).div_ceil(dtype.size_bytes() as u64), dtype, op };
+            for (power, registered) in (0..=32).flat_map(|power| [(power, false), (power, true)]) {
+                if registered && !self.has_windows.load(Ordering::Relaxed) {
+                    continue;
+                }
+                let count = (1u64 << power).div_ceil(dtype.size_bytes() as u64);
+                let request = Request { count, dtype, op, registered };
                 let plan = self.plan(&self.choose(&request)?, &request)?;
                 if !plans.iter().any(|known| known.kernel == plan.kernel) {
                     plans.push(plan);
                 }
             }
         }
+        self.prepared().extend(types);
         if plans.is_empty() { Ok(()) } else { self.prepare(bootstrap, device, &plans) }
+    }
+
+    /// From now on operations may name zero-copy windows: prepares for these what was prepared for others. Collective.
+    pub(super) fn expect_windows(&self, bootstrap: &dyn Bootstrap, device: &Arc<dyn Device>) -> Result<()> {
+        if self.has_windows.swap(true, Ordering::Relaxed) {
+            return Ok(());
+        }
+        let types = std::mem::take(&mut *self.prepared());
+        self.prepare_types(bootstrap, device, &types)
+    }
+
+    fn prepared(&self) -> MutexGuard<'_, Vec<(DType, ReduceOp)>> {
+        self.prepared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Launches the operation that `ready` was made for, piece by piece and step by step.
@@ -169,11 +213,15 @@ impl KernelEngine {
         &self,
         device: &dyn Device,
         ready: &Ready,
-        operation: &Operation,
+        operation: &Operation<'_>,
         stream: StreamHandle,
     ) -> Result<()> {
         let Ready { plan, kernel } = ready;
-        let &Operation { input, output, count, dtype, op } = operation;
+        let &Operation { input, output, count, dtype, op, window } = operation;
+        // A plan with direct outputs is one of an operation in a zero-copy window.
+        let next_output = window
+            .filter(|_| plan.kernel.output == Output::Direct)
+            .and_then(|window| window.at(self.next, window.offset_of(output)));
         let element_bytes = dtype.size_bytes() as u64;
         let shape = LaunchShape {
             grid: plan.lanes,
@@ -187,6 +235,7 @@ impl KernelEngine {
                 input: input.offset(offset * element_bytes).0,
                 output: output.offset(offset * element_bytes).0,
                 count: elements,
+                next_output: next_output.map_or(0, |next| next.offset(offset * element_bytes).0),
                 // Of the whole message: pieces alike do not make messages alike.
                 descriptor: descriptor(count, dtype as u8, op as u8),
                 chunk_bytes: plan.chunk_bytes,
@@ -197,7 +246,12 @@ impl KernelEngine {
             };
             // SAFETY: `Args` is what every collective kernel takes; heap and page live until no kernel runs, the operands
             // by the caller's promise.
-            unsafe { device.launch(kernel.handle, shape, bytes_of(&args), stream)? };
+            let launch = || unsafe { device.launch(kernel.handle, shape, bytes_of(&args), stream) };
+            match plan.kernel.variant.transfer {
+                Transfer::Kernel => launch()?,
+                // SAFETY: as above.
+                Transfer::CopyEngine => unsafe { self.copies.issue(plan, &args, stream, launch)? },
+            }
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use std::mem::ManuallyDrop;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -80,7 +80,8 @@ impl Communicator {
         };
         let order = Order::new(&device)?;
         let told = AtomicBool::new(false);
-        let communicator = Self { engine: ManuallyDrop::new(engine), device, bootstrap, order, told };
+        let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
+        let communicator = Self { engine: ManuallyDrop::new(engine), device, bootstrap, order, id, told };
         communicator.prepare_types(&options.prepare)?;
         tracing::info!(
             rank = communicator.rank().0,
@@ -123,6 +124,9 @@ fn connect_nccl(device: &Arc<dyn Device>, bootstrap: &dyn Bootstrap, options: &O
         patience,
     )
 }
+
+/// The next [`Communicator::id`].
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
 /// Longest wait for a peer while a communicator comes up within one process: compiling is part of it.
 pub(super) const INIT_DEADLINE: Duration = Duration::from_secs(120);

@@ -112,7 +112,7 @@ mod tests {
     use crate::variant::{Manifest, Shape};
 
     fn request(count: u64) -> Request {
-        Request { count, dtype: DType::F32, op: ReduceOp::Sum }
+        Request { count, dtype: DType::F32, op: ReduceOp::Sum, registered: false }
     }
 
     #[test]

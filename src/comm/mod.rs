@@ -1,6 +1,7 @@
 //! [`Communicator`]: one all-reduce from request to launch.
 
 mod batch;
+mod copies;
 mod cuda_slices;
 mod engine;
 mod init;
@@ -11,6 +12,7 @@ mod options;
 mod order;
 mod place;
 mod presence;
+mod register;
 
 use std::fmt;
 use std::mem::ManuallyDrop;
@@ -50,6 +52,8 @@ pub struct Communicator {
     device: Arc<dyn Device>,
     bootstrap: Arc<dyn Bootstrap>,
     order: Order,
+    /// Which of this process's communicators it is.
+    id: u64,
     /// Whether the peers have been told of a fault that this rank found.
     told: AtomicBool,
 }
@@ -117,43 +121,49 @@ impl Communicator {
         op: ReduceOp,
         stream: StreamHandle,
     ) -> Result<()> {
-        let operation = Operation { input, output, count, dtype, op };
+        let operation = Operation { input, output, count, dtype, op, window: None };
         // SAFETY: the caller's promise is that function's.
         unsafe { self.issue_one(&operation, stream, None) }
     }
 
+    /// As [`Communicator::all_reduce`], of an operation as a value: the form that can name a window of
+    /// [`Communicator::register`], into which results then go without a copy.
+    ///
+    /// Errors: besides, [`Error::InvalidArgument`] for an output that is not in its window, and for another communicator's window.
+    ///
+    /// # Safety
+    /// - As [`Communicator::all_reduce`].
+    /// - All ranks name windows that were registered together, and outputs at one offset of them: this rank stores into the next
+    ///   rank's memory at the offset of its own output. Never past the end of that memory.
+    pub unsafe fn all_reduce_operation(&self, operation: &Operation<'_>, stream: StreamHandle) -> Result<()> {
+        // SAFETY: the caller's promise is that function's.
+        unsafe { self.issue_one(operation, stream, None) }
+    }
+
     /// # Safety
     /// As [`Communicator::all_reduce`]; an owner keeps the stream, in place of the caller.
-    unsafe fn issue_one(&self, operation: &Operation, stream: StreamHandle, owner: Option<Owner>) -> Result<()> {
+    unsafe fn issue_one(&self, operation: &Operation<'_>, stream: StreamHandle, owner: Option<Owner>) -> Result<()> {
         match &*self.engine {
             // SAFETY: the caller's promise is that function's.
             Engine::Kernels(kernels) => unsafe { self.launch_one(kernels, None, operation, stream, owner) },
             Engine::Nccl(nccl) => {
                 operation.check()?;
+                self.check_window(operation)?;
                 self.status()?;
-                let &Operation { input, output, count, dtype, op } = operation;
+                let &Operation { input, output, count, dtype, op, .. } = operation;
                 // SAFETY: as above.
                 self.order.issue(stream, owner, || unsafe { nccl.all_reduce(input, output, count, dtype, op, stream) })
             }
         }
     }
 
-    /// As [`Communicator::all_reduce`], with a variant and shape of the caller's. Every rank makes the same choice.
+    /// As [`Communicator::all_reduce_operation`], with a variant and shape of the caller's. Every rank makes the same choice.
     ///
     /// # Safety
     /// As [`Communicator::all_reduce`].
-    pub unsafe fn all_reduce_as(
-        &self,
-        choice: &Choice,
-        request: &Request,
-        input: DevicePtr,
-        output: DevicePtr,
-        stream: StreamHandle,
-    ) -> Result<()> {
-        let &Request { count, dtype, op } = request;
-        let operation = Operation { input, output, count, dtype, op };
+    pub unsafe fn all_reduce_as(&self, choice: &Choice, operation: &Operation<'_>, stream: StreamHandle) -> Result<()> {
         // SAFETY: the caller's promise is this function's.
-        unsafe { self.launch_one(self.kernels()?, Some(choice), &operation, stream, None) }
+        unsafe { self.launch_one(self.kernels()?, Some(choice), operation, stream, None) }
     }
 
     /// # Safety
@@ -162,11 +172,12 @@ impl Communicator {
         &self,
         kernels: &KernelEngine,
         choice: Option<&Choice>,
-        operation: &Operation,
+        operation: &Operation<'_>,
         stream: StreamHandle,
         owner: Option<Owner>,
     ) -> Result<()> {
         operation.check()?;
+        self.check_window(operation)?;
         let mut found = kernels.find(choice, &operation.request())?;
         self.status()?;
         if operation.count == 0 {

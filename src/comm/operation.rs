@@ -2,14 +2,15 @@
 
 use crate::device::DevicePtr;
 use crate::error::{Error, Result};
+use crate::memory::Window;
 use crate::types::{DType, ReduceOp};
 use crate::variant::Request;
 
-/// One all-reduce of a batch: every rank's `input` into every rank's `output`.
+/// One all-reduce as a value: every rank's `input` into every rank's `output`.
 ///
 /// Shape: as [`Communicator::all_reduce`](super::Communicator::all_reduce).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Operation {
+#[derive(Clone, Copy, Debug)]
+pub struct Operation<'a> {
     /// First element of this rank's operand.
     pub input: DevicePtr,
     /// First element of this rank's result; equals `input` to work in place.
@@ -20,13 +21,22 @@ pub struct Operation {
     pub dtype: DType,
     /// Operator.
     pub op: ReduceOp,
+    /// The window that `output` lies in, if it is to be used. On all ranks the same window, and the same offset in it: what one
+    /// rank says is where the others store.
+    pub window: Option<&'a Window>,
 }
 
-impl Operation {
+impl Operation<'_> {
+    /// A request with its operands, in no window.
+    pub fn of(request: &Request, input: DevicePtr, output: DevicePtr) -> Self {
+        let &Request { count, dtype, op, .. } = request;
+        Self { input, output, count, dtype, op, window: None }
+    }
+
     /// What is to be reduced, wherever it lies.
     pub fn request(&self) -> Request {
-        let &Self { count, dtype, op, .. } = self;
-        Request { count, dtype, op }
+        let &Self { count, dtype, op, window, .. } = self;
+        Request { count, dtype, op, registered: window.is_some_and(Window::is_zero_copy) }
     }
 
     /// Whether the operands can be what they are said to be.
@@ -54,7 +64,15 @@ impl Operation {
                 "input and output overlap: {apart} bytes apart for {bytes} bytes; pass the same address to work in place"
             )));
         }
-        Ok(())
+        match self.window {
+            Some(window) if !window.holds(output, bytes) => Err(Error::invalid(format!(
+                "output is {:#x} with {bytes} bytes, which do not lie in the window of {} bytes at {:#x}",
+                output.0,
+                window.bytes(),
+                window.address().0
+            ))),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -66,7 +84,7 @@ mod tests {
     fn operands_are_checked() {
         let check = |count, input, output| {
             let (input, output) = (DevicePtr(input), DevicePtr(output));
-            Operation { input, output, count, dtype: DType::F32, op: ReduceOp::Sum }.check()
+            Operation { input, output, count, dtype: DType::F32, op: ReduceOp::Sum, window: None }.check()
         };
         check(4, 0x1000, 0x1000).unwrap();
         check(4, 0x1000, 0x1010).unwrap();

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Device, DevicePtr, EventHandle, GraphHandle, StreamHandle};
+use super::{Device, DevicePtr, EventHandle, GraphHandle, SharedBlock, StreamHandle};
 use crate::error::Result;
 
 /// A stream that is given back when dropped.
@@ -109,7 +109,7 @@ impl Drop for Graph {
     }
 }
 
-/// Plain device memory that is given back when dropped.
+/// Device memory that is given back when dropped.
 ///
 /// The owner synchronises the streams that use it before dropping it.
 #[derive(Debug)]
@@ -117,12 +117,20 @@ pub struct Buffer {
     device: Arc<dyn Device>,
     address: DevicePtr,
     bytes: u64,
+    /// What keeps shared memory; none for plain memory.
+    shared: Option<SharedBlock>,
 }
 
 impl Buffer {
     /// `bytes` bytes on `device`, contents undefined.
     pub fn new(device: &Arc<dyn Device>, bytes: u64) -> Result<Self> {
-        Ok(Self { address: device.allocate(bytes.max(1))?, device: Arc::clone(device), bytes })
+        Ok(Self { address: device.allocate(bytes.max(1))?, device: Arc::clone(device), bytes, shared: None })
+    }
+
+    /// As [`Buffer::new`], zeroed, of memory that can be registered as a zero-copy window between processes on any device.
+    pub fn shared(device: &Arc<dyn Device>, bytes: u64) -> Result<Self> {
+        let block = device.allocate_shared(bytes.max(1))?;
+        Ok(Self { address: block.address, device: Arc::clone(device), bytes, shared: Some(block) })
     }
 
     /// First byte.
@@ -162,7 +170,9 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        // SAFETY: allocated by this device in `new`; the type's contract is that no stream still uses it.
-        unsafe { self.device.free(self.address) }
+        if self.shared.is_none() {
+            // SAFETY: allocated by this device in `new`; the type's contract is that no stream still uses it.
+            unsafe { self.device.free(self.address) }
+        }
     }
 }

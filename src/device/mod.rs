@@ -158,6 +158,26 @@ impl fmt::Debug for SharedBlock {
     }
 }
 
+/// How another process maps memory that was not made to be shared.
+#[derive(Debug)]
+pub struct Export {
+    /// What travels as bytes.
+    pub card: ExportCard,
+    /// The allocation, where it travels as a descriptor.
+    pub fd: Option<OwnedFd>,
+}
+
+/// Of an [`Export`], what is plain data.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExportCard {
+    /// Size of the allocation.
+    pub allocation_bytes: u64,
+    /// Where the exported range begins in it.
+    pub offset: u64,
+    /// CUDA's legacy handle of the allocation, where it has no descriptor.
+    pub ipc_handle: Option<Vec<u8>>,
+}
+
 /// Host memory that kernels of one device can read and write.
 pub struct HostBlock {
     /// First byte for the host; aligned to a page, zeroed at creation.
@@ -217,6 +237,20 @@ pub trait Device: Send + Sync + fmt::Debug {
     /// Lets kernels of this device reach a block that another device of this process allocated.
     fn grant_access(&self, block: &SharedBlock) -> Result<()>;
 
+    /// What other processes need to map a range of this device's memory, whoever allocated it.
+    ///
+    /// Errors: for memory that cannot be exported: on CUDA what is no one allocation, or neither `cudaMalloc`'s nor made with a
+    /// POSIX descriptor; on the CPU what [`Device::allocate_shared`] did not make.
+    fn export(&self, address: DevicePtr, bytes: u64) -> Result<Export>;
+
+    /// Maps the range of `bytes` that a peer process exported, for kernels of this device.
+    fn import(&self, export: Export, bytes: u64) -> Result<SharedBlock>;
+
+    /// Lets kernels of this device reach a range that is another device's of this process, whoever allocated it.
+    ///
+    /// Errors: on CUDA as [`Device::export`], but for descriptors, and where the GPUs have no peer access.
+    fn reach(&self, address: DevicePtr, bytes: u64) -> Result<()>;
+
     /// Zeroed host memory that kernels can reach.
     fn allocate_host(&self, bytes: u64) -> Result<HostBlock>;
 
@@ -231,6 +265,25 @@ pub trait Device: Send + Sync + fmt::Debug {
     /// # Safety
     /// The range is valid until the stream passes the fill.
     unsafe fn fill(&self, destination: DevicePtr, byte: u8, bytes: u64, stream: StreamHandle) -> Result<()>;
+
+    /// Whether [`Device::wait_value`] and [`Device::write_value`] work here.
+    fn has_value_operations(&self) -> bool;
+
+    /// Makes later work of the stream wait until the word at `address` is at least `value`. What was stored before a release of
+    /// that value is visible to it. Nothing but the word ends the wait.
+    ///
+    /// # Safety
+    /// `address` is that of an aligned `u64` in memory of this device, valid until the stream passes the wait; whoever writes the word
+    /// meanwhile does so atomically.
+    unsafe fn wait_value(&self, address: DevicePtr, value: u64, stream: StreamHandle) -> Result<()>;
+
+    /// Stores `value` to the word at `address`, behind all earlier work of the stream: whoever acquires it sees what that wrote,
+    /// on any device.
+    ///
+    /// # Safety
+    /// `address` is that of an aligned `u64` that this device can reach, valid until the stream passes the write; whoever reads the
+    /// word meanwhile does so atomically.
+    unsafe fn write_value(&self, address: DevicePtr, value: u64, stream: StreamHandle) -> Result<()>;
 
     /// A new stream, independent of the default stream.
     fn create_stream(&self) -> Result<StreamHandle>;
@@ -271,10 +324,13 @@ pub trait Device: Send + Sync + fmt::Debug {
     /// Whether the stream is being captured into a graph.
     fn is_capturing(&self, stream: StreamHandle) -> Result<bool>;
 
-    /// Starts recording the stream's work instead of running it. Capture is thread-local.
+    /// Starts recording the stream's work instead of running it. Capture is thread-local. A stream that waits for an event which
+    /// was recorded in the capture joins it, and its work is a branch of the graph.
     fn begin_capture(&self, stream: StreamHandle) -> Result<()>;
 
-    /// Ends a capture; the graph can be launched any number of times.
+    /// Ends a capture, on the stream it began on; the graph can be launched any number of times.
+    ///
+    /// Errors: where that stream has not waited for all work of the streams that joined.
     fn end_capture(&self, stream: StreamHandle) -> Result<GraphHandle>;
 
     /// Queues everything the graph holds.

@@ -28,6 +28,8 @@ pub struct Series {
     pub op: ReduceOp,
     /// Whether each rank's result replaces its operand.
     pub in_place: bool,
+    /// Whether results went into a window that all ranks registered.
+    pub registered: bool,
     /// Operations in each replayed graph; 0 where every operation was launched by the host.
     pub graph: u32,
     /// Operations in each call of the host's; 0 where every operation was a call of its own.
@@ -49,7 +51,8 @@ impl Series {
             (1, _) => "graph replay, 1 operation a graph".to_owned(),
             (graph, _) => format!("graph replay, {graph} operations a graph"),
         };
-        format!("{issue}, {}", if self.in_place { "in place" } else { "out of place" })
+        let place = if self.in_place { "in place" } else { "out of place" };
+        format!("{issue}, {place}{}", if self.registered { ", registered" } else { "" })
     }
 }
 
@@ -67,11 +70,19 @@ mod tests {
     #[test]
     fn a_series_reads_as_a_caption() {
         let ranks = WorldSize::new(8).unwrap();
-        let series = Series { ranks, dtype: DType::F32, op: ReduceOp::Sum, in_place: false, graph: 20, batch: 0 };
+        let series = Series {
+            ranks,
+            dtype: DType::F32,
+            op: ReduceOp::Sum,
+            in_place: false,
+            registered: false,
+            graph: 20,
+            batch: 0,
+        };
         assert_eq!(series.to_string(), "8 ranks, f32 sum, graph replay, 20 operations a graph, out of place");
         let series = Series { ranks: WorldSize::new(1).unwrap(), graph: 0, in_place: true, ..series };
         assert_eq!(series.to_string(), "1 rank, f32 sum, launched one by one, in place");
-        let series = Series { batch: 8, ..series };
-        assert_eq!(series.to_string(), "1 rank, f32 sum, launched in batches of 8 operations, in place");
+        let series = Series { batch: 8, registered: true, ..series };
+        assert_eq!(series.to_string(), "1 rank, f32 sum, launched in batches of 8 operations, in place, registered");
     }
 }

@@ -3,12 +3,12 @@
 use std::path::Path;
 
 use crate::error::{Error, Result};
-use crate::measure::compare::Baseline;
+use crate::measure::against::Baseline;
 use crate::measure::output;
 use crate::measure::results::Results;
 
 /// The columns, in order: the JSON's fields, then a ratio for each [`Baseline`].
-const COLUMNS: [&str; 30] = [
+const COLUMNS: [&str; 32] = [
     "ranks",
     "bytes",
     "dtype",
@@ -27,7 +27,9 @@ const COLUMNS: [&str; 30] = [
     "places",
     "metadata",
     "launch",
+    "output",
     "in_place",
+    "registered",
     "graph",
     "batch",
     "p50_us",
@@ -70,7 +72,9 @@ pub fn render(results: &Results) -> Result<String> {
             row.places.map_or(String::new(), |places| places.to_string()),
             row.metadata.map_or(String::new(), |metadata| metadata.to_string()),
             row.launch.map_or(String::new(), |launch| launch.to_string()),
+            row.output.map_or(String::new(), |output| output.to_string()),
             row.in_place.to_string(),
+            row.registered.to_string(),
             row.graph.to_string(),
             row.batch.to_string(),
             row.time_us.p50.to_string(),
@@ -123,9 +127,9 @@ mod tests {
         assert_eq!(lines[0], COLUMNS.join(","));
         assert_eq!(
             lines[1],
-            r#"2,1000,f32,sum,auto,"a,b",4,256,0,3,0,0,0,adaptive,,,,,false,20,0,2,3,1,2.5,0.5,0.5,0,2.5,"#
+            r#"2,1000,f32,sum,auto,"a,b",4,256,0,3,0,0,0,adaptive,,,,,,false,false,20,0,2,3,1,2.5,0.5,0.5,0,2.5,"#
         );
-        assert_eq!(lines[2], "2,1000,f32,sum,nccl,nccl,0,0,0,0,0,0,0,,,,,,false,20,0,5,7.5,2.5,,0.2,0.2,,1,");
+        assert_eq!(lines[2], "2,1000,f32,sum,nccl,nccl,0,0,0,0,0,0,0,,,,,,,false,false,20,0,5,7.5,2.5,,0.2,0.2,,1,");
         assert_eq!(lines.len(), 3);
     }
 }

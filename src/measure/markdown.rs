@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::measure::compare::{Baseline, Choice, Comparison, Line};
+use crate::measure::against::{Baseline, Choice, Line, Standing};
 use crate::measure::provenance::Provenance;
 use crate::measure::results::{Results, Row};
 use crate::types::WorldSize;
@@ -10,7 +10,7 @@ use crate::types::WorldSize;
 /// One table a series, each below the sentence that says what it shows. Ends with a line end.
 pub fn tables(results: &Results) -> String {
     let tables: Vec<_> =
-        Comparison::of(&results.rows).iter().map(|comparison| table(&results.provenance, comparison)).collect();
+        Standing::of(&results.rows).iter().map(|standing| table(&results.provenance, standing)).collect();
     tables.join("\n")
 }
 
@@ -30,18 +30,18 @@ pub fn provenance(provenance: &Provenance) -> String {
 /// Caption and table of one series: a line a size, microseconds, and how many times faster Myelon is than the fastest baseline.
 ///
 /// A wrong result shows as **wrong** in place of its time; a faster baseline shows as a ratio below 1.
-pub fn table(provenance: &Provenance, comparison: &Comparison<'_>) -> String {
-    let series = comparison.series;
-    let against: Vec<_> = Baseline::ALL.into_iter().filter(|&baseline| comparison.has(baseline)).collect();
+pub fn table(provenance: &Provenance, standing: &Standing<'_>) -> String {
+    let series = standing.series;
+    let against: Vec<_> = Baseline::ALL.into_iter().filter(|&baseline| standing.has(baseline)).collect();
     let mut text = format!("**{}, {} {}**: ", ranks(provenance, series.ranks), series.dtype, series.op);
     let _ = write!(text, "p50 of the slowest rank in µs; {}", series.mode());
     if !against.is_empty() {
         let _ = write!(text, "; {}", provenance.nccl_state());
     }
-    if comparison.choice == Choice::Fastest {
+    if standing.choice == Choice::Fastest {
         text.push_str("; the fastest variant measured at each size");
     }
-    if comparison.lines.iter().any(has_unverified) {
+    if standing.lines.iter().any(has_unverified) {
         text.push_str("; not all results were verified");
     }
     text.push_str(".\n\n| size | Myelon | variant |");
@@ -52,7 +52,7 @@ pub fn table(provenance: &Provenance, comparison: &Comparison<'_>) -> String {
     text.push_str("|---:|---:|:---|");
     text.push_str(&"---:|".repeat(against.len() + usize::from(!against.is_empty())));
     text.push('\n');
-    for line in &comparison.lines {
+    for line in &standing.lines {
         let variant = line.ours.map_or("-".to_owned(), |row| format!("`{}`", row.variant));
         let _ = write!(text, "| {} | {} | {variant} |", line.bytes.human(), time(line.ours));
         for &baseline in &against {

@@ -68,6 +68,15 @@ mod tests {
     }
 
     #[test]
+    fn registered_results_do_not_replace_others() {
+        let old = run("2026-01-01T00:00:00Z", "a", vec![row(2, 64, "auto", 1.0)]);
+        let registered = Row { registered: true, ..row(2, 64, "auto", 2.0) };
+        let new = run("2026-01-02T00:00:00Z", "a", vec![registered.clone()]);
+        let [merged] = by_machine(vec![old, new]).try_into().unwrap();
+        assert_eq!(merged.rows, [registered, row(2, 64, "auto", 1.0)]);
+    }
+
+    #[test]
     fn a_run_that_is_replaced_altogether_leaves_no_trace() {
         let old = run("2026-01-01T00:00:00Z", "a", vec![row(2, 64, "auto", 1.0)]);
         let new = run("2026-01-02T00:00:00Z", "b", vec![row(2, 64, "auto", 2.0)]);

@@ -11,7 +11,7 @@ use crate::measure::provenance::Provenance;
 use crate::measure::size::Bytes;
 use crate::measure::stats::Summary;
 use crate::measure::stored::{self, Stored, json, lines};
-use crate::types::{DType, Launching, Metadata, Places, ReduceOp, SyncPolicy, Wait, WorldSize};
+use crate::types::{DType, Launching, Metadata, Output, Places, ReduceOp, SyncPolicy, Wait, WorldSize};
 
 /// Number of the form described here. A change that an old reader would get wrong takes the next one.
 pub const SCHEMA: u32 = 1;
@@ -78,8 +78,15 @@ pub struct Row {
     /// How the steps of a ring are launched; null as for `wait`.
     #[serde(default)]
     pub launch: Option<Launching>,
+    /// How results got into the output; null as for `wait`.
+    #[serde(default)]
+    pub output: Option<Output>,
     /// Whether each rank's result replaced its operand.
     pub in_place: bool,
+    /// Whether results went into a window that all ranks registered; false in files older than this field, and of no meaning for
+    /// baselines, which have their own.
+    #[serde(default)]
+    pub registered: bool,
     /// Operations in each replayed graph; 0 for host launches. Above 1, times are of the replays' means.
     pub graph: u32,
     /// Operations in each call of the host's; 0 where each was a call of its own, and in files older than this field. Above 1,
@@ -124,7 +131,9 @@ impl Row {
             places: None,
             metadata: None,
             launch: None,
+            output: None,
             in_place: series.in_place,
+            registered: series.registered,
             graph: series.graph,
             batch: series.batch,
             time_us,
@@ -137,13 +146,18 @@ impl Row {
 
     /// What was measured, apart from the candidate and its time.
     pub fn case(&self) -> Case {
-        let &Self { ranks, dtype, op, in_place, graph, batch, bytes, .. } = self;
-        Series { ranks, dtype, op, in_place, graph, batch }.at(Bytes(bytes))
+        let &Self { ranks, dtype, op, in_place, registered, graph, batch, bytes, .. } = self;
+        Series { ranks, dtype, op, in_place, registered, graph, batch }.at(Bytes(bytes))
     }
 
     /// Whether verification found a wrong element. A time of such a row means nothing.
     pub fn is_wrong(&self) -> bool {
         self.wrong.is_some_and(|wrong| wrong > 0)
+    }
+
+    /// How far the repeats lie apart: p50 less the fastest. Not p99, which one interruption in twenty repeats sets.
+    pub fn scatter_us(&self) -> f64 {
+        self.time_us.p50 - self.time_us.min
     }
 
     /// How many times faster this is than `other`; above 1 it wins. None where either was wrong, and for a time of zero.
@@ -224,7 +238,15 @@ pub(crate) mod tests {
     /// A correct row that took `p50` microseconds for f32 sums out of place, 20 to a graph.
     pub(crate) fn row(ranks: u32, bytes: u64, requested: &str, p50: f64) -> Row {
         let ranks = WorldSize::new(ranks).unwrap();
-        let series = Series { ranks, dtype: DType::F32, op: ReduceOp::Sum, in_place: false, graph: 20, batch: 0 };
+        let series = Series {
+            ranks,
+            dtype: DType::F32,
+            op: ReduceOp::Sum,
+            in_place: false,
+            registered: false,
+            graph: 20,
+            batch: 0,
+        };
         let time_us = Summary { p50, p99: p50 * 1.5, min: p50 * 0.5 };
         Row::measured(series.at(Bytes(bytes)), requested, time_us, Some(0))
     }
@@ -242,8 +264,8 @@ pub(crate) mod tests {
             r#"{"schema":1,
 "provenance":{"date":"2026-11-20T10:00:00Z","version":"0.1.0","source_hash":"1a2b3c4d","gpu":"NVIDIA H200","gpus":8,"link":"NV18","driver":"580.159","cuda":"13.0","nccl":"2.28.9","nvls":"off","cpu":"Test CPU"},
 "rows":[
-{"ranks":8,"bytes":1024,"dtype":"f32","op":"sum","requested":"auto","variant":"ring","lanes":16,"threads":512,"chunk":4096,"stages":0,"stage_packs":0,"producer_warps":0,"slots":4,"wait":"spin","sync":null,"places":null,"metadata":null,"launch":null,"in_place":false,"graph":20,"batch":0,"time_us":{"p50":4.0,"p99":6.0,"min":2.0},"host_us":2.5,"algbw_gbps":0.256,"busbw_gbps":0.448,"wrong":0},
-{"ranks":8,"bytes":1024,"dtype":"f32","op":"sum","requested":"nccl","variant":"nccl","lanes":0,"threads":0,"chunk":0,"stages":0,"stage_packs":0,"producer_warps":0,"slots":0,"wait":null,"sync":null,"places":null,"metadata":null,"launch":null,"in_place":false,"graph":20,"batch":0,"time_us":{"p50":8.0,"p99":12.0,"min":4.0},"host_us":null,"algbw_gbps":0.128,"busbw_gbps":0.224,"wrong":null}
+{"ranks":8,"bytes":1024,"dtype":"f32","op":"sum","requested":"auto","variant":"ring","lanes":16,"threads":512,"chunk":4096,"stages":0,"stage_packs":0,"producer_warps":0,"slots":4,"wait":"spin","sync":null,"places":null,"metadata":null,"launch":null,"output":null,"in_place":false,"registered":false,"graph":20,"batch":0,"time_us":{"p50":4.0,"p99":6.0,"min":2.0},"host_us":2.5,"algbw_gbps":0.256,"busbw_gbps":0.448,"wrong":0},
+{"ranks":8,"bytes":1024,"dtype":"f32","op":"sum","requested":"nccl","variant":"nccl","lanes":0,"threads":0,"chunk":0,"stages":0,"stage_packs":0,"producer_warps":0,"slots":0,"wait":null,"sync":null,"places":null,"metadata":null,"launch":null,"output":null,"in_place":false,"registered":false,"graph":20,"batch":0,"time_us":{"p50":8.0,"p99":12.0,"min":4.0},"host_us":null,"algbw_gbps":0.128,"busbw_gbps":0.224,"wrong":null}
 ]}
 "#
         );
@@ -267,9 +289,9 @@ pub(crate) mod tests {
         results.rows = vec![row(2, 1, "auto", 1.0)];
         let text = results.to_json().unwrap();
         let shape = "\"chunk\":0,\"stages\":0,\"stage_packs\":0,\"producer_warps\":0,\"slots\":0,\"wait\":null,\
-                     \"sync\":null,\"places\":null,\"metadata\":null,\"launch\":null,";
+                     \"sync\":null,\"places\":null,\"metadata\":null,\"launch\":null,\"output\":null,";
         let mut older = text.clone();
-        for part in [shape, "\"batch\":0,", "\"host_us\":null,"] {
+        for part in [shape, "\"registered\":false,", "\"batch\":0,", "\"host_us\":null,"] {
             assert!(older.contains(part), "{part}");
             older = older.replace(part, "");
         }

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use crate::error::{Error, Result};
+use crate::measure::against::{Baseline, Standing};
 use crate::measure::case::Series;
-use crate::measure::compare::{Baseline, Comparison};
 use crate::measure::provenance::Provenance;
 use crate::measure::results::{Results, Row};
 use crate::measure::scale::LogAxis;
@@ -65,20 +65,20 @@ text { fill: #9198a1 }
 ///
 /// Errors: [`Error::InvalidArgument`] if there is no row to show.
 pub fn plot(results: &Results) -> Result<String> {
-    let comparisons = of_one_kind(Comparison::of(&results.rows));
-    let first = comparisons.first().ok_or_else(|| Error::invalid("no rows to plot: measure something first"))?;
-    let height = HEADING + PANEL.pitch_y * comparisons.len() as f64;
+    let standings = of_one_kind(Standing::of(&results.rows));
+    let first = standings.first().ok_or_else(|| Error::invalid("no rows to plot: measure something first"))?;
+    let height = HEADING + PANEL.pitch_y * standings.len() as f64;
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" width=\"{WIDTH}\" height=\"{height}\" role=\"img\" aria-labelledby=\"title\">\n<style>{STYLE}</style>\n"
     );
-    heading(&mut svg, &results.provenance, first.series, &comparisons, height);
-    for (row, comparison) in comparisons.iter().enumerate() {
+    heading(&mut svg, &results.provenance, first.series, &standings, height);
+    for (row, standing) in standings.iter().enumerate() {
         let top = HEADING + PANEL.pitch_y * row as f64 + PANEL.top;
-        let ranks = results.provenance.describe(comparison.series.ranks);
+        let ranks = results.provenance.describe(standing.series.ranks);
         let time = Quantity { title: "time, µs", hint: "lower is better", of: |row| row.time_us.p50 };
-        panel(&mut svg, PANEL.left, top, &ranks, &time, comparison);
+        panel(&mut svg, PANEL.left, top, &ranks, &time, standing);
         let busbw = Quantity { title: "bus bandwidth, GB/s", hint: "higher is better", of: |row| row.busbw_gbps };
-        panel(&mut svg, PANEL.left + PANEL.pitch_x, top, &ranks, &busbw, comparison);
+        panel(&mut svg, PANEL.left + PANEL.pitch_x, top, &ranks, &busbw, standing);
     }
     svg.push_str("</svg>\n");
     Ok(svg)
@@ -99,39 +99,39 @@ struct Curve<'a> {
 }
 
 /// Baselines first, so that Myelon is drawn over them.
-fn curves<'a>(comparison: &Comparison<'a>) -> Vec<Curve<'a>> {
+fn curves<'a>(standing: &Standing<'a>) -> Vec<Curve<'a>> {
     let right = |row: &&Row| !row.is_wrong() && row.bytes > 0 && row.time_us.p50 > 0.0;
     let of = |baseline: Baseline| Curve {
         class: baseline.name(),
         label: baseline.label(),
-        rows: comparison.lines.iter().filter_map(|line| line.baselines[baseline as usize]).filter(right).collect(),
+        rows: standing.lines.iter().filter_map(|line| line.baselines[baseline as usize]).filter(right).collect(),
     };
-    let ours = comparison.lines.iter().filter_map(|line| line.ours).filter(right).collect();
+    let ours = standing.lines.iter().filter_map(|line| line.ours).filter(right).collect();
     let mut curves: Vec<_> = Baseline::ALL.into_iter().map(of).collect();
     curves.push(Curve { class: "myelon", label: "Myelon", rows: ours });
     curves.retain(|curve| !curve.rows.is_empty());
     curves
 }
 
-/// The comparisons that differ in nothing but the ranks, of the kind with the most lines; the first kind of equal ones.
-fn of_one_kind(comparisons: Vec<Comparison<'_>>) -> Vec<Comparison<'_>> {
+/// The standings that differ in nothing but the ranks, of the kind with the most lines; the first kind of equal ones.
+fn of_one_kind(standings: Vec<Standing<'_>>) -> Vec<Standing<'_>> {
     let kind = |series: Series| (series.dtype, series.op, series.in_place, series.graph, series.batch);
     let mut lines = BTreeMap::new();
-    for comparison in &comparisons {
-        *lines.entry(kind(comparison.series)).or_insert(0) += comparison.lines.len();
+    for standing in &standings {
+        *lines.entry(kind(standing.series)).or_insert(0) += standing.lines.len();
     }
     let most = lines.into_iter().rev().max_by_key(|&(_, count)| count).map(|(kind, _)| kind);
-    comparisons.into_iter().filter(|comparison| Some(kind(comparison.series)) == most).collect()
+    standings.into_iter().filter(|standing| Some(kind(standing.series)) == most).collect()
 }
 
-fn heading(svg: &mut String, provenance: &Provenance, series: Series, comparisons: &[Comparison<'_>], height: f64) {
+fn heading(svg: &mut String, provenance: &Provenance, series: Series, standings: &[Standing<'_>], height: f64) {
     let title = format!("All-reduce, {} {}", series.dtype, series.op);
     let software = if provenance.gpus == 0 { String::new() } else { format!(" · {}", provenance.nccl_state()) };
     let day = provenance.date.strftime("%Y-%m-%d");
     let about = format!("{}{software} · p50 of the slowest rank, {} · {day}", provenance.machine(), series.mode());
     card(svg, [WIDTH, height], [24, 38, 60], &title, &about);
     let mut shown: Vec<(&str, &str)> = Vec::new();
-    for curve in comparisons.iter().flat_map(curves) {
+    for curve in standings.iter().flat_map(curves) {
         if !shown.contains(&(curve.class, curve.label)) {
             shown.push((curve.class, curve.label));
         }
@@ -146,7 +146,7 @@ fn heading(svg: &mut String, provenance: &Provenance, series: Series, comparison
     }
 }
 
-fn panel(svg: &mut String, left: f64, top: f64, ranks: &str, quantity: &Quantity, comparison: &Comparison<'_>) {
+fn panel(svg: &mut String, left: f64, top: f64, ranks: &str, quantity: &Quantity, standing: &Standing<'_>) {
     let (right, bottom) = (left + PANEL.width, top + PANEL.height);
     let Quantity { title, hint, of } = quantity;
     let _ = writeln!(
@@ -154,7 +154,7 @@ fn panel(svg: &mut String, left: f64, top: f64, ranks: &str, quantity: &Quantity
         "<text class=\"panel\" x=\"{left}\" y=\"{}\">{ranks}: {title} <tspan class=\"hint\" dx=\"4\">{hint}</tspan></text>",
         top - 12.0
     );
-    let curves = curves(comparison);
+    let curves = curves(standing);
     let rows = || curves.iter().flat_map(|curve| curve.rows.iter().copied()).filter(|row| of(row) > 0.0);
     let x_axis = LogAxis::holding(rows().map(|row| row.bytes as f64), 1.0, left + 10.0, right - 10.0);
     let y_axis = LogAxis::holding(rows().map(of), 1.3, bottom, top);

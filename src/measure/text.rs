@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Write as _};
 
-use crate::measure::compare::Baseline;
+use crate::measure::against::Baseline;
 use crate::measure::provenance::Provenance;
 use crate::measure::results::Row;
 use crate::measure::size::Bytes;
@@ -144,6 +144,7 @@ fn shape(row: &Row) -> String {
         ("places", row.places.map(|places| places.to_string())),
         ("metadata", row.metadata.map(|metadata| metadata.to_string())),
         ("launch", row.launch.map(|launch| launch.to_string())),
+        ("output", row.output.map(|output| output.to_string())),
     ];
     let parts = parts.into_iter().filter_map(|(name, value)| Some(format!(" {name}={}", value?)));
     parts.collect()

@@ -167,7 +167,7 @@ fn look_up(id: u64) -> Option<SharedBlock> {
 }
 
 /// A number that no two processes share, whatever their process namespaces. Made once, so it changes in no process.
-fn process_token() -> u64 {
+pub(super) fn process_token() -> u64 {
     // WHY a time beside the id: ids repeat across namespaces, and this is only reached where the system has no randomness.
     static TOKEN: LazyLock<u64> = LazyLock::new(|| {
         getrandom::u64().unwrap_or_else(|_| {

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::abi::{
-    HeapLayout, HeapState, LL_BUFFERS, LaneState, MAX_LANES, MAX_RING_SLOTS, MAX_WORLD, SENTINEL_BUFFERS,
+    CopyState, HeapLayout, HeapState, LL_BUFFERS, LaneState, MAX_LANES, MAX_RING_SLOTS, MAX_WORLD, SENTINEL_BUFFERS,
     STAGING_BUFFERS,
 };
 use crate::device::DeviceKind;
@@ -26,6 +26,8 @@ pub struct HeapLimits {
     pub slot_bytes: u64,
     /// Slots of a lane's ring; a power of two.
     pub ring_slots: u32,
+    /// Copies of one launch, for variants whose bytes travel by copies; larger messages run in several launches.
+    pub copies: u32,
 }
 
 impl HeapLimits {
@@ -37,10 +39,12 @@ impl HeapLimits {
                 lanes: 128,
                 sentinel_bytes: 12 << 20,
                 ll_bytes: 2 << 20,
-                // WHY: of the regions, staging is what `auto` needs least over many ranks: floats never pass through it.
+                // WHY: of the regions, staging is what `auto` needs least over many ranks: floats pass through it only where no mailbox
+                // has been tried.
                 staging_bytes: if world_size.get() > 4 { 64 << 10 } else { 128 << 10 },
                 slot_bytes: 256 << 10,
                 ring_slots: 2,
+                copies: 1024,
             },
             DeviceKind::Cpu => Self {
                 lanes: 8,
@@ -49,6 +53,7 @@ impl HeapLimits {
                 staging_bytes: 16 << 10,
                 slot_bytes: 4 << 10,
                 ring_slots: 4,
+                copies: 256,
             },
         }
     }
@@ -73,18 +78,21 @@ impl HeapLimits {
 
     /// These limits, raised where a shape asks for more.
     fn with_room_for(self, shape: &Shape) -> Self {
-        let lanes = shape.lanes.map_or(0, |lanes| lanes.most(u64::MAX));
-        let chunk = shape.chunk.map_or(0, |chunk| chunk.0.next_multiple_of(CELL_ALIGNMENT));
-        Self {
-            lanes: self.lanes.max(lanes),
-            slot_bytes: self.slot_bytes.max(chunk),
-            ring_slots: self.ring_slots.max(shape.slots.unwrap_or(0)),
-            ..self
-        }
+        let lanes = self.lanes.max(shape.lanes.map_or(0, |lanes| lanes.most(u64::MAX)));
+        let ring_slots = self.ring_slots.max(shape.slots.unwrap_or(0));
+        let chunk = shape.chunk.map_or(0, |chunk| chunk.0);
+        // A chunk beyond those of lanes is a copy's: the slots of all lanes together have room for some of them.
+        let slot_bytes = if chunk <= MOST_LANE_CHUNK {
+            chunk
+        } else {
+            (COPY_SLOTS * chunk).div_ceil(u64::from(lanes) * u64::from(ring_slots))
+        };
+        let slot_bytes = self.slot_bytes.max(slot_bytes.next_multiple_of(CELL_ALIGNMENT));
+        Self { lanes, slot_bytes, ring_slots, ..self }
     }
 
     fn check(&self) -> Result<()> {
-        let Self { lanes, sentinel_bytes, ll_bytes, staging_bytes, slot_bytes, ring_slots } = *self;
+        let Self { lanes, sentinel_bytes, ll_bytes, staging_bytes, slot_bytes, ring_slots, copies } = *self;
         let cells = [sentinel_bytes / MAX_WORLD as u64, ll_bytes / MAX_WORLD as u64, staging_bytes, slot_bytes];
         if lanes == 0 || lanes > MAX_LANES {
             return Err(Error::invalid(format!("heap limits: {lanes} lanes, 1 to {MAX_LANES} are possible")));
@@ -92,6 +100,11 @@ impl HeapLimits {
         if !ring_slots.is_power_of_two() || !(2..=MAX_RING_SLOTS as u32).contains(&ring_slots) {
             return Err(Error::invalid(format!(
                 "heap limits: {ring_slots} ring slots, a power of two from 2 to {MAX_RING_SLOTS} is needed"
+            )));
+        }
+        if !(FEWEST_COPIES..=MOST_COPIES).contains(&copies) {
+            return Err(Error::invalid(format!(
+                "heap limits: {copies} copies, {FEWEST_COPIES} to {MOST_COPIES} are possible"
             )));
         }
         if let Some(odd) = cells.iter().find(|&&cell| cell % CELL_ALIGNMENT != 0 || cell == 0 || cell > 1 << 30) {
@@ -128,6 +141,8 @@ impl HeapLimits {
             staging_bytes: self.staging_bytes,
             ring: place(lanes * u64::from(self.ring_slots) * self.slot_bytes, REGION_ALIGNMENT),
             slot_bytes: self.slot_bytes,
+            copies: place(u64::from(self.copies) * size_of::<CopyState>() as u64, REGION_ALIGNMENT),
+            copy_count: self.copies.into(),
             lane_count: self.lanes,
             ring_slots: self.ring_slots,
         };
@@ -138,6 +153,13 @@ impl HeapLimits {
 /// A cache line of the GPU's L2, so that no two writers share one.
 const CELL_ALIGNMENT: u64 = 128;
 const REGION_ALIGNMENT: u64 = 4096;
+/// The largest chunk that a lane's slot is asked to hold; a test holds the manifest to it.
+const MOST_LANE_CHUNK: u64 = 1 << 20;
+/// Slots for copies that a heap has when a chunk of theirs is asked for: some travel while others are reduced.
+const COPY_SLOTS: u64 = 4;
+/// What one round of a ring of [`MAX_WORLD`] ranks takes.
+const FEWEST_COPIES: u32 = 2 * MAX_WORLD as u32 - 2;
+const MOST_COPIES: u32 = 1 << 16;
 
 #[cfg(test)]
 mod tests {
@@ -146,7 +168,7 @@ mod tests {
     use super::*;
     use crate::measure::Bytes;
     use crate::table::LaneTable;
-    use crate::variant::Lanes;
+    use crate::variant::{Lanes, Manifest, Transfer};
 
     fn world(ranks: u32) -> WorldSize {
         WorldSize::new(ranks).unwrap()
@@ -161,6 +183,7 @@ mod tests {
                 staging_bytes: c * 128,
                 slot_bytes: d * 128,
                 ring_slots: 1 << slots,
+                copies: FEWEST_COPIES + a as u32,
             }
         })
     }
@@ -172,13 +195,14 @@ mod tests {
             let world = u64::from(world);
             let lanes = u64::from(limits.lanes);
             let ends = [
-                (layout.state, layout.state + 256),
+                (layout.state, layout.state + 384),
                 (layout.signatures, layout.signatures + 128),
                 (layout.lanes, layout.lanes + lanes * 512),
                 (layout.sentinel, layout.sentinel + 3 * world * layout.sentinel_bytes),
                 (layout.ll, layout.ll + 4 * world * layout.ll_bytes),
                 (layout.staging, layout.staging + 2 * lanes * layout.staging_bytes),
                 (layout.ring, layout.ring + lanes * u64::from(layout.ring_slots) * layout.slot_bytes),
+                (layout.copies, layout.copies + 256 * layout.copy_count),
                 (bytes, bytes),
             ];
             for pair in ends.windows(2) {
@@ -213,6 +237,18 @@ mod tests {
     }
 
     #[test]
+    fn a_chunk_of_copies_finds_room_in_all_slots_together() {
+        let limits = HeapLimits::of(DeviceKind::Cuda, world(2));
+        let with_chunk = |chunk| limits.with_room_for(&Shape { chunk: Some(Bytes(chunk)), ..Shape::default() });
+        assert_eq!(with_chunk(16 << 20), limits);
+        assert_eq!(with_chunk(64 << 20).slot_bytes, 1 << 20);
+        for spec in Manifest::embedded().all().filter(|spec| spec.transfer == Transfer::Kernel) {
+            let beyond = Shape { chunk: Some(Bytes(MOST_LANE_CHUNK + 16)), ..Shape::default() };
+            assert!(spec.takes(&beyond).is_err(), "{} has larger chunks", spec.name);
+        }
+    }
+
+    #[test]
     fn a_shared_device_lowers_the_default_but_not_what_a_shape_asks_for() {
         let lanes = |shared, shapes: &[Shape]| HeapLimits::for_shapes(DeviceKind::Cuda, world(2), shared, shapes).lanes;
         let sixteen = Shape { lanes: Some(Lanes::UpTo(16)), ..Shape::default() };
@@ -230,6 +266,7 @@ mod tests {
     fn odd_limits_are_refused() {
         let good = HeapLimits::of(DeviceKind::Cpu, world(2));
         assert!(HeapLimits { ring_slots: 3, ..good }.layout(world(2)).is_err());
+        assert!(HeapLimits { copies: 13, ..good }.layout(world(2)).is_err());
         assert!(HeapLimits { lanes: 0, ..good }.layout(world(2)).is_err());
         assert!(HeapLimits { slot_bytes: 100, ..good }.layout(world(2)).is_err());
     }

@@ -6,7 +6,7 @@ use std::fmt;
 use super::file::File;
 use crate::device::DeviceKind;
 use crate::error::{Error, Result};
-use crate::measure::compare::AUTO;
+use crate::measure::against::AUTO;
 use crate::measure::{Baseline, Bytes, MOST_BATCH};
 use crate::memory::HeapLimits;
 use crate::types::{DType, ReduceOp, WorldSize};
@@ -210,7 +210,12 @@ impl Candidate {
             // The CPU has every instruction; what a GPU lacks is left out where it is known.
             let terrain = Terrain { device, world_size, layout: &layout, sentinel: true, arch: "cpu" };
             for size in sizes {
-                let request = Request { count: size.elements(Study::DTYPE), dtype: Study::DTYPE, op: Study::OP };
+                let request = Request {
+                    count: size.elements(Study::DTYPE),
+                    dtype: Study::DTYPE,
+                    op: Study::OP,
+                    registered: self.shape.is_direct(),
+                };
                 Plan::new(&terrain, &request, &choice)?;
             }
         }

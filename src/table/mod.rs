@@ -126,6 +126,7 @@ impl LaneTable {
             .filter(|row| row.floats.is_none_or(|floats| floats == request.dtype.is_float()))
             .filter(|row| row.up_to.is_none_or(|limit| bytes <= limit.0))
             .filter(|row| row.variant.is_trusted_on(arch))
+            .filter(|row| !row.shape.is_direct() || request.registered)
             .find(|row| row.variant.supports(request.dtype, request.op).is_ok())
             .map(|row| Choice { variant: Arc::clone(&row.variant), shape: row.shape })
             .ok_or_else(|| {
@@ -147,7 +148,7 @@ mod tests {
                 for &op in ReduceOp::ALL {
                     for count in [1, 1 << 12, 1 << 30] {
                         let world_size = WorldSize::new(3).unwrap();
-                        let request = Request { count, dtype, op };
+                        let request = Request { count, dtype, op, registered: false };
                         for arch in ["sm_90a", "sm_80", "cpu"] {
                             LaneTable::embedded(kind).choose(arch, world_size, &request).unwrap();
                         }
@@ -160,7 +161,7 @@ mod tests {
     #[test]
     fn untried_protocols_are_passed_over() {
         let table = LaneTable::embedded(DeviceKind::Cuda);
-        let request = Request { count: 1, dtype: DType::F32, op: ReduceOp::Sum };
+        let request = Request { count: 1, dtype: DType::F32, op: ReduceOp::Sum, registered: false };
         let choose = |arch| table.choose(arch, WorldSize::new(4).unwrap(), &request).unwrap().variant.name.clone();
         assert_eq!(choose("sm_90a"), "one_shot_push");
         assert_ne!(choose("sm_75"), "one_shot_push");
@@ -170,10 +171,22 @@ mod tests {
     fn rows_have_shapes() {
         let text = "schema = 1\ndevice = \"cpu\"\n[[row]]\nvariant = \"ring\"\nlanes = \"by_size\"\nchunk = \"2K\"\nslots = 2\n";
         let table = LaneTable::parse("t.toml", text, DeviceKind::Cpu).unwrap();
-        let request = Request { count: 1, dtype: DType::F32, op: ReduceOp::Sum };
+        let request = Request { count: 1, dtype: DType::F32, op: ReduceOp::Sum, registered: false };
         let choice = table.choose("cpu", WorldSize::new(2).unwrap(), &request).unwrap();
         let shape = Shape { lanes: Some(Lanes::BySize), chunk: Some(Bytes(2048)), slots: Some(2), ..Shape::default() };
         assert_eq!(choice.shape, shape);
+    }
+
+    #[test]
+    fn rows_with_direct_outputs_are_for_registered_ones() {
+        let text = "schema = 1\ndevice = \"cpu\"\n[[row]]\nvariant = \"ring\"\noutput = \"direct\"\nup_to = \"1G\"\n\
+                    [[row]]\nvariant = \"one_shot_push\"\n";
+        let table = LaneTable::parse("t.toml", text, DeviceKind::Cpu).unwrap();
+        let chosen = |registered| {
+            let request = Request { count: 1, dtype: DType::F32, op: ReduceOp::Sum, registered };
+            table.choose("cpu", WorldSize::new(2).unwrap(), &request).unwrap().variant.name.clone()
+        };
+        assert_eq!((chosen(true), chosen(false)), ("ring".to_owned(), "one_shot_push".to_owned()));
     }
 
     #[test]

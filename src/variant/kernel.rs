@@ -8,7 +8,7 @@ use super::manifest::VariantSpec;
 use crate::abi::{NEIGHBOUR_LOADS, PACK_BYTES, STAGE_FLAG_BYTES};
 use crate::device::KernelSource;
 use crate::measure::neighbour::Work;
-use crate::types::{DType, Metadata, Places, ReduceOp, SyncPolicy, Wait, WorldSize};
+use crate::types::{DType, Metadata, Output, Places, ReduceOp, SyncPolicy, Wait, WorldSize};
 
 /// Everything that a collective kernel is compiled for. Two equal keys are one compiled file.
 #[derive(Clone, Debug)]
@@ -39,12 +39,14 @@ pub struct KernelKey {
     pub places: Places,
     /// How consumer warps learn which piece lies in a stage.
     pub metadata: Metadata,
+    /// How results get into the output.
+    pub output: Output,
 }
 
 impl KernelKey {
     fn identity(&self) -> impl Hash + PartialEq + '_ {
         let stages = (self.stages, self.stage_packs, self.producer_warps);
-        let policies = (self.wait, self.sync, self.places, self.metadata);
+        let policies = (self.wait, self.sync, self.places, self.metadata, self.output);
         (&self.variant.name, self.dtype, self.op, self.world_size, self.threads, stages, self.sentinel, policies)
     }
 
@@ -60,6 +62,7 @@ impl KernelKey {
         let Self { dtype, op, world_size, threads, stages, stage_packs, producer_warps, sentinel, .. } = self;
         let Self { wait, sync, .. } = self;
         let (swizzled, notes) = (self.places == Places::Swizzled, self.metadata == Metadata::Shared);
+        let direct = self.output == Output::Direct;
         let name = &self.variant.name;
         // WHY: the policies are no part of Config: waits and phases lie below everything that is a template over it.
         let entry = format!(
@@ -76,6 +79,7 @@ impl KernelKey {
              \x20 static constexpr bool kSentinel = {sentinel};\n\
              \x20 static constexpr bool kSwizzled = {swizzled};\n\
              \x20 static constexpr bool kNotes = {notes};\n\
+             \x20 static constexpr bool kDirect = {direct};\n\
              }};\n\
              MYELON_KERNEL({threads}, Args, args) {{ {name}<{dtype}, {op}, Config>(args); }}\n\
              }}  // namespace myelon\n"
@@ -122,6 +126,9 @@ impl fmt::Display for KernelKey {
         }
         if self.metadata != Metadata::Derived {
             write!(f, ", {} metadata", self.metadata)?;
+        }
+        if self.output != Output::Staged {
+            write!(f, ", {} output", self.output)?;
         }
         f.write_str(">")
     }

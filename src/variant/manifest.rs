@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use super::arch::capability_of;
 use super::parameters::Parameters;
+use super::properties::{Capacity, Mailbox, Order, Rounding, Transfer};
 use super::shape::Shape;
 use crate::device::DeviceKind;
 use crate::error::{Error, Result};
@@ -40,6 +41,9 @@ pub struct VariantSpec {
     pub mailbox: Mailbox,
     /// What bounds one launch.
     pub capacity: Capacity,
+    /// Who moves the bytes between ranks.
+    #[serde(default)]
+    pub transfer: Transfer,
     /// How often narrow floats are rounded.
     pub rounding: Rounding,
     /// In which order ranks are reduced.
@@ -76,50 +80,6 @@ enum Selection<T> {
 enum SelectionName {
     All,
     AllButFp8,
-}
-
-/// Mailboxes a variant uses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Mailbox {
-    /// None.
-    None,
-    /// Sentinel for floats, LL for the rest and where sentinels are switched off.
-    Sentinel,
-}
-
-/// What bounds the message of one launch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Capacity {
-    /// One mailbox.
-    Mailbox,
-    /// Half of each mailbox: a peer's part of this rank's shard goes into one half, its reduced shard into the other.
-    MailboxShards,
-    /// Lanes times a staging half.
-    Staging,
-    /// Nothing: the kernel loops.
-    Unbounded,
-}
-
-/// How often 16- and 8-bit floats are rounded to their type.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Rounding {
-    /// Once, at the end.
-    Once,
-    /// At every hop.
-    PerHop,
-}
-
-/// In which order ranks are reduced; floats depend on it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Order {
-    /// 0, 1, 2, ...
-    Rank,
-    /// Shard s starts at rank s and goes up, wrapping around.
-    Rotated,
 }
 
 /// A default shape.
@@ -230,6 +190,12 @@ impl Manifest {
             if !spec.enabled && spec.disabled_because.is_none() {
                 return Err(wrong(&spec.name, "disabled without disabled_because".into()));
             }
+            if (spec.transfer == Transfer::CopyEngine) != (spec.capacity == Capacity::Copies) {
+                return Err(wrong(
+                    &spec.name,
+                    "transfer = \"copy_engine\" and capacity = \"copies\" go together".into(),
+                ));
+            }
             for row in &spec.tuning {
                 spec.takes(&row.shape).map_err(|error| wrong(&spec.name, error.to_string()))?;
                 let Shape { lanes, threads, stages, .. } = row.shape;
@@ -291,9 +257,9 @@ mod tests {
             let tuning = spec.tuning(DeviceKind::Cuda, WorldSize::new(ranks).unwrap(), bytes).unwrap();
             (tuning.shape.lanes, tuning.shape.threads)
         };
-        assert_eq!(threads(2, 1 << 24), (Some(Lanes::UpTo(128)), Some(256)));
-        assert_eq!(threads(4, 1 << 24), (Some(Lanes::UpTo(64)), Some(512)));
-        assert_eq!(threads(2, 1 << 10), threads(4, 1 << 10));
+        assert_eq!(threads(2, 1 << 22), (Some(Lanes::UpTo(128)), Some(256)));
+        assert_eq!(threads(4, 1 << 22), (Some(Lanes::UpTo(64)), Some(512)));
+        assert_eq!(threads(4, 1 << 22), threads(8, 1 << 22));
     }
 
     #[test]
@@ -306,6 +272,7 @@ mod tests {
             ("stages = 3", "slots = 4"),
             ("enabled = true", "enabled = false"),
             ("summary", "sumary"),
+            ("capacity = \"unbounded\"", "capacity = \"copies\""),
         ] {
             assert!(SOURCE.contains(from), "{from}");
             assert!(Manifest::parse(&SOURCE.replacen(from, to, 1)).is_err(), "{to}");

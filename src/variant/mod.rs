@@ -4,17 +4,22 @@
 //! comes to the same one without asking.
 
 mod arch;
+mod copies;
 mod kernel;
 mod manifest;
 mod parameters;
 mod plan;
+mod properties;
 mod request;
+mod room;
 mod shape;
 
 pub use arch::dtype_runs_on;
+pub use copies::{Copy, Source};
 pub use kernel::{KernelKey, VerifyKernel, neighbour_kernel};
-pub use manifest::{Capacity, Mailbox, Manifest, Order, Rounding, Tuning, VariantSpec};
+pub use manifest::{Manifest, Tuning, VariantSpec};
 pub use parameters::Parameters;
 pub use plan::{Plan, Terrain};
+pub use properties::{Capacity, Mailbox, Order, Rounding, Transfer};
 pub use request::{Choice, Request};
 pub use shape::{Lanes, Shape};

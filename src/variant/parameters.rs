@@ -8,7 +8,7 @@ use super::shape::{Lanes, Shape};
 use crate::abi::{MAX_LANES, PACK_BYTES};
 use crate::error::{Error, Result};
 use crate::measure::Bytes;
-use crate::types::{Launching, Metadata, Places, SyncPolicy, Wait};
+use crate::types::{Launching, Metadata, Output, Places, SyncPolicy, Wait};
 
 /// The values that a variant takes. A parameter without values is one that the variant does not have; lanes and threads it
 /// always has, within the same bounds for all.
@@ -25,6 +25,7 @@ pub struct Parameters {
     places: Vec<Places>,
     metadata: Vec<Metadata>,
     launch: Vec<Launching>,
+    output: Vec<Output>,
 }
 
 /// Every whole number of packs from one size to another.
@@ -57,6 +58,11 @@ impl Parameters {
         !self.slots.is_empty()
     }
 
+    /// Whether results can be stored right into a registered output.
+    pub fn has_direct_output(&self) -> bool {
+        self.output.contains(&Output::Direct)
+    }
+
     /// `shape` without the parameters that the variant does not have.
     pub fn of(&self, shape: Shape) -> Shape {
         fn had<T, V>(values: &[T], value: Option<V>) -> Option<V> {
@@ -75,6 +81,7 @@ impl Parameters {
             places: had(&self.places, shape.places),
             metadata: had(&self.metadata, shape.metadata),
             launch: had(&self.launch, shape.launch),
+            output: had(&self.output, shape.output),
         }
     }
 
@@ -95,6 +102,7 @@ impl Parameters {
             places,
             metadata,
             launch,
+            output,
         } = *shape;
         let wrong = |parameter: &str, value: &dyn fmt::Display, taken: &str| {
             Error::invalid(format!("variant {variant}: {parameter}={value} is not possible, {taken} is"))
@@ -124,7 +132,8 @@ impl Parameters {
         one_of(variant, "sync", sync, &self.sync)?;
         one_of(variant, "places", places, &self.places)?;
         one_of(variant, "metadata", metadata, &self.metadata)?;
-        one_of(variant, "launch", launch, &self.launch)
+        one_of(variant, "launch", launch, &self.launch)?;
+        one_of(variant, "output", output, &self.output)
     }
 
     /// Every combination of the values that are listed: what tests draw from. Lanes, threads, chunk and the packs of a stage
@@ -138,7 +147,8 @@ impl Parameters {
         let points = Shape::with_each(points, &self.sync, |point, sync| point.sync = Some(sync));
         let points = Shape::with_each(points, &self.places, |point, places| point.places = Some(places));
         let points = Shape::with_each(points, &self.metadata, |point, metadata| point.metadata = Some(metadata));
-        Shape::with_each(points, &self.launch, |point, launch| point.launch = Some(launch))
+        let points = Shape::with_each(points, &self.launch, |point, launch| point.launch = Some(launch));
+        Shape::with_each(points, &self.output, |point, output| point.output = Some(output))
     }
 
     /// Some of [`Parameters::points`] that have every value between them, as few as that takes.
@@ -147,9 +157,8 @@ impl Parameters {
             values.get(index % values.len().max(1)).copied()
         }
         let lengths = [&self.stages, &self.producer_warps, &self.slots].map(Vec::len).into_iter();
-        let most = lengths
-            .chain([self.wait.len(), self.sync.len(), self.places.len(), self.metadata.len(), self.launch.len(), 1])
-            .max();
+        let policies = [self.wait.len(), self.sync.len(), self.places.len(), self.metadata.len()];
+        let most = lengths.chain(policies).chain([self.launch.len(), self.output.len(), 1]).max();
         let point = |index| Shape {
             stages: nth(&self.stages, index),
             producer_warps: nth(&self.producer_warps, index),
@@ -159,6 +168,7 @@ impl Parameters {
             places: nth(&self.places, index),
             metadata: nth(&self.metadata, index),
             launch: nth(&self.launch, index),
+            output: nth(&self.output, index),
             ..Shape::default()
         };
         (0..most.unwrap_or(1)).map(point).collect()
@@ -271,7 +281,8 @@ mod tests {
                 && within(shape.producer_warps, &[])
                 && within(shape.slots, &[2, 4])
                 && shape.wait != Some(Wait::Yield)
-                && (shape.sync, shape.places, shape.metadata, shape.launch) == (None, None, None, None);
+                && (shape.sync, shape.places, shape.metadata) == (None, None, None)
+                && (shape.launch, shape.output) == (None, None);
             prop_assert_eq!(all.check("v", &shape).is_ok(), fits, "{}", shape);
         }
     }

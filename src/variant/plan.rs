@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use super::arch::dtype_runs_on;
 use super::kernel::KernelKey;
-use super::manifest::{Capacity, Mailbox};
+use super::properties::{Capacity, Mailbox, Transfer};
 use super::request::{Choice, Request};
+use super::room::{check_room, most_chunk, slot_region};
 use super::shape::{Lanes, Shape};
 use crate::abi::{HeapLayout, PACK_BYTES};
 use crate::device::DeviceKind;
@@ -25,7 +26,7 @@ pub struct Plan {
     pub shared_bytes: u32,
     /// Bytes a lane moves per step; 0 where the variant has no steps.
     pub chunk_bytes: u32,
-    /// Slots of a lane's ring that are used; 0 where the variant has no ring.
+    /// Slots that are used, of a lane's ring, or of `chunk_bytes` for copies; 0 where the variant has none.
     pub slots: u32,
     /// Most elements of a piece; larger messages run in several, one after another.
     pub piece_elements: u64,
@@ -52,7 +53,8 @@ impl Plan {
     /// The plan of a request under a choice.
     ///
     /// Errors: [`Error::Unsupported`] when the variant lacks the type or operator, or one of them needs another architecture;
-    /// [`Error::InvalidArgument`] for parameters that it does not take, or that the heap has no room for.
+    /// [`Error::InvalidArgument`] for parameters that it does not take, that the heap has no room for, or that need a registered
+    /// output.
     ///
     /// # Panics
     /// If the manifest has a tuning without lanes or threads, which its parser refuses.
@@ -63,7 +65,7 @@ impl Plan {
         dtype_runs_on(request.dtype, terrain.arch)?;
         spec.takes(&choice.shape)?;
         let layout = terrain.layout;
-        check_room(&choice.shape, layout)?;
+        check_room(spec, &choice.shape, layout)?;
         let shape = choice.shape.or(&spec.tuning(terrain.device, terrain.world_size, request.bytes())?.shape);
         let (Some(lanes), Some(threads)) = (shape.lanes, shape.threads) else {
             panic!("the manifest's parser lets no tuning without lanes or threads through")
@@ -72,9 +74,15 @@ impl Plan {
         let sentinel = spec.mailbox == Mailbox::Sentinel && terrain.sentinel && request.dtype.is_float();
         let stages = shape.stages.unwrap_or(0);
         let producer_warps = shape.producer_warps.unwrap_or(0);
-        if producer_warps > 0 && threads < 64 {
+        let copies = spec.transfer == Transfer::CopyEngine;
+        if (producer_warps > 0 || copies) && threads < 64 {
+            let warps = if copies {
+                "a warp that lets copies go and one that reduces"
+            } else {
+                "a producer and a consumer warp"
+            };
             return Err(Error::invalid(format!(
-                "{threads} threads a lane: {} needs 64 or more, for a producer and a consumer warp",
+                "{threads} threads a lane: {} needs 64 or more, for {warps}",
                 spec.name
             )));
         }
@@ -93,10 +101,12 @@ impl Plan {
             sync: shape.sync.unwrap_or(SyncPolicy::Light),
             places: shape.places.unwrap_or(Places::Coalesced),
             metadata: shape.metadata.unwrap_or(Metadata::Derived),
+            output: request.output(&shape, &spec.parameters)?,
         };
         let element_bytes = request.dtype.size_bytes() as u64;
         let world = u64::from(terrain.world_size.get());
-        let chunk = shape.chunk.map_or(layout.slot_bytes, |chunk| chunk.0).min(layout.slot_bytes);
+        let most_chunk = most_chunk(spec, layout);
+        let chunk = shape.chunk.map_or(most_chunk, |chunk| chunk.0).min(most_chunk);
         let chunk_bytes = if spec.parameters.has_chunk() { chunk / PACK_BYTES * PACK_BYTES } else { 0 };
         let launching = shape.launch.unwrap_or(Launching::Persistent);
         // What one launch holds, what a lane holds of it, and the packs that make a lane worth its launch.
@@ -110,6 +120,11 @@ impl Plan {
                 (u64::from(most_lanes) * world * chunk_bytes, world * chunk_bytes, world)
             }
             Capacity::Unbounded => (u64::MAX, u64::MAX, world),
+            // One rank copies nothing.
+            Capacity::Copies => {
+                let rounds = layout.copy_count.checked_div(2 * world - 2);
+                (rounds.map_or(u64::MAX, |rounds| rounds * world * chunk_bytes), u64::MAX, world)
+            }
         };
         let piece_elements = capacity_bytes / element_bytes;
         let piece_bytes = request.count.min(piece_elements) * element_bytes;
@@ -118,7 +133,11 @@ impl Plan {
         let worthwhile = (piece_bytes.div_ceil(PACK_BYTES) * pack_threads).div_ceil(u64::from(threads) * lane_packs);
         let lanes = worthwhile.max(piece_bytes.div_ceil(cell_bytes)).clamp(1, u64::from(most_lanes)) as u32;
         let slots = shape.slots.unwrap_or(layout.ring_slots).min(layout.ring_slots);
-        let slots = if spec.parameters.has_slots() { slots } else { 0 };
+        let slots = match spec.transfer {
+            Transfer::CopyEngine => (slot_region(layout) / chunk_bytes) as u32,
+            Transfer::Kernel if spec.parameters.has_slots() => slots,
+            Transfer::Kernel => 0,
+        };
         let shared_bytes = kernel.shared_bytes();
         let chunk_bytes = chunk_bytes as u32;
         Ok(Self { kernel, lanes, shared_bytes, chunk_bytes, slots, piece_elements, launching })
@@ -140,6 +159,7 @@ impl Plan {
             places: Some(kernel.places),
             metadata: Some(kernel.metadata),
             launch: Some(self.launching),
+            output: Some(kernel.output),
         })
     }
 
@@ -157,7 +177,9 @@ impl Plan {
             let part = index / each;
             (part, index - part * each, each.min(packs - part * each))
         };
-        let (_, in_lane, lane_packs) = locate(packs, u64::from(self.lanes), pack);
+        // Copies are cut from the whole message, and all lanes work on each.
+        let lanes = if self.kernel.variant.transfer == Transfer::CopyEngine { 1 } else { u64::from(self.lanes) };
+        let (_, in_lane, lane_packs) = locate(packs, lanes, pack);
         let rounds = lane_packs.div_ceil(u64::from(self.chunk_bytes) / PACK_BYTES * world);
         let (_, in_round, round_packs) = locate(lane_packs, rounds, in_lane);
         locate(round_packs, world, in_round).0 as u32
@@ -188,26 +210,6 @@ impl Plan {
     }
 }
 
-/// A choice runs as it is or is refused, for what is measured must be what was asked for. A tuning is bounded instead.
-fn check_room(asked: &Shape, layout: &HeapLayout) -> Result<()> {
-    let lanes = asked.lanes.and_then(|lanes| match lanes {
-        Lanes::UpTo(lanes) => Some(u64::from(lanes)),
-        Lanes::BySize => None,
-    });
-    for (parameter, value, room, limit) in [
-        ("lanes", lanes, u64::from(layout.lane_count), "lanes"),
-        ("chunk", asked.chunk.map(|chunk| chunk.0), layout.slot_bytes, "slot_bytes"),
-        ("slots", asked.slots.map(u64::from), u64::from(layout.ring_slots), "ring_slots"),
-    ] {
-        if let Some(value) = value.filter(|&value| value > room) {
-            return Err(Error::invalid(format!(
-                "{parameter}={value}: this communicator's heap has room for {room}; ask for less, or raise HeapLimits::{limit}"
-            )));
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -233,12 +235,14 @@ mod tests {
             staging_bytes: 65536,
             ring: 0,
             slot_bytes: 4096,
+            copies: 0,
+            copy_count: 16,
             lane_count: 16,
             ring_slots: 2,
         };
         let world_size = WorldSize::new(2)?;
         let terrain = Terrain { device: DeviceKind::Cuda, world_size, layout: &layout, sentinel: true, arch };
-        let request = Request { count: bytes / dtype.size_bytes() as u64, dtype, op: ReduceOp::Sum };
+        let request = Request { count: bytes / dtype.size_bytes() as u64, dtype, op: ReduceOp::Sum, registered: false };
         Plan::new(&terrain, &request, &Choice { variant: Arc::clone(Manifest::embedded().get(variant)?), shape })
     }
 
@@ -301,8 +305,9 @@ mod tests {
                 let world_size = WorldSize::new(world_size).unwrap();
                 let (layout, _) = HeapLimits::of(DeviceKind::Cuda, world_size).layout(world_size).unwrap();
                 let terrain = Terrain { device: DeviceKind::Cuda, world_size, layout: &layout, sentinel: true, arch };
-                let request = Request { count: bytes / 4, dtype: DType::F32, op: ReduceOp::Sum };
                 for point in spec.parameters.points() {
+                    let registered = point.is_direct();
+                    let request = Request { count: bytes / 4, dtype: DType::F32, op: ReduceOp::Sum, registered };
                     let choice = Choice { variant: Arc::clone(spec), shape: Shape { slots: None, ..point } };
                     let plan = Plan::new(&terrain, &request, &choice).unwrap();
                     assert!(plan.shared_bytes <= most, "{choice}: {} of {most}", plan.shared_bytes);

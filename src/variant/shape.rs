@@ -8,7 +8,7 @@ use serde::Deserialize;
 use crate::abi::MAX_LANES;
 use crate::error::{Error, Result};
 use crate::measure::Bytes;
-use crate::types::{Launching, Metadata, Places, SyncPolicy, Wait};
+use crate::types::{Launching, Metadata, Output, Places, SyncPolicy, Wait};
 
 /// Parameters of a run. What is absent is left to whoever is asked next: a choice comes before the manifest's tuning, and
 /// that before what the heap has. [`Parameters`](super::Parameters) says which values a variant takes.
@@ -40,6 +40,8 @@ pub struct Shape {
     pub metadata: Option<Metadata>,
     /// How the steps of a ring are launched.
     pub launch: Option<Launching>,
+    /// How results get into the output; direct if absent, where the variant has it and the output is registered.
+    pub output: Option<Output>,
 }
 
 impl Shape {
@@ -58,11 +60,17 @@ impl Shape {
             places: self.places.or(other.places),
             metadata: self.metadata.or(other.metadata),
             launch: self.launch.or(other.launch),
+            output: self.output.or(other.output),
         }
     }
 }
 
 impl Shape {
+    /// Whether it is for registered outputs only.
+    pub fn is_direct(&self) -> bool {
+        self.output == Some(Output::Direct)
+    }
+
     /// Every one of `shapes` with every one of `values`, as `set` puts it there; as they are where there are no values.
     pub fn with_each<T: Copy>(shapes: Vec<Self>, values: &[T], set: impl Fn(&mut Self, T)) -> Vec<Self> {
         if values.is_empty() {
@@ -97,7 +105,8 @@ impl fmt::Display for Shape {
         part(f, "sync", self.sync)?;
         part(f, "places", self.places)?;
         part(f, "metadata", self.metadata)?;
-        part(f, "launch", self.launch)
+        part(f, "launch", self.launch)?;
+        part(f, "output", self.output)
     }
 }
 
@@ -183,6 +192,7 @@ pub(super) mod tests {
         let places = proptest::sample::select(Places::ALL);
         let metadata = proptest::sample::select(Metadata::ALL);
         let launch = proptest::sample::select(Launching::ALL);
+        let output = proptest::sample::select(Output::ALL);
         let chunk = (0u64..1 << 22).prop_map(Bytes);
         let parts = (
             option::of(lanes),
@@ -192,7 +202,14 @@ pub(super) mod tests {
             option::of(0u32..10),
             option::of(0u32..6),
             option::of(0u32..20),
-            (option::of(wait), option::of(sync), option::of(places), option::of(metadata), option::of(launch)),
+            (
+                option::of(wait),
+                option::of(sync),
+                option::of(places),
+                option::of(metadata),
+                option::of(launch),
+                option::of(output),
+            ),
         );
         parts.prop_map(|(lanes, threads, chunk, stages, stage_packs, producer_warps, slots, named)| Shape {
             lanes,
@@ -207,6 +224,7 @@ pub(super) mod tests {
             places: named.2,
             metadata: named.3,
             launch: named.4,
+            output: named.5,
         })
     }
 

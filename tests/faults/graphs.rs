@@ -3,7 +3,7 @@
 use std::sync::Barrier;
 
 use myelon_ccl::variant::{Choice, Request};
-use myelon_ccl::{DType, ReduceOp};
+use myelon_ccl::{DType, Operation, ReduceOp};
 
 use crate::rig::{ELEMENTS, SHORT, SOON, culprits_of, on_rigs, variants, with_timeout};
 use crate::support::{devices, on_ranks};
@@ -32,13 +32,13 @@ fn a_replayed_graph_works_on_the_data_of_the_moment() {
 #[test]
 fn an_unprepared_capture_is_an_error_that_says_so_and_does_no_harm() {
     on_rigs(&devices(2), &with_timeout(10 * SOON), &variants()[0], |rig| {
-        let request = Request { count: 64, dtype: DType::F64, op: ReduceOp::Max };
+        let request = Request { count: 64, dtype: DType::F64, op: ReduceOp::Max, registered: false };
         let choice = Choice::of(&variants()[0]);
         let (input, output) = (rig.input.address(), rig.output.address());
         let capture = || {
             // SAFETY: both buffers hold far more than 64 doubles and outlive the rig's kernels.
             rig.stream.capture(|| unsafe {
-                rig.communicator.all_reduce_as(&choice, &request, input, output, rig.stream.handle())
+                rig.communicator.all_reduce_as(&choice, &Operation::of(&request, input, output), rig.stream.handle())
             })
         };
         let message = capture().unwrap_err().to_string();

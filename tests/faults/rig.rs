@@ -6,7 +6,7 @@ use std::time::Duration;
 use myelon_ccl::device::Device;
 use myelon_ccl::device::handles::{Buffer, Stream};
 use myelon_ccl::variant::{Choice, Request, VariantSpec};
-use myelon_ccl::{Communicator, DType, Error, Options, Rank, ReduceOp, Result};
+use myelon_ccl::{Communicator, DType, Error, Operation, Options, Rank, ReduceOp, Result};
 
 pub(crate) use crate::support::variants;
 use crate::support::{on_devices, options};
@@ -47,7 +47,7 @@ impl Rig {
         // A message of a few elements may run in another shape.
         let plans = [(DType::F32, ELEMENTS), (DType::F32, 7), (DType::I32, ELEMENTS), (DType::I32, 7)];
         let plans = plans.map(|(dtype, count)| {
-            let request = Request { count, dtype, op: ReduceOp::Sum };
+            let request = Request { count, dtype, op: ReduceOp::Sum, registered: false };
             rig.communicator.plan(&rig.choice, &request).unwrap()
         });
         rig.communicator.prepare(&plans).unwrap();
@@ -71,11 +71,13 @@ impl Rig {
 
     /// As [`Rig::issue`], on a stream of the caller's.
     pub(crate) fn issue_on(&self, stream: &Stream, count: u64, dtype: DType) -> Result<()> {
-        let request = Request { count, dtype, op: ReduceOp::Sum };
+        let request = Request { count, dtype, op: ReduceOp::Sum, registered: false };
         let (input, output) = (self.input.address(), self.output.address());
         // SAFETY: both buffers hold ELEMENTS elements of four bytes, and live until the rig is dropped, which its
         // communicator outlives the kernels of.
-        unsafe { self.communicator.all_reduce_as(&self.choice, &request, input, output, stream.handle()) }
+        unsafe {
+            self.communicator.all_reduce_as(&self.choice, &Operation::of(&request, input, output), stream.handle())
+        }
     }
 
     /// Sums floats and waits.

@@ -1,6 +1,7 @@
 //! `myelon-perf` as scripts see it: one line and the documented exit status for bad input, files, and reports.
 #![cfg(feature = "cli")]
 
+mod compares;
 mod launched;
 mod overlaps;
 mod reports;

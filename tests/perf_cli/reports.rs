@@ -2,7 +2,7 @@
 
 use crate::{perf, refused, text};
 
-const RESULTS: &str = r#"{"schema":1,
+pub(crate) const RESULTS: &str = r#"{"schema":1,
 "provenance":{"date":"2026-11-20T10:00:00Z","version":"0.1.0","source_hash":"1a2b","gpu":"NVIDIA H200","gpus":8,"link":"NV18","driver":"580.159","cuda":"13.0","nccl":"2.28.9","nvls":"off","cpu":"Test"},
 "rows":[
 {"ranks":8,"bytes":1024,"dtype":"f32","op":"sum","requested":"auto","variant":"ring","lanes":16,"threads":512,"in_place":false,"graph":20,"time_us":{"p50":4.0,"p99":6.0,"min":2.0},"algbw_gbps":0.256,"busbw_gbps":0.448,"wrong":0},
@@ -49,6 +49,24 @@ fn a_report_fills_the_readme_and_then_has_nothing_to_do() {
 }
 
 #[test]
+fn a_page_has_every_sweep_of_a_folder_and_leaves_the_rest_out() {
+    let directory = tempfile::tempdir().unwrap();
+    let here = directory.path();
+    std::fs::write(here.join("run.json"), RESULTS).unwrap();
+    std::fs::write(here.join("soak.json"), "{\"provenance\":{},\"wrong\":0}").unwrap();
+    let line = ["report", "run.json", "soak.json", "-o", "report.html"];
+    let written = perf(here, &line);
+    assert_eq!((written.status.code(), text(&written.stdout)), (Some(0), ""), "{}", text(&written.stderr));
+    assert_eq!(text(&written.stderr), "left out: soak.json: not a sweep\n");
+    let page = std::fs::read_to_string(here.join("report.html")).unwrap();
+    assert!(page.starts_with("<!DOCTYPE html>") && page.contains("8x NVIDIA H200, NV18"), "{page}");
+    assert!(page.contains("\"gbps\":450.0"), "the data sheet's rate: {page}");
+    assert_eq!(perf(here, &[&line[..], &["--check"]].concat()).status.code(), Some(0));
+    let given = perf(here, &[&line[..], &["--check", "--link-gbps", "300"]].concat());
+    assert_eq!(given.status.code(), Some(1), "another rate is another page");
+}
+
+#[test]
 fn bad_reports_are_refused_in_one_line_and_touch_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let here = directory.path();
@@ -58,10 +76,14 @@ fn bad_reports_are_refused_in_one_line_and_touch_nothing() {
     write("plain.md", "no markers\n");
     write("open.md", "<!-- results:latency -->\n");
     write("typo.md", "<!-- results:latencies -->\n<!-- /results -->\n");
-    let cases: [(&[&str], &[&str]); 11] = [
+    let cases: [(&[&str], &[&str]); 15] = [
         (&["report"], &["required", "RESULTS"]),
         (&["report", "none.json"], &["cannot read none.json"]),
         (&["report", "new.json"], &["new.json: schema: 7"]),
+        (&["report", "plain.md", "-o", "a.html"], &["plain.md: line 1: not a results file"]),
+        (&["report", "new.json", "-o", "a.html"], &["new.json: schema: 7"]),
+        (&["report", "run.json", "-o", "a.html", "--link-gbps", "0"], &["--link-gbps 0", "above 0"]),
+        (&["report", "run.json", "--link-gbps", "300"], &["--output", "required"]),
         (&["report", "run.json", "--check"], &["--check has nothing to check"]),
         (&["report", "run.json", "--svg", "missing/a.svg"], &["cannot write missing/a.svg"]),
         (&["report", "run.json", "--patterns", "a.md"], &["run.json", "a file that --ablate --json wrote"]),

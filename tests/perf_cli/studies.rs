@@ -1,5 +1,6 @@
 //! Studies, and the page of patterns made of them.
 
+use myelon_ccl::Output;
 use myelon_ccl::study::Ablation;
 
 use crate::launched::launched;
@@ -83,6 +84,25 @@ fn studies_are_measured_and_become_a_page() {
     }
     assert!(std::fs::read_to_string(here.join("docs/plots/patterns/slots.svg")).unwrap().starts_with("<svg"));
     assert!(!here.join("docs/plots/patterns/later.svg").exists());
+}
+
+/// Between processes: the results' memory is one that they can map.
+#[test]
+fn candidates_with_direct_outputs_run_in_a_window_and_the_others_do_not() {
+    let directory = tempfile::tempdir().unwrap();
+    let direct = STUDIES.replace("slots = 16, lanes = 16", "output = \"direct\"");
+    std::fs::write(directory.path().join("studies.toml"), direct).unwrap();
+    let line = ["--device", "cpu", "--ablate=studies.toml", "--json", "ablation.json"];
+    let running = launched(directory.path(), &line).map(|mut rank| rank.spawn().unwrap());
+    for output in running.map(|rank| rank.wait_with_output().unwrap()) {
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    }
+    let run = Ablation::read(&directory.path().join("ablation.json")).unwrap();
+    let rows = run.studies[0].rows.iter().map(|it| &it.row).filter(|row| row.variant == "ring");
+    let registered: Vec<_> = rows.map(|row| (row.output, row.registered, row.wrong)).collect();
+    let [staged, direct] = [(Output::Staged, false), (Output::Direct, true)];
+    let [staged, direct] = [staged, direct].map(|(output, registered)| (Some(output), registered, Some(0)));
+    assert_eq!(registered[..2], [staged, direct]);
 }
 
 #[test]

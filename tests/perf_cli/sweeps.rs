@@ -1,9 +1,9 @@
 //! Sweeps and the neighbour, in ranks that are threads.
 
-use myelon_ccl::Wait;
 use myelon_ccl::measure::Results;
 use myelon_ccl::measure::neighbour::{self, Neighbours, Work};
 use myelon_ccl::variant::Manifest;
+use myelon_ccl::{Output, Wait};
 
 use crate::{command, measured, perf, refused, text};
 
@@ -11,7 +11,7 @@ use crate::{command, measured, perf, refused, text};
 fn bad_sweeps_are_refused_in_one_line() {
     let directory = tempfile::tempdir().unwrap();
     let here = directory.path();
-    let cases: [(&[&str], &[&str]); 26] = [
+    let cases: [(&[&str], &[&str]); 28] = [
         (&["--batch", "257"], &["257", "0..=256"]),
         (&["--batch", "2", "-G", "2"], &["cannot be used with", "--cudagraph"]),
         (&["-b", "12Q"], &["'12Q' is not a size", "64M"]),
@@ -36,6 +36,8 @@ fn bad_sweeps_are_refused_in_one_line() {
         (&["--ablate", "--variant", "ring"], &["--ablate", "cannot be used with", "--variant"]),
         (&["--ablate", "--batch", "4"], &["--ablate", "cannot be used with", "--batch"]),
         (&["--ablate", "--slots", "4"], &["leave --lanes and its like out"]),
+        (&["--ablate", "--registered"], &["--ablate", "cannot be used with", "--registered"]),
+        (&["--variant", "ring", "--output", "direct"], &["--output direct", "add --registered"]),
         (&["--budget", "5"], &["--ablate", "required"]),
         (&["--jsn", "x"], &["--jsn", "--json"]),
     ];
@@ -81,6 +83,22 @@ fn every_combination_of_parameters_is_a_row_that_says_so() {
     let shapes: Vec<_> = rows.iter().map(|row| (row.chunk, row.slots, row.stages, row.wait)).collect();
     assert_eq!(shapes, [1, 4].map(|stages| (0, 0, stages, Some(Wait::Adaptive))));
     assert!(rows.iter().all(|row| row.lanes == 32 && row.wrong == Some(0)), "{rows:?}");
+}
+
+#[test]
+fn registered_results_go_straight_into_the_output_where_the_variant_can() {
+    let directory = tempfile::tempdir().unwrap();
+    let line = ["--ranks", "3", "-b", "40004", "-e", "40004", "-n", "1", "-w", "0", "-c", "2", "--registered"];
+    let outputs = |arguments: &[&str]| {
+        let rows = measured(directory.path(), &[&line[..], arguments].concat());
+        assert!(rows.iter().all(|row| row.registered && row.wrong == Some(0)), "{rows:?}");
+        rows.into_iter().map(|row| row.output).collect::<Vec<_>>()
+    };
+    let [staged, direct] = [Output::Staged, Output::Direct].map(Some);
+    assert_eq!(outputs(&["--variant", "ring,signal_ring"]), [direct, None]);
+    assert_eq!(outputs(&["--variant", "ring", "--output", "staged,direct", "--in-place"]), [staged, direct]);
+    assert_eq!(outputs(&["--variant", "ring", "-G", "3"]), [direct]);
+    assert_eq!(outputs(&["--variant", "ring", "--batch", "6"]), [direct]);
 }
 
 #[test]

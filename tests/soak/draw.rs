@@ -56,16 +56,17 @@ pub(crate) struct Operation {
 }
 
 impl Operation {
-    /// Elements that this rank's operands are off the alignment of a pack.
+    /// Elements that this rank's operands are off the alignment of a pack; the same on all ranks where the output is registered.
     pub(crate) fn skew(&self, rank: Rank) -> u64 {
-        let draw = Random(self.skew ^ u64::from(rank.0)).next();
+        let own = if self.request.registered { 0 } else { rank.0 };
+        let draw = Random(self.skew ^ u64::from(own)).next();
         if draw & 1 == 0 { 0 } else { (draw >> 8) % 16 }
     }
 }
 
 impl fmt::Display for Operation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Request { count, dtype, op } = self.request;
+        let Request { count, dtype, op, .. } = self.request;
         let place = if self.in_place { "in place" } else { "out of place" };
         write!(f, "{}: {op} of {count} {dtype} {place} on stream {}", self.choice, self.stream)
     }
@@ -127,7 +128,8 @@ impl Draw {
             let (dtype, op) = *random.pick(&pairs[turn / variants.len() % 2]);
             let points = variant.parameters.points();
             let point = *random.pick(&points);
-            let request = Request { count: (1 << random.below(21)) / dtype.size_bytes() as u64, dtype, op };
+            let count = (1 << random.below(21)) / dtype.size_bytes() as u64;
+            let request = Request { count, dtype, op, registered: point.is_direct() };
             // INVARIANT: all that is compiled in is set, so that one case is one kernel whatever the size of a message.
             let tuning = variant.tuning(kind, communicator.world_size(), request.bytes()).unwrap().shape;
             let bounded = Shape { lanes: None, chunk: None, slots: None, ..tuning };
@@ -177,7 +179,8 @@ impl Draw {
 
     fn operation(&self, random: &mut Random, cases: &[Case], stream: usize) -> Operation {
         let Case { choice, dtype, op, slots, .. } = random.pick(cases);
-        let request = Request { count: self.count(random, *dtype), dtype: *dtype, op: *op };
+        let count = self.count(random, *dtype);
+        let request = Request { count, dtype: *dtype, op: *op, registered: choice.shape.is_direct() };
         let lanes = if random.below(2) == 0 { self.lanes } else { 1 + random.below(u64::from(self.lanes)) as u32 };
         let chunk = Bytes(self.slot_bytes >> random.below(4));
         let shape = Shape {

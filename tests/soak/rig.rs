@@ -5,8 +5,9 @@ use std::collections::HashMap;
 
 use myelon_ccl::device::DevicePtr;
 use myelon_ccl::device::handles::{Buffer, Event, Graph, Stream};
+use myelon_ccl::memory::Window;
 use myelon_ccl::verify::{Tally, Verifier};
-use myelon_ccl::{Communicator, DType, Error, ReduceOp, Result};
+use myelon_ccl::{self as ccl, Communicator, DType, Error, ReduceOp, Result};
 
 use crate::draw::{Case, Draw, Operation, STREAMS, Step, Stretch};
 
@@ -16,6 +17,8 @@ const NAMED: usize = 4;
 /// A stream with operands and counts of its own, so that nothing but the all-reduces is ordered between streams.
 struct Track {
     stream: Stream,
+    /// Of input and output.
+    windows: [Window; 2],
     input: Buffer,
     output: Buffer,
     tally: Tally,
@@ -36,12 +39,14 @@ impl Rig {
     pub(crate) fn new(communicator: Communicator, cases: &[Case], draw: &Draw) -> Self {
         let device = communicator.device();
         let (rank, world_size) = (communicator.rank(), communicator.world_size());
-        let track = |_| Track {
-            stream: Stream::new(device).unwrap(),
+        let track = |_| {
             // Room for the misalignment.
-            input: Buffer::new(device, draw.most_bytes + 256).unwrap(),
-            output: Buffer::new(device, draw.most_bytes + 256).unwrap(),
-            tally: Tally::new(device, rank, world_size, draw.seed).unwrap(),
+            let [input, output] = [(); 2].map(|()| Buffer::shared(device, draw.most_bytes + 256).unwrap());
+            // SAFETY: the communicator is dropped first, with every operation, then the windows, then the buffers.
+            let windows =
+                [&input, &output].map(|it| unsafe { communicator.register(it.address(), it.bytes()).unwrap() });
+            let tally = Tally::new(device, rank, world_size, draw.seed).unwrap();
+            Track { stream: Stream::new(device).unwrap(), windows, input, output, tally }
         };
         let tracks = (0..STREAMS).map(track).collect();
         let mut verifiers = HashMap::new();
@@ -156,18 +161,20 @@ impl Rig {
     /// Queues an operation between the kernels that write its input and check its result.
     fn queue(&self, operation: &Operation) -> Result<()> {
         let Operation { choice, request, in_place, .. } = operation;
-        let Track { stream, input, output, tally } = &self.tracks[operation.stream];
+        let Track { stream, windows, input, output, tally } = &self.tracks[operation.stream];
         let Some(verifier) = self.verifiers.get(&(request.dtype, request.op)) else {
             return Err(Error::invalid("an operation of no case"));
         };
         let skew = operation.skew(self.communicator.rank()) * request.dtype.size_bytes() as u64;
+        let window = request.registered.then(|| &windows[usize::from(!in_place)]);
         let at = |buffer: &Buffer| DevicePtr(buffer.address().0 + skew);
         let (input, output) = (at(input), at(if *in_place { input } else { output }));
         // SAFETY: the operands have room for the largest message, misaligned by 15 elements of 8 bytes at most; they, the
         // tally and the stream are dropped after the communicator, once `run` or `find_wrong` has waited for the stream.
         unsafe {
             verifier.fill(tally, input, request, stream)?;
-            self.communicator.all_reduce_as(choice, request, input, output, stream.handle())?;
+            let operation = ccl::Operation { window, ..ccl::Operation::of(request, input, output) };
+            self.communicator.all_reduce_as(choice, &operation, stream.handle())?;
             verifier.check(tally, output, request, stream)
         }
     }

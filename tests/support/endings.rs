@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use myelon_ccl::device::handles::Buffer;
 use myelon_ccl::variant::{Choice, Request};
-use myelon_ccl::{DType, Error, Rank, ReduceOp};
+use myelon_ccl::{DType, Error, Operation, Rank, ReduceOp};
 use serde::Deserialize;
 
 use super::Bench;
@@ -32,7 +32,7 @@ impl Ending {
     pub(crate) fn check(self, bench: &Bench, choice: &Choice, hosts: &Barrier) {
         let communicator = &bench.communicator;
         let rank = communicator.rank();
-        let request = |count| Request { count, dtype: DType::F32, op: ReduceOp::Sum };
+        let request = |count| Request { count, dtype: DType::F32, op: ReduceOp::Sum, registered: false };
         let plans = [COUNT, OTHER_COUNT].map(|count| communicator.plan(choice, &request(count)).unwrap());
         communicator.prepare(&plans).unwrap();
 
@@ -45,7 +45,8 @@ impl Ending {
         let (request, stream) = (request(if first { OTHER_COUNT } else { COUNT }), &bench.streams[0]);
         // SAFETY: the buffer holds the operand and outlives the synchronisation.
         unsafe {
-            communicator.all_reduce_as(choice, &request, data.address(), data.address(), stream.handle()).unwrap();
+            let operation = Operation::of(&request, data.address(), data.address());
+            communicator.all_reduce_as(choice, &operation, stream.handle()).unwrap();
         }
         if self == Self::Abort {
             std::thread::sleep(Duration::from_millis(20));

@@ -18,9 +18,9 @@ use myelon_ccl::device::cuda::CudaDevice;
 use myelon_ccl::device::handles::{Buffer, Stream};
 use myelon_ccl::device::{DeviceKind, DevicePtr, cuda, source};
 use myelon_ccl::measure::{Bytes, Provenance};
-use myelon_ccl::memory::HeapLimits;
-use myelon_ccl::variant::{Choice, Lanes, Manifest, Request, Shape, VariantSpec};
-use myelon_ccl::{Communicator, DType, Options, Rank, ReduceOp};
+use myelon_ccl::memory::{HeapLimits, Window};
+use myelon_ccl::variant::{Choice, Lanes, Manifest, Request, Shape, Transfer, VariantSpec};
+use myelon_ccl::{self as ccl, Communicator, DType, Options, Rank, ReduceOp};
 
 /// SplitMix64: the same decisions on every rank from one seed.
 #[derive(Clone)]
@@ -114,20 +114,24 @@ pub(crate) fn small_limits() -> HeapLimits {
         staging_bytes: 4096,
         slot_bytes: 512,
         ring_slots: 16,
+        copies: 64,
     }
 }
 
 /// A shape at random that fits [`small_limits`]: lanes, one of the points of the manifest, and a chunk for who takes one.
-/// What is compiled in is drawn for sums of floats only: it has nothing to do with types, and each point is a compilation.
+/// What is compiled in is drawn for sums of floats only: it has nothing to do with types, and each point is a compilation. But for
+/// the output: how a pack is stored into it depends on the type.
 pub(crate) fn shape(random: &mut Random, variant: &VariantSpec, request: &Request) -> Shape {
     let point = *random.pick(&variant.parameters.points());
     let lanes = Some(Lanes::UpTo(1 + random.below(4) as u32));
-    let chunk = Some(Bytes(128 << random.below(3))).filter(|_| variant.parameters.has_chunk());
-    let Shape { slots, launch, .. } = point;
+    // Copies share the slots of all lanes: of the larger ones a message takes more than there is room for.
+    let chunks = if variant.transfer == Transfer::CopyEngine { 5 } else { 3 };
+    let chunk = Some(Bytes(128 << random.below(chunks))).filter(|_| variant.parameters.has_chunk());
+    let Shape { slots, launch, output, .. } = point;
     if (request.dtype, request.op) == (DType::F32, ReduceOp::Sum) {
         Shape { lanes, chunk, ..point }
     } else {
-        Shape { lanes, chunk, slots, launch, ..Shape::default() }
+        Shape { lanes, chunk, slots, launch, output, ..Shape::default() }
     }
 }
 
@@ -180,32 +184,55 @@ pub(crate) struct Operation {
 const GUARD: u64 = 64;
 const GUARD_BYTE: u8 = 0xc3;
 
-/// A rank's operands, reused from operation to operation.
+/// A rank's operands, reused from operation to operation, and registered.
 pub(crate) struct Bench {
     pub(crate) communicator: Communicator,
+    /// Of input and output.
+    windows: [Window; 2],
     input: Buffer,
     output: Buffer,
     pub(crate) streams: Vec<Stream>,
 }
 
 impl Bench {
+    /// Collective.
     pub(crate) fn new(communicator: Communicator, most_bytes: u64) -> Self {
+        Self::with(communicator, most_bytes, Buffer::new)
+    }
+
+    /// As [`Bench::new`], in memory that other processes can map on every device. Collective.
+    pub(crate) fn shared(communicator: Communicator, most_bytes: u64) -> Self {
+        Self::with(communicator, most_bytes, Buffer::shared)
+    }
+
+    fn with(
+        communicator: Communicator,
+        most_bytes: u64,
+        allocate: fn(&Arc<dyn Device>, u64) -> ccl::Result<Buffer>,
+    ) -> Self {
         let device = communicator.device();
         let bytes = most_bytes + 2 * GUARD + 16;
-        let input = Buffer::new(device, bytes).unwrap();
-        let output = Buffer::new(device, bytes).unwrap();
+        let (input, output) = (allocate(device, bytes).unwrap(), allocate(device, bytes).unwrap());
         let streams = (0..2).map(|_| Stream::new(device).unwrap()).collect();
-        Self { communicator, input, output, streams }
+        // SAFETY: the communicator is dropped first, with every operation, then the windows, then the buffers.
+        let windows = [&input, &output].map(|it| unsafe { communicator.register(it.address(), bytes).unwrap() });
+        assert!(windows.iter().all(Window::is_zero_copy), "rank {}: {windows:?}", communicator.rank());
+        Self { communicator, windows, input, output, streams }
     }
 
     /// Runs one operation and compares every byte, guards included, with the reference. `skew` is this rank's own
-    /// misalignment in elements; `stream` its choice of stream. Returns a hash of the result.
+    /// misalignment in elements, where the output need not be at one offset on all; `stream` its choice of stream. Returns a hash
+    /// of the result.
     pub(crate) fn run(&self, operation: &Operation, skew: u64, stream: usize) -> u64 {
         let Operation { choice, request, in_place, seed } = operation;
         let rank = self.communicator.rank();
         let world_size = self.communicator.world_size();
         let stream = &self.streams[stream];
         let bytes = request.bytes() as usize;
+        // What goes straight into outputs needs them in windows, at one offset on all ranks.
+        let registered = choice.shape.is_direct();
+        let request = &Request { registered, ..*request };
+        let skew = if registered { *seed % 5 } else { skew };
         let skew = GUARD + skew * request.dtype.size_bytes() as u64;
         let inputs: Vec<_> = world_size.ranks().map(|rank| reference::input(request, *seed, rank)).collect();
 
@@ -218,10 +245,10 @@ impl Bench {
         self.output.upload(&whole(&vec![0x5a; bytes]), stream).unwrap();
         let target = if *in_place { &self.input } else { &self.output };
         let at = |buffer: &Buffer| DevicePtr(buffer.address().0 + skew);
+        let window = registered.then(|| &self.windows[usize::from(!in_place)]);
+        let operation_in = ccl::Operation { window, ..ccl::Operation::of(request, at(&self.input), at(target)) };
         // SAFETY: both buffers hold the operands behind the guard and outlive the synchronisation.
-        unsafe {
-            self.communicator.all_reduce_as(choice, request, at(&self.input), at(target), stream.handle()).unwrap();
-        }
+        unsafe { self.communicator.all_reduce_as(choice, &operation_in, stream.handle()).unwrap() };
         self.communicator.synchronize(stream.handle()).unwrap();
 
         let expected =

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Barrier};
 
 use myelon_ccl::variant::{Choice, Lanes, Request, Shape, VariantSpec};
-use myelon_ccl::{DType, Launching, Options, ReduceOp};
+use myelon_ccl::{DType, Launching, Options, Output, ReduceOp};
 use serde::Deserialize;
 
 use super::endings::Ending;
@@ -28,6 +28,8 @@ pub(crate) struct Run {
     shapes: bool,
     /// How the steps of a ring are launched, if that is not drawn.
     launch: Option<Launching>,
+    /// How results get into the output, if that is not drawn.
+    output: Option<Output>,
     /// Slots of a ring, instead of those of `small_limits`.
     ring_slots: Option<u32>,
     /// Most lanes that are drawn, instead of 4.
@@ -82,18 +84,19 @@ impl Run {
                 let variant = random.pick(&variants);
                 let (dtype, op) = *random.pick(&pairs);
                 let count = count(&mut random, dtype);
-                let request = Request { count, dtype, op };
+                let request = Request { count, dtype, op, registered: false };
                 let shape = shape(&mut random, variant, &request);
                 let lanes =
                     self.most_lanes.map_or(shape.lanes, |most| Some(Lanes::UpTo(1 + random.below(most) as u32)));
                 let shape = if self.shapes { Shape { lanes, ..shape } } else { Shape { lanes, ..Shape::default() } };
-                let shape = Shape { launch: self.launch.or(shape.launch), ..shape };
+                let (launch, output) = (self.launch.or(shape.launch), self.output.or(shape.output));
+                let shape = Shape { launch, output, ..shape };
                 let (in_place, seed) = (random.below(2) == 0, random.next());
                 if variant.supports(dtype, op).is_err() {
                     continue;
                 }
                 let choice = Choice { variant: Arc::clone(variant), shape };
-                let request = Request { count, dtype, op };
+                let request = Request { count, dtype, op, registered: false };
                 let operation = Operation { choice, request, in_place, seed };
                 hashes.push(bench.run(&operation, skew(&mut own, rank), own.below(2) as usize));
             }

@@ -204,6 +204,11 @@ fn replace(file: &Path, text: &str) -> io::Result<()> {
     Ok(())
 }
 
+/// First line that a program on `PATH` prints for `--version`; none where it does not run, or not within 20 s.
+pub fn version_line(program: &str) -> Option<String> {
+    version_of(&[program.to_owned()])
+}
+
 /// First line that `command --version` prints; `None` when it does not run. Asked once a process.
 fn version_of(command: &[String]) -> Option<String> {
     static KNOWN: Mutex<BTreeMap<Vec<String>, String>> = Mutex::new(BTreeMap::new());

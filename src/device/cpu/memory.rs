@@ -1,10 +1,10 @@
 //! Memory of the CPU device: plain allocations, and mappings that other processes can share.
 
 use std::alloc::{Layout, alloc, dealloc};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fstat, ftruncate, memfd_create};
 
@@ -92,6 +92,11 @@ impl Mapping {
         self.address
     }
 
+    /// Bytes that are mapped.
+    pub(super) fn length(&self) -> usize {
+        self.length
+    }
+
     /// A new descriptor of the memfd; `None` for private memory.
     pub(super) fn duplicate_file(&self) -> Option<io::Result<OwnedFd>> {
         // `try_clone` sets CLOEXEC.
@@ -121,6 +126,29 @@ impl Drop for Mapping {
         if unsafe { libc::munmap(self.address.cast(), self.length) } != 0 {
             tracing::warn!(error = %io::Error::last_os_error(), "a mapping was not given back");
         }
+    }
+}
+
+/// Mappings that other processes can map too, by address.
+#[derive(Debug, Default)]
+pub(super) struct SharedMappings {
+    mappings: Mutex<BTreeMap<u64, Weak<Mapping>>>,
+}
+
+impl SharedMappings {
+    pub(super) fn insert(&self, mapping: &Arc<Mapping>) {
+        let mut mappings = self.mappings.lock().unwrap_or_else(PoisonError::into_inner);
+        mappings.retain(|_, mapping| mapping.strong_count() > 0);
+        mappings.insert(mapping.address() as u64, Arc::downgrade(mapping));
+    }
+
+    /// The mapping that holds all of a range, and where the range begins in it.
+    pub(super) fn find(&self, address: u64, bytes: u64) -> Option<(Arc<Mapping>, u64)> {
+        let mappings = self.mappings.lock().unwrap_or_else(PoisonError::into_inner);
+        let (&start, mapping) = mappings.range(..=address).next_back()?;
+        let (mapping, offset) = (mapping.upgrade()?, address - start);
+        let fits = offset.checked_add(bytes).is_some_and(|end| end <= mapping.length() as u64);
+        fits.then_some((mapping, offset))
     }
 }
 
@@ -160,6 +188,25 @@ mod tests {
         let block = Mapping::shared(100).unwrap();
         let message = Mapping::of_file(block.duplicate_file().unwrap().unwrap(), 101).unwrap_err().to_string();
         assert!(message.contains("100") && message.contains("101"), "{message}");
+    }
+
+    #[test]
+    fn a_range_is_found_only_within_one_living_mapping() {
+        let mappings = SharedMappings::default();
+        let [first, second] = [(); 2].map(|()| Arc::new(Mapping::shared(8192).unwrap()));
+        mappings.insert(&first);
+        mappings.insert(&second);
+        let start = first.address() as u64;
+        let (found, offset) = mappings.find(start + 100, 8092).unwrap();
+        assert_eq!((found.address(), offset), (first.address(), 100));
+        for (address, bytes) in [(start + 100, 8093), (start, u64::MAX), (start - 1, 1), (16, 1)] {
+            let found = mappings.find(address, bytes);
+            assert!(found.is_none_or(|(found, _)| found.address() != first.address()), "{address:#x} {bytes}");
+        }
+        drop(found);
+        drop(first);
+        assert!(mappings.find(start, 1).is_none());
+        assert!(mappings.find(second.address() as u64, 1).is_some());
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //!
 //! Kernels run inside the process: one that writes where it may not ends the process, as nothing stops it.
 
+mod capture;
 mod compiler;
 mod kernel;
 mod memory;
@@ -22,18 +23,19 @@ use std::sync::{Arc, Mutex};
 use std::thread::available_parallelism;
 use std::time::Instant;
 
+use self::capture::Graph;
 use self::kernel::{Arguments, Kernel, LaunchSite};
-use self::memory::{Heap, Mapping};
+use self::memory::{Heap, Mapping, SharedMappings};
 use self::queue::{Item, locked};
 use self::stream::{Event, Stream};
 use self::table::Table;
 use crate::device::{
-    Compiler, Device, DeviceKind, DeviceProperties, DevicePtr, EventHandle, GraphHandle, HostBlock, KernelHandle,
-    KernelImage, LaunchShape, SharedBlock, StreamHandle,
+    Compiler, Device, DeviceKind, DeviceProperties, DevicePtr, EventHandle, Export, ExportCard, GraphHandle, HostBlock,
+    KernelHandle, KernelImage, LaunchShape, SharedBlock, StreamHandle,
 };
 use crate::error::{Error, Result};
 
-pub use compiler::{CpuCompiler, Sanitizer};
+pub use compiler::{CpuCompiler, Sanitizer, version_line};
 
 /// Most threads of a CTA, as on every GPU.
 const MAX_BLOCK: u32 = 1024;
@@ -49,11 +51,12 @@ pub struct CpuDevice {
     compiler: CpuCompiler,
     site: Arc<LaunchSite>,
     heap: Heap,
+    shared: SharedMappings,
     default_stream: Mutex<Option<Arc<Stream>>>,
     streams: Table<Stream>,
     streams_made: AtomicU32,
     events: Table<Event>,
-    graphs: Table<Arc<[Item]>>,
+    graphs: Table<Graph>,
     kernels: Table<Kernel>,
 }
 
@@ -83,6 +86,7 @@ impl CpuDevice {
             compiler,
             site: LaunchSite::new(ordinal, delay_seed),
             heap: Heap::default(),
+            shared: SharedMappings::default(),
             default_stream: Mutex::default(),
             streams: Table::new("stream"),
             streams_made: AtomicU32::new(0),
@@ -158,7 +162,9 @@ impl Device for CpuDevice {
     }
 
     fn allocate_shared(&self, bytes: u64) -> Result<SharedBlock> {
-        Ok(shared_block(Mapping::shared(bytes)?, bytes))
+        let mapping = Arc::new(Mapping::shared(bytes)?);
+        self.shared.insert(&mapping);
+        Ok(shared_block(mapping, bytes))
     }
 
     fn export_shared(&self, block: &SharedBlock) -> Result<OwnedFd> {
@@ -168,7 +174,7 @@ impl Device for CpuDevice {
     }
 
     fn import_shared(&self, fd: OwnedFd, bytes: u64) -> Result<SharedBlock> {
-        Ok(shared_block(Mapping::of_file(fd, bytes)?, bytes))
+        Ok(shared_block(Arc::new(Mapping::of_file(fd, bytes)?), bytes))
     }
 
     fn grant_access(&self, block: &SharedBlock) -> Result<()> {
@@ -176,6 +182,31 @@ impl Device for CpuDevice {
         if let Some(mapping) = block.owner.downcast_ref::<Mapping>() {
             tsan::acquire(mapping);
         }
+        Ok(())
+    }
+
+    fn export(&self, address: DevicePtr, bytes: u64) -> Result<Export> {
+        let Some((mapping, offset)) = self.shared.find(address.0, bytes) else {
+            return Err(Error::unsupported(format!(
+                "{bytes} bytes at {:#x} of a cpu device were not allocated to be shared",
+                address.0
+            )));
+        };
+        let file = mapping.duplicate_file().transpose();
+        let fd = file.map_err(|error| Error::io("duplicating the descriptor of a shared block", error))?;
+        let card = ExportCard { allocation_bytes: mapping.length() as u64, offset, ipc_handle: None };
+        Ok(Export { card, fd })
+    }
+
+    fn import(&self, export: Export, bytes: u64) -> Result<SharedBlock> {
+        let Export { card: ExportCard { allocation_bytes, offset, .. }, fd } = export;
+        let fd = fd.ok_or_else(|| Error::invalid("memory of a cpu device is passed by a descriptor, and none came"))?;
+        let block = self.import_shared(fd, allocation_bytes)?;
+        Ok(SharedBlock { address: block.address.offset(offset), bytes, ..block })
+    }
+
+    fn reach(&self, _address: DevicePtr, _bytes: u64) -> Result<()> {
+        // All threads of the process do.
         Ok(())
     }
 
@@ -195,6 +226,20 @@ impl Device for CpuDevice {
     unsafe fn fill(&self, destination: DevicePtr, byte: u8, bytes: u64, stream: StreamHandle) -> Result<()> {
         check_range("destination", destination, bytes)?;
         self.stream(stream)?.submit(Item::Fill { destination: destination.0, byte, bytes: bytes as usize })
+    }
+
+    fn has_value_operations(&self) -> bool {
+        true
+    }
+
+    unsafe fn wait_value(&self, address: DevicePtr, value: u64, stream: StreamHandle) -> Result<()> {
+        check_word(address)?;
+        self.stream(stream)?.submit(Item::WaitValue { address: address.0, value })
+    }
+
+    unsafe fn write_value(&self, address: DevicePtr, value: u64, stream: StreamHandle) -> Result<()> {
+        check_word(address)?;
+        self.stream(stream)?.submit(Item::WriteValue { address: address.0, value })
     }
 
     fn create_stream(&self) -> Result<StreamHandle> {
@@ -254,8 +299,7 @@ impl Device for CpuDevice {
     }
 
     fn launch_graph(&self, graph: GraphHandle, stream: StreamHandle) -> Result<()> {
-        let graph = self.graphs.get(graph.0)?;
-        self.stream(stream)?.launch(Arc::clone(&*graph))
+        self.stream(stream)?.launch(self.graphs.get(graph.0)?)
     }
 
     unsafe fn destroy_graph(&self, graph: GraphHandle) {
@@ -263,9 +307,8 @@ impl Device for CpuDevice {
     }
 }
 
-fn shared_block(mapping: Mapping, bytes: u64) -> SharedBlock {
+fn shared_block(mapping: Arc<Mapping>, bytes: u64) -> SharedBlock {
     let address = DevicePtr(mapping.address() as u64);
-    let mapping = Arc::new(mapping);
     // ORDER: making a mapping counts as a write to ThreadSanitizer; against `grant_access` in another rank's thread.
     tsan::release(&*mapping);
     SharedBlock { address, bytes, owner: mapping }
@@ -274,6 +317,13 @@ fn shared_block(mapping: Mapping, bytes: u64) -> SharedBlock {
 fn check_range(what: &str, start: DevicePtr, bytes: u64) -> Result<()> {
     if start.0 == 0 || start.0.checked_add(bytes).is_none() {
         return Err(Error::invalid(format!("{what} {:#x} of {bytes} bytes is no range of memory", start.0)));
+    }
+    Ok(())
+}
+
+fn check_word(address: DevicePtr) -> Result<()> {
+    if address.0 == 0 || !address.0.is_multiple_of(8) {
+        return Err(Error::invalid(format!("{:#x} is no address of a word: a multiple of 8 is needed", address.0)));
     }
     Ok(())
 }
@@ -298,6 +348,8 @@ fn processor_name() -> String {
     name.unwrap_or_else(|| env::consts::ARCH.to_owned())
 }
 
+#[cfg(test)]
+mod capture_tests;
 #[cfg(test)]
 mod sanitize_tests;
 #[cfg(test)]

@@ -2,12 +2,14 @@
 //!
 //! Kernels spin on what kernels of other streams write, so each stream has a thread of its own.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, Sender, unbounded};
 
+use super::capture::Graph;
 use super::kernel::{Arguments, Kernel, LaunchSite};
 use super::tsan;
 use crate::device::LaunchShape;
@@ -16,32 +18,85 @@ use crate::error::{Error, Result};
 /// One piece of work. The addresses in it are valid until it is done: the promise of whoever queued it.
 #[derive(Debug)]
 pub(super) enum Item {
-    Launch { kernel: Arc<Kernel>, shape: LaunchShape, arguments: Arguments },
-    Copy { destination: u64, source: u64, bytes: usize },
-    Fill { destination: u64, byte: u8, bytes: usize },
+    Launch {
+        kernel: Arc<Kernel>,
+        shape: LaunchShape,
+        arguments: Arguments,
+    },
+    Copy {
+        destination: u64,
+        source: u64,
+        bytes: usize,
+    },
+    Fill {
+        destination: u64,
+        byte: u8,
+        bytes: usize,
+    },
     Record(Arc<Record>),
     Wait(Arc<Record>),
-    Graph(Arc<[Item]>),
+    /// Holds the stream up until the word at `address` is at least `value`.
+    WaitValue {
+        address: u64,
+        value: u64,
+    },
+    WriteValue {
+        address: u64,
+        value: u64,
+    },
+    Graph(Arc<Graph>),
 }
 
 impl Item {
-    fn run(&self, site: &LaunchSite) {
+    pub(super) fn run(&self, site: &LaunchSite) {
         match self {
             // SAFETY: `Device::launch` passes its caller's promise on.
             Self::Launch { kernel, shape, arguments } => unsafe { kernel.run(arguments, *shape, site) },
             Self::Copy { destination, source, bytes } => {
+                tsan::read(*source, *bytes);
+                tsan::write(*destination, *bytes);
                 // SAFETY: `Device::copy`: both ranges are valid until this is done. They may overlap.
                 unsafe { std::ptr::copy(*source as *const u8, *destination as *mut u8, *bytes) }
             }
             Self::Fill { destination, byte, bytes } => {
+                tsan::write(*destination, *bytes);
                 // SAFETY: `Device::fill`: the range is valid until this is done.
                 unsafe { std::ptr::write_bytes(*destination as *mut u8, *byte, *bytes) }
             }
             Self::Record(record) => record.reach(),
             Self::Wait(record) => record.wait(),
-            Self::Graph(items) => items.iter().for_each(|item| item.run(site)),
+            Self::WaitValue { address, value } => {
+                // SAFETY: `Device::wait_value`: an aligned word, valid until this is done, accessed atomically.
+                wait_value(unsafe { AtomicU64::from_ptr(*address as *mut u64) }, *value);
+            }
+            Self::WriteValue { address, value } => {
+                // SAFETY: `Device::write_value`: as above.
+                let word = unsafe { AtomicU64::from_ptr(*address as *mut u64) };
+                // ORDER: what the stream did before, against whoever acquires the word; ThreadSanitizer knows it by its address.
+                tsan::release(word);
+                word.store(*value, Ordering::Release);
+            }
+            Self::Graph(graph) => graph.run(site),
         }
     }
+}
+
+/// Polls that let others run, before each lets the processor rest: the word is a kernel's, which needs the processor.
+const BUSY_POLLS: u32 = 64;
+const REST: Duration = Duration::from_micros(50);
+
+fn wait_value(word: &AtomicU64, value: u64) {
+    let mut polls = 0;
+    while word.load(Ordering::Acquire) < value {
+        if polls < BUSY_POLLS {
+            polls += 1;
+            std::thread::yield_now();
+        } else {
+            std::thread::sleep(REST);
+        }
+    }
+    // ORDER: against the kernel that released the word, which ThreadSanitizer sees, and knows by its address.
+    tsan::acquire(word);
 }
 
 /// One place in a stream that an event stands for, and when it was reached.
@@ -58,7 +113,7 @@ impl Record {
         reached.inspect(|_| tsan::acquire(self))
     }
 
-    fn reach(&self) {
+    pub(super) fn reach(&self) {
         // ORDER: against `wait` and `reached`.
         tsan::release(self);
         *locked(&self.reached) = Some(Instant::now());
@@ -66,7 +121,7 @@ impl Record {
     }
 
     /// As long as the work before the record takes; kernels have deadlines of their own.
-    fn wait(&self) {
+    pub(super) fn wait(&self) {
         let guard = self.changed.wait_while(locked(&self.reached), |reached| reached.is_none());
         drop(guard.unwrap_or_else(PoisonError::into_inner));
         tsan::acquire(self);

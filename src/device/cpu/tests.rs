@@ -26,7 +26,7 @@ pub(super) const APPEND: &str = "
 ";
 
 /// Writes 1 to `mine` and spins until `theirs` is 1; gives up after a while and leaves 2.
-const MEET: &str = "
+pub(super) const MEET: &str = "
     struct Args { u64 *mine, *theirs; u64 spins; };
     KERNEL {
         const Args* a = (const Args*)launch->args;
@@ -49,7 +49,7 @@ const REPORT: &str = "
     }
 ";
 
-const SPINS: u64 = 100_000_000;
+pub(super) const SPINS: u64 = 100_000_000;
 pub(super) const ONE: LaunchShape = LaunchShape { grid: 1, block: 1, shared_bytes: 0, dependent: false };
 
 /// A device with a cache of its own.
@@ -186,49 +186,6 @@ fn events_order_streams_and_keep_time() {
     assert_eq!(read(&words, &first)[2], 12);
     assert!(device.elapsed_ns(start, end).unwrap() >= 20_000_000);
     assert!(device.elapsed_ns(end, start).is_err());
-}
-
-#[test]
-fn a_captured_graph_runs_at_each_launch_and_not_before() {
-    let bench = Bench::new();
-    let (kernel, stream, side) = (bench.load(APPEND), bench.stream(), bench.stream());
-    let (word, copy) = (bench.words(1, &stream), bench.words(1, &stream));
-    let (fork, join) = (bench.device.create_event().unwrap(), bench.device.create_event().unwrap());
-    let graph = stream.capture(|| {
-        let (device, handle) = (&bench.device, stream.handle());
-        bench.launch(kernel, ONE, &[word.address().0, 10, 1], &stream);
-        device.record_event(fork, handle)?;
-        device.wait_event(side.handle(), fork)?;
-        assert!(device.is_capturing(side.handle())?);
-        bench.launch(kernel, ONE, &[word.address().0, 10, 2], &side);
-        device.record_event(join, side.handle())?;
-        device.wait_event(handle, join)?;
-        // SAFETY: both buffers outlive the graph's launches.
-        unsafe { device.copy(copy.address(), word.address(), 8, handle) }?;
-        assert!(device.synchronize_stream(handle).is_err());
-        Ok(())
-    });
-    let graph = graph.unwrap();
-    assert!(!bench.device.is_capturing(side.handle()).unwrap());
-    assert_eq!(read(&word, &stream), [0]);
-    for expected in [12, 1212] {
-        graph.launch(&stream).unwrap();
-        assert_eq!(read(&copy, &stream), [expected]);
-    }
-    assert!(bench.device.event_is_reached(join).is_err());
-}
-
-#[test]
-fn captures_refuse_what_cuda_refuses() {
-    let bench = Bench::new();
-    let (stream, event) = (bench.stream(), bench.device.create_event().unwrap());
-    bench.device.record_event(event, stream.handle()).unwrap();
-    let message = stream.capture(|| bench.device.wait_event(stream.handle(), event)).unwrap_err().to_string();
-    assert!(message.contains("outside the capture"), "{message}");
-    assert!(bench.device.end_capture(stream.handle()).is_err());
-    assert!(bench.device.begin_capture(StreamHandle(0)).is_err());
-    stream.capture(|| bench.device.begin_capture(stream.handle())).unwrap_err();
-    stream.synchronize().unwrap();
 }
 
 #[test]

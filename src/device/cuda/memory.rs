@@ -70,16 +70,7 @@ pub(super) fn allocate_shared(context: &Context, bytes: u64) -> Result<SharedBlo
 pub(super) fn export_shared(context: &Context, block: &SharedBlock) -> Result<OwnedFd> {
     let allocation = allocation_of(block)?;
     let _relaxed = context.bind_relaxed()?;
-    let mut fd: c_int = -1;
-    // SAFETY: for this handle type the driver writes an int; the handle is owned by the block.
-    unsafe {
-        driver_call!(cuMemExportToShareableHandle((&raw mut fd).cast(), allocation.physical.0, SHAREABLE, 0))?;
-    }
-    // SAFETY: on success the descriptor is new and ours.
-    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-    rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC)
-        .map_err(|error| Error::io("keeping an exported memory handle out of child processes", error))?;
-    Ok(fd)
+    allocation.physical.export()
 }
 
 pub(super) fn import_shared(context: &Context, fd: OwnedFd, bytes: u64) -> Result<SharedBlock> {
@@ -124,7 +115,7 @@ fn allocation_of(block: &SharedBlock) -> Result<&CudaAllocation> {
         .ok_or_else(|| Error::invalid("this block of shared memory was not made by a CUDA device"))
 }
 
-fn location(context: &Context) -> CUmemLocation {
+pub(super) fn location(context: &Context) -> CUmemLocation {
     CUmemLocation { type_: CUmemLocationType::CU_MEM_LOCATION_TYPE_DEVICE, id: context.inner().cu_device() }
 }
 
@@ -166,7 +157,31 @@ fn round_up(bytes: usize, granularity: usize) -> Result<usize> {
 
 /// Physical memory; freed by the driver once nothing maps it either, here or in another process.
 #[derive(Debug)]
-struct Physical(CUmemGenericAllocationHandle);
+pub(super) struct Physical(CUmemGenericAllocationHandle);
+
+impl Physical {
+    /// What is mapped at an address, whoever mapped it. The context is current.
+    ///
+    /// Errors: [`Error::Driver`] for memory that is not mapped by `cuMemMap`.
+    pub(super) fn mapped_at(address: CUdeviceptr) -> Result<Self> {
+        let mut handle: CUmemGenericAllocationHandle = 0;
+        // SAFETY: the driver looks the address up and reads nothing there; the handle goes to a local.
+        unsafe { driver_call!(cuMemRetainAllocationHandle(&mut handle, address as usize as *mut c_void)) }?;
+        Ok(Self(handle))
+    }
+
+    /// A descriptor of it; the memory was made with that type of handle. The context is current.
+    pub(super) fn export(&self) -> Result<OwnedFd> {
+        let mut fd: c_int = -1;
+        // SAFETY: for this handle type the driver writes an int; the handle is ours.
+        unsafe { driver_call!(cuMemExportToShareableHandle((&raw mut fd).cast(), self.0, SHAREABLE, 0)) }?;
+        // SAFETY: on success the descriptor is new and ours.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC)
+            .map_err(|error| Error::io("keeping an exported memory handle out of child processes", error))?;
+        Ok(fd)
+    }
+}
 
 impl Drop for Physical {
     fn drop(&mut self) {

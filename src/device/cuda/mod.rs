@@ -18,22 +18,24 @@ mod nvrtc_library;
 mod stream;
 pub(crate) mod topology;
 mod usage;
+mod user_memory;
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use cudarc::driver::CudaContext;
+use cudarc::driver::sys::CUdevice_attribute as Attribute;
 
 use self::driver::Context;
 use super::{
-    Compiler, Device, DeviceProperties, DevicePtr, EventHandle, GraphHandle, HostBlock, KernelHandle, KernelImage,
-    LaunchShape, SharedBlock, StreamHandle,
+    Compiler, Device, DeviceProperties, DevicePtr, EventHandle, Export, GraphHandle, HostBlock, KernelHandle,
+    KernelImage, LaunchShape, SharedBlock, StreamHandle,
 };
 use crate::error::{Error, Result};
 
 pub use self::driver::CudaVersion;
 pub use self::nvrtc::Nvrtc;
-pub use self::topology::{Link, can_access_peer, device_count, devices, free_bytes, link};
+pub use self::topology::{Link, Sharing, can_access_peer, device_count, devices, free_bytes, link, sharing};
 pub use self::usage::{ResourceUsage, resource_usage};
 
 /// One GPU of this process. Any thread may call it; each call makes the primary context current on its thread.
@@ -44,6 +46,8 @@ pub struct CudaDevice {
     compiler: Nvrtc,
     /// Whether launches can be programmatically dependent: sm_90 and newer.
     has_dependent_launch: bool,
+    /// Whether streams can wait for 64-bit words, and write them.
+    has_value_operations: bool,
 }
 
 impl CudaDevice {
@@ -64,8 +68,11 @@ impl CudaDevice {
             )));
         }
         let compiler = Nvrtc::for_driver(&properties.arch, driver::driver()?.version)?;
+        let has_value_operations =
+            topology::attribute(device, Attribute::CU_DEVICE_ATTRIBUTE_CAN_USE_64_BIT_STREAM_MEM_OPS)? != 0;
         let context = Context::new(ordinal)?;
-        Ok(Arc::new(Self { context, properties, compiler, has_dependent_launch: major >= 9 }))
+        let has_dependent_launch = major >= 9;
+        Ok(Arc::new(Self { context, properties, compiler, has_dependent_launch, has_value_operations }))
     }
 
     /// The primary context, for code that uses `cudarc` on the same GPU.
@@ -140,6 +147,18 @@ impl Device for CudaDevice {
         memory::grant_access(&self.context, block)
     }
 
+    fn export(&self, address: DevicePtr, bytes: u64) -> Result<Export> {
+        user_memory::export(&self.context, address, bytes)
+    }
+
+    fn import(&self, export: Export, bytes: u64) -> Result<SharedBlock> {
+        user_memory::import(&self.context, export, bytes)
+    }
+
+    fn reach(&self, address: DevicePtr, bytes: u64) -> Result<()> {
+        user_memory::reach(&self.context, address, bytes)
+    }
+
     fn allocate_host(&self, bytes: u64) -> Result<HostBlock> {
         memory::allocate_host(&self.context, bytes)
     }
@@ -152,6 +171,20 @@ impl Device for CudaDevice {
     unsafe fn fill(&self, destination: DevicePtr, byte: u8, bytes: u64, stream: StreamHandle) -> Result<()> {
         // SAFETY: the caller's promise is the same.
         unsafe { stream::fill(&self.context, destination, byte, bytes, stream) }
+    }
+
+    fn has_value_operations(&self) -> bool {
+        self.has_value_operations
+    }
+
+    unsafe fn wait_value(&self, address: DevicePtr, value: u64, stream: StreamHandle) -> Result<()> {
+        // SAFETY: the caller's promise is the same.
+        unsafe { stream::wait_value(&self.context, address, value, stream) }
+    }
+
+    unsafe fn write_value(&self, address: DevicePtr, value: u64, stream: StreamHandle) -> Result<()> {
+        // SAFETY: the caller's promise is the same.
+        unsafe { stream::write_value(&self.context, address, value, stream) }
     }
 
     fn create_stream(&self) -> Result<StreamHandle> {

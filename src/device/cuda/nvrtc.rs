@@ -48,6 +48,11 @@ impl Nvrtc {
         self.library.version
     }
 
+    /// Name or path that the library was opened by.
+    pub fn origin(&self) -> &str {
+        &self.library.origin
+    }
+
     /// Architecture it compiles for.
     pub fn arch(&self) -> &str {
         &self.arch
@@ -57,8 +62,18 @@ impl Nvrtc {
     ///
     /// Errors: [`Error::Compile`].
     pub fn resources(&self, source: &KernelSource) -> Result<ResourceUsage> {
-        let (_, log) = self.machine_code(source, source::files()?)?;
-        resource_usage(&log).ok_or_else(|| Error::Compile { kernel: source.name.clone(), log })
+        self.resources_and_code(source).map(|(usage, _)| usage)
+    }
+
+    /// As [`Self::resources`], with the kernel: a CUBIN, which is an ELF file.
+    ///
+    /// Errors: [`Error::Compile`].
+    pub fn resources_and_code(&self, source: &KernelSource) -> Result<(ResourceUsage, Vec<u8>)> {
+        let (code, log) = self.machine_code(source, source::files()?)?;
+        match resource_usage(&log) {
+            Some(usage) => Ok((usage, code)),
+            None => Err(Error::Compile { kernel: source.name.clone(), log }),
+        }
     }
 
     fn check_arch(&self) -> Result<()> {

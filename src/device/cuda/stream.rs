@@ -1,6 +1,8 @@
 //! Streams and events.
 
-use cudarc::driver::sys::{CUevent, CUevent_flags, CUresult, CUstream, CUstream_flags};
+use cudarc::driver::sys::{
+    CUevent, CUevent_flags, CUresult, CUstream, CUstream_flags, CUstreamWaitValue_flags, CUstreamWriteValue_flags,
+};
 
 use super::driver::{Context, check, driver_call, log_failure};
 use crate::device::{DevicePtr, EventHandle, StreamHandle};
@@ -16,7 +18,8 @@ fn raw_event(event: EventHandle) -> CUevent {
 }
 
 pub(super) fn create(context: &Context) -> Result<StreamHandle> {
-    context.bind()?;
+    // Also while another stream of this thread is being captured.
+    let _relaxed = context.bind_relaxed()?;
     let mut stream: CUstream = std::ptr::null_mut();
     // SAFETY: the context is current; the handle goes to a local.
     unsafe { driver_call!(cuStreamCreate(&mut stream, CUstream_flags::CU_STREAM_NON_BLOCKING as u32)) }?;
@@ -79,12 +82,37 @@ pub(super) unsafe fn fill(
     unsafe { driver_call!(cuMemsetD8Async(destination.0, byte, length(bytes)?, raw(stream))) }
 }
 
+/// # Safety
+/// As [`crate::device::Device::wait_value`].
+pub(super) unsafe fn wait_value(context: &Context, address: DevicePtr, value: u64, stream: StreamHandle) -> Result<()> {
+    context.bind()?;
+    let at_least = CUstreamWaitValue_flags::CU_STREAM_WAIT_VALUE_GEQ as u32;
+    // SAFETY: the word is valid until the stream passes the wait: the caller's promise.
+    unsafe { driver_call!(cuStreamWaitValue64_v2(raw(stream), address.0, value, at_least)) }
+}
+
+/// # Safety
+/// As [`crate::device::Device::write_value`].
+pub(super) unsafe fn write_value(
+    context: &Context,
+    address: DevicePtr,
+    value: u64,
+    stream: StreamHandle,
+) -> Result<()> {
+    context.bind()?;
+    // ORDER: by default the write stands behind a fence of the whole system (CUDA driver API, CUstreamWriteValue_flags).
+    let behind_a_fence = CUstreamWriteValue_flags::CU_STREAM_WRITE_VALUE_DEFAULT as u32;
+    // SAFETY: the word is valid until the stream passes the write: the caller's promise.
+    unsafe { driver_call!(cuStreamWriteValue64_v2(raw(stream), address.0, value, behind_a_fence)) }
+}
+
 fn length(bytes: u64) -> Result<usize> {
     usize::try_from(bytes).map_err(|_| Error::invalid(format!("{bytes} bytes do not fit the address space")))
 }
 
 pub(super) fn create_event(context: &Context) -> Result<EventHandle> {
-    context.bind()?;
+    // As in `create`.
+    let _relaxed = context.bind_relaxed()?;
     let mut event: CUevent = std::ptr::null_mut();
     // SAFETY: the context is current; the handle goes to a local.
     unsafe { driver_call!(cuEventCreate(&mut event, CUevent_flags::CU_EVENT_DEFAULT as u32)) }?;

@@ -5,6 +5,8 @@ use std::fmt;
 
 use cudarc::driver::sys::{CUdevice, CUdevice_P2PAttribute as P2p, CUdevice_attribute as Attribute, CUresult, CUuuid};
 
+use serde::Serialize;
+
 use super::driver::{Context, driver, driver_call};
 use crate::device::{DeviceKind, DeviceProperties};
 use crate::error::{Error, Result};
@@ -38,6 +40,34 @@ impl fmt::Display for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.name())
     }
+}
+
+/// What a GPU's memory can be shared by, as far as the driver tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Sharing {
+    /// Memory with a handle and an address of its own, which a heap is made of.
+    pub virtual_memory: bool,
+    /// File descriptors, by which other processes of this host map a heap.
+    pub file_descriptors: bool,
+    /// Handles for a fabric of several hosts. Nothing here uses them.
+    pub fabric_handles: bool,
+    /// Multicast through NVLink switches (NVLS). NCCL may use it.
+    pub multicast: bool,
+}
+
+/// What the memory of GPU `ordinal` can be shared by.
+///
+/// Errors: as [`can_access_peer`].
+pub fn sharing(ordinal: u32) -> Result<Sharing> {
+    let device = device(ordinal)?;
+    let has = |attribute: Attribute| self::attribute(device, attribute).map(|value| value != 0);
+    Ok(Sharing {
+        virtual_memory: has(Attribute::CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED)?,
+        file_descriptors: has(Attribute::CU_DEVICE_ATTRIBUTE_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR_SUPPORTED)?,
+        // A driver that does not know an attribute has not what it stands for.
+        fabric_handles: has(Attribute::CU_DEVICE_ATTRIBUTE_HANDLE_TYPE_FABRIC_SUPPORTED).unwrap_or(false),
+        multicast: has(Attribute::CU_DEVICE_ATTRIBUTE_MULTICAST_SUPPORTED).unwrap_or(false),
+    })
 }
 
 /// GPUs this process sees: 0 where the driver runs and none is visible.

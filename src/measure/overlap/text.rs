@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::{NcclMemory, Overlap, Overlaps};
-use crate::measure::compare::Baseline;
+use crate::measure::against::Baseline;
 use crate::measure::markdown;
 use crate::measure::results::Row;
 use crate::measure::size::Bytes;

@@ -1,4 +1,4 @@
-//! Which row is held against which.
+//! Myelon against the baselines of one run: which row is held against which.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -77,7 +77,7 @@ impl FromStr for Baseline {
 
 /// One series with Myelon and the baselines side by side, sizes ascending.
 #[derive(Clone, Debug)]
-pub struct Comparison<'a> {
+pub struct Standing<'a> {
     /// What the lines have in common.
     pub series: Series,
     /// How [`Line::ours`] was chosen.
@@ -95,7 +95,7 @@ pub enum Choice {
     Fastest,
 }
 
-/// One size of a [`Comparison`].
+/// One size of a [`Standing`].
 #[derive(Clone, Debug)]
 pub struct Line<'a> {
     /// Message size.
@@ -119,16 +119,16 @@ impl Line<'_> {
     }
 }
 
-impl<'a> Comparison<'a> {
-    /// Sorts rows into one comparison a series: most ranks first, then in the order of types and operators.
+impl<'a> Standing<'a> {
+    /// Sorts rows into one standing a series: most ranks first, then in the order of types and operators.
     pub fn of(rows: &'a [Row]) -> Vec<Self> {
         let mut series: BTreeMap<Series, Vec<&Row>> = BTreeMap::new();
         for row in rows {
             series.entry(row.case().series).or_default().push(row);
         }
-        let mut comparisons: Vec<_> = series.into_iter().map(|(series, rows)| Self::of_series(series, &rows)).collect();
-        comparisons.sort_by_key(|comparison| std::cmp::Reverse(comparison.series.ranks));
-        comparisons
+        let mut standings: Vec<_> = series.into_iter().map(|(series, rows)| Self::of_series(series, &rows)).collect();
+        standings.sort_by_key(|standing| std::cmp::Reverse(standing.series.ranks));
+        standings
     }
 
     /// Whether any line has this baseline.
@@ -189,34 +189,34 @@ mod tests {
     fn auto_stands_for_myelon_where_it_was_measured() {
         let rows =
             [row(2, 64, "ring", 1.0), row(2, 64, "auto", 2.0), row(2, 64, "nccl", 6.0), row(2, 128, "ring", 1.0)];
-        let [comparison] = Comparison::of(&rows).try_into().unwrap();
-        assert_eq!((comparison.choice, comparison.lines.len()), (Choice::Auto, 1));
-        assert_eq!(comparison.lines[0].ours.unwrap().requested, "auto");
-        assert_eq!(comparison.lines[0].ratio(), Some(3.0));
+        let [standing] = Standing::of(&rows).try_into().unwrap();
+        assert_eq!((standing.choice, standing.lines.len()), (Choice::Auto, 1));
+        assert_eq!(standing.lines[0].ours.unwrap().requested, "auto");
+        assert_eq!(standing.lines[0].ratio(), Some(3.0));
     }
 
     #[test]
     fn without_auto_the_fastest_right_variant_does() {
         let wrong = Row { wrong: Some(3), ..row(2, 64, "broken", 0.1) };
         let rows = [wrong.clone(), row(2, 64, "slow", 4.0), row(2, 64, "fast", 2.0), Row { bytes: 128, ..wrong }];
-        let [comparison] = Comparison::of(&rows).try_into().unwrap();
-        assert_eq!(comparison.choice, Choice::Fastest);
-        assert_eq!(comparison.lines[0].ours.unwrap().requested, "fast");
-        assert!(comparison.lines[1].ours.unwrap().is_wrong(), "shown, so that it can be reported");
-        assert_eq!(comparison.lines[1].ratio(), None);
+        let [standing] = Standing::of(&rows).try_into().unwrap();
+        assert_eq!(standing.choice, Choice::Fastest);
+        assert_eq!(standing.lines[0].ours.unwrap().requested, "fast");
+        assert!(standing.lines[1].ours.unwrap().is_wrong(), "shown, so that it can be reported");
+        assert_eq!(standing.lines[1].ratio(), None);
     }
 
     #[test]
     fn the_ratio_is_to_the_fastest_baseline() {
         let rows = [row(2, 64, "auto", 2.0), row(2, 64, "nccl", 6.0), row(2, 64, "nccl_symmetric", 3.0)];
-        assert_eq!(Comparison::of(&rows)[0].lines[0].ratio(), Some(1.5));
+        assert_eq!(Standing::of(&rows)[0].lines[0].ratio(), Some(1.5));
     }
 
     #[test]
     fn large_worlds_and_small_sizes_come_first() {
         let rows = [row(2, 64, "auto", 1.0), row(8, 128, "auto", 1.0), row(8, 64, "auto", 1.0)];
-        let comparisons = Comparison::of(&rows);
-        assert_eq!(comparisons.iter().map(|c| c.series.ranks.get()).collect::<Vec<_>>(), [8, 2]);
-        assert_eq!(comparisons[0].lines.iter().map(|line| line.bytes.0).collect::<Vec<_>>(), [64, 128]);
+        let standings = Standing::of(&rows);
+        assert_eq!(standings.iter().map(|c| c.series.ranks.get()).collect::<Vec<_>>(), [8, 2]);
+        assert_eq!(standings[0].lines.iter().map(|line| line.bytes.0).collect::<Vec<_>>(), [64, 128]);
     }
 }

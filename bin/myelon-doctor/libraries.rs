@@ -1,0 +1,100 @@
+//! What is loaded or run beside the driver: compilers, NCCL, MPI.
+
+use myelon_ccl::baseline;
+use myelon_ccl::device::cpu::{CpuCompiler, version_line};
+use myelon_ccl::device::cuda::{Nvrtc, locate};
+use serde::Serialize;
+
+use crate::finding::{Finding, Level};
+
+const ABOUT: &str = "libraries";
+/// For a look at NVRTC where there is no GPU to compile for.
+const ANY_ARCH: &str = "sm_90a";
+
+/// One of them.
+#[derive(Debug, Serialize)]
+pub(crate) struct Library {
+    name: &'static str,
+    version: Option<String>,
+    /// Name or path it was found by.
+    found: Option<String>,
+    /// Why it is not there, and what brings it.
+    missing: Option<String>,
+    #[serde(skip)]
+    need: Need,
+}
+
+/// Who cannot do without it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Need {
+    Gpu,
+    Cpu,
+    Nobody,
+}
+
+impl Library {
+    fn new(name: &'static str, need: Need, found: myelon_ccl::Result<(String, Option<String>)>) -> Self {
+        match found {
+            Ok((version, found)) => Self { name, need, version: Some(version), found, missing: None },
+            Err(error) => Self { name, need, version: None, found: None, missing: Some(error.to_string()) },
+        }
+    }
+
+    /// Looks for all of them. `arch` is that of the GPUs.
+    pub(crate) fn look(arch: Option<&str>) -> Vec<Self> {
+        let nvrtc = Nvrtc::new(arch.unwrap_or(ANY_ARCH));
+        let nvrtc = nvrtc.map(|nvrtc| (nvrtc.version().to_string(), Some(nvrtc.origin().to_owned())));
+        let nccl = baseline::version().and_then(|version| {
+            let found = locate::open(&locate::NCCL, &|_| Ok(()))?;
+            Ok((format!("{version}, NVLS {}", baseline::nvls()), Some(found.origin)))
+        });
+        let cpp = CpuCompiler::from_environment()
+            .map(|compiler| (compiler.version().to_owned(), Some(compiler.program().to_owned())));
+        let mpi = version_line("mpirun").map(|version| (version, Some("mpirun".to_owned())));
+        let mpi = mpi.ok_or_else(|| myelon_ccl::Error::unsupported("there is no mpirun on PATH (Debian: openmpi-bin)"));
+        vec![
+            Self::new("NVRTC", Need::Gpu, nvrtc),
+            Self::new("NCCL", Need::Nobody, nccl),
+            Self::new("C++ compiler", Need::Cpu, cpp),
+            Self::new("MPI", Need::Nobody, mpi),
+        ]
+    }
+
+    /// What is to be said of one that is missing, where kernels run on GPUs or on the CPU.
+    pub(crate) fn judge(&self, on_gpus: bool) -> Option<Finding> {
+        let missing = self.missing.as_ref()?;
+        let level = match self.need {
+            Need::Gpu if on_gpus => Level::Wrong,
+            Need::Cpu if !on_gpus => Level::Wrong,
+            _ => Level::Note,
+        };
+        Some(Finding { level, about: ABOUT, what: format!("{}: {missing}", self.name), fix: None })
+    }
+
+    pub(crate) fn line(&self) -> String {
+        let state = match (&self.version, &self.found) {
+            (Some(version), Some(found)) => format!("{version} ({found})"),
+            (Some(version), None) => version.clone(),
+            _ => "not found".to_owned(),
+        };
+        format!("{:<13} {state}", self.name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use myelon_ccl::Error;
+
+    use super::*;
+
+    #[test]
+    fn what_is_missing_matters_to_those_who_need_it() {
+        let missing = |need| Library::new("X", need, Err(Error::unsupported("it is not there")));
+        let level = |need, on_gpus| missing(need).judge(on_gpus).unwrap().level;
+        assert_eq!([level(Need::Gpu, true), level(Need::Gpu, false)], [Level::Wrong, Level::Note]);
+        assert_eq!([level(Need::Cpu, true), level(Need::Cpu, false)], [Level::Note, Level::Wrong]);
+        assert_eq!(level(Need::Nobody, true), Level::Note);
+        let there = Library::new("X", Need::Gpu, Ok(("1.0".into(), None)));
+        assert!(there.judge(true).is_none() && there.line().ends_with(" 1.0"));
+    }
+}

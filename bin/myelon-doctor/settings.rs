@@ -1,0 +1,165 @@
+//! Environment variables that change what Myelon does, and what is wrong with their values.
+
+use myelon_ccl::bootstrap::launcher::Launcher;
+use myelon_ccl::device::cuda;
+use myelon_ccl::{Options, baseline};
+use serde::Serialize;
+
+use crate::finding::{Finding, Level};
+
+const ABOUT: &str = "settings";
+/// What every variable of Myelon begins with.
+const OWN: &str = "MYELON_";
+
+/// The variables that README.md lists; a test compares.
+const KNOWN: [&str; 20] = [
+    "MYELON_TIMEOUT",
+    "MYELON_VARIANT",
+    "MYELON_LANES",
+    "MYELON_SENTINEL",
+    "MYELON_CACHE",
+    "MYELON_LOG",
+    "MYELON_RANK",
+    "MYELON_WORLD_SIZE",
+    "MYELON_LOCAL_RANK",
+    "MYELON_ROOT",
+    "MYELON_SECRET",
+    "MYELON_SOCKET_ADDR",
+    "MYELON_CUDA_LIB",
+    "MYELON_NVRTC_LIB",
+    "MYELON_NCCL_LIB",
+    "MYELON_KERNEL_TREE",
+    "MYELON_CXX",
+    "MYELON_CPU_DELAYS",
+    "MYELON_CPU_SANITIZE",
+    "MYELON_CPU_DEFINES",
+];
+
+/// What tests, CI and `myelon-perf` set for their own processes.
+const INTERNAL: [&str; 8] = [
+    "MYELON_TEST_",
+    "MYELON_CI_",
+    "MYELON_LITMUS_",
+    "MYELON_SOAK_",
+    "MYELON_PERF_",
+    "MYELON_DOCTOR_",
+    "MYELON_BLESS",
+    "MYELON_BROWSER",
+];
+
+/// Variables of others that matter here.
+const OTHERS: [&str; 7] = [
+    "CUDA_VISIBLE_DEVICES",
+    "CUDA_DEVICE_MAX_CONNECTIONS",
+    "CUDA_LAUNCH_BLOCKING",
+    "CUDA_HOME",
+    "CXX",
+    "NCCL_NVLS_ENABLE",
+    "XDG_CACHE_HOME",
+];
+
+/// One variable that is set.
+#[derive(Debug, Serialize)]
+pub(crate) struct Setting {
+    name: String,
+    value: String,
+}
+
+impl Setting {
+    /// Those that are set, in order of their names. A secret is not shown.
+    pub(crate) fn look() -> Vec<Self> {
+        Self::of(
+            std::env::vars_os()
+                .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned())),
+        )
+    }
+
+    fn of(variables: impl Iterator<Item = (String, String)>) -> Vec<Self> {
+        let wanted = |name: &str| name.starts_with(OWN) || OTHERS.contains(&name);
+        let is_secret = |name: &str| ["SECRET", "_ID"].iter().any(|part| name.contains(part));
+        let mut settings: Vec<_> = variables
+            .filter(|(name, _)| wanted(name))
+            .map(|(name, value)| Self { value: if is_secret(&name) { "(not shown)".to_owned() } else { value }, name })
+            .collect();
+        settings.sort_by(|one, other| one.name.cmp(&other.name));
+        settings
+    }
+
+    pub(crate) fn line(&self) -> String {
+        format!("{}={}", self.name, self.value)
+    }
+}
+
+/// What is to be said of them, where kernels run on GPUs or on the CPU.
+pub(crate) fn judge(settings: &[Setting], on_gpus: bool) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let level = if on_gpus { Level::Wrong } else { Level::Note };
+    findings.extend(cuda::check_environment().err().map(|error| Finding::of_error(level, ABOUT, &error)));
+    let own = [Options::from_env().err(), Launcher::from_env(&|name: &str| std::env::var(name).ok()).err()];
+    findings.extend(own.into_iter().flatten().map(|error| Finding::of_error(Level::Wrong, ABOUT, &error)));
+    let is_known = |name: &str| KNOWN.contains(&name) || INTERNAL.iter().any(|start| name.starts_with(start));
+    for Setting { name, .. } in
+        settings.iter().filter(|setting| setting.name.starts_with(OWN) && !is_known(&setting.name))
+    {
+        findings.push(Finding::new(
+            Level::Warning,
+            ABOUT,
+            format!("nothing reads {name}"),
+            "README.md lists the variables",
+        ));
+    }
+    if on_gpus {
+        let connections = settings.iter().find(|setting| setting.name == "CUDA_DEVICE_MAX_CONNECTIONS");
+        if !connections.is_some_and(|setting| setting.value.parse().is_ok_and(|count: u32| count >= 32)) {
+            let what = "CUDA_DEVICE_MAX_CONNECTIONS is not 32: several communicators or streams on a GPU may wait for each other";
+            findings.push(Finding::new(Level::Note, ABOUT, what, "set it where there are several"));
+        }
+        if baseline::nvls() == "off" {
+            let what = "NCCL_NVLS_ENABLE=0: NCCL has no multicast, and comparisons with it say nothing of machines that have it on";
+            findings.push(Finding::new(Level::Note, ABOUT, what, "unset it unless the machine needs it"));
+        }
+    }
+    findings
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn the_known_variables_are_those_of_the_readme() {
+        let readme = include_str!("../../README.md");
+        let rows = readme.lines().filter(|line| line.starts_with("| `MYELON_"));
+        let names =
+            rows.flat_map(|row| row.split('|').nth(1).unwrap().split(',')).map(|name| name.trim().trim_matches('`'));
+        let known: BTreeSet<&str> = KNOWN.into_iter().collect();
+        assert_eq!(names.collect::<BTreeSet<_>>(), known);
+    }
+
+    #[test]
+    fn secrets_are_not_shown_and_typos_are_found() {
+        let pairs = [
+            ("MYELON_SECRET", "hush"),
+            ("MYELON_TIMEOT", "3"),
+            ("PATH", "/bin"),
+            ("CXX", "g++"),
+            ("MYELON_TEST_RANKS", "2"),
+        ];
+        let settings = Setting::of(pairs.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())));
+        let lines: Vec<_> = settings.iter().map(Setting::line).collect();
+        assert_eq!(lines, ["CXX=g++", "MYELON_SECRET=(not shown)", "MYELON_TEST_RANKS=2", "MYELON_TIMEOT=3"]);
+        let findings = judge(&settings, false);
+        let about: Vec<_> = findings.iter().filter(|finding| finding.what.contains("nothing reads")).collect();
+        assert!(about.len() == 1 && about[0].what.ends_with("MYELON_TIMEOT"), "{about:?}");
+    }
+
+    #[test]
+    fn too_few_connections_are_a_note_on_gpus() {
+        let of = |value: &str| Setting::of([("CUDA_DEVICE_MAX_CONNECTIONS".to_owned(), value.to_owned())].into_iter());
+        let says =
+            |value, on_gpus| judge(&of(value), on_gpus).iter().any(|finding| finding.what.contains("MAX_CONNECTIONS"));
+        assert_eq!([says("8", true), says("32", true), says("8", false)], [true, false, false]);
+    }
+}

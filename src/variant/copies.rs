@@ -1,0 +1,160 @@
+//! The copies of a plan whose bytes travel by copy engines: one list, the same here and in the kernel.
+
+use super::plan::Plan;
+use super::properties::Transfer;
+use crate::abi::PACK_BYTES;
+use crate::types::Rank;
+
+/// Where a copy takes its bytes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// This rank's operand.
+    Input,
+    /// Its output, where the kernel left what it made of the copy one step before.
+    Output,
+}
+
+/// One copy to the next rank.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Copy {
+    /// Its place in the list; it has the words of that index.
+    pub index: u64,
+    /// Where its bytes come from.
+    pub source: Source,
+    /// First byte in the operand.
+    pub offset: u64,
+    /// Bytes; 0 where a short message has nothing for the step.
+    pub bytes: u64,
+    /// First byte of its slot in the next rank's slots.
+    pub slot: u64,
+}
+
+impl Plan {
+    /// How many copies each rank sends in a launch for `count` elements, a piece at most; none for variants whose kernels move the bytes
+    /// themselves.
+    pub fn copy_count(&self, count: u64) -> u64 {
+        (2 * self.world() - 2) * self.rounds(count)
+    }
+
+    /// These copies, as `rank` sends them, in their order.
+    ///
+    /// Mirror of `CopyRing` in cuda/proto/copy_ring.cuh and of `RingSchedule` in cuda/proto/ring_step.cuh.
+    pub fn copies(&self, count: u64, rank: Rank) -> impl Iterator<Item = Copy> + use<> {
+        let (world, rounds, rank) = (self.world(), self.rounds(count), u64::from(rank.0));
+        let (slots, chunk_bytes) = (u64::from(self.slots), u64::from(self.chunk_bytes));
+        let bytes = count * self.kernel.dtype.size_bytes() as u64;
+        // WHY: a step of every round before the next step of any: what a copy sends on came as many copies before, so the next copy can
+        // go while this one travels.
+        (0..self.copy_count(count)).map(move |index| {
+            let (step, round) = (index / rounds, index % rounds);
+            let part = cut(0, bytes.div_ceil(PACK_BYTES), rounds, round);
+            let (first, packs) = cut(part.0, part.1, world, (rank + 2 * world - step) % world);
+            let (offset, end) = (first * PACK_BYTES, ((first + packs) * PACK_BYTES).min(bytes));
+            Copy {
+                index,
+                source: if step == 0 { Source::Input } else { Source::Output },
+                offset,
+                bytes: end.saturating_sub(offset),
+                slot: index % slots * chunk_bytes,
+            }
+        })
+    }
+
+    fn world(&self) -> u64 {
+        self.kernel.world_size.get().into()
+    }
+
+    /// Rounds of a chunk for every rank.
+    fn rounds(&self, count: u64) -> u64 {
+        let packs = (count * self.kernel.dtype.size_bytes() as u64).div_ceil(PACK_BYTES);
+        match self.kernel.variant.transfer {
+            Transfer::Kernel => 0,
+            Transfer::CopyEngine => packs.div_ceil(u64::from(self.chunk_bytes) / PACK_BYTES * self.world()),
+        }
+    }
+}
+
+/// Part `index` of `packs` packs from `first`, cut into `parts`: its first pack, and how many. Mirror of `cut` in
+/// cuda/base/share.cuh.
+fn cut(first: u64, packs: u64, parts: u64, index: u64) -> (u64, u64) {
+    let each = packs.div_ceil(parts);
+    let start = (each * index).min(packs);
+    (first + start, each.min(packs - start))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::device::DeviceKind;
+    use crate::measure::Bytes;
+    use crate::memory::HeapLimits;
+    use crate::types::{DType, ReduceOp, WorldSize};
+    use crate::variant::{Choice, Manifest, Request, Shape, Terrain};
+
+    fn plan(ranks: u32, request: &Request, chunk: u64) -> Plan {
+        let world_size = WorldSize::new(ranks).unwrap();
+        let limits = HeapLimits { copies: 64, ..HeapLimits::of(DeviceKind::Cpu, world_size) };
+        let (layout, _) = limits.layout(world_size).unwrap();
+        let terrain = Terrain { device: DeviceKind::Cpu, world_size, layout: &layout, sentinel: true, arch: "cpu" };
+        let variant = Manifest::embedded().enabled().find(|spec| spec.transfer == Transfer::CopyEngine).unwrap();
+        let shape = Shape { chunk: Some(Bytes(chunk)), ..Shape::default() };
+        Plan::new(&terrain, request, &Choice { variant: Arc::clone(variant), shape }).unwrap()
+    }
+
+    proptest! {
+        /// Each step of all ranks together moves every byte once, and a shard begins at the rank that the model says.
+        #[test]
+        fn every_step_moves_every_byte_once(
+            ranks in 2u32..=8,
+            count in 1u64..40_000,
+            dtype in proptest::sample::select(DType::ALL.iter().copied().filter(|dtype| !dtype.is_fp8()).collect::<Vec<_>>()),
+            chunk in (1u64..40).prop_map(|packs| packs * PACK_BYTES),
+        ) {
+            let request = Request { count, dtype, op: ReduceOp::Sum, registered: false };
+            let plan = plan(ranks, &request, chunk);
+            let size = dtype.size_bytes() as u64;
+            for (first, elements) in plan.pieces(count) {
+                let all: Vec<Vec<Copy>> = (0..ranks).map(|rank| plan.copies(elements, Rank(rank)).collect()).collect();
+                let steps = u64::from(2 * ranks - 2);
+                let rounds = all[0].len() as u64 / steps;
+                prop_assert!(all.iter().all(|copies| copies.len() as u64 == rounds * steps && copies.len() <= 64));
+                for step in 0..steps {
+                    let of_step = |copy: &&Copy| copy.index / rounds == step;
+                    let mut moved: Vec<_> = (0u32..)
+                        .zip(&all)
+                        .flat_map(|(rank, copies)| copies.iter().filter(of_step).map(move |copy| (copy.offset, copy.bytes, rank)))
+                        .filter(|(_, bytes, _)| *bytes > 0)
+                        .collect();
+                    moved.sort_unstable();
+                    let end = moved.iter().try_fold(0, |end, &(offset, bytes, _)| (offset == end).then_some(offset + bytes));
+                    prop_assert_eq!(end, Some(elements * size), "step {}", step);
+                    for (offset, bytes, rank) in moved {
+                        for element in [offset / size, (offset + bytes - 1) / size] {
+                            let shard = (u64::from(rank) + steps + 2 - step) % u64::from(ranks);
+                            prop_assert_eq!(u64::from(plan.shard_of(count, first + element)), shard);
+                        }
+                    }
+                }
+                for copy in all.iter().flatten() {
+                    prop_assert!(copy.bytes <= chunk && copy.slot + chunk <= u64::from(plan.slots) * chunk);
+                    prop_assert_eq!(copy.slot, copy.index % u64::from(plan.slots) * chunk);
+                    prop_assert_eq!(copy.source == Source::Input, copy.index < rounds);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn nobody_to_copy_to_means_no_copies() {
+        let request = Request { count: 1 << 20, dtype: DType::F32, op: ReduceOp::Sum, registered: false };
+        let alone = plan(1, &request, 4096);
+        assert_eq!((alone.pieces(request.count).count(), alone.copies(request.count, Rank(0)).count()), (1, 0));
+        let several = plan(2, &request, 4096);
+        // 32 rounds of two chunks a launch.
+        assert_eq!((several.pieces(request.count).count(), several.slots), (4 << 20 >> 18, 32));
+    }
+}

@@ -1,0 +1,60 @@
+//! What the manifest says of how a variant works.
+
+use serde::Deserialize;
+
+/// Mailboxes a variant uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mailbox {
+    /// None.
+    None,
+    /// Sentinel for floats, LL for the rest and where sentinels are switched off.
+    Sentinel,
+}
+
+/// What bounds the message of one launch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Capacity {
+    /// One mailbox.
+    Mailbox,
+    /// Half of each mailbox: a peer's part of this rank's shard goes into one half, its reduced shard into the other.
+    MailboxShards,
+    /// Lanes times a staging half.
+    Staging,
+    /// Nothing: the kernel loops.
+    Unbounded,
+    /// The copies of one launch.
+    Copies,
+}
+
+/// Who moves the bytes between ranks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Transfer {
+    /// The kernel, by loads and stores.
+    #[default]
+    Kernel,
+    /// The device's copy engines: the host issues copies beside the kernel, which lets each of them go.
+    CopyEngine,
+}
+
+/// How often 16- and 8-bit floats are rounded to their type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Rounding {
+    /// Once, at the end.
+    Once,
+    /// At every hop.
+    PerHop,
+}
+
+/// In which order ranks are reduced; floats depend on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Order {
+    /// 0, 1, 2, ...
+    Rank,
+    /// Shard s starts at rank s and goes up, wrapping around.
+    Rotated,
+}

@@ -1,0 +1,98 @@
+//! `myelon-doctor` as scripts see it: JSON, and a status that says whether all-reduce works here.
+#![cfg(feature = "cli")]
+
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+/// Kernels are compiled once for all tests.
+const CACHE: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/doctor-kernels");
+
+/// The program in an environment of its own: no launcher, no settings but these.
+fn doctor(arguments: &[&str], settings: &[(&str, &str)]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_myelon-doctor"));
+    for (name, _) in std::env::vars_os() {
+        let name = name.to_string_lossy();
+        if ["MYELON_", "OMPI_", "PMI", "CUDA_"].iter().any(|prefix| name.starts_with(prefix)) {
+            command.env_remove(&*name);
+        }
+    }
+    command.args(arguments).env("MYELON_CACHE", CACHE).envs(settings.iter().copied()).output().unwrap()
+}
+
+/// What it says as JSON, after a check of its status.
+#[track_caller]
+fn examined(arguments: &[&str], settings: &[(&str, &str)], status: i32) -> Value {
+    let output = doctor(&[arguments, &["--json"]].concat(), settings);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(status), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    let value: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(value["ok"], status == 0);
+    value
+}
+
+/// Whether a finding of this level has this text.
+fn says(examination: &Value, level: &str, text: &str) -> bool {
+    let findings = examination["findings"].as_array().unwrap();
+    findings.iter().any(|finding| finding["level"] == level && finding["what"].as_str().unwrap().contains(text))
+}
+
+#[test]
+fn the_cpu_device_is_tried_for_real() {
+    let examination = examined(&["--device", "cpu"], &[], 0);
+    assert_eq!((&examination["device"], &examination["schema"]), (&"cpu".into(), &1.into()));
+    let trials = examination["trials"].as_array().unwrap();
+    assert_eq!(trials.iter().map(|trial| &trial["ranks_are"]).collect::<Vec<_>>(), ["threads", "processes"]);
+    for trial in trials {
+        assert_eq!((&trial["ranks"], &trial["device"], &trial["shared"]), (&2.into(), &"cpu".into(), &false.into()));
+        let operations = trial["operations"].as_array().unwrap();
+        assert!(operations.len() >= 2 && operations.iter().all(|tried| tried["wrong"] == 0), "{trial}");
+        assert!(trial["heap_bytes"].as_u64().unwrap() > 0, "{trial}");
+    }
+    assert!(examination["cache"]["kernels"].as_u64().unwrap() > 0);
+    let names: Vec<_> = examination["libraries"].as_array().unwrap().iter().map(|library| &library["name"]).collect();
+    assert_eq!(names, ["NVRTC", "NCCL", "C++ compiler", "MPI"]);
+    assert!(examination["table"]["choices"].as_array().unwrap().len() > 3);
+}
+
+#[test]
+fn without_a_driver_gpus_are_wrong_only_where_they_are_asked_for() {
+    let nowhere = [("MYELON_CUDA_LIB", "/nowhere/libcuda.so.1")];
+    assert!(says(&examined(&["--device", "cuda"], &nowhere, 1), "wrong", "/nowhere/libcuda.so.1"));
+    let examination = examined(&["--no-trial"], &nowhere, 0);
+    assert!(says(&examination, "note", "/nowhere/libcuda.so.1") && examination["trials"] == Value::Array(Vec::new()));
+    assert_eq!(examination["device"], "cpu");
+}
+
+#[test]
+fn what_is_wrong_is_named() {
+    let cases = [
+        (("MYELON_TIMEOUT", "soon"), "MYELON_TIMEOUT"),
+        (("MYELON_CXX", "/nowhere/c++"), "/nowhere/c++"),
+        (("MYELON_CACHE", "/proc/kernels"), "/proc/kernels"),
+        (("MYELON_KERNEL_TREE", "/nowhere/cuda"), "/nowhere/cuda"),
+        (("MYELON_RANK", "7"), "MYELON_WORLD_SIZE"),
+    ];
+    for (setting, text) in cases {
+        let examination = examined(&["--device", "cpu"], &[setting], 1);
+        assert!(says(&examination, "wrong", text), "{setting:?}: {}", examination["findings"]);
+    }
+    let typo = examined(&["--device", "cpu", "--no-trial"], &[("MYELON_TIMEOT", "3")], 0);
+    assert!(says(&typo, "warning", "nothing reads MYELON_TIMEOT"), "{}", typo["findings"]);
+    let secret = doctor(&["--no-trial"], &[("MYELON_SECRET", "hush-hush")]);
+    assert!(!String::from_utf8_lossy(&secret.stdout).contains("hush-hush"), "secrets stay secret");
+}
+
+#[test]
+fn people_are_told_in_words() {
+    let output = doctor(&["--device", "cpu"], &[]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    for part in
+        ["kernels run on: cpu", "\nGPUs\n", "\nwhat auto takes\n", "0 wrong elements", "all-reduce works here\n"]
+    {
+        assert!(text.contains(part), "'{part}' is missing from: {text}");
+    }
+    let help = doctor(&["--help"], &[]);
+    assert!(String::from_utf8_lossy(&help.stdout).contains("Exit status: 0"));
+    assert_eq!(doctor(&["--device", "tpu"], &[]).status.code(), Some(2));
+}
