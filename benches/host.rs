@@ -9,24 +9,44 @@ use criterion::{Criterion, criterion_main};
 use myelon_ccl::device::cpu::CpuDevice;
 use myelon_ccl::device::handles::{Buffer, Stream};
 use myelon_ccl::device::{Device, DeviceKind};
+use myelon_ccl::measure::{Bytes, Provenance};
 use myelon_ccl::memory::HeapLimits;
-use myelon_ccl::table::LaneTable;
-use myelon_ccl::variant::{Choice, Plan, Request, Terrain};
+use myelon_ccl::table::{Buffers, DTypeClass, Dispatcher, LaneTable, Measured, OperatorClass, Row, Section};
+use myelon_ccl::variant::{Choice, Manifest, Plan, Request, Terrain};
 use myelon_ccl::{Communicator, DType, Operation, Options, ReduceOp, Result, WorldSize};
 
 fn host(criterion: &mut Criterion) {
     let world_size = WorldSize::new(8).unwrap();
-    let table = LaneTable::embedded(DeviceKind::Cuda);
+    let dispatchers = [None, Some(Arc::new(table(world_size)))]
+        .map(|table| Dispatcher::new(None, table, DeviceKind::Cuda, "sm_90a", world_size, true));
     let (layout, _) = HeapLimits::of(DeviceKind::Cuda, world_size).layout(world_size).unwrap();
     let terrain = Terrain { device: DeviceKind::Cuda, world_size, layout: &layout, sentinel: true, arch: "sm_90a" };
     for (name, count) in [("1 KiB", 256), ("1 MiB", 1 << 18), ("1 GiB", 1 << 28)] {
         let request = Request { count, dtype: DType::F32, op: ReduceOp::Sum, registered: false };
-        let choose = || table.choose("sm_90a", world_size, black_box(&request)).unwrap();
-        criterion.bench_function(&format!("choose {name}"), |bencher| bencher.iter(choose));
-        let choice: Choice = choose();
+        for (by, dispatcher) in ["rule", "table"].iter().zip(&dispatchers) {
+            let choose = || dispatcher.choose(black_box(&request)).unwrap().choice;
+            criterion.bench_function(&format!("choose {name} by {by}"), |bencher| bencher.iter(choose));
+        }
+        let choice = dispatchers[1].choose(&request).unwrap().choice.clone();
         let plan = || Plan::new(&terrain, black_box(&request), &choice).unwrap();
         criterion.bench_function(&format!("plan {name}"), |bencher| bencher.iter(plan));
     }
+}
+
+/// As many rows as a tuned class of types has: every power of two, and crossovers between them.
+fn table(ranks: WorldSize) -> LaneTable {
+    let names = ["one_shot_push", "two_shot_push", "ring"];
+    let row = |index: u64| {
+        let choice = Choice::of(Manifest::embedded().get(names[index as usize / 20]).unwrap());
+        let from = if index == 0 { 0 } else { (1 << 10 << (index / 3)) + index % 3 * (256 << (index / 3)) };
+        let measured = Measured { at: Bytes(from.max(512)), p50_us: 1.0, runner_up: None, nccl_us: None };
+        Row { from, choice, measured }
+    };
+    let rows: Vec<_> = (0..60).map(row).collect();
+    let (operators, buffers, op) = (OperatorClass::All, Buffers::Plain, ReduceOp::Sum);
+    let of = |dtypes, dtype| Section { ranks, dtypes, operators, buffers, dtype, op, rows: rows.clone() };
+    let sections = vec![of(DTypeClass::Float, DType::F32), of(DTypeClass::Integer, DType::I32)];
+    LaneTable::new(DeviceKind::Cuda, "", true, Provenance::of_this_host(""), sections).unwrap()
 }
 
 /// Most operations of a capture: it keeps each.

@@ -3,8 +3,9 @@
 #
 #   ci/build_gpu_bundle.sh [DIRECTORY]        default target/gpu-bundle
 #
-# DIRECTORY gets myelon-perf and myelon-doctor (release, stripped), tests/NAME for each integration test, gpu.sh, the lane tables, the stored
-# results that new ones are held against, and VERSION. The programs need a C library at least as new as the building machine's, and find CUDA at run time.
+# DIRECTORY gets myelon-perf, myelon-tune and myelon-doctor (release, stripped), tests/NAME for each integration test, gpu.sh, the lane
+# tables, the stored results that new ones are held against, and VERSION. The programs need a C library at least as new as the
+# building machine's, and find CUDA at run time.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -13,12 +14,12 @@ release=${CARGO_TARGET_DIR:-target}/release
 messages=$(mktemp)
 trap 'rm -f "$messages"' EXIT
 
-cargo build --release --bin myelon-perf --bin myelon-doctor
+cargo build --release --bins
 cargo test --release --no-run --tests --message-format=json >"$messages"
 
 rm -rf "$bundle"
 mkdir -p "$bundle/tests"
-cp "$release/myelon-perf" "$release/myelon-doctor" "$bundle/"
+cp "$release"/myelon-{perf,tune,doctor} "$bundle/"
 cp ci/gpu.sh "$bundle/"
 # Cargo puts a hash into the file name of a test; the bundle drops it.
 sed -nE 's/.*"target":\{"kind":\["test"\][^}]*"name":"([^"]+)".*"executable":"([^"]+)".*/\1 \2/p' "$messages" |
@@ -26,7 +27,7 @@ sed -nE 's/.*"target":\{"kind":\["test"\][^}]*"name":"([^"]+)".*"executable":"([
 if [[ -d configs ]]; then cp -r configs "$bundle/"; fi
 if [[ -d results ]]; then cp -r results "$bundle/"; fi
 cp LICENSE-MIT LICENSE-APACHE "$bundle/"
-strip "$bundle"/myelon-{perf,doctor} "$bundle"/tests/* 2>/dev/null || echo 'note: strip found nothing to do, or is missing'
+strip "$bundle"/myelon-{perf,tune,doctor} "$bundle"/tests/* 2>/dev/null || echo 'note: strip found nothing to do, or is missing'
 {
   echo "commit $(git rev-parse HEAD 2>/dev/null || echo unknown)$(git diff --quiet HEAD 2>/dev/null || echo ' with changes')"
   rustc --version

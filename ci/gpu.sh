@@ -21,6 +21,7 @@
 #   THRESHOLD=5 AUTO_WITHIN=3               percent that a row may be slower, and that auto may be behind; not on the CPU
 #   OVERLAP_LANES=16,32,64,128              lanes of the variants that are measured beside a product; 2,4 on the CPU
 #   ABLATION_SECONDS=300                    time for the studies of one world size; 20 on the CPU
+#   TUNE_SECONDS=420                        budget of myelon-tune for one world size, and a sweep with its table; unset: neither
 #   LITMUS_TRIES=100000000                  messages of each pattern between every two GPUs
 #   SOAK_OPERATIONS=1000000 SOAK_SEED=1     random operations, a tenth of them again between processes; 5000 on the CPU
 #   TEST_SECONDS=600 SWEEP_SECONDS=600      deadlines
@@ -77,6 +78,7 @@ cp "$bundle/VERSION" "$out/" 2>/dev/null || true
 summary=()
 failures=0
 results=
+table=
 judges=
 must_say=
 
@@ -84,8 +86,8 @@ must_say=
 count() { { grep -oE "$1" "$2" 2>/dev/null || true; } | wc -l; }
 
 # `step RANKS NAME SECONDS COMMAND...`: runs on the first RANKS GPUs, logs, and notes the outcome. The command is a test binary,
-# or with $results set a sweep that writes there, or with $judges set one whose status is the outcome and last line the detail.
-# With $must_say set, its log must have that text.
+# or with $results set a sweep that writes there, or with $table set a tuner, or with $judges set one whose status is the outcome and
+# last line the detail. With $must_say set, its log must have that text.
 step() {
   local ranks=$1 name=$2 seconds=$3 start=$SECONDS status=0 verdict=ok detail log
   shift 3
@@ -99,6 +101,9 @@ step() {
   if [[ -n $results ]]; then
     detail="$(count '"variant"' "$results") rows, $(count '"wrong": *[1-9]' "$results") wrong"
     [[ $detail == [1-9]*' rows, 0 wrong' ]] || verdict=FAIL
+  elif [[ -n $table ]]; then
+    detail="$(count ', variant = ' "$table") rows"
+    [[ $detail == [1-9]* ]] || verdict=FAIL
   elif [[ -n $judges ]]; then
     detail=$(tail -n 1 "$log")
   else
@@ -125,6 +130,17 @@ sweep_step() {
   shift 2
   rm -f "$results"
   step "$ranks" "$name" "$sweep_seconds" "$@" --json "$results"
+}
+
+# `tune_steps RANKS`: writes lanes-RANKS.toml, and holds it against every variant at every power of two.
+tune_steps() {
+  local ranks=$1 tuned=$out/lanes-$1.toml
+  local table=$tuned
+  rm -f "$tuned"
+  step "$ranks" tune "$((TUNE_SECONDS + 180))" "$bundle/myelon-tune" --device "$device" --ranks "$ranks" --budget "$TUNE_SECONDS" -o "$tuned"
+  table=
+  sweep_step "$ranks" tuned env MYELON_LANE_TABLE="$tuned" "${perf[@]}" --ranks "$ranks" \
+    -b "${BEGIN:-1K}" -e "${END:-256M}" -f 2 -n "${REPEATS:-20}" -w "${WARMUP:-5}" --variant all -G 20
 }
 
 # What a results file was measured on: its GPUs by name, number and link.
@@ -210,6 +226,7 @@ for ranks in "${sizes[@]}"; do
   sweep_step "$ranks" graph "${perf[@]}" --ranks "$ranks" "${sweep[@]}" -G 20
   judge "$ranks" eager
   judge "$ranks" graph
+  [[ -z ${TUNE_SECONDS:-} ]] || tune_steps "$ranks"
   sweep_step "$ranks" ablation "${perf[@]}" --ranks "$ranks" --ablate --budget "$ablation_seconds"
   sweep_step "$ranks" neighbour "$bundle/myelon-perf" neighbour --device "$device" --ranks "$ranks"
   sweep_step "$ranks" overlap "${perf[@]}" --ranks "$ranks" --overlap -n 10 -w 2 --lanes "$overlap_lanes" \

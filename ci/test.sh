@@ -11,7 +11,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-steps=(nvrtc system nextest fmt house shell clippy clippy_mpi msrv deny doc tests doctests perf browser mpi)
+steps=(nvrtc system nextest fmt house shell clippy clippy_mpi msrv deny doc tests doctests perf tune browser mpi)
 
 declare -A about=(
   [nvrtc]='NVRTC from pip, so that every kernel is compiled for GPUs too'
@@ -28,8 +28,9 @@ declare -A about=(
   [tests]='all tests'
   [doctests]='examples in the docs'
   [perf]='myelon-perf, all variants on 4 CPU ranks; generated tables and plots are current'
+  [tune]='myelon-tune on 4 CPU ranks, and myelon-perf with the table that it wrote'
   [browser]='a report page in Chromium: filters, pointer, keyboard'
-  [mpi]='myelon-perf and an example under mpirun'
+  [mpi]='myelon-perf, myelon-tune and an example under mpirun'
 )
 
 venv=$PWD/target/ci-venv
@@ -219,6 +220,18 @@ step_perf() {
     --neighbours results/*/neighbour-*.json --overlaps results/*/overlap-*.json --check
 }
 
+step_tune() {
+  need_perf
+  bounded 600 cargo build --bin myelon-tune
+  local table=$out/lanes.toml log=$out/lanes.log
+  rm -f "$table" "$out/tuned.json"
+  bounded 300 "$binaries/myelon-tune" --device cpu --ranks 4 -b 1K -e 64K -f 8 -n 2 -G 2 --budget 30 -o "$table"
+  MYELON_LANE_TABLE=$table MYELON_LOG=myelon_ccl=debug bounded 300 "$binaries/myelon-perf" --device cpu --ranks 4 \
+    -b 1K -e 64K -f 8 -n 2 -w 1 --variant auto -d f32,i32 --json "$out/tuned.json" 2>"$log"
+  check_results "$out/tuned.json"
+  [[ $(grep -c 'the row from' "$log") == 24 ]] || { echo "not every choice was the table's, once a rank:"; cat "$log"; return 1; }
+}
+
 # A browser that is there, by path, or nothing.
 find_browser() {
   local name
@@ -254,6 +267,12 @@ step_mpi() {
   bounded 300 mpirun --allow-run-as-root --oversubscribe -np 2 \
     "$binaries/myelon-perf" --device cpu -b 1K -e 16K -f 4 -n 2 -w 1 --variant all --json "$out/mpi.json"
   check_results "$out/mpi.json"
+
+  bounded 600 cargo build --bin myelon-tune
+  rm -f "$out/mpi-lanes.toml"
+  bounded 300 mpirun --allow-run-as-root --oversubscribe -np 2 "$binaries/myelon-tune" \
+    --device cpu -b 1K -e 4K -f 4 -n 2 -G 2 --variant two_shot_push -d f32 -o "$out/mpi-lanes.toml"
+  grep -q 'complete = true' "$out/mpi-lanes.toml"
 
   # The example that the README shows, as its first lines say to start it: two ranks of ones make twos.
   bounded 600 cargo build --example processes

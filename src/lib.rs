@@ -72,7 +72,7 @@
 //! # Concepts
 //!
 //! - A [`variant`] is one kernel algorithm with a name. The manifest, `configs/variants.toml`, says what each supports; the
-//!   lane [`table`] says which one a message takes. [`Communicator::all_reduce_as`] takes one of the caller's choice.
+//!   lane [`table`] of a machine, or a rule where it has none, says which one a message takes. [`Communicator::all_reduce_as`] takes one of the caller's choice.
 //! - A [`variant::Plan`] is how one request runs: kernel, lanes, threads, chunk, pieces. It depends only on what is equal on
 //!   all ranks, so every rank comes to the same plan without asking.
 //! - A [`bootstrap`] is how ranks find each other: threads of one process, processes that share a

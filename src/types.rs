@@ -80,7 +80,8 @@ impl fmt::Display for WorldSize {
     }
 }
 
-/// Declares an enum whose variants have one spelling everywhere: Rust, CUDA, configs, command line, results.
+/// Declares an enum whose variants have one spelling everywhere: Rust, CUDA, configs, command line, results. Where it is used,
+/// `fmt`, `FromStr`, `Error`, `Serialize` and `Deserialize` are in scope.
 macro_rules! named_enum {
     ($(#[$doc:meta])* $name:ident ($what:literal) { $($(#[$vdoc:meta])* $variant:ident = $code:literal $text:literal),+ $(,)? }) => {
         $(#[$doc])*
@@ -129,6 +130,8 @@ macro_rules! named_enum {
         }
     };
 }
+
+pub(crate) use named_enum;
 
 named_enum! {
     /// Element type of a collective. Names are the type names inside `cuda/`.

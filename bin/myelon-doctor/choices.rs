@@ -1,9 +1,9 @@
 //! What `auto` takes here, by the lane table that would be used, and what its heap holds.
 
-use myelon_ccl::device::DeviceKind;
+use myelon_ccl::device::{DeviceKind, cuda};
 use myelon_ccl::measure::Bytes;
 use myelon_ccl::memory::HeapLimits;
-use myelon_ccl::table::LaneTable;
+use myelon_ccl::table::{Dispatcher, LaneTable, Machine};
 use myelon_ccl::variant::{Manifest, Request};
 use myelon_ccl::{DType, ReduceOp, Result, WorldSize};
 use serde::Serialize;
@@ -36,12 +36,18 @@ impl Choices {
     ///
     /// Errors: those of a table that does not serve f32 sums.
     pub(crate) fn look(kind: DeviceKind, arch: &str, ranks: WorldSize) -> Result<Self> {
-        let table = LaneTable::embedded(kind);
+        let gpu = cuda::devices().unwrap_or_default().into_iter().next();
+        let machine = match (kind, gpu) {
+            (DeviceKind::Cuda, Some(gpu)) => Machine::of_gpus(&gpu.name),
+            _ => Machine::cpu(),
+        };
+        let table = LaneTable::embedded(&machine, ranks).filter(|table| table.device == kind);
+        let dispatcher = Dispatcher::new(None, table, kind, arch, ranks, true);
         let choose = |bytes| {
             let request = Request { count: bytes / 4, dtype: DType::F32, op: ReduceOp::Sum, registered: false };
-            table.choose(arch, ranks, &request).map(|choice| Choice { bytes, choice: choice.to_string() })
+            dispatcher.choose(&request).map(|decision| Choice { bytes, choice: decision.choice.to_string() })
         };
-        let (_, heap_bytes) = HeapLimits::for_shapes(kind, ranks, false, table.shapes()).layout(ranks)?;
+        let (_, heap_bytes) = HeapLimits::for_shapes(kind, ranks, false, dispatcher.shapes()).layout(ranks)?;
         let untried = Manifest::embedded().enabled().filter(|spec| !spec.is_trusted_on(arch));
         Ok(Self {
             ranks: ranks.get(),

@@ -10,9 +10,9 @@ use myelon_ccl::verify::Verifier;
 use myelon_ccl::{Rank, Result};
 
 use crate::bench::Bench;
-use crate::candidate::{Issue, Planned, plan, rivals};
+use crate::candidate::{Candidate, Issue, Planned, plan, rivals};
 use crate::exchange;
-use crate::job::Candidate;
+
 use crate::machine;
 use crate::request::SweepRequest;
 use crate::studies::StudyRequest;

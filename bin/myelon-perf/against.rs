@@ -5,7 +5,7 @@ use myelon_ccl::measure::Baseline;
 use myelon_ccl::{Error, Result, WorldSize};
 
 use crate::args::{Against, SweepArgs};
-use crate::request::Surroundings;
+use crate::here::Surroundings;
 
 /// Whether there is a library to measure against: NCCL refuses two ranks on one GPU.
 pub(crate) fn has_rivals(device: DeviceKind, shares_gpus: bool, here: &dyn Surroundings) -> bool {

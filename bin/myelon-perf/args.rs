@@ -2,12 +2,13 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 use myelon_ccl::measure::{Baseline, Bytes, MOST_BATCH};
 use myelon_ccl::variant::Lanes;
 use myelon_ccl::{DType, Error, Launching, Metadata, Output, Places, ReduceOp, SyncPolicy, Wait, WorldSize};
 
 use crate::compare::CompareArgs;
+use crate::values::{DeviceArg, OrAll, dtype, op, ranks};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -266,54 +267,11 @@ pub(crate) struct NeighbourOptions {
     pub(crate) json: Option<PathBuf>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum DeviceArg {
-    Auto,
-    Cuda,
-    Cpu,
-}
-
-/// A named value, or the word `all`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum OrAll<T> {
-    All,
-    One(T),
-}
-
 /// A baseline, or the word `none`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Against {
     None,
     Baseline(Baseline),
-}
-
-fn dtype(text: &str) -> Result<OrAll<DType>, Error> {
-    let name = match text {
-        "all" => return Ok(OrAll::All),
-        "float" | "float32" | "fp32" => "f32",
-        "double" | "float64" | "fp64" => "f64",
-        "half" | "float16" | "fp16" => "f16",
-        "bfloat16" => "bf16",
-        "f8e4m3" | "fp8e4m3" | "float8_e4m3" => "e4m3",
-        "f8e5m2" | "fp8e5m2" | "float8_e5m2" => "e5m2",
-        "int8" | "char" => "i8",
-        "uint8" => "u8",
-        "int32" | "int" => "i32",
-        "uint32" => "u32",
-        "int64" => "i64",
-        "uint64" => "u64",
-        other => other,
-    };
-    name.parse().map(OrAll::One)
-}
-
-fn op(text: &str) -> Result<OrAll<ReduceOp>, Error> {
-    if text == "all" { Ok(OrAll::All) } else { text.parse().map(OrAll::One) }
-}
-
-fn ranks(text: &str) -> Result<WorldSize, Error> {
-    let number = text.parse().map_err(|_| Error::invalid("write a whole number of ranks, 1 to 8"))?;
-    WorldSize::new(number)
 }
 
 fn against(text: &str) -> Result<Against, Error> {
@@ -329,25 +287,6 @@ mod tests {
     #[test]
     fn clap_finds_the_definition_sound() {
         Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn every_type_goes_by_nccl_tests_name_too() {
-        let theirs = [
-            "int8", "uint8", "int32", "uint32", "int64", "uint64", "half", "float", "double", "bfloat16", "f8e4m3",
-            "f8e5m2",
-        ];
-        let mut known: Vec<_> = theirs
-            .iter()
-            .map(|name| match dtype(name).unwrap() {
-                OrAll::One(dtype) => dtype,
-                OrAll::All => panic!("{name} is one type"),
-            })
-            .collect();
-        known.sort();
-        assert_eq!(known, DType::ALL);
-        assert_eq!(dtype("all").unwrap(), OrAll::All);
-        assert!(dtype("float8").is_err());
     }
 
     #[test]

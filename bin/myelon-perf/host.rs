@@ -1,41 +1,13 @@
-//! How the host issues the operations of a repeat, and what it spends in doing so.
+//! What the host spends in issuing operations.
 
 use std::time::Instant;
 
+use myelon_ccl::Result;
 use myelon_ccl::measure::Summary;
-use myelon_ccl::{Operation, Result};
 
 use crate::bench::Bench;
+use crate::calls::Calls;
 use crate::candidate::{Engine, Planned};
-
-/// The operations of one repeat: one, or a batch.
-pub(crate) struct Calls<'a> {
-    bench: &'a Bench,
-    planned: &'a Planned,
-    /// Empty where each operation is a call of its own.
-    batch: Vec<Operation<'a>>,
-}
-
-impl<'a> Calls<'a> {
-    /// `batch` as [`Issue::batch`](crate::candidate::Issue::batch).
-    pub(crate) fn new(bench: &'a Bench, planned: &'a Planned, batch: u32) -> Self {
-        Self { bench, planned, batch: vec![bench.operation(planned, 0); batch as usize] }
-    }
-
-    /// Operations that can be told from each other: each has operands of its own, `sets` of them.
-    pub(crate) fn apart(bench: &'a Bench, planned: &'a Planned, sets: usize) -> Self {
-        Self { bench, planned, batch: (0..sets).map(|set| bench.operation(planned, set)).collect() }
-    }
-
-    /// Queues them, by one call. Returns how many they are.
-    pub(crate) fn issue(&self) -> Result<u32> {
-        if self.batch.is_empty() {
-            return self.bench.issue(self.planned).map(|()| 1);
-        }
-        self.bench.issue_batch(self.planned, &self.batch)?;
-        Ok(self.batch.len() as u32)
-    }
-}
 
 /// Operations in a row whose host time is taken, at least: fewer than a stream queues before a call blocks.
 const OPERATIONS: u32 = 64;
@@ -70,12 +42,12 @@ impl HostTimes {
 }
 
 fn mean_us(calls: &Calls<'_>) -> Result<f64> {
-    calls.bench.communicator().bootstrap().barrier("timing the host")?;
+    calls.bench().communicator().bootstrap().barrier("timing the host")?;
     let (begun, mut issued) = (Instant::now(), 0);
     while issued < OPERATIONS {
         issued += calls.issue()?;
     }
     let spent_us = begun.elapsed().as_secs_f64() * 1e6 / f64::from(issued);
-    calls.bench.finish()?;
+    calls.bench().finish()?;
     Ok(spent_us)
 }

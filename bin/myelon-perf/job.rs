@@ -7,20 +7,13 @@ use myelon_ccl::measure::against::AUTO;
 use myelon_ccl::variant::Shape;
 use myelon_ccl::{DType, Error, ReduceOp, Result, WorldSize};
 
-use crate::args::{OrAll, SweepArgs};
-use crate::request::Surroundings;
+use crate::args::SweepArgs;
+use crate::candidate::Candidate;
+use crate::here::Surroundings;
+use crate::values::OrAll;
 
 /// Stands for [`AUTO`] and every enabled variant on the command line.
 const ALL: &str = "all";
-
-/// Something to time.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Candidate {
-    /// What the lane table chooses.
-    Auto,
-    /// A variant that supports the types and operators it is listed under.
-    Variant(String, Shape),
-}
 
 /// Every combination of the parameters that were asked for; the manifest's own shape where none was.
 pub(crate) fn shapes(args: &SweepArgs) -> Vec<Shape> {

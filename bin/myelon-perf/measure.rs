@@ -19,7 +19,7 @@ pub(crate) trait Output {
 /// Errors: the first on this rank; the other ranks are told, and end with an error too. What rank 0 has measured by
 /// then is stored all the same.
 pub(crate) fn measure(communicator: Communicator, request: &SweepRequest) -> Result<u64> {
-    let bench = Bench::new(communicator, request)?;
+    let bench = Bench::new(communicator, &request.room())?;
     match &request.studies {
         None if request.overlap => {
             let mut printer = None;

@@ -15,9 +15,10 @@ use myelon_ccl::{Communicator, DType, Error, MAX_WORLD_SIZE, Options, Rank, Redu
 use crate::args::NeighbourOptions;
 use crate::beside::{self, Waiting};
 use crate::here::Here;
+use crate::here::Surroundings;
 use crate::launch;
 use crate::machine;
-use crate::request::{Surroundings, device};
+use crate::placement::device;
 
 /// CTAs that wait, and their threads, unless told otherwise on a GPU.
 const LANES: u32 = 64;

@@ -13,13 +13,13 @@ use myelon_ccl::verify::Verifier;
 use myelon_ccl::{Error, Rank, Result};
 
 use crate::bench::Bench;
-use crate::candidate::{Issue, Planned, entrants, rivals};
+use crate::candidate::{Issue, Planned, rivals};
 use crate::exchange;
 use crate::kernel::Kernel;
 use crate::machine;
 use crate::overlap_printer::OverlapPrinter;
 use crate::request::SweepRequest;
-use crate::sweep::Sweep;
+use crate::sweep::{Sweep, entrants};
 
 /// Rows and columns of the matrices that are multiplied on GPUs: 1.1e12 multiplications and additions each time.
 const ORDER: u32 = 8192;

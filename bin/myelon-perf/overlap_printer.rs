@@ -9,7 +9,7 @@ use myelon_ccl::measure::overlap::{Overlap, Overlaps, TITLES, line};
 use myelon_ccl::measure::text::{RankLine, preamble};
 
 use crate::measure::Output;
-use crate::printer::{print, progress};
+use crate::progress::{print, progress};
 use crate::request::SweepRequest;
 
 /// A Markdown table on standard output, the progress on a terminal, and the file at the end.

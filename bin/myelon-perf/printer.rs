@@ -1,14 +1,14 @@
 //! What rank 0 shows and stores.
 
-use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::ProgressBar;
 use myelon_ccl::Result;
 use myelon_ccl::measure::text::{RankLine, TextTable};
 use myelon_ccl::measure::{Baseline, Provenance, Results, Row, Summary, csv};
 
 use crate::measure::Output;
+use crate::progress::{print, progress};
 use crate::request::SweepRequest;
 
 /// The table on standard output, the progress on a terminal, and the files at the end.
@@ -96,23 +96,4 @@ impl Output for Printer {
         let csv = self.csv.as_ref().map_or(Ok(()), |path| csv::write(&self.results, path));
         json.and(csv)
     }
-}
-
-/// The bar of a run of so many cases; hidden where standard error is no terminal.
-pub(crate) fn progress(cases: u64) -> ProgressBar {
-    if !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {msg} {eta}").ok();
-    let bar = ProgressBar::with_draw_target(Some(cases), ProgressDrawTarget::stderr());
-    style.into_iter().fold(bar, ProgressBar::with_style)
-}
-
-/// Prints on standard output, above the bar.
-pub(crate) fn print(progress: &ProgressBar, text: &str) {
-    progress.suspend(|| {
-        let mut out = std::io::stdout().lock();
-        // A reader that closes the pipe early has seen what it wanted; the files are still to be written.
-        let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-    });
 }

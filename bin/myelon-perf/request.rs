@@ -5,59 +5,18 @@ use std::path::{Path, PathBuf};
 use myelon_ccl::device::DeviceKind;
 use myelon_ccl::measure::{Baseline, Bytes, Series, SizeSweep, Step, output};
 use myelon_ccl::memory::HeapLimits;
+use myelon_ccl::table::LaneTable;
 use myelon_ccl::variant::Shape;
-use myelon_ccl::{DType, Error, MAX_WORLD_SIZE, Output, ReduceOp, Result, WorldSize};
+use myelon_ccl::{DType, Error, Output, ReduceOp, Result, WorldSize};
 
 use crate::against::baselines;
-use crate::args::{DeviceArg, SweepArgs};
-use crate::job::{self, Candidate, Job};
+use crate::args::SweepArgs;
+use crate::bench::Room;
+use crate::candidate::Candidate;
+use crate::here::Surroundings;
+use crate::job::{self, Job};
+use crate::placement::{Asked, Placement, device};
 use crate::studies::StudyRequest;
-
-/// What a request is checked against: this machine and this build.
-pub(crate) trait Surroundings {
-    /// GPUs that this process may use.
-    fn gpus(&self) -> u32;
-    /// World size that a launcher (mpirun, torchrun, srun) set; none if this process was started alone.
-    fn launched(&self) -> Option<WorldSize>;
-    /// Whether libnccl can be loaded.
-    fn has_nccl(&self) -> bool;
-    /// Names of the variants that can be asked for.
-    fn variants(&self) -> Vec<String>;
-    /// Whether `all` takes this variant.
-    fn is_enabled(&self, variant: &str) -> bool;
-    /// Why a variant cannot serve this, in words that follow "variant 'x' "; none if it can.
-    fn refusal(
-        &self,
-        variant: &str,
-        device: DeviceKind,
-        ranks: WorldSize,
-        dtype: DType,
-        op: ReduceOp,
-    ) -> Option<String>;
-    /// Whether the device has this element type.
-    ///
-    /// Errors: one that names the type and what it needs.
-    fn has(&self, device: DeviceKind, dtype: DType) -> Result<()>;
-    /// Whether there is something to run beside all-reduces.
-    ///
-    /// Errors: one that names what is missing and how to get it.
-    fn has_neighbour(&self, device: DeviceKind) -> Result<()>;
-    /// Whether a variant takes these parameters.
-    ///
-    /// Errors: one that names the variant, the parameter, and what would be right.
-    fn takes(&self, variant: &str, shape: &Shape) -> Result<()>;
-}
-
-/// How ranks become threads of execution.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Placement {
-    /// A launcher started this process as one rank of several.
-    Launched,
-    /// This process starts one process a rank.
-    Processes,
-    /// A thread a rank in this process.
-    Threads,
-}
 
 /// A sweep that can run as it stands.
 #[derive(Clone, Debug)]
@@ -100,7 +59,8 @@ impl SweepRequest {
     /// Errors: one that names the argument, what it asks for and what would be right.
     pub(crate) fn check(args: &SweepArgs, here: &dyn Surroundings) -> Result<Self> {
         let device = device(args.device, here)?;
-        let ranks = ranks(args, device, here)?;
+        let asked = Asked { ranks: args.ranks, threads: args.threads, share_gpus: args.share_gpus };
+        let ranks = asked.ranks(device, here)?;
         if args.repeats == 0 {
             return Err(Error::invalid("-n 0 measures nothing: use 1 or more"));
         }
@@ -119,7 +79,7 @@ impl SweepRequest {
         let request = Self {
             device,
             ranks,
-            placement: placement(args, device, here),
+            placement: asked.placement(device, here),
             shares_gpus,
             sizes: sizes(args, device)?,
             repeats: args.repeats,
@@ -174,9 +134,17 @@ impl SweepRequest {
         self.shapes().any(|shape| *shape != Shape::default())
     }
 
-    /// A heap with room for all of them.
-    pub(crate) fn limits(&self) -> HeapLimits {
-        HeapLimits::for_shapes(self.device, self.ranks, self.shares_gpus, self.shapes())
+    /// What the operands have room for.
+    pub(crate) fn room(&self) -> Room {
+        let (bytes, against) = (self.largest().map_or(0, |bytes| bytes.0), self.against.clone());
+        let (window, registered) = (self.has_window(), self.registered);
+        Room { bytes, batch: self.most_batch(), in_place: self.in_place, against, window, registered }
+    }
+
+    /// A heap with room for all of them, and for what `auto` may take of these tables.
+    pub(crate) fn limits<'a>(&'a self, tables: impl IntoIterator<Item = &'a LaneTable>) -> HeapLimits {
+        let of_tables = tables.into_iter().flat_map(|table| table.shapes(self.ranks));
+        HeapLimits::for_shapes(self.device, self.ranks, self.shares_gpus, self.shapes().chain(of_tables))
     }
 
     /// Whether the results' memory is registered, for all candidates or for some of the studies.
@@ -195,51 +163,6 @@ impl SweepRequest {
         let repeats = if self.repeats == 1 { "1 repeat" } else { &format!("{} repeats", self.repeats) };
         let mode = self.series(DType::F32, ReduceOp::Sum).mode();
         format!("{} {} ranks, {repeats} after {} warm-ups, {mode}", self.ranks, self.device, self.warmup)
-    }
-}
-
-pub(crate) fn device(asked: DeviceArg, here: &dyn Surroundings) -> Result<DeviceKind> {
-    match asked {
-        DeviceArg::Cpu => Ok(DeviceKind::Cpu),
-        DeviceArg::Auto if here.gpus() == 0 => Ok(DeviceKind::Cpu),
-        DeviceArg::Cuda if here.gpus() == 0 => Err(Error::unsupported(
-            "--device cuda: this machine has no usable GPU; use --device cpu, or check the driver with nvidia-smi",
-        )),
-        DeviceArg::Auto | DeviceArg::Cuda => Ok(DeviceKind::Cuda),
-    }
-}
-
-fn ranks(args: &SweepArgs, device: DeviceKind, here: &dyn Surroundings) -> Result<WorldSize> {
-    let gpus = here.gpus();
-    if let Some(launched) = here.launched() {
-        return match args.ranks {
-            Some(asked) if asked != launched => {
-                Err(Error::invalid(format!("--ranks {asked}, but the launcher started {launched}: leave --ranks out")))
-            }
-            _ if args.threads => {
-                Err(Error::invalid("--threads, but a launcher started a process a rank: leave one of the two out"))
-            }
-            _ => Ok(launched),
-        };
-    }
-    let default = if device == DeviceKind::Cpu { 4 } else { gpus.min(MAX_WORLD_SIZE) };
-    let ranks = args.ranks.map_or_else(|| WorldSize::new(default), Ok)?;
-    if device == DeviceKind::Cuda && ranks.get() > gpus && !args.share_gpus {
-        let plural = if gpus == 1 { "" } else { "s" };
-        return Err(Error::invalid(format!(
-            "--ranks {ranks}, but there are {gpus} GPU{plural}: ask for at most {gpus}, or let ranks share them with --share-gpus"
-        )));
-    }
-    Ok(ranks)
-}
-
-fn placement(args: &SweepArgs, device: DeviceKind, here: &dyn Surroundings) -> Placement {
-    if here.launched().is_some() {
-        Placement::Launched
-    } else if args.threads || device == DeviceKind::Cpu {
-        Placement::Threads
-    } else {
-        Placement::Processes
     }
 }
 
@@ -326,17 +249,17 @@ mod tests {
 
     #[test]
     fn the_heap_has_room_for_what_is_asked_for() {
-        let limits = check("", NODE).unwrap().limits();
+        let limits = check("", NODE).unwrap().limits([]);
         let eight = WorldSize::new(8).unwrap();
         assert_eq!(limits, HeapLimits::of(DeviceKind::Cuda, eight));
         assert_eq!(
-            check("--share-gpus", NODE).unwrap().limits(),
+            check("--share-gpus", NODE).unwrap().limits([]),
             limits,
             "nothing is shared where there are enough GPUs"
         );
-        let shared = check("--share-gpus --ranks 8", Fake { gpus: 4, ..NODE }).unwrap().limits();
+        let shared = check("--share-gpus --ranks 8", Fake { gpus: 4, ..NODE }).unwrap().limits([]);
         assert_eq!(shared, HeapLimits::for_shapes(DeviceKind::Cuda, eight, true, []));
-        let limits = check("--variant ring --slots 2,16 --chunk 64K,1M --lanes 8,128", NODE).unwrap().limits();
+        let limits = check("--variant ring --slots 2,16 --chunk 64K,1M --lanes 8,128", NODE).unwrap().limits([]);
         assert_eq!((limits.ring_slots, limits.slot_bytes, limits.lanes), (16, 1 << 20, 128));
     }
 

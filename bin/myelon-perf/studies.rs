@@ -11,8 +11,8 @@ use myelon_ccl::{Error, Result, WorldSize};
 
 use crate::against::has_rivals;
 use crate::args::SweepArgs;
+use crate::here::Surroundings;
 use crate::job;
-use crate::request::Surroundings;
 
 /// How long studies may take unless told.
 const BUDGET: Duration = Duration::from_secs(480);
@@ -179,13 +179,13 @@ candidates = [{ label = "c", variant = "ring", slots = 16, lanes = 128, chunk = 
             (request.jobs.len(), request.against.clone(), request.largest()),
             (0, vec![Baseline::Nccl], Some(Bytes(4 << 20)))
         );
-        let limits = request.limits();
+        let limits = request.limits([]);
         assert_eq!((limits.ring_slots, limits.slot_bytes, limits.lanes), (16, 1 << 20, 128));
         let studies = request.studies.unwrap();
         assert_eq!((studies.budget.as_secs(), studies.cases(), studies.left_out.len()), (480, 2, 0));
         let request = check(&format!("{line} --budget 5 --ranks 2"), CPU).unwrap();
         assert_eq!((request.against.len(), request.studies.unwrap().budget.as_secs()), (0, 5), "no NCCL on the CPU");
-        assert_eq!(check("", NODE).unwrap().limits(), HeapLimits::of(DeviceKind::Cuda, WorldSize::new(8).unwrap()));
+        assert_eq!(check("", NODE).unwrap().limits([]), HeapLimits::of(DeviceKind::Cuda, WorldSize::new(8).unwrap()));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use myelon_ccl::measure::{Provenance, Row};
 use myelon_ccl::study::{Ablation, Finding, Grid, Group, Measured, Study, StudyRun};
 
 use crate::measure::Output;
-use crate::printer::{print, progress};
+use crate::progress::{print, progress};
 use crate::request::SweepRequest;
 use crate::studies::StudyRequest;
 

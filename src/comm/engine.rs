@@ -14,7 +14,7 @@ use crate::bootstrap::{Bootstrap, agree};
 use crate::device::{Device, DeviceKind, LaunchShape, StreamHandle};
 use crate::error::{Error, Result};
 use crate::memory::{HeapLimits, SymmetricHeap};
-use crate::table::LaneTable;
+use crate::table::{Decision, Dispatcher, Origin};
 use crate::types::{DType, Output, Rank, ReduceOp, WorldSize};
 use crate::variant::{Choice, Plan, Request, Terrain, Transfer};
 use crate::watch::Watch;
@@ -36,8 +36,7 @@ pub(super) struct KernelEngine {
     presence: Presence,
     copies: CopyStreams,
     has_value_operations: bool,
-    table: Arc<LaneTable>,
-    choice: Option<Choice>,
+    dispatcher: Dispatcher,
     /// What all launches have in common; the rest is 0.
     args: Args,
     /// The rank that this one sends to in a ring.
@@ -58,7 +57,7 @@ impl KernelEngine {
         device: &Arc<dyn Device>,
         bootstrap: &Arc<dyn Bootstrap>,
         options: &Options,
-        table: Arc<LaneTable>,
+        dispatcher: Dispatcher,
         limits: HeapLimits,
         sharers: u32,
     ) -> Result<Self> {
@@ -97,8 +96,7 @@ impl KernelEngine {
             presence: Presence::of(&device.properties().identity),
             copies: CopyStreams::new(device),
             has_value_operations: device.has_value_operations(),
-            table,
-            choice: options.choice.clone(),
+            dispatcher,
             args,
             next: Rank((rank.0 + 1) % world_size.get()),
             prepared: Mutex::default(),
@@ -118,11 +116,15 @@ impl KernelEngine {
         self.heap.bytes()
     }
 
-    pub(super) fn choose(&self, request: &Request) -> Result<Choice> {
-        match &self.choice {
-            Some(choice) if choice.variant.supports(request.dtype, request.op).is_ok() => Ok(choice.clone()),
-            _ => self.table.choose(&self.arch, self.world_size, request),
-        }
+    /// What the communicator takes for a request, and why. A row of a table or of the rule is cut to what this heap has room for,
+    /// for it must run in any; what was forced is refused later where it does not fit.
+    pub(super) fn choose(&self, request: &Request) -> Result<(Choice, Origin<'_>)> {
+        let Decision { choice, origin } = self.dispatcher.choose(request)?;
+        let choice = match origin {
+            Origin::Forced => choice.clone(),
+            Origin::Table(..) | Origin::Rule(_) => choice.within(self.heap.layout()),
+        };
+        Ok((choice, origin))
     }
 
     pub(super) fn plan(&self, choice: &Choice, request: &Request) -> Result<Plan> {
@@ -150,14 +152,19 @@ impl KernelEngine {
         if let Some(ready) = self.memo.get(choice, request) {
             return Ok(Found::Known(ready));
         }
-        let plan = match choice {
-            Some(choice) => self.plan(choice, request)?,
-            None => self.plan(&self.choose(request)?, request)?,
-        };
+        let decided = if choice.is_none() { Some(self.choose(request)?) } else { None };
+        let taken = choice.or(decided.as_ref().map(|(choice, _)| choice)).expect("one of the two is there");
+        let plan = self.plan(taken, request)?;
         let Some(kernel) = self.kernels.get(&plan.kernel) else { return Ok(Found::Missing(plan)) };
         kernel.check_resident(&plan)?;
         let ready = Ready { plan, kernel };
-        Ok(self.memo.keep(choice, request, ready).map_or_else(Found::New, Found::Known))
+        let found = self.memo.keep(choice, request, ready).map_or_else(Found::New, Found::Known);
+        // What is kept is decided once.
+        if let (Some((choice, origin)), Found::Known(_)) = (decided, &found) {
+            let Request { dtype, op, .. } = request;
+            tracing::debug!(rank = self.args.rank, "{dtype} {op} of {} bytes: {choice} ({origin})", request.bytes());
+        }
+        Ok(found)
     }
 
     pub(super) fn prepare(&self, bootstrap: &dyn Bootstrap, device: &Arc<dyn Device>, plans: &[Plan]) -> Result<()> {
@@ -175,14 +182,13 @@ impl KernelEngine {
     ) -> Result<()> {
         let mut plans: Vec<Plan> = Vec::new();
         for &(dtype, op) in types {
-            // Tables and tunings change at sizes of their own; powers of two up to 4 GiB visit all that matter.
-            for (power, registered) in (0..=32).flat_map(|power| [(power, false), (power, true)]) {
-                if registered && !self.has_windows.load(Ordering::Relaxed) {
-                    continue;
-                }
-                let count = (1u64 << power).div_ceil(dtype.size_bytes() as u64);
+            let registered =
+                [false, true].into_iter().filter(|&registered| !registered || self.has_windows.load(Ordering::Relaxed));
+            let sizes = registered.flat_map(|registered| self.dispatcher.sizes().map(move |size| (size, registered)));
+            for (size, registered) in sizes {
+                let count = size.div_ceil(dtype.size_bytes() as u64);
                 let request = Request { count, dtype, op, registered };
-                let plan = self.plan(&self.choose(&request)?, &request)?;
+                let plan = self.plan(&self.choose(&request)?.0, &request)?;
                 if !plans.iter().any(|known| known.kernel == plan.kernel) {
                     plans.push(plan);
                 }

@@ -9,13 +9,13 @@ use serde::{Deserialize, Serialize};
 
 use super::engine::{Engine, KernelEngine};
 use super::order::Order;
-use super::{Communicator, Fallback, Options};
+use super::{Communicator, Fallback, Options, tables};
 use crate::baseline::NcclCommunicator;
 use crate::bootstrap::{Bootstrap, LocalBootstrap, check_one_host};
 use crate::device::{Device, DeviceKind, source};
 use crate::error::{Error, Result};
 use crate::memory::HeapLimits;
-use crate::table::LaneTable;
+use crate::table::Dispatcher;
 use crate::types::{Rank, WorldSize};
 use crate::variant::{Choice, Manifest};
 
@@ -62,14 +62,13 @@ impl Communicator {
     /// Errors: what [`Bootstrap`] says; [`Error::PeerMismatch`] naming what differs; [`Error::NoPeerAccess`]; what the compiler says.
     pub fn connect(device: Arc<dyn Device>, bootstrap: Arc<dyn Bootstrap>, options: Options) -> Result<Self> {
         let kind = device.properties().kind;
-        let table = options.table.clone().unwrap_or_else(|| LaneTable::embedded(kind));
+        let dispatcher = tables::dispatcher(&*device, bootstrap.rank(), bootstrap.world_size(), &options)?;
         let limits = options.limits.unwrap_or_else(|| {
-            let asked = table.shapes().chain(options.choice.iter().map(|choice| &choice.shape));
-            HeapLimits::for_shapes(kind, bootstrap.world_size(), options.share_devices, asked)
+            HeapLimits::for_shapes(kind, bootstrap.world_size(), options.share_devices, dispatcher.shapes())
         });
-        let sharers = agree(&device, &*bootstrap, &options, &table, limits)?;
+        let sharers = agree(&device, &*bootstrap, &options, &dispatcher, limits)?;
 
-        let made = KernelEngine::create(&device, &bootstrap, &options, table, limits, sharers);
+        let made = KernelEngine::create(&device, &bootstrap, &options, dispatcher, limits, sharers);
         let engine = match made {
             Ok(kernels) => Engine::Kernels(Box::new(kernels)),
             Err(error) if error.is_environment() && options.fallback == Fallback::Nccl && kind == DeviceKind::Cuda => {
@@ -136,7 +135,7 @@ fn agree(
     device: &Arc<dyn Device>,
     bootstrap: &dyn Bootstrap,
     options: &Options,
-    table: &LaneTable,
+    dispatcher: &Dispatcher,
     limits: HeapLimits,
 ) -> Result<u32> {
     check_one_host(bootstrap)?;
@@ -145,7 +144,7 @@ fn agree(
     let ours = Hello {
         version: env!("CARGO_PKG_VERSION").into(),
         kernels: source::tree_hash()?.into(),
-        tables: source::hash_of([Manifest::source(), table.source()]),
+        tables: source::hash_of([Manifest::source()].into_iter().chain(dispatcher.sources())),
         kind: properties.kind,
         arch: properties.arch.clone(),
         limits,

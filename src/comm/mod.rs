@@ -13,6 +13,7 @@ mod order;
 mod place;
 mod presence;
 mod register;
+mod tables;
 
 use std::fmt;
 use std::mem::ManuallyDrop;
@@ -192,11 +193,12 @@ impl Communicator {
         self.order.issue(stream, owner, || unsafe { kernels.launch(&*self.device, ready, operation, stream) })
     }
 
-    /// What [`Communicator::all_reduce`] would take for a request: the table's choice.
+    /// What [`Communicator::all_reduce`] would take for a request: what [`Options::choice`] forces, else the lane table's choice,
+    /// else the rule's.
     ///
     /// Errors: [`Error::Unsupported`] on NCCL, which does not say.
     pub fn choose(&self, request: &Request) -> Result<Choice> {
-        self.kernels()?.choose(request)
+        self.kernels()?.choose(request).map(|(choice, _)| choice)
     }
 
     /// How a request would run under a choice.

@@ -19,7 +19,8 @@ pub struct Options {
     pub timeout: Duration,
     /// What the heap has room for; if absent, by device kind, and all that `table` and `choice` ask for.
     pub limits: Option<HeapLimits>,
-    /// The lane table; the embedded one of the device kind if absent.
+    /// The lane table; if absent, that of this build for the GPU, link and world size. `MYELON_LANE_TABLE` names a file. What it has
+    /// no rows for, a rule of the device kind chooses.
     pub table: Option<Arc<LaneTable>>,
     /// A variant to use wherever it can, instead of the table's. `MYELON_VARIANT`, `MYELON_LANES`.
     pub choice: Option<Choice>,
@@ -79,6 +80,9 @@ impl Options {
                 .filter(|timeout| timeout.as_nanos() < u128::from(u64::MAX))
                 .ok_or_else(|| wrong("MYELON_TIMEOUT", &text, "is not a number of seconds; 0 means none"))?;
         }
+        if let Some(path) = variable("MYELON_LANE_TABLE").filter(|path| !path.is_empty()) {
+            options.table = Some(super::tables::read(&path)?);
+        }
         if let Some(text) = variable("MYELON_SENTINEL") {
             options.sentinel = match text.as_str() {
                 "1" => true,
@@ -137,5 +141,7 @@ mod tests {
             assert!(error.contains("MYELON_LANES") && error.contains("by_size"), "{error}");
         }
         assert!(parse(&[("MYELON_VARIANT", "warp_drive")]).is_err());
+        let error = parse(&[("MYELON_LANE_TABLE", "/nonexistent/t.toml")]).unwrap_err().to_string();
+        assert!(error.contains("cannot read /nonexistent/t.toml"), "{error}");
     }
 }

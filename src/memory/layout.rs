@@ -167,7 +167,7 @@ mod tests {
 
     use super::*;
     use crate::measure::Bytes;
-    use crate::table::LaneTable;
+    use crate::table::{Dispatcher, LaneTable};
     use crate::variant::{Lanes, Manifest, Transfer};
 
     fn world(ranks: u32) -> WorldSize {
@@ -211,16 +211,20 @@ mod tests {
         }
     }
 
-    /// What the README promises, for all that the lane table asks for.
+    /// What the README promises, for all that the rule and each lane table of this build ask for.
     #[test]
     fn defaults_stay_within_the_promised_footprint() {
-        let table = LaneTable::embedded(DeviceKind::Cuda);
-        for ranks in 1..=8 {
-            let world_size = world(ranks);
-            let limits = HeapLimits::for_shapes(DeviceKind::Cuda, world_size, false, table.shapes());
-            let (_, bytes) = limits.layout(world_size).unwrap();
-            let most = if ranks > 4 { 128 } else { 144 };
-            assert!(bytes <= most << 20, "{ranks} ranks: {bytes} bytes of {most} MiB");
+        let kind = DeviceKind::Cuda;
+        let tables = LaneTable::all_embedded().iter().filter(|table| table.device == kind).cloned().map(Some);
+        for table in std::iter::once(None).chain(tables) {
+            for ranks in (1..=8).map(world) {
+                let name = table.as_ref().map_or("the rule", |table| table.name());
+                let dispatcher = Dispatcher::new(None, table.clone(), kind, "sm_90a", ranks, true);
+                let limits = HeapLimits::for_shapes(kind, ranks, false, dispatcher.shapes());
+                let (_, bytes) = limits.layout(ranks).unwrap();
+                let most = if ranks.get() > 4 { 128 } else { 144 };
+                assert!(bytes <= most << 20, "{name}, {ranks} ranks: {bytes} bytes of {most} MiB");
+            }
         }
     }
 

@@ -1,209 +1,23 @@
-//! Lane tables: which variant `auto` takes for a message, as data.
+//! Which variant `auto` takes for a message: measured lane tables, and the rule that serves where none was measured.
+//!
+//! - [`LaneTable`] is what `myelon-tune` writes on a machine: ranges of sizes, each with the variant and shape that won there
+//!   and the times that say by how much. Those below `configs/lanes` are part of this build, chosen by GPU, link and world size.
+//! - [`Rule`] is first fit over a few rows by size, type and ranks, for a kind of device: `configs/rules`.
+//! - [`Dispatcher`] asks them for a communicator: what was forced, else the table, else the rule.
+//!
+//! Nothing here touches a device, and only [`Machine::of_gpus`] asks a driver. Equal tables give equal answers on every rank.
 
-use std::sync::{Arc, OnceLock};
+mod class;
+mod dispatcher;
+mod embedded;
+mod file;
+mod lane_table;
+mod rule;
+mod stale;
 
-use serde::Deserialize;
-
-use crate::device::DeviceKind;
-use crate::error::{Error, Result};
-use crate::measure::Bytes;
-use crate::types::WorldSize;
-use crate::variant::{Choice, Manifest, Request, Shape, VariantSpec};
-
-/// Rows that say which variant serves a request; first fit.
-#[derive(Debug)]
-pub struct LaneTable {
-    rows: Vec<Row>,
-    source: String,
-}
-
-#[derive(Debug)]
-struct Row {
-    variant: Arc<VariantSpec>,
-    ranks: Option<Vec<u32>>,
-    floats: Option<bool>,
-    up_to: Option<Bytes>,
-    shape: Shape,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct File {
-    schema: u32,
-    device: DeviceKind,
-    row: Vec<RawRow>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawRow {
-    variant: String,
-    ranks: Option<Vec<u32>>,
-    floats: Option<bool>,
-    up_to: Option<Bytes>,
-    #[serde(flatten)]
-    shape: Shape,
-}
-
-impl LaneTable {
-    /// The rule of this build for a kind of device.
-    ///
-    /// # Panics
-    /// If an embedded file is wrong, which a unit test rules out.
-    pub fn embedded(kind: DeviceKind) -> Arc<Self> {
-        static TABLES: [OnceLock<Arc<LaneTable>>; 2] = [OnceLock::new(), OnceLock::new()];
-        let (cell, name, text) = match kind {
-            DeviceKind::Cuda => (&TABLES[0], "configs/lanes/cuda.toml", include_str!("../../configs/lanes/cuda.toml")),
-            DeviceKind::Cpu => (&TABLES[1], "configs/lanes/cpu.toml", include_str!("../../configs/lanes/cpu.toml")),
-        };
-        let parse = || Arc::new(Self::parse(name, text, kind).expect("embedded tables are checked by a test"));
-        Arc::clone(cell.get_or_init(parse))
-    }
-
-    /// A table from TOML text.
-    ///
-    /// Errors: [`Error::Config`] with file, key and what would be right.
-    pub fn parse(name: &str, text: &str, kind: DeviceKind) -> Result<Self> {
-        let wrong = |key: String, detail: String| Error::Config { source_name: name.into(), key, detail };
-        let file: File = toml::from_str(text).map_err(|error| wrong("row".into(), error.to_string()))?;
-        if file.schema != 1 {
-            return Err(wrong("schema".into(), format!("{} is not known, this build reads 1", file.schema)));
-        }
-        if file.device != kind {
-            return Err(wrong("device".into(), format!("the table is for {}, the device is {kind}", file.device)));
-        }
-        let mut rows = Vec::with_capacity(file.row.len());
-        for (index, raw) in file.row.into_iter().enumerate() {
-            let key = |field: &str| format!("row {}: {field}", index + 1);
-            let variant =
-                Manifest::embedded().get(&raw.variant).map_err(|error| wrong(key("variant"), error.to_string()))?;
-            if !variant.enabled {
-                return Err(wrong(key("variant"), format!("{} is disabled in the manifest", variant.name)));
-            }
-            variant.takes(&raw.shape).map_err(|error| wrong(key("shape"), error.to_string()))?;
-            for &ranks in raw.ranks.iter().flatten() {
-                WorldSize::new(ranks).map_err(|error| wrong(key("ranks"), error.to_string()))?;
-            }
-            rows.push(Row {
-                variant: Arc::clone(variant),
-                ranks: raw.ranks,
-                floats: raw.floats,
-                up_to: raw.up_to,
-                shape: raw.shape,
-            });
-        }
-        let table = Self { rows, source: text.into() };
-        table.check_complete().map_err(|detail| wrong("row".into(), detail))?;
-        Ok(table)
-    }
-
-    /// Every request has a row: the last one must fit everything.
-    fn check_complete(&self) -> Result<(), String> {
-        let fits_all = |row: &Row| row.ranks.is_none() && row.floats.is_none() && row.up_to.is_none();
-        match self.rows.last() {
-            Some(row) if fits_all(row) => Ok(()),
-            _ => Err("the last row must fit every request: no ranks, floats or up_to".into()),
-        }
-    }
-
-    /// The shapes of all rows: what a heap should have room for.
-    pub fn shapes(&self) -> impl Iterator<Item = &Shape> {
-        self.rows.iter().map(|row| &row.shape)
-    }
-
-    /// The text the table was read from; part of what ranks compare.
-    pub fn source(&self) -> &str {
-        &self.source
-    }
-
-    /// The choice for a request: the first row that fits and whose variant has the type and operator and is trusted on the
-    /// architecture.
-    pub fn choose(&self, arch: &str, world_size: WorldSize, request: &Request) -> Result<Choice> {
-        let bytes = request.bytes();
-        self.rows
-            .iter()
-            .filter(|row| row.ranks.as_ref().is_none_or(|ranks| ranks.contains(&world_size.get())))
-            .filter(|row| row.floats.is_none_or(|floats| floats == request.dtype.is_float()))
-            .filter(|row| row.up_to.is_none_or(|limit| bytes <= limit.0))
-            .filter(|row| row.variant.is_trusted_on(arch))
-            .filter(|row| !row.shape.is_direct() || request.registered)
-            .find(|row| row.variant.supports(request.dtype, request.op).is_ok())
-            .map(|row| Choice { variant: Arc::clone(&row.variant), shape: row.shape })
-            .ok_or_else(|| {
-                Error::unsupported(format!("no variant in the table serves {} {}", request.dtype, request.op))
-            })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::types::{DType, ReduceOp};
-    use crate::variant::Lanes;
-
-    #[test]
-    fn embedded_tables_serve_everything() {
-        for kind in [DeviceKind::Cuda, DeviceKind::Cpu] {
-            for &dtype in DType::ALL {
-                for &op in ReduceOp::ALL {
-                    for count in [1, 1 << 12, 1 << 30] {
-                        let world_size = WorldSize::new(3).unwrap();
-                        let request = Request { count, dtype, op, registered: false };
-                        for arch in ["sm_90a", "sm_80", "cpu"] {
-                            LaneTable::embedded(kind).choose(arch, world_size, &request).unwrap();
-                        }
-                    }
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn untried_protocols_are_passed_over() {
-        let table = LaneTable::embedded(DeviceKind::Cuda);
-        let request = Request { count: 1, dtype: DType::F32, op: ReduceOp::Sum, registered: false };
-        let choose = |arch| table.choose(arch, WorldSize::new(4).unwrap(), &request).unwrap().variant.name.clone();
-        assert_eq!(choose("sm_90a"), "one_shot_push");
-        assert_ne!(choose("sm_75"), "one_shot_push");
-    }
-
-    #[test]
-    fn rows_have_shapes() {
-        let text = "schema = 1\ndevice = \"cpu\"\n[[row]]\nvariant = \"ring\"\nlanes = \"by_size\"\nchunk = \"2K\"\nslots = 2\n";
-        let table = LaneTable::parse("t.toml", text, DeviceKind::Cpu).unwrap();
-        let request = Request { count: 1, dtype: DType::F32, op: ReduceOp::Sum, registered: false };
-        let choice = table.choose("cpu", WorldSize::new(2).unwrap(), &request).unwrap();
-        let shape = Shape { lanes: Some(Lanes::BySize), chunk: Some(Bytes(2048)), slots: Some(2), ..Shape::default() };
-        assert_eq!(choice.shape, shape);
-    }
-
-    #[test]
-    fn rows_with_direct_outputs_are_for_registered_ones() {
-        let text = "schema = 1\ndevice = \"cpu\"\n[[row]]\nvariant = \"ring\"\noutput = \"direct\"\nup_to = \"1G\"\n\
-                    [[row]]\nvariant = \"one_shot_push\"\n";
-        let table = LaneTable::parse("t.toml", text, DeviceKind::Cpu).unwrap();
-        let chosen = |registered| {
-            let request = Request { count: 1, dtype: DType::F32, op: ReduceOp::Sum, registered };
-            table.choose("cpu", WorldSize::new(2).unwrap(), &request).unwrap().variant.name.clone()
-        };
-        assert_eq!((chosen(true), chosen(false)), ("ring".to_owned(), "one_shot_push".to_owned()));
-    }
-
-    #[test]
-    fn wrong_tables_name_file_row_and_key() {
-        let parse = |text: &str| LaneTable::parse("t.toml", text, DeviceKind::Cpu).unwrap_err().to_string();
-        let start = "schema = 1\ndevice = \"cpu\"\n";
-        let error = parse(&format!("{start}[[row]]\nvariant = \"warp_drive\"\n"));
-        assert!(error.contains("t.toml") && error.contains("row 1: variant"), "{error}");
-        let error = parse(&format!("{start}[[row]]\nvariant = \"one_shot_push\"\nup_to = \"12Q\"\n"));
-        assert!(error.contains("12Q"), "{error}");
-        let error = parse(&format!("{start}[[row]]\nvariant = \"ring\"\nslots = 3\n"));
-        assert!(error.contains("row 1: shape") && error.contains("slots=3"), "{error}");
-        let error = parse(&format!("{start}[[row]]\nvariant = \"ring\"\nlane = 3\n"));
-        assert!(error.contains("lane"), "{error}");
-        let error = parse(&format!("{start}[[row]]\nvariant = \"one_shot_push\"\nup_to = \"1K\"\n"));
-        assert!(error.contains("last row"), "{error}");
-        let error = parse("schema = 2\ndevice = \"cpu\"\nrow = []\n");
-        assert!(error.contains("schema"), "{error}");
-    }
-}
+pub use class::{Buffers, DTypeClass, OperatorClass};
+pub use dispatcher::{Decision, Dispatcher, Origin};
+pub use embedded::Machine;
+pub use lane_table::{LaneTable, Measured, Row, Section};
+pub use rule::Rule;
+pub use stale::Present;

@@ -317,6 +317,27 @@ mod tests {
     }
 
     #[test]
+    fn what_is_cut_to_a_heap_has_room_there() {
+        let asked = Shape {
+            lanes: Some(Lanes::UpTo(64)),
+            chunk: Some(Bytes(1 << 20)),
+            slots: Some(16),
+            wait: Some(Wait::Spin),
+            ..Shape::default()
+        };
+        assert!(plan("ring", 1 << 20, asked).is_err());
+        let two = WorldSize::new(2).unwrap();
+        let own = HeapLimits::of(DeviceKind::Cuda, two);
+        let (layout, _) = HeapLimits { lanes: 16, slot_bytes: 4096, ring_slots: 2, ..own }.layout(two).unwrap();
+        let within =
+            |shape| Choice { shape, ..Choice::of(Manifest::embedded().get("ring").unwrap()) }.within(&layout).shape;
+        let plan = plan("ring", 1 << 20, within(asked)).unwrap();
+        assert_eq!((plan.lanes, plan.chunk_bytes, plan.slots, plan.kernel.wait), (16, 4096, 2, Wait::Spin));
+        let fitting = Shape { lanes: Some(Lanes::BySize), chunk: Some(Bytes(64)), ..Shape::default() };
+        assert_eq!(within(fitting), fitting);
+    }
+
+    #[test]
     fn a_choice_comes_before_the_tuning() {
         let shape = Shape { stages: Some(4), wait: Some(Wait::Spin), threads: Some(64), ..Shape::default() };
         let plan = plan("low_latency", 1 << 20, shape).unwrap();

@@ -58,7 +58,21 @@ impl Choice {
     pub fn of(variant: &Arc<VariantSpec>) -> Self {
         Self { variant: Arc::clone(variant), shape: Shape::default() }
     }
+
+    /// Whether `auto` may take it for a request on this architecture.
+    pub fn serves(&self, arch: &str, request: &Request) -> bool {
+        self.variant.is_trusted_on(arch) && self.variant.supports(request.dtype, request.op).is_ok()
+    }
 }
+
+impl PartialEq for Choice {
+    /// Variants are equal by name.
+    fn eq(&self, other: &Self) -> bool {
+        self.variant.name == other.variant.name && self.shape == other.shape
+    }
+}
+
+impl Eq for Choice {}
 
 impl std::fmt::Display for Choice {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -1,10 +1,14 @@
 //! What a heap has room for.
 
+use std::sync::Arc;
+
 use super::manifest::VariantSpec;
 use super::properties::Transfer;
+use super::request::Choice;
 use super::shape::{Lanes, Shape};
 use crate::abi::HeapLayout;
 use crate::error::{Error, Result};
+use crate::measure::Bytes;
 
 /// The slots of all lanes together.
 pub(super) fn slot_region(layout: &HeapLayout) -> u64 {
@@ -37,4 +41,17 @@ pub(super) fn check_room(spec: &VariantSpec, asked: &Shape, layout: &HeapLayout)
         }
     }
     Ok(())
+}
+
+impl Choice {
+    /// As much of it as a heap has room for.
+    pub fn within(&self, layout: &HeapLayout) -> Self {
+        let lanes = self.shape.lanes.map(|lanes| match lanes {
+            Lanes::UpTo(lanes) => Lanes::UpTo(lanes.min(layout.lane_count)),
+            Lanes::BySize => Lanes::BySize,
+        });
+        let chunk = self.shape.chunk.map(|chunk| Bytes(chunk.0.min(most_chunk(&self.variant, layout))));
+        let slots = self.shape.slots.map(|slots| slots.min(layout.ring_slots));
+        Self { shape: Shape { lanes, chunk, slots, ..self.shape }, variant: Arc::clone(&self.variant) }
+    }
 }

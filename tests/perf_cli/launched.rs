@@ -42,7 +42,7 @@ fn ranks_meet_at_the_server_of_the_process_that_started_them() {
     let (id, server) = UniqueId::create().unwrap();
     let line = ["--device", "cpu", "--variant", "auto", "-b", "1K", "-e", "1K", "-n", "1", "--ranks", "2"];
     let running = launched(directory.path(), &line)
-        .map(|mut rank| rank.env_remove("MYELON_ROOT").env("MYELON_PERF_ID", id.to_text()).spawn().unwrap());
+        .map(|mut rank| rank.env_remove("MYELON_ROOT").env("MYELON_GROUP_ID", id.to_text()).spawn().unwrap());
     let outputs = running.map(|rank| rank.wait_with_output().unwrap());
     drop(server);
     for output in &outputs {
@@ -50,7 +50,7 @@ fn ranks_meet_at_the_server_of_the_process_that_started_them() {
     }
     assert!(text(&outputs[0].stdout).contains("0 OK"));
     let other_size = command(directory.path(), &["--device", "cpu", "--ranks", "3"])
-        .envs([("MYELON_RANK", "0"), ("MYELON_WORLD_SIZE", "2"), ("MYELON_PERF_ID", &id.to_text())])
+        .envs([("MYELON_RANK", "0"), ("MYELON_WORLD_SIZE", "2"), ("MYELON_GROUP_ID", &id.to_text())])
         .output()
         .unwrap();
     assert_eq!(other_size.status.code(), Some(2));

@@ -1,5 +1,7 @@
 //! One rank's place of work: communicator, stream and operands, and how a candidate's operation is queued there.
 
+use std::cell::Cell;
+
 use myelon_ccl::device::DevicePtr;
 use myelon_ccl::device::handles::{Buffer, Graph, Stream};
 use myelon_ccl::memory::Window;
@@ -10,9 +12,8 @@ use myelon_ccl::measure::overlap::NcclMemory;
 use myelon_ccl::variant::Request;
 use myelon_ccl::verify::Tally;
 
-use crate::candidate::{Engine, Planned};
-use crate::request::SweepRequest;
-use crate::rival::Rival;
+use super::candidate::{Engine, Planned};
+use super::rival::Rival;
 
 /// Mixed into all test data. Any number does.
 const SEED: u64 = 0x6d79_656c_6f6e;
@@ -22,7 +23,24 @@ const MOST_SETS: u32 = 4;
 /// Where a set begins, so that its operations run as those of the first: as much as an allocation is aligned to.
 const SET_ALIGNMENT: u64 = 256;
 
-/// Where a rank measures. The operands have room for the largest size of the sweep; for batches there are several sets of them.
+/// What a bench has room for. Equal on all ranks.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Room {
+    /// Size of the largest message.
+    pub(crate) bytes: u64,
+    /// Operations of the longest batch; 0 without batches.
+    pub(crate) batch: u32,
+    /// Whether results replace their operands.
+    pub(crate) in_place: bool,
+    /// Libraries that are measured as well.
+    pub(crate) against: Vec<Baseline>,
+    /// Whether the results' memory is a window.
+    pub(crate) window: bool,
+    /// Whether that has to be zero-copy.
+    pub(crate) registered: bool,
+}
+
+/// Where a rank measures. The operands have room for the largest size; for batches there are several sets of them.
 pub(crate) struct Bench {
     // INVARIANT: declared first, so that it is dropped while the stream of its last operation exists.
     communicator: Communicator,
@@ -37,6 +55,8 @@ pub(crate) struct Bench {
     set_bytes: u64,
     in_place: bool,
     rival: Option<Rival>,
+    /// Verifications so far.
+    verified: Cell<u64>,
 }
 
 /// Where an operation reads and writes.
@@ -47,21 +67,20 @@ pub(crate) struct Operands {
 }
 
 impl Bench {
-    /// Allocates what the sweep needs on this rank.
+    /// Allocates what is needed on this rank.
     ///
     /// Errors: those of the device; the other ranks are told.
-    pub(crate) fn new(communicator: Communicator, request: &SweepRequest) -> Result<Self> {
-        let set_bytes = request.largest().map_or(0, |bytes| bytes.0.next_multiple_of(SET_ALIGNMENT));
-        let sets = request.most_batch().clamp(1, MOST_SETS);
+    pub(crate) fn new(communicator: Communicator, room: &Room) -> Result<Self> {
+        let set_bytes = room.bytes.next_multiple_of(SET_ALIGNMENT);
+        let sets = room.batch.clamp(1, MOST_SETS);
         let bytes = set_bytes * u64::from(sets);
         let device = communicator.device();
         let tally = |_| Tally::new(device, communicator.rank(), communicator.world_size(), SEED);
         let allocate = || {
-            let input = Buffer::new(device, if request.in_place { 0 } else { bytes })?;
-            let output =
-                if request.has_window() { Buffer::shared(device, bytes)? } else { Buffer::new(device, bytes)? };
+            let input = Buffer::new(device, if room.in_place { 0 } else { bytes })?;
+            let output = if room.window { Buffer::shared(device, bytes)? } else { Buffer::new(device, bytes)? };
             let tallies = (0..sets).map(tally).collect::<Result<_>>()?;
-            Ok((Stream::new(device)?, input, output, tallies, Rival::connect(&communicator, request, bytes)?))
+            Ok((Stream::new(device)?, input, output, tallies, Rival::connect(&communicator, room, bytes)?))
         };
         let (stream, input, output, tallies, rival) =
             allocate().inspect_err(|error: &Error| communicator.abort(&error.to_string()))?;
@@ -73,13 +92,14 @@ impl Bench {
             output,
             tallies,
             set_bytes,
-            in_place: request.in_place,
+            in_place: room.in_place,
             rival,
+            verified: Cell::new(0),
         };
-        if request.has_window() {
+        if room.window {
             // SAFETY: `close` deregisters the window; after a failure it goes behind the communicator and before the buffer.
             let window = unsafe { bench.communicator.register(bench.output.address(), bytes.max(1))? };
-            if request.registered && !window.is_zero_copy() {
+            if room.registered && !window.is_zero_copy() {
                 return Err(Error::unsupported(
                     "--registered: these ranks cannot map each other's operands; MYELON_LOG=info says why",
                 ));
@@ -105,6 +125,12 @@ impl Bench {
     /// What counts the operations that are verified, one a set of operands.
     pub(crate) fn tallies(&self) -> &[Tally] {
         &self.tallies
+    }
+
+    /// The first number for the operations of a verification. Numbers are far apart: none has the data of another's.
+    pub(crate) fn first_number(&self) -> u64 {
+        self.verified.set(self.verified.get() + 1);
+        self.verified.get() << 32
     }
 
     /// The first operands of an engine; equal addresses where results replace them.

@@ -6,8 +6,10 @@ use myelon_ccl::baseline;
 use myelon_ccl::device::{DeviceKind, cuda, source};
 use myelon_ccl::measure::Provenance;
 use myelon_ccl::measure::text::RankLine;
-use myelon_ccl::{Communicator, Error, Result};
+use myelon_ccl::{Communicator, Result};
 use serde::{Deserialize, Serialize};
+
+use super::exchange;
 
 /// One rank's process and device, as it tells the others.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,12 +35,7 @@ pub(crate) fn seats(communicator: &Communicator) -> Result<Vec<Seat>> {
         identity: properties.identity.clone(),
         footprint: communicator.footprint_bytes(),
     };
-    let bytes = serde_json::to_vec(&own).map_err(|error| Error::invalid(format!("a seat as JSON: {error}")))?;
-    let answers = communicator.bootstrap().all_gather("naming devices", &bytes)?;
-    let parse = |answer: &Vec<u8>| serde_json::from_slice(answer);
-    answers.iter().map(parse).collect::<Result<_, _>>().map_err(|error| {
-        Error::invalid(format!("a rank names its device in another form ({error}): run one build on all ranks"))
-    })
+    exchange::words(&**communicator.bootstrap(), "naming devices", &own)
 }
 
 /// The ranks' lines of the header.

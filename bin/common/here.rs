@@ -5,8 +5,42 @@ use myelon_ccl::device::{DeviceKind, cuda};
 use myelon_ccl::variant::{Manifest, Shape, dtype_runs_on};
 use myelon_ccl::{DType, ReduceOp, Result, WorldSize};
 
-use crate::place::Place;
-use crate::request::Surroundings;
+use super::place::Place;
+
+/// What a request is checked against: this machine and this build.
+pub(crate) trait Surroundings {
+    /// GPUs that this process may use.
+    fn gpus(&self) -> u32;
+    /// World size that a launcher (mpirun, torchrun, srun) set; none if this process was started alone.
+    fn launched(&self) -> Option<WorldSize>;
+    /// Whether libnccl can be loaded.
+    fn has_nccl(&self) -> bool;
+    /// Names of the variants that can be asked for.
+    fn variants(&self) -> Vec<String>;
+    /// Whether `all` takes this variant.
+    fn is_enabled(&self, variant: &str) -> bool;
+    /// Why a variant cannot serve this, in words that follow "variant 'x' "; none if it can.
+    fn refusal(
+        &self,
+        variant: &str,
+        device: DeviceKind,
+        ranks: WorldSize,
+        dtype: DType,
+        op: ReduceOp,
+    ) -> Option<String>;
+    /// Whether the device has this element type.
+    ///
+    /// Errors: one that names the type and what it needs.
+    fn has(&self, device: DeviceKind, dtype: DType) -> Result<()>;
+    /// Whether there is something to run beside all-reduces.
+    ///
+    /// Errors: one that names what is missing and how to get it.
+    fn has_neighbour(&self, device: DeviceKind) -> Result<()>;
+    /// Whether a variant takes these parameters.
+    ///
+    /// Errors: one that names the variant, the parameter, and what would be right.
+    fn takes(&self, variant: &str, shape: &Shape) -> Result<()>;
+}
 
 /// This machine and this build.
 pub(crate) struct Here {

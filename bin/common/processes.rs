@@ -4,11 +4,10 @@ use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use myelon_ccl::bootstrap::UniqueId;
-use myelon_ccl::{Error, Result};
+use myelon_ccl::{Error, Result, WorldSize};
 
-use crate::place::ID_VARIABLE;
-use crate::request::SweepRequest;
-use crate::{exit, fail};
+use super::place::ID_VARIABLE;
+use super::program::{exit, fail};
 
 /// How long the other ranks may take to say what they saw after one has failed; peers hear of a loss within seconds.
 const PARTING_PATIENCE: Duration = Duration::from_secs(15);
@@ -17,22 +16,22 @@ const POLL: Duration = Duration::from_millis(20);
 /// Runs every rank to its end; the worst exit status is the result.
 ///
 /// The ranks meet at a server in this process: where it dies, they notice and end as well.
-pub(crate) fn run(request: &SweepRequest) -> ExitCode {
-    match run_ranks(request) {
+pub(crate) fn run(world_size: WorldSize) -> ExitCode {
+    match run_ranks(world_size) {
         Ok(worst) => ExitCode::from(worst),
         Err(error) => fail(exit::FAILED, &error.to_string()),
     }
 }
 
-fn run_ranks(request: &SweepRequest) -> Result<u8> {
+fn run_ranks(world_size: WorldSize) -> Result<u8> {
     let (id, _server) = UniqueId::create()?;
     let program = std::env::current_exe().map_err(|error| Error::io("finding this program", error))?;
     let mut ranks = Ranks(Vec::new());
-    for rank in request.ranks.ranks() {
+    for rank in world_size.ranks() {
         let mut command = Command::new(&program);
         command.args(std::env::args_os().skip(1)).stdin(Stdio::null());
         command.env("MYELON_RANK", rank.to_string()).env("MYELON_LOCAL_RANK", rank.to_string());
-        command.env("MYELON_WORLD_SIZE", request.ranks.to_string()).env(ID_VARIABLE, id.to_text());
+        command.env("MYELON_WORLD_SIZE", world_size.to_string()).env(ID_VARIABLE, id.to_text());
         if rank.0 != 0 {
             command.stdout(Stdio::null());
         }

@@ -11,8 +11,7 @@ use myelon_ccl::measure::overlap::NcclMemory;
 use myelon_ccl::variant::Request;
 use myelon_ccl::{Communicator, Error, Rank, Result};
 
-use crate::bench::Operands;
-use crate::request::SweepRequest;
+use super::bench::{Operands, Room};
 
 /// Longest wait for the other ranks, and for what is queued.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -39,8 +38,8 @@ impl Rival {
     /// Connects the same ranks through NCCL; none where nothing is measured against it. Collective.
     ///
     /// Errors: those of [`NcclCommunicator::connect`] and [`NcclCommunicator::symmetric_buffer`].
-    pub(crate) fn connect(communicator: &Communicator, request: &SweepRequest, bytes: u64) -> Result<Option<Self>> {
-        if request.against.is_empty() {
+    pub(crate) fn connect(communicator: &Communicator, room: &Room, bytes: u64) -> Result<Option<Self>> {
+        if room.against.is_empty() {
             return Ok(None);
         }
         let (rank, bootstrap) = (communicator.rank(), communicator.bootstrap());
@@ -48,9 +47,9 @@ impl Rival {
         let free_before = cuda::free_bytes(ordinal)?;
         let all_gather = |bytes: &[u8]| bootstrap.all_gather("connecting nccl", bytes);
         let nccl = NcclCommunicator::connect(&all_gather, rank, communicator.world_size(), ordinal, PATIENCE)?;
-        let symmetric = if request.against.contains(&Baseline::NcclSymmetric) {
+        let symmetric = if room.against.contains(&Baseline::NcclSymmetric) {
             let output = nccl.symmetric_buffer(bytes)?;
-            let input = if request.in_place { None } else { Some(nccl.symmetric_buffer(bytes)?) };
+            let input = if room.in_place { None } else { Some(nccl.symmetric_buffer(bytes)?) };
             Some(Windows { input, output })
         } else {
             None

@@ -2,6 +2,8 @@
 
 use myelon_ccl::bootstrap::{Bootstrap, MAX_CONTRIBUTION};
 use myelon_ccl::{Error, Rank, Result};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 /// The sum over all ranks of each element; as many on every rank. Collective.
 pub(crate) fn sums(bootstrap: &dyn Bootstrap, phase: &'static str, own: &[u64]) -> Result<Vec<u64>> {
@@ -18,6 +20,19 @@ pub(crate) fn sums(bootstrap: &dyn Bootstrap, phase: &'static str, own: &[u64]) 
 pub(crate) fn decision(bootstrap: &dyn Bootstrap, phase: &'static str, own: bool) -> Result<bool> {
     let said = sums(bootstrap, phase, &[u64::from(own && bootstrap.rank() == Rank(0))])?;
     Ok(said == [1])
+}
+
+/// What every rank says, in rank order. Collective.
+pub(crate) fn words<T: Serialize + DeserializeOwned>(
+    bootstrap: &dyn Bootstrap,
+    phase: &'static str,
+    own: &T,
+) -> Result<Vec<T>> {
+    let wrong =
+        |error| Error::invalid(format!("words of another form while {phase} ({error}): run one build on all ranks"));
+    let bytes = serde_json::to_vec(own).map_err(wrong)?;
+    let answers = bootstrap.all_gather(phase, &bytes)?;
+    answers.iter().map(|answer| serde_json::from_slice(answer).map_err(wrong)).collect()
 }
 
 /// Everyone's times in rank order; as many from every rank. Collective.
@@ -97,6 +112,13 @@ mod tests {
         }
         for decided in on_ranks(|bootstrap, rank| decision(bootstrap, "test", rank != 0).unwrap()) {
             assert!(!decided);
+        }
+    }
+
+    #[test]
+    fn words_arrive_in_rank_order() {
+        for words in on_ranks(|bootstrap, rank| words(bootstrap, "test", &(rank, "x".to_owned())).unwrap()) {
+            assert_eq!(words, [0, 1, 2].map(|rank| (rank, "x".to_owned())));
         }
     }
 

@@ -1,7 +1,7 @@
 //! This process's place among the ranks of a job, from its environment.
 //!
-//! A launcher's variables are those of [`myelon_ccl::bootstrap::launcher`]. Where `myelon-perf` itself started the
-//! ranks, they are Myelon's, and `MYELON_PERF_ID` says where its server is.
+//! A launcher's variables are those of [`myelon_ccl::bootstrap::launcher`]. Where the program itself started the
+//! ranks, they are Myelon's, and `MYELON_GROUP_ID` says where its server is.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,10 +11,10 @@ use myelon_ccl::bootstrap::{self, Bootstrap, TcpBootstrap, TcpOptions, UniqueId}
 use myelon_ccl::{Error, Rank, Result, WorldSize};
 
 /// Carries the id from the process that starts the ranks to them.
-pub(crate) const ID_VARIABLE: &str = "MYELON_PERF_ID";
+pub(crate) const ID_VARIABLE: &str = "MYELON_GROUP_ID";
 
 /// Longest wait for a peer: compiling and the slowest case of a sweep are part of it.
-const DEADLINE: Duration = Duration::from_secs(120);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(120);
 
 /// One rank of a job of processes.
 #[derive(Clone, Debug)]
@@ -82,6 +82,6 @@ mod tests {
         let own = place(&[rank, size]).unwrap().unwrap();
         assert_eq!((own.rank, own.world_size.get(), own.local_rank), (Rank(1), 3, 1));
         let message = place(&[rank, size, (ID_VARIABLE, "12")]).unwrap_err().to_string();
-        assert!(message.contains("MYELON_PERF_ID: not a unique id"), "{message}");
+        assert!(message.contains("MYELON_GROUP_ID: not a unique id"), "{message}");
     }
 }

@@ -1,12 +1,20 @@
 //! A candidate at one size: what runs it, and in which shape.
 
 use myelon_ccl::Result;
+use myelon_ccl::measure::Baseline;
 use myelon_ccl::measure::against::AUTO;
-use myelon_ccl::measure::{Baseline, Bytes};
-use myelon_ccl::variant::{Choice, Manifest, Plan, Request};
+use myelon_ccl::variant::{Choice, Manifest, Plan, Request, Shape};
 
-use crate::bench::Bench;
-use crate::job::{Candidate, Job};
+use super::bench::Bench;
+
+/// Something to time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Candidate {
+    /// What the lane table chooses.
+    Auto,
+    /// A variant that supports the types and operators it is listed under.
+    Variant(String, Shape),
+}
 
 /// What queues an operation.
 #[derive(Debug)]
@@ -85,23 +93,5 @@ pub(crate) fn rivals(bench: &Bench, against: &[Baseline], request: Request, issu
             });
         }
     }
-    Ok(planned)
-}
-
-/// All candidates of a job at one size, and the libraries among `against` that have its type and operator.
-///
-/// Errors: those of [`plan`] and [`rivals`].
-pub(crate) fn entrants(
-    bench: &Bench,
-    job: &Job,
-    size: Bytes,
-    against: &[Baseline],
-    issue: Issue,
-) -> Result<Vec<Planned>> {
-    let (count, registered) = (size.elements(job.dtype), bench.is_registered());
-    let request = Request { count, dtype: job.dtype, op: job.op, registered };
-    let plans = job.candidates.iter().map(|candidate| plan(bench, candidate, request, issue));
-    let mut planned = plans.collect::<Result<Vec<_>>>()?;
-    planned.extend(rivals(bench, against, request, issue)?);
     Ok(planned)
 }

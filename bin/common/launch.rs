@@ -1,81 +1,64 @@
-//! From a request to ranks that measure: threads, processes of our own, or a launcher's.
+//! From a placement to ranks that work: threads, processes of our own, or a launcher's.
 
 use std::panic::resume_unwind;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread::ScopedJoinHandle;
 
+use myelon_ccl::bootstrap::{Bootstrap, LocalBootstrap};
 use myelon_ccl::device::cpu::CpuDevice;
 use myelon_ccl::device::cuda::CudaDevice;
 use myelon_ccl::device::{Device, DeviceKind};
-use myelon_ccl::{Communicator, Error, Options, Result, WorldSize};
+use myelon_ccl::{Error, Result, WorldSize};
 
-use crate::here::Here;
-use crate::measure::measure;
-use crate::place::Place;
-use crate::processes;
-use crate::request::{Placement, Surroundings, SweepRequest};
-
-use crate::{exit, fail};
+use super::here::{Here, Surroundings};
+use super::place::{DEADLINE, Place};
+use super::placement::Placement;
+use super::processes;
+use super::program::{exit, fail};
 
 /// Ranks that are ready to start.
-pub(crate) struct Launch {
-    request: SweepRequest,
-    ranks: Ranks,
+pub(crate) enum Ranks {
+    Threads(Vec<Arc<dyn Device>>),
+    Processes(WorldSize),
+    Launched { device: Arc<dyn Device>, place: Place },
 }
 
-/// How they will run, and what they need.
-enum Ranks {
-    Threads { devices: Vec<Arc<dyn Device>>, options: Options },
-    Processes,
-    Launched { device: Arc<dyn Device>, options: Options, place: Place },
-}
-
-impl Launch {
+impl Ranks {
     /// Opens the devices of this process. Nothing is launched yet.
     ///
-    /// Errors: those of [`Options::from_env`] and of the devices; [`Error::InvalidArgument`] for a launched placement
-    /// without a place.
-    pub(crate) fn prepare(request: SweepRequest, here: &Here) -> Result<Self> {
-        // What is measured is prepared case by case.
-        let options = Options {
-            limits: Some(request.limits()),
-            share_devices: request.shares_gpus,
-            prepare: Vec::new(),
-            ..Options::from_env()?
-        };
+    /// Errors: those of the devices; [`Error::InvalidArgument`] for a launched placement without a place.
+    pub(crate) fn prepare(kind: DeviceKind, ranks: WorldSize, placement: Placement, here: &Here) -> Result<Self> {
         let gpus = here.gpus().max(1);
-        let ranks = match (request.placement, here.place()) {
-            (Placement::Processes, _) => Ranks::Processes,
-            (Placement::Threads, _) => {
-                Ranks::Threads { devices: devices(request.device, request.ranks, gpus)?, options }
-            }
+        match (placement, here.place()) {
+            (Placement::Processes, _) => Ok(Self::Processes(ranks)),
+            (Placement::Threads, _) => devices(kind, ranks, gpus).map(Self::Threads),
             (Placement::Launched, Some(place)) => {
                 // A launcher may show each process one GPU only, or all of them.
-                let ordinal = match request.device {
+                let ordinal = match kind {
                     DeviceKind::Cpu => place.local_rank,
                     DeviceKind::Cuda => place.local_rank % gpus,
                 };
-                Ranks::Launched { device: open(request.device, ordinal)?, options, place: place.clone() }
+                Ok(Self::Launched { device: open(kind, ordinal)?, place: place.clone() })
             }
-            (Placement::Launched, None) => return Err(Error::invalid("no launcher gave this process a rank")),
-        };
-        Ok(Self { request, ranks })
+            (Placement::Launched, None) => Err(Error::invalid("no launcher gave this process a rank")),
+        }
     }
 
-    /// Runs the sweep to its end; the exit status says whether every result was right.
-    pub(crate) fn run(self) -> ExitCode {
-        let request = &self.request;
-        match self.ranks {
-            Ranks::Processes => processes::run(request),
-            Ranks::Launched { device, options, place } => {
-                let connected = place.join().and_then(|bootstrap| Communicator::connect(device, bootstrap, options));
-                let outcome = connected.and_then(|communicator| measure(communicator, request));
+    /// Runs `work` on every rank to its end; it returns how many results were wrong, and the exit status says whether any was.
+    /// Where ranks are processes of our own, each comes here again, as a launched one.
+    pub(crate) fn run(self, work: impl Fn(Arc<dyn Device>, Arc<dyn Bootstrap>) -> Result<u64> + Sync) -> ExitCode {
+        match self {
+            Self::Processes(ranks) => processes::run(ranks),
+            Self::Launched { device, place } => {
+                let outcome = place.join().and_then(|bootstrap| work(device, bootstrap));
                 conclude(&[(place.rank.0, outcome)])
             }
-            Ranks::Threads { devices, options } => match Communicator::threads(&devices, &options) {
-                Ok(communicators) => {
-                    conclude(&on_threads(communicators, |communicator| measure(communicator, request)))
+            Self::Threads(devices) => match WorldSize::new(devices.len() as u32) {
+                Ok(world_size) => {
+                    let group = LocalBootstrap::group(world_size, DEADLINE);
+                    let ranks = devices.into_iter().zip(group).collect();
+                    conclude(&on_threads(ranks, |(device, bootstrap)| work(device, Arc::new(bootstrap))))
                 }
                 Err(error) => fail(exit::FAILED, &error.to_string()),
             },
@@ -100,16 +83,12 @@ fn open(kind: DeviceKind, ordinal: u32) -> Result<Arc<dyn Device>> {
 }
 
 /// Works on every rank at once, a thread each; outcomes in rank order.
-pub(crate) fn on_threads(
-    communicators: Vec<Communicator>,
-    work: impl Fn(Communicator) -> Result<u64> + Sync,
-) -> Vec<(u32, Result<u64>)> {
+pub(crate) fn on_threads<T: Send>(ranks: Vec<T>, work: impl Fn(T) -> Result<u64> + Sync) -> Vec<(u32, Result<u64>)> {
     let work = &work;
     std::thread::scope(|scope| {
-        let start = |communicator: Communicator| (communicator.rank().0, scope.spawn(move || work(communicator)));
-        let threads: Vec<_> = communicators.into_iter().map(start).collect();
+        let threads: Vec<_> = ranks.into_iter().map(|rank| scope.spawn(move || work(rank))).collect();
         let end = |thread: ScopedJoinHandle<'_, _>| thread.join().unwrap_or_else(|panic| resume_unwind(panic));
-        threads.into_iter().map(|(rank, thread)| (rank, end(thread))).collect()
+        (0..).zip(threads.into_iter().map(end)).collect()
     })
 }
 

@@ -1,0 +1,67 @@
+//! How a program begins and ends: its log, its exit status, and what it says of a mistake.
+
+use std::io::{IsTerminal, Write};
+use std::process::ExitCode;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+use myelon_ccl::{Error, Result};
+use tracing_subscriber::EnvFilter;
+
+/// What a script can tell from the exit status; `--help` lists the same four.
+pub(crate) mod exit {
+    /// Every result was right, every file is up to date.
+    pub(crate) const OK: u8 = 0;
+    /// A result was wrong, or `report --check` found a stale file.
+    pub(crate) const WRONG: u8 = 1;
+    /// The request cannot be served; nothing was launched and no file was touched.
+    pub(crate) const USAGE: u8 = 2;
+    /// Something failed on the way.
+    pub(crate) const FAILED: u8 = 3;
+}
+
+/// The arguments, or the exit status of a program that was asked for its help or whose arguments cannot be used.
+pub(crate) fn arguments<T: Parser>() -> Result<T, ExitCode> {
+    T::try_parse().map_err(|error| match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            // A reader that closes the pipe early has seen what it wanted.
+            let _ = error.print();
+            ExitCode::from(exit::OK)
+        }
+        _ => fail(exit::USAGE, &one_line(&error.render().to_string())),
+    })
+}
+
+/// Log lines go to standard error, as `MYELON_LOG` or else `RUST_LOG` filters them; warnings unless told.
+pub(crate) fn log_to_stderr() -> Result<()> {
+    let variables = ["MYELON_LOG", "RUST_LOG"];
+    let set =
+        variables.into_iter().find_map(|name| Some((name, std::env::var(name).ok().filter(|text| !text.is_empty())?)));
+    let (name, text) = set.unwrap_or(("MYELON_LOG", "warn".to_owned()));
+    let filter = EnvFilter::try_new(&text).map_err(|error| Error::Config {
+        source_name: "environment".into(),
+        key: name.into(),
+        detail: format!("'{text}' is no filter ({error}): write a level such as info, or target=level pairs"),
+    })?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        .init();
+    Ok(())
+}
+
+/// Says what went wrong; the exit status to end with.
+pub(crate) fn fail(code: u8, message: &str) -> ExitCode {
+    let _ = writeln!(std::io::stderr(), "error: {message}");
+    ExitCode::from(code)
+}
+
+/// clap's message on one line and without its usage summary, so that a log keeps it whole.
+fn one_line(rendered: &str) -> String {
+    let told = |line: &&str| !line.starts_with("Usage:") && !line.starts_with("For more information");
+    let text: Vec<_> = rendered.lines().take_while(told).map(str::trim).collect();
+    let paragraphs = text.split(|line| line.is_empty()).filter(|lines| !lines.is_empty()).map(|lines| lines.join(" "));
+    let line = paragraphs.collect::<Vec<_>>().join("; ");
+    line.strip_prefix("error: ").unwrap_or(&line).to_owned()
+}

@@ -1,0 +1,252 @@
+//! What was measured so far: all that the search knows. Equal on all ranks.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use myelon_ccl::measure::output;
+use myelon_ccl::measure::stats::percentile;
+use myelon_ccl::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::space::{Case, Space};
+
+/// Number of the form of a journal.
+const SCHEMA: u32 = 1;
+
+/// Times and verdicts.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Log {
+    cases: BTreeMap<Case, BTreeMap<usize, Samples>>,
+    /// Entrants that are out, with the reason: wrong, or stalled.
+    dropped: BTreeMap<usize, String>,
+    /// Entrants that cannot run a case, with the reason.
+    refused: BTreeMap<(Case, usize), String>,
+}
+
+/// The slowest rank's times.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Samples {
+    us: Vec<f32>,
+    p50_us: f64,
+}
+
+impl Samples {
+    pub(crate) fn count(&self) -> u32 {
+        self.us.len() as u32
+    }
+
+    pub(crate) fn p50_us(&self) -> f64 {
+        self.p50_us
+    }
+}
+
+impl Log {
+    /// Notes further times of an entrant.
+    pub(crate) fn record(&mut self, case: Case, entrant: usize, times_us: &[f32]) {
+        let samples = self.cases.entry(case).or_default().entry(entrant).or_default();
+        samples.us.extend(times_us);
+        let mut sorted: Vec<f64> = samples.us.iter().map(|&us| us.into()).collect();
+        sorted.sort_by(f64::total_cmp);
+        samples.p50_us = percentile(&sorted, 50.0);
+    }
+
+    /// Notes that an entrant is out, everywhere.
+    pub(crate) fn drop(&mut self, entrant: usize, why: String) {
+        self.dropped.entry(entrant).or_insert(why);
+    }
+
+    /// Notes that an entrant cannot run a case.
+    pub(crate) fn refuse(&mut self, case: Case, entrant: usize, why: String) {
+        self.refused.entry((case, entrant)).or_insert(why);
+    }
+
+    /// Whether an entrant can be measured.
+    pub(crate) fn is_in(&self, case: Case, entrant: usize) -> bool {
+        !self.dropped.contains_key(&entrant) && !self.refused.contains_key(&(case, entrant))
+    }
+
+    pub(crate) fn dropped(&self) -> &BTreeMap<usize, String> {
+        &self.dropped
+    }
+
+    /// Times of an entrant; none before the first.
+    pub(crate) fn samples(&self, case: Case, entrant: usize) -> Option<&Samples> {
+        self.cases.get(&case)?.get(&entrant)
+    }
+
+    /// How many times an entrant was measured.
+    pub(crate) fn count(&self, case: Case, entrant: usize) -> u32 {
+        self.samples(case, entrant).map_or(0, Samples::count)
+    }
+
+    /// Sizes at which anything of a class was measured, growing.
+    pub(crate) fn sizes(&self, class: usize) -> impl Iterator<Item = u64> {
+        self.cases.range((class, 0)..=(class, u64::MAX)).map(|(&(_, bytes), _)| bytes)
+    }
+
+    /// Everything that was measured at a case and is not out, fastest first.
+    pub(crate) fn ranking(&self, case: Case) -> Vec<(usize, f64)> {
+        let measured = self.cases.get(&case).into_iter().flatten();
+        let mut ranking: Vec<_> = measured
+            .filter(|&(&entrant, _)| self.is_in(case, entrant))
+            .map(|(&entrant, samples)| (entrant, samples.p50_us))
+            .collect();
+        ranking.sort_by(|a, b| a.1.total_cmp(&b.1).then(a.0.cmp(&b.0)));
+        ranking
+    }
+
+    /// Measurements so far, of how many candidates at a case.
+    pub(crate) fn measured(&self) -> usize {
+        self.cases.values().map(BTreeMap::len).sum()
+    }
+}
+
+/// A log as a file, by names: another search over the same machine and sources can go on from it.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Journal {
+    schema: u32,
+    origin: Origin,
+    dropped: Vec<(String, String)>,
+    refused: Vec<(String, u64, String, String)>,
+    times: Vec<(String, u64, String, Vec<f32>)>,
+}
+
+/// What times depend on besides the case and the candidate.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Origin {
+    /// GPUs and their link.
+    pub(crate) machine: String,
+    pub(crate) driver: String,
+    pub(crate) ranks: u32,
+    /// Hash of the kernels' sources.
+    pub(crate) source_hash: String,
+    /// Operations in each replayed graph.
+    pub(crate) graph: u32,
+}
+
+impl Origin {
+    /// The first thing that differs: its name and both values.
+    fn difference(&self, other: &Self) -> Option<(&'static str, String, String)> {
+        let pairs = [
+            ("the machine", self.machine.clone(), other.machine.clone()),
+            ("the driver", self.driver.clone(), other.driver.clone()),
+            ("the number of ranks", self.ranks.to_string(), other.ranks.to_string()),
+            ("the kernels' sources", self.source_hash.clone(), other.source_hash.clone()),
+            ("-G", self.graph.to_string(), other.graph.to_string()),
+        ];
+        pairs.into_iter().find(|(_, ours, theirs)| ours != theirs)
+    }
+}
+
+impl Log {
+    /// The text of a journal.
+    pub(crate) fn to_journal(&self, space: &Space, origin: &Origin) -> Result<String> {
+        let class = |class: usize| space.classes[class].dtype.to_string();
+        let entrant = |entrant: usize| space.entrants[entrant].to_string();
+        let journal = Journal {
+            schema: SCHEMA,
+            origin: origin.clone(),
+            dropped: self.dropped.iter().map(|(&place, why)| (entrant(place), why.clone())).collect(),
+            refused: self
+                .refused
+                .iter()
+                .map(|(&(case, place), why)| (class(case.0), case.1, entrant(place), why.clone()))
+                .collect(),
+            times: self
+                .cases
+                .iter()
+                .flat_map(|(&case, measured)| measured.iter().map(move |(&place, samples)| (case, place, samples)))
+                .map(|(case, place, samples)| (class(case.0), case.1, entrant(place), samples.us.clone()))
+                .collect(),
+        };
+        serde_json::to_string(&journal).map_err(|error| Error::invalid(format!("a journal as JSON: {error}")))
+    }
+
+    /// What a journal says of this space; what is not in it is left out.
+    ///
+    /// Errors: [`Error::Config`] for a text that is no journal, or one of another origin.
+    pub(crate) fn of_journal(text: &str, name: &str, space: &Space, origin: &Origin) -> Result<Self> {
+        let wrong = |key: &str, detail: String| Error::Config { source_name: name.into(), key: key.into(), detail };
+        let journal: Journal = serde_json::from_str(text).map_err(|error| {
+            wrong(&format!("line {}", error.line()), format!("no journal of myelon-tune ({error}): leave --resume out"))
+        })?;
+        if journal.schema != SCHEMA {
+            return Err(wrong(
+                "schema",
+                format!("{} is not the one known, {SCHEMA}: leave --resume out", journal.schema),
+            ));
+        }
+        if let Some((what, ours, theirs)) = origin.difference(&journal.origin) {
+            let detail = format!("{what}: {theirs} there, {ours} now: leave --resume out to start anew");
+            return Err(wrong("origin", detail));
+        }
+        let class = |name: &str| space.classes.iter().position(|class| class.dtype.name() == name);
+        let places: BTreeMap<String, usize> =
+            space.entrants.iter().enumerate().map(|(place, entrant)| (entrant.to_string(), place)).collect();
+        let mut log = Self::default();
+        for (name, why) in journal.dropped {
+            if let Some(&place) = places.get(&name) {
+                log.drop(place, why);
+            }
+        }
+        for (dtype, bytes, name, why) in journal.refused {
+            if let (Some(class), Some(&place)) = (class(&dtype), places.get(&name)) {
+                log.refuse((class, bytes), place, why);
+            }
+        }
+        for (dtype, bytes, name, times_us) in journal.times {
+            if let (Some(class), Some(&place)) = (class(&dtype), places.get(&name)) {
+                if times_us.is_empty() || !times_us.iter().all(|us| us.is_finite() && *us >= 0.0) {
+                    return Err(wrong(&name, format!("times at {bytes} bytes that no run can give")));
+                }
+                log.record((class, bytes), place, &times_us);
+            }
+        }
+        Ok(log)
+    }
+
+    /// Replaces the journal at once.
+    pub(crate) fn write(&self, path: &Path, space: &Space, origin: &Origin) -> Result<()> {
+        output::replace(path, &self.to_journal(space, origin)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use myelon_ccl::DType;
+
+    use super::*;
+    use crate::fake::{Machine, space};
+    use crate::search::next;
+
+    fn origin() -> Origin {
+        Origin { machine: "8x H200".into(), driver: "13.0".into(), ranks: 8, source_hash: "1a".into(), graph: 20 }
+    }
+
+    #[test]
+    fn a_search_goes_on_from_its_journal_as_if_nothing_had_been() {
+        let space = space(vec![1 << 12, 1 << 16, 1 << 20], &[DType::F32], &["one_shot_push", "two_shot_push"], false);
+        let (mut log, _) = Machine { seed: 1, noise: 0.1 }.search(&space, 15);
+        log.drop(3, "7 wrong elements".into());
+        log.refuse((0, 1 << 12), 4, "too many threads".into());
+        let text = log.to_journal(&space, &origin()).unwrap();
+        let read = Log::of_journal(&text, "j", &space, &origin()).unwrap();
+        assert_eq!((next(&space, &read), &read), (next(&space, &log), &log));
+        let fewer = crate::fake::space(vec![1 << 12], &[DType::F32], &["one_shot_push"], false);
+        assert!(Log::of_journal(&text, "j", &fewer, &origin()).unwrap().measured() < log.measured());
+    }
+
+    #[test]
+    fn a_journal_of_something_else_is_refused() {
+        let space = space(vec![1 << 12], &[DType::F32], &["ring"], false);
+        let text = Log::default().to_journal(&space, &origin()).unwrap();
+        let read = |text: &str, origin: &Origin| Log::of_journal(text, "j", &space, origin).unwrap_err().to_string();
+        assert!(
+            read(&text, &Origin { ranks: 4, ..origin() }).contains("j: origin: the number of ranks: 8 there, 4 now")
+        );
+        assert!(read(&text[1..], &origin()).contains("no journal of myelon-tune"));
+        assert!(read(&text.replace("\"schema\":1", "\"schema\":2"), &origin()).contains("2 is not the one known"));
+    }
+}

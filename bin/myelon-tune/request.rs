@@ -1,0 +1,181 @@
+//! From arguments to a search that can run: every mistake that can be known beforehand is found here.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use myelon_ccl::device::DeviceKind;
+use myelon_ccl::device::cuda::{devices, link};
+use myelon_ccl::measure::{Baseline, Bytes, SizeSweep, Step, output};
+use myelon_ccl::table::{DTypeClass, LaneTable};
+use myelon_ccl::variant::dtype_runs_on;
+use myelon_ccl::{Error, Options, Result, WorldSize};
+
+use crate::args::Cli;
+use crate::grid::Values;
+use crate::here::{Here, Surroundings};
+use crate::placement::{Asked, Placement, device};
+use crate::space::{Class, Effort, Ground, Space};
+
+/// Repeats of a candidate in the first pass.
+const FIRST: u32 = 3;
+/// Candidates of a size that go on from it.
+const KEEP: usize = 8;
+/// From this size on, graphs have fewer operations.
+const LARGE: u64 = 1 << 20;
+/// Longest wait inside a kernel unless `MYELON_TIMEOUT` says otherwise: a candidate that stalls should not take the budget.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A search that can run as it stands. Equal on all ranks, but for the clock.
+pub(crate) struct TuneRequest {
+    pub(crate) device: DeviceKind,
+    pub(crate) ranks: WorldSize,
+    pub(crate) placement: Placement,
+    pub(crate) space: Space,
+    pub(crate) rivals: Vec<Baseline>,
+    pub(crate) budget: Duration,
+    /// Operations in the graph of a small message; 0 without graphs.
+    pub(crate) graph: u32,
+    pub(crate) options: Options,
+    /// Writable.
+    pub(crate) output: PathBuf,
+    pub(crate) resume: bool,
+    pub(crate) judged: Option<Arc<LaneTable>>,
+    pub(crate) commit: Option<String>,
+}
+
+impl TuneRequest {
+    /// Checks everything that can be known without launching anything.
+    ///
+    /// Errors: one that names the argument, what it asks for and what would be right.
+    pub(crate) fn check(cli: &Cli, here: &Here) -> Result<Self> {
+        let device = device(cli.device, here)?;
+        let asked = Asked { ranks: cli.ranks, threads: cli.threads, share_gpus: false };
+        let ranks = asked.ranks(device, here)?;
+        if ranks.get() < 2 {
+            return Err(Error::invalid("one rank reduces nothing: tuning needs 2 or more, on GPUs a GPU each"));
+        }
+        let from_env = Options::from_env()?;
+        if !from_env.sentinel || from_env.choice.is_some() {
+            return Err(Error::invalid(
+                "MYELON_SENTINEL=0 or MYELON_VARIANT is set, and a table is for all: unset both (without sentinels, floats take \
+                 the rows of integers)",
+            ));
+        }
+        let timeout = if std::env::var_os("MYELON_TIMEOUT").is_some() { from_env.timeout } else { TIMEOUT };
+        let gpu = if device == DeviceKind::Cuda { devices()?.into_iter().next() } else { None };
+        let arch = gpu.as_ref().map_or_else(|| "cpu".to_owned(), |gpu| gpu.arch.clone());
+        let classes = classes(cli, &arch)?;
+        let sizes = sizes(cli, device)?;
+        let rivals = if device == DeviceKind::Cuda && here.has_nccl() { vec![Baseline::Nccl] } else { Vec::new() };
+        let footprint = cli.footprint.map(|bytes| bytes.0);
+        let ground = Ground { device, arch, ranks, shared: false, footprint };
+        let effort =
+            Effort { first: FIRST.min(cli.repeats), last: cli.repeats, keep: KEEP, exhaustive: cli.exhaustive };
+        let mut space = Space::new(ground, &cli.variants, &values(cli, device), classes, sizes, &rivals, effort)?;
+        let judged = cli.judge.as_deref().map(LaneTable::read).transpose()?.map(Arc::new);
+        if let Some(table) = &judged {
+            space.judge(table)?;
+        }
+        let name = match &gpu {
+            Some(gpu) => file_name(&gpu.name, link(0, 1).map_or("unknown", |link| link.name()), ranks),
+            None => format!("cpu-{ranks}.toml"),
+        };
+        let output = cli.output.clone().unwrap_or_else(|| Path::new("configs/lanes").join(name));
+        output::prove_writable(&output)?;
+        Ok(Self {
+            device,
+            ranks,
+            placement: asked.placement(device, here),
+            options: Options { timeout, limits: Some(space.limits), prepare: Vec::new(), ..from_env },
+            space,
+            rivals,
+            budget: Duration::from_secs(cli.budget),
+            graph: cli.graph,
+            output,
+            resume: cli.resume,
+            judged,
+            commit: cli.commit.clone(),
+        })
+    }
+
+    /// Where the journal is.
+    pub(crate) fn journal(&self) -> PathBuf {
+        let mut name = self.output.file_name().unwrap_or_default().to_owned();
+        name.push(".journal.json");
+        self.output.with_file_name(name)
+    }
+
+    /// Operations in the graph of a message, so that a replay of a large one takes no longer than needed.
+    pub(crate) fn graph_of(&self, bytes: u64) -> u32 {
+        match bytes / LARGE {
+            0 => self.graph,
+            1..16 => self.graph.min(4),
+            _ => self.graph.min(1),
+        }
+    }
+}
+
+fn classes(cli: &Cli, arch: &str) -> Result<Vec<Class>> {
+    let mut classes: Vec<Class> = Vec::new();
+    for &dtype in &cli.dtypes {
+        dtype_runs_on(dtype, arch)?;
+        let dtypes = DTypeClass::of(dtype, true);
+        if let Some(other) = classes.iter().find(|class| class.dtypes == dtypes) {
+            let other = other.dtype;
+            return Err(Error::invalid(format!(
+                "-d {other},{dtype}: both are of the class {dtypes}, name one of them"
+            )));
+        }
+        classes.push(Class { dtypes, dtype });
+    }
+    Ok(classes)
+}
+
+fn sizes(cli: &Cli, device: DeviceKind) -> Result<Vec<u64>> {
+    let (end, factor) = match device {
+        DeviceKind::Cuda => (Bytes(1 << 30), 2),
+        DeviceKind::Cpu => (Bytes(64 << 10), 4),
+    };
+    let sweep =
+        SizeSweep::new(cli.begin, cli.end.unwrap_or(end.max(cli.begin)), Step::Factor(cli.factor.unwrap_or(factor)))?;
+    let sizes: Vec<_> = sweep.map(|size| size.0).collect();
+    // A message of the first size has an element of every type.
+    if sizes[0] < 8 {
+        return Err(Error::invalid(format!("-b {} is less than an element: use 8 or more", cli.begin)));
+    }
+    Ok(sizes)
+}
+
+/// What was named, and for what was not, what the device kind is searched with.
+fn values(cli: &Cli, device: DeviceKind) -> Values {
+    fn named<T: Clone>(named: &[T], otherwise: Vec<T>) -> Vec<T> {
+        if named.is_empty() { otherwise } else { named.to_vec() }
+    }
+    let Values { lanes, threads, chunk, stages, sync } = Values::of(device);
+    Values {
+        lanes: named(&cli.lanes, lanes),
+        threads: named(&cli.lane_threads, threads),
+        chunk: named(&cli.chunk, chunk),
+        stages: named(&cli.stages, stages),
+        sync: named(&cli.sync, sync),
+    }
+}
+
+/// `NVIDIA H100 80GB HBM3` over `NVLink` becomes `h100-80gb-hbm3-nvlink-8.toml`.
+fn file_name(gpu: &str, link: &str, ranks: WorldSize) -> String {
+    let text = format!("{gpu} {link} {ranks}").to_lowercase();
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty() && *word != "nvidia");
+    words.collect::<Vec<_>>().join("-") + ".toml"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_named_after_its_machine() {
+        let eight = WorldSize::new(8).unwrap();
+        assert_eq!(file_name("NVIDIA H100 80GB HBM3", "NVLink", eight), "h100-80gb-hbm3-nvlink-8.toml");
+    }
+}

@@ -1,0 +1,269 @@
+//! From what was measured to what is measured next. Pure: equal spaces and logs give equal rounds, so ranks need not ask.
+//!
+//! 1. A first pass over few sizes: the manifest's own shapes, then every shape of the variants that are near the best.
+//! 2. Every size: the best of the sizes around it from the first pass, then the neighbours of each variant's best shape, until none
+//!    of them is better. The better half gets more repeats, and the best two all.
+//! 3. Where two neighbouring sizes have different winners, both are measured between them, until the boundary is known closely.
+
+use std::collections::BTreeSet;
+
+use crate::log::Log;
+use crate::space::{Case, Entrant, Space};
+
+/// Most candidates of a round: they take turns, so that a drift of clocks meets them alike.
+const ROUND: usize = 12;
+/// Most repeats of a round, so that clock and signals are looked at in between.
+const MOST_REPEATS: u32 = 100;
+/// Between two sizes of the first pass, at least this factor.
+const FIRST_STEP: u64 = 16;
+/// A variant whose best is slower than this times the best of all is left out of the first pass.
+const NEAR: f64 = 2.0;
+/// Above this size, all shapes would take too long; which are best has hardly changed since the size before it.
+const WIDE: u64 = 64 << 20;
+/// A variant may still win at a size where its best shape so far is at most this much slower than the best of all.
+const RIVAL: f64 = 1.25;
+/// With so many candidates of a size measured, no more neighbours are looked at.
+const CLIMB: usize = 200;
+/// A choice stays for the next size where it is at most this much slower than the best there: kernels that differ by noise are
+/// not worth a compilation.
+pub(crate) const TIE: f64 = 1.01;
+/// Two sizes are close enough for a boundary between them where they differ by less than this factor.
+const CLOSE: f64 = 1.2;
+/// Sizes between others are whole multiples of this.
+const GRAIN: u64 = 256;
+
+/// What a round is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// The first pass.
+    First,
+    /// A size of its own.
+    Size,
+    /// Between two sizes.
+    Crossover,
+}
+
+impl Phase {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::First => "first pass",
+            Self::Size => "each size",
+            Self::Crossover => "crossovers",
+        }
+    }
+}
+
+/// Candidates that are measured together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Round {
+    pub(crate) phase: Phase,
+    pub(crate) case: Case,
+    /// Growing; at least one.
+    pub(crate) entrants: Vec<usize>,
+    pub(crate) repeats: u32,
+}
+
+/// The next round; none when the search is over.
+pub(crate) fn next(space: &Space, log: &Log) -> Option<Round> {
+    let search = Search { space, log };
+    if space.effort.exhaustive {
+        return space.cases().find_map(|case| search.everything(case));
+    }
+    let first_pass = search.first_sizes();
+    let of_first = |&bytes: &u64| (0..space.classes.len()).map(move |class| (class, bytes));
+    let first_cases = || first_pass.iter().flat_map(of_first);
+    first_cases()
+        .find_map(|case| search.own_shapes(case))
+        .or_else(|| first_cases().find_map(|case| search.all_shapes(case, &first_pass)))
+        .or_else(|| {
+            // WHY: those of the first pass first: the others begin with what is best there.
+            let (of_first, others): (Vec<_>, Vec<_>) = space.cases().partition(|(_, bytes)| first_pass.contains(bytes));
+            of_first.into_iter().chain(others).find_map(|case| search.size(case, &first_pass))
+        })
+        .or_else(|| (0..space.classes.len()).find_map(|class| search.crossover(class)))
+}
+
+/// What is taken from each measured size of a class on, growing.
+pub(crate) fn choices(space: &Space, log: &Log, class: usize) -> Vec<(u64, usize)> {
+    choices_before(space, log, class, u64::MAX)
+}
+
+fn choices_before(space: &Space, log: &Log, class: usize, end: u64) -> Vec<(u64, usize)> {
+    let mut choices: Vec<(u64, usize)> = Vec::new();
+    for bytes in log.sizes(class).take_while(|&bytes| bytes < end) {
+        let case = (class, bytes);
+        let ranking = log.ranking(case).into_iter().filter(|&(entrant, _)| space.variant(entrant).is_some());
+        let ranking: Vec<_> = ranking.collect();
+        let Some(&(best, best_us)) = ranking.first() else { continue };
+        let stays = choices.last().map(|&(_, before)| before).filter(|&before| {
+            let stand_in = space.stand_in(case, before);
+            let measured = ranking.iter().find(|&&(entrant, _)| Some(entrant) == stand_in);
+            log.is_in(case, before) && measured.is_some_and(|&(_, us)| us <= TIE * best_us)
+        });
+        choices.push((bytes, stays.unwrap_or(best)));
+    }
+    choices
+}
+
+struct Search<'a> {
+    space: &'a Space,
+    log: &'a Log,
+}
+
+impl Search<'_> {
+    fn everything(&self, case: Case) -> Option<Round> {
+        let repeats = self.space.effort.last;
+        let all = (0..self.space.entrants.len()).filter(|&entrant| self.is_own(case, entrant));
+        self.round(Phase::Size, case, all, repeats)
+    }
+
+    /// Sizes of the first pass: the smallest, the largest, and those between them that are far enough apart.
+    fn first_sizes(&self) -> Vec<u64> {
+        let sizes = &self.space.sizes;
+        let mut chosen: Vec<u64> = Vec::new();
+        for (place, &bytes) in sizes.iter().enumerate() {
+            let is_far = chosen.last().is_none_or(|&last| bytes / last.max(1) >= FIRST_STEP);
+            if is_far || place + 1 == sizes.len() {
+                chosen.push(bytes);
+            }
+        }
+        chosen
+    }
+
+    /// The manifest's own shapes.
+    fn own_shapes(&self, case: Case) -> Option<Round> {
+        let seeds = (0..self.space.seeds).filter(|&entrant| self.is_own(case, entrant));
+        self.round(Phase::First, case, seeds, self.space.effort.first)
+    }
+
+    /// All shapes of the variants that are near; at a size that takes long, those that were best at the size before it.
+    fn all_shapes(&self, case: Case, first_pass: &[u64]) -> Option<Round> {
+        let (space, log, (class, bytes)) = (self.space, self.log, case);
+        let near = self.near(case);
+        let before = first_pass.iter().rev().find(|&&size| size < bytes);
+        let shapes: BTreeSet<_> = match before {
+            Some(&before) if bytes > WIDE => {
+                let best = log.ranking((class, before)).into_iter().take(2 * space.effort.keep);
+                best.filter_map(|(entrant, _)| space.stand_in(case, entrant)).collect()
+            }
+            _ => (space.seeds..space.entrants.len()).collect(),
+        };
+        let of_near = |&entrant: &usize| space.variant(entrant).is_some_and(|variant| near.contains(variant));
+        let shapes = shapes.into_iter().filter(of_near).filter(|&entrant| self.is_own(case, entrant));
+        self.round(Phase::First, case, shapes, space.effort.first)
+    }
+
+    /// Variants whose own shapes are near the best of all. By those alone, which are measured first, so that it stays as it is.
+    fn near(&self, case: Case) -> BTreeSet<&str> {
+        let own: Vec<_> =
+            self.log.ranking(case).into_iter().filter(|&(entrant, _)| entrant < self.space.seeds).collect();
+        let best_us = own.first().map_or(0.0, |&(_, us)| us);
+        own.into_iter()
+            .filter(|&(_, us)| us <= NEAR * best_us)
+            .filter_map(|(entrant, _)| self.space.variant(entrant))
+            .collect()
+    }
+
+    fn size(&self, case: Case, first_pass: &[u64]) -> Option<Round> {
+        let (space, log) = (self.space, self.log);
+        let contenders = self.contenders(case, first_pass);
+        let few = space.effort.first.max(space.effort.last / 4);
+        if let Some(round) = self.round(Phase::Size, case, contenders.iter().copied(), few) {
+            return Some(round);
+        }
+        let mut ranking = log.ranking(case);
+        ranking.retain(|&(entrant, _)| space.variant(entrant).is_some() && log.count(case, entrant) >= few);
+        if ranking.len() < if case.1 > WIDE { CLIMB / 4 } else { CLIMB } {
+            let next_to = self.leaders(&ranking).flat_map(|best| &space.neighbours[best]);
+            let next_to = next_to.filter_map(|&entrant| space.stand_in(case, entrant));
+            let next_to: BTreeSet<_> = next_to.filter(|&entrant| self.is_own(case, entrant)).collect();
+            if let Some(round) = self.round(Phase::Size, case, next_to.into_iter(), few) {
+                return Some(round);
+            }
+        }
+        let halves = [(4, space.effort.last / 2), (2, space.effort.last)];
+        let judged = space.judged.get(&case).and_then(|&entrant| space.stand_in(case, entrant));
+        let rivals = (0..space.entrants.len()).filter(|&entrant| matches!(space.entrants[entrant], Entrant::Rival(_)));
+        halves.into_iter().find_map(|(places, repeats)| {
+            let ahead = ranking.iter().take(places).map(|&(entrant, _)| entrant);
+            let with = ahead.chain(judged).chain(rivals.clone().filter(|_| places > 2));
+            let all: BTreeSet<_> = with.filter(|&entrant| log.is_in(case, entrant)).collect();
+            self.round(Phase::Size, case, all.into_iter(), repeats)
+        })
+    }
+
+    /// The best shape of each variant that may still win.
+    fn leaders(&self, ranking: &[(usize, f64)]) -> impl Iterator<Item = usize> {
+        let mut variants = BTreeSet::new();
+        let best_us = ranking.first().map_or(0.0, |&(_, us)| us);
+        let near = ranking.iter().filter(move |&&(_, us)| us <= RIVAL * best_us);
+        near.filter(move |&&(entrant, _)| variants.insert(self.space.variant(entrant))).map(|&(entrant, _)| entrant)
+    }
+
+    /// What a size begins with: of each size of the first pass next to it the best, and the best shape of each variant that is near;
+    /// and what the size before takes.
+    fn contenders(&self, case: Case, first_pass: &[u64]) -> BTreeSet<usize> {
+        let (space, log, (class, bytes)) = (self.space, self.log, case);
+        let below = first_pass.iter().rev().find(|&&size| size <= bytes);
+        let above = first_pass.iter().find(|&&size| size >= bytes);
+        let mut found = BTreeSet::new();
+        for &size in below.into_iter().chain(above) {
+            let mut variants = BTreeSet::new();
+            let ranking = log.ranking((class, size));
+            let best_us = ranking.first().map_or(0.0, |&(_, us)| us);
+            for (place, (entrant, us)) in ranking.into_iter().enumerate() {
+                let of_variant = space.variant(entrant).is_some_and(|variant| variants.insert(variant));
+                if place < space.effort.keep || (of_variant && us <= NEAR * best_us) {
+                    found.insert(entrant);
+                }
+            }
+        }
+        found.extend(choices_before(space, log, class, bytes).last().map(|&(_, entrant)| entrant));
+        found.extend(space.judged.get(&case));
+        found.extend((0..space.entrants.len()).filter(|&entrant| matches!(space.entrants[entrant], Entrant::Rival(_))));
+        let stand_ins = found.into_iter().filter_map(|entrant| space.stand_in(case, entrant));
+        stand_ins.filter(|&entrant| log.is_in(case, entrant)).collect()
+    }
+
+    /// The widest step between two winners is halved first.
+    fn crossover(&self, class: usize) -> Option<Round> {
+        let (space, log) = (self.space, self.log);
+        let choices = choices(space, log, class);
+        let mut open: Vec<_> = choices
+            .windows(2)
+            .filter(|pair| pair[0].1 != pair[1].1)
+            .map(|pair| (pair[0].0, pair[1].0, [pair[0].1, pair[1].1]))
+            .filter(|&(low, high, _)| high as f64 > CLOSE * low as f64)
+            .collect();
+        open.sort_by(|a, b| (b.1 as f64 / b.0 as f64).total_cmp(&(a.1 as f64 / a.0 as f64)));
+        open.into_iter().find_map(|(low, high, both)| {
+            let middle = (low as f64 * high as f64).sqrt() as u64 / GRAIN * GRAIN;
+            let case = (class, middle);
+            let is_between = low < middle && middle < high;
+            let are_in = both.iter().all(|&entrant| log.is_in(case, entrant));
+            if !is_between || !are_in {
+                return None;
+            }
+            let both: BTreeSet<_> = both.into_iter().collect();
+            self.round(Phase::Crossover, case, both.into_iter(), space.effort.last)
+        })
+    }
+
+    /// Whether an entrant is measured at a case itself: it can run, is not out, and no other runs alike.
+    fn is_own(&self, case: Case, entrant: usize) -> bool {
+        self.space.stand_in(case, entrant) == Some(entrant) && self.log.is_in(case, entrant)
+    }
+
+    /// A round of those that were measured less often than `repeats`, for as many as they lack; none if there are none. With few of
+    /// them, all are measured: times of one round can be held against each other.
+    fn round(&self, phase: Phase, case: Case, all: impl Iterator<Item = usize>, repeats: u32) -> Option<Round> {
+        let all: Vec<_> = all.collect();
+        let lacks = |entrant: usize| repeats.saturating_sub(self.log.count(case, entrant));
+        let short: Vec<_> = all.iter().copied().filter(|&entrant| lacks(entrant) > 0).take(ROUND).collect();
+        let repeats = short.iter().map(|&entrant| lacks(entrant)).max()?.min(MOST_REPEATS);
+        Some(Round { phase, case, entrants: if all.len() <= 2 { all } else { short }, repeats })
+    }
+}
+
+#[cfg(test)]
+mod tests;

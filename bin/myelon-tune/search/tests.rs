@@ -1,0 +1,149 @@
+//! Searches over pretended machines.
+
+use myelon_ccl::device::DeviceKind;
+use myelon_ccl::measure::Provenance;
+use myelon_ccl::table::LaneTable;
+use myelon_ccl::variant::{Lanes, Shape};
+use myelon_ccl::{DType, WorldSize};
+use proptest::prelude::*;
+
+use super::*;
+use crate::fake::{Machine, space};
+use crate::sections::{judgements, sections};
+
+const BOTH: [DType; 2] = [DType::F32, DType::I32];
+
+fn powers(from: u32, to: u32) -> Vec<u64> {
+    (from..=to).map(|power| 1 << power).collect()
+}
+
+/// The best of all at a case.
+fn best_us(machine: &Machine, space: &Space, case: Case) -> f64 {
+    let own = (0..space.entrants.len()).filter(|&entrant| space.stand_in(case, entrant) == Some(entrant));
+    let own = own.filter(|&entrant| space.variant(entrant).is_some());
+    own.map(|entrant| machine.truth_us(space, case, entrant)).fold(f64::INFINITY, f64::min)
+}
+
+#[test]
+fn a_node_is_tuned_in_seven_minutes_as_well_as_by_measuring_everything() {
+    let space = space(powers(10, 30), &BOTH, &[], false);
+    let all: usize = space
+        .cases()
+        .map(|case| (0..space.entrants.len()).filter(|&it| space.stand_in(case, it) == Some(it)).count())
+        .sum();
+    for seed in [1, 2] {
+        let machine = Machine { seed, noise: 0.02 };
+        let (log, spent_s) = machine.search(&space, usize::MAX);
+        assert!(spent_s < 420.0, "{spent_s} s");
+        assert!(log.measured() * 2 < all, "{} of {all}", log.measured());
+        for class in 0..2 {
+            for (bytes, entrant) in choices(&space, &log, class) {
+                let case = (class, bytes);
+                let taken = machine.truth_us(&space, case, entrant);
+                if space.sizes.contains(&bytes) {
+                    let best = best_us(&machine, &space, case);
+                    assert!(
+                        taken <= 1.03 * best,
+                        "seed {seed}, {case:?}: {taken} us with {}, {best} us is possible",
+                        space.entrants[entrant]
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_boundary_is_found_between_sizes() {
+    let space =
+        space(vec![1 << 10, 1 << 15, 1 << 20, 1 << 25], &[DType::F32], &["one_shot_push", "two_shot_push"], false);
+    let mut crossings = 0;
+    for seed in 0..8 {
+        let machine = Machine { seed, noise: 0.0 };
+        let (log, _) = machine.search(&space, usize::MAX);
+        let choices = choices(&space, &log, 0);
+        for pair in choices.windows(2).filter(|pair| pair[0].1 != pair[1].1) {
+            let ((low, before), (high, after)) = (pair[0], pair[1]);
+            assert!(high as f64 <= CLOSE * low as f64 || high - low <= 2 * GRAIN, "{low} to {high}");
+            let [stays, changes] = [before, after].map(|entrant| machine.truth_us(&space, (0, high), entrant));
+            assert!(changes <= stays, "seed {seed}, {high}: {changes} us instead of {stays}");
+            crossings += usize::from(space.variant(before) != space.variant(after));
+        }
+    }
+    assert!(crossings > 0, "no machine has a boundary between variants");
+}
+
+#[test]
+fn everything_is_measured_where_that_is_asked_for() {
+    let space = space(powers(14, 15), &[DType::F32], &["one_shot_push", "ring"], true);
+    let (log, _) = Machine { seed: 1, noise: 0.1 }.search(&space, usize::MAX);
+    for case in space.cases() {
+        for entrant in (0..space.entrants.len()).filter(|&entrant| space.stand_in(case, entrant) == Some(entrant)) {
+            assert_eq!(log.count(case, entrant), 20);
+        }
+    }
+    assert_eq!(log.sizes(0).collect::<Vec<_>>(), space.sizes, "no sizes between them");
+}
+
+#[test]
+fn a_judged_table_is_measured_with_all_repeats() {
+    let mut space = space(powers(12, 14), &[DType::F32], &["one_shot_push", "two_shot_push"], false);
+    let machine = Machine { seed: 5, noise: 0.0 };
+    let ranks = WorldSize::new(8).unwrap();
+    let (log, _) = machine.search(&space, usize::MAX);
+    let good = sections(&space, &log, ranks);
+    let mut bad = good.clone();
+    for row in &mut bad[0].rows {
+        row.choice.shape = Shape { lanes: Some(Lanes::UpTo(1)), threads: Some(32), ..row.choice.shape };
+    }
+    for (sections, is_behind) in [(good, false), (bad, true)] {
+        let table = LaneTable::new(DeviceKind::Cuda, "", true, Provenance::of_this_host(""), sections).unwrap();
+        space.judged.clear();
+        space.judge(&table).unwrap();
+        let (log, _) = machine.search(&space, usize::MAX);
+        let judgements = judgements(&space, &log);
+        assert_eq!(judgements.len(), 3);
+        assert_eq!(judgements.iter().any(|judgement| judgement.is_behind()), is_behind, "{judgements:?}");
+        assert!(judgements.iter().all(|it| log.count(it.case, it.taken) >= 20));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+
+    /// Whatever comes of it, rounds ask for what can be measured and is needed, the search ends, and at any time there is a table.
+    #[test]
+    fn a_search_ends_and_can_be_cut_anywhere(seed: u64, noise in 0.0..0.5_f64, cut in 1usize..120, odd in 2u64..9) {
+        let names = ["one_shot_push", "two_shot_push", "signal_two_shot"];
+        let space = space(powers(10, 22), &[DType::Bf16], &names, false);
+        let machine = Machine { seed, noise };
+        let mut log = Log::default();
+        let mut rounds = 0;
+        while let Some(round) = next(&space, &log) {
+            prop_assert_eq!(&Some(round.clone()), &next(&space, &log.clone()));
+            prop_assert!(!round.entrants.is_empty() && (1..=MOST_REPEATS).contains(&round.repeats) && round.entrants.len() <= ROUND);
+            prop_assert!(round.entrants.windows(2).all(|pair| pair[0] < pair[1]));
+            prop_assert!(round.entrants.iter().all(|&entrant| log.is_in(round.case, entrant)));
+            // Some are found wrong, some cannot run there.
+            let first = round.entrants[0];
+            match (seed ^ rounds) % odd {
+                0 if rounds % 7 == 3 => log.drop(first, "wrong".into()),
+                1 => log.refuse(round.case, first, "too large".into()),
+                _ => machine.measure(&space, &mut log, &round),
+            }
+            rounds += 1;
+            prop_assert!(rounds < 5000, "it does not end");
+            if rounds as usize == cut {
+                let ranks = WorldSize::new(8).unwrap();
+                let sections = sections(&space, &log, ranks);
+                let provenance = Provenance::of_this_host("");
+                if !sections.is_empty() {
+                    LaneTable::new(DeviceKind::Cuda, "", false, provenance, sections).unwrap();
+                }
+            }
+        }
+        for (_, entrant) in choices(&space, &log, 0) {
+            prop_assert!(!log.dropped().contains_key(&entrant));
+        }
+    }
+}

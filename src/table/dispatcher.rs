@@ -1,0 +1,169 @@
+//! [`Dispatcher`]: what a communicator asks for the choice of a request.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::class::{Buffers, DTypeClass};
+use super::lane_table::{LaneTable, Row};
+use super::rule::Rule;
+use crate::device::DeviceKind;
+use crate::error::Result;
+use crate::measure::Bytes;
+use crate::types::WorldSize;
+use crate::variant::{Choice, Request, Shape};
+
+/// What decides for the ranks of a communicator: a choice that was forced, else a lane table, else the rule of the device kind.
+/// Each is asked only where its variant has the type and operator, and is trusted on the architecture.
+#[derive(Debug)]
+pub struct Dispatcher {
+    forced: Option<Choice>,
+    table: Option<Arc<LaneTable>>,
+    /// Whether every row of the table is trusted on the architecture, as on the machine that it was measured on.
+    trusts_all: bool,
+    rule: Arc<Rule>,
+    arch: String,
+    ranks: WorldSize,
+    sentinel: bool,
+}
+
+/// A choice, and what made it.
+#[derive(Clone, Copy, Debug)]
+pub struct Decision<'a> {
+    /// What runs.
+    pub choice: &'a Choice,
+    /// Why.
+    pub origin: Origin<'a>,
+}
+
+/// What made a choice.
+#[derive(Clone, Copy, Debug)]
+pub enum Origin<'a> {
+    /// It was forced.
+    Forced,
+    /// A row of this table.
+    Table(&'a LaneTable, &'a Row),
+    /// The row at this place of the rule, from 1.
+    Rule(usize),
+}
+
+impl fmt::Display for Origin<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Forced => f.write_str("forced"),
+            Self::Table(table, row) => write!(f, "{}, the row from {}", table.name(), Bytes(row.from)),
+            Self::Rule(place) => write!(f, "row {place} of the rule"),
+        }
+    }
+}
+
+impl Dispatcher {
+    /// For `ranks` ranks on devices of one kind and architecture. `sentinel` says whether floats use sentinel mailboxes.
+    pub fn new(
+        forced: Option<Choice>,
+        table: Option<Arc<LaneTable>>,
+        kind: DeviceKind,
+        arch: &str,
+        ranks: WorldSize,
+        sentinel: bool,
+    ) -> Self {
+        let trusts = |table: &Arc<LaneTable>| table.rows(ranks).all(|row| row.choice.variant.is_trusted_on(arch));
+        let trusts_all = table.iter().all(trusts);
+        Self { forced, table, trusts_all, rule: Rule::embedded(kind), arch: arch.to_owned(), ranks, sentinel }
+    }
+
+    /// The choice for a request. Allocates nothing.
+    ///
+    /// Errors: [`crate::Error::Unsupported`] where no variant has the type and operator.
+    pub fn choose(&self, request: &Request) -> Result<Decision<'_>> {
+        if let Some(choice) = &self.forced
+            && choice.variant.supports(request.dtype, request.op).is_ok()
+        {
+            return Ok(Decision { choice, origin: Origin::Forced });
+        }
+        if let Some(table) = &self.table {
+            let class = DTypeClass::of(request.dtype, self.sentinel);
+            let buffers = if request.registered { Buffers::Registered } else { Buffers::Plain };
+            let row = table.choose(self.ranks, class, buffers, request.bytes());
+            let is_trusted = |row: &Row| self.trusts_all || row.choice.variant.is_trusted_on(&self.arch);
+            let is_possible = |row: &Row| request.registered || !row.choice.shape.is_direct();
+            let serves = |row: &&Row| {
+                is_trusted(row) && is_possible(row) && row.choice.variant.supports(request.dtype, request.op).is_ok()
+            };
+            if let Some(row) = row.filter(serves) {
+                return Ok(Decision { choice: &row.choice, origin: Origin::Table(table, row) });
+            }
+        }
+        let (choice, place) = self.rule.choose(&self.arch, self.ranks, request)?;
+        Ok(Decision { choice, origin: Origin::Rule(place) })
+    }
+
+    /// Sizes at which the choice can change, and every power of two to 4 GiB, at which rules and tunings do.
+    pub fn sizes(&self) -> impl Iterator<Item = u64> {
+        let rows = self.table.iter().flat_map(|table| table.rows(self.ranks)).map(|row| row.from.max(1));
+        (0..=32).map(|power| 1u64 << power).chain(rows)
+    }
+
+    /// The shapes that it may choose: what a heap should have room for.
+    pub fn shapes(&self) -> impl Iterator<Item = &Shape> {
+        let of_table = self.table.iter().flat_map(|table| table.shapes(self.ranks));
+        self.rule.shapes().chain(of_table).chain(self.forced.iter().map(|choice| &choice.shape))
+    }
+
+    /// Table and rule as text: what ranks compare. A forced choice is not in it.
+    pub fn sources(&self) -> [&str; 2] {
+        [self.rule.source(), self.table.as_ref().map_or("", |table| table.source())]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::lane_table::tests::{row, section, table};
+    use super::*;
+    use crate::types::{DType, ReduceOp};
+    use crate::variant::Manifest;
+
+    fn dispatcher(forced: Option<&str>, arch: &str, sentinel: bool) -> Dispatcher {
+        let rows = |variant: &str| vec![row(0, variant, 7), row(1 << 20, "ring", 9)];
+        let (float, integer) = (DTypeClass::Float, DTypeClass::Integer);
+        let sections = vec![
+            section(2, float, Buffers::Plain, rows("one_shot_push")),
+            section(2, integer, Buffers::Plain, rows("low_latency")),
+        ];
+        let forced = forced.map(|name| Choice::of(Manifest::embedded().get(name).unwrap()));
+        let two = WorldSize::new(2).unwrap();
+        Dispatcher::new(forced, Some(Arc::new(table(sections))), DeviceKind::Cuda, arch, two, sentinel)
+    }
+
+    fn decide(dispatcher: &Dispatcher, count: u64, dtype: DType) -> (String, String) {
+        let Decision { choice, origin } =
+            dispatcher.choose(&Request { count, dtype, op: ReduceOp::Sum, registered: false }).unwrap();
+        (choice.variant.name.clone(), origin.to_string())
+    }
+
+    #[test]
+    fn the_table_comes_before_the_rule_and_after_what_was_forced() {
+        let row = |variant: &str, from: &str| (variant.to_owned(), format!("the new table, the row from {from}"));
+        let hopper = dispatcher(None, "sm_90a", true);
+        assert_eq!(decide(&hopper, 256, DType::F32), row("one_shot_push", "0"));
+        assert_eq!(decide(&hopper, 1 << 19, DType::Bf16), row("ring", "1M"));
+        assert_eq!(decide(&hopper, 256, DType::I32), row("low_latency", "0"));
+        assert_eq!(decide(&dispatcher(None, "sm_90a", false), 256, DType::F32), row("low_latency", "0"));
+        // A protocol that was not tried there, and a type that the row's variant lacks.
+        assert!(decide(&dispatcher(None, "sm_80", true), 256, DType::F32).1.ends_with("of the rule"));
+        assert!(decide(&hopper, 1 << 24, DType::E4m3).1.ends_with("of the rule"));
+        let forced = dispatcher(Some("ring"), "sm_90a", true);
+        assert_eq!(decide(&forced, 256, DType::F32), ("ring".to_owned(), "forced".to_owned()));
+        assert_eq!(decide(&forced, 256, DType::E4m3), row("one_shot_push", "0"));
+    }
+
+    #[test]
+    fn what_a_heap_needs_and_where_choices_change_is_known() {
+        let dispatcher = dispatcher(None, "sm_90a", true);
+        let lanes: Vec<_> = dispatcher.shapes().filter_map(|shape| shape.lanes).map(|lanes| lanes.most(0)).collect();
+        assert!(lanes.contains(&7) && lanes.contains(&9));
+        assert!(
+            dispatcher.sizes().any(|size| size == 1 << 32)
+                && dispatcher.sizes().filter(|&size| size == 1 << 20).count() == 3
+        );
+    }
+}

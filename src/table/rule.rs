@@ -1,0 +1,204 @@
+//! The rule of a kind of device: which variant `auto` takes where nothing was measured, as data.
+
+use std::sync::{Arc, OnceLock};
+
+use serde::Deserialize;
+
+use crate::device::DeviceKind;
+use crate::error::{Error, Result};
+use crate::measure::Bytes;
+use crate::types::WorldSize;
+use crate::variant::{Choice, Manifest, Request, Shape};
+
+/// Rows that say which variant serves a request; first fit.
+#[derive(Debug)]
+pub struct Rule {
+    rows: Vec<Row>,
+    source: String,
+}
+
+#[derive(Debug)]
+struct Row {
+    choice: Choice,
+    ranks: Option<Vec<u32>>,
+    floats: Option<bool>,
+    up_to: Option<Bytes>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    schema: u32,
+    device: DeviceKind,
+    row: Vec<RawRow>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawRow {
+    variant: String,
+    ranks: Option<Vec<u32>>,
+    floats: Option<bool>,
+    up_to: Option<Bytes>,
+    #[serde(flatten)]
+    shape: Shape,
+}
+
+impl Rule {
+    /// That of this build for a kind of device.
+    ///
+    /// # Panics
+    /// If an embedded file is wrong, which a unit test rules out.
+    pub fn embedded(kind: DeviceKind) -> Arc<Self> {
+        static RULES: [OnceLock<Arc<Rule>>; 2] = [OnceLock::new(), OnceLock::new()];
+        let (cell, name, text) = match kind {
+            DeviceKind::Cuda => (&RULES[0], "configs/rules/cuda.toml", include_str!("../../configs/rules/cuda.toml")),
+            DeviceKind::Cpu => (&RULES[1], "configs/rules/cpu.toml", include_str!("../../configs/rules/cpu.toml")),
+        };
+        let parse = || Arc::new(Self::parse(name, text, kind).expect("embedded rules are checked by a test"));
+        Arc::clone(cell.get_or_init(parse))
+    }
+
+    /// A rule from TOML text.
+    ///
+    /// Errors: [`Error::Config`] with file, key and what would be right.
+    pub fn parse(name: &str, text: &str, kind: DeviceKind) -> Result<Self> {
+        let wrong = |key: String, detail: String| Error::Config { source_name: name.into(), key, detail };
+        let file: File = toml::from_str(text).map_err(|error| wrong("row".into(), error.to_string()))?;
+        if file.schema != 1 {
+            return Err(wrong("schema".into(), format!("{} is not known, this build reads 1", file.schema)));
+        }
+        if file.device != kind {
+            return Err(wrong("device".into(), format!("the rule is for {}, the device is {kind}", file.device)));
+        }
+        let mut rows = Vec::with_capacity(file.row.len());
+        for (index, raw) in file.row.into_iter().enumerate() {
+            let key = |field: &str| format!("row {}: {field}", index + 1);
+            let variant =
+                Manifest::embedded().get(&raw.variant).map_err(|error| wrong(key("variant"), error.to_string()))?;
+            if !variant.enabled {
+                return Err(wrong(key("variant"), format!("{} is disabled in the manifest", variant.name)));
+            }
+            variant.takes(&raw.shape).map_err(|error| wrong(key("shape"), error.to_string()))?;
+            for &ranks in raw.ranks.iter().flatten() {
+                WorldSize::new(ranks).map_err(|error| wrong(key("ranks"), error.to_string()))?;
+            }
+            let choice = Choice { variant: Arc::clone(variant), shape: raw.shape };
+            rows.push(Row { choice, ranks: raw.ranks, floats: raw.floats, up_to: raw.up_to });
+        }
+        let rule = Self { rows, source: text.into() };
+        rule.check_complete().map_err(|detail| wrong("row".into(), detail))?;
+        Ok(rule)
+    }
+
+    /// Every request has a row: the last one must fit everything.
+    fn check_complete(&self) -> Result<(), String> {
+        let fits_all = |row: &Row| row.ranks.is_none() && row.floats.is_none() && row.up_to.is_none();
+        match self.rows.last() {
+            Some(row) if fits_all(row) => Ok(()),
+            _ => Err("the last row must fit every request: no ranks, floats or up_to".into()),
+        }
+    }
+
+    /// The shapes of all rows: what a heap should have room for.
+    pub fn shapes(&self) -> impl Iterator<Item = &Shape> {
+        self.rows.iter().map(|row| &row.choice.shape)
+    }
+
+    /// The text the rule was read from; part of what ranks compare.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// The choice for a request: the first row that fits and whose variant has the type and operator and is trusted on the
+    /// architecture. With it the row's place, from 1.
+    ///
+    /// Errors: [`Error::Unsupported`] where there is none.
+    pub fn choose(&self, arch: &str, world_size: WorldSize, request: &Request) -> Result<(&Choice, usize)> {
+        let bytes = request.bytes();
+        let fits = |row: &&Row| {
+            row.ranks.as_ref().is_none_or(|ranks| ranks.contains(&world_size.get()))
+                && row.floats.is_none_or(|floats| floats == request.dtype.is_float())
+                && row.up_to.is_none_or(|limit| bytes <= limit.0)
+                && (!row.choice.shape.is_direct() || request.registered)
+        };
+        let mut numbered = (1..).zip(&self.rows).filter(|(_, row)| fits(row));
+        numbered
+            .find(|(_, row)| row.choice.serves(arch, request))
+            .map(|(place, row)| (&row.choice, place))
+            .ok_or_else(|| Error::unsupported(format!("no variant serves {} {}", request.dtype, request.op)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{DType, ReduceOp};
+    use crate::variant::Lanes;
+
+    #[test]
+    fn embedded_rules_serve_everything() {
+        for kind in [DeviceKind::Cuda, DeviceKind::Cpu] {
+            for &dtype in DType::ALL {
+                for &op in ReduceOp::ALL {
+                    for count in [1, 1 << 12, 1 << 30] {
+                        let world_size = WorldSize::new(3).unwrap();
+                        let request = Request { count, dtype, op, registered: false };
+                        for arch in ["sm_90a", "sm_80", "cpu"] {
+                            Rule::embedded(kind).choose(arch, world_size, &request).unwrap();
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn untried_protocols_are_passed_over() {
+        let rule = Rule::embedded(DeviceKind::Cuda);
+        let request = Request { count: 1, dtype: DType::F32, op: ReduceOp::Sum, registered: false };
+        let choose = |arch| rule.choose(arch, WorldSize::new(4).unwrap(), &request).unwrap().0.variant.name.clone();
+        assert_eq!(choose("sm_90a"), "one_shot_push");
+        assert_ne!(choose("sm_75"), "one_shot_push");
+    }
+
+    #[test]
+    fn rows_have_shapes() {
+        let text = "schema = 1\ndevice = \"cpu\"\n[[row]]\nvariant = \"ring\"\nlanes = \"by_size\"\nchunk = \"2K\"\nslots = 2\n";
+        let rule = Rule::parse("t.toml", text, DeviceKind::Cpu).unwrap();
+        let request = Request { count: 1, dtype: DType::F32, op: ReduceOp::Sum, registered: false };
+        let (choice, place) = rule.choose("cpu", WorldSize::new(2).unwrap(), &request).unwrap();
+        let shape = Shape { lanes: Some(Lanes::BySize), chunk: Some(Bytes(2048)), slots: Some(2), ..Shape::default() };
+        assert_eq!((choice.shape, place), (shape, 1));
+    }
+
+    #[test]
+    fn rows_with_direct_outputs_are_for_registered_ones() {
+        let text = "schema = 1\ndevice = \"cpu\"\n[[row]]\nvariant = \"ring\"\noutput = \"direct\"\nup_to = \"1G\"\n\
+                    [[row]]\nvariant = \"one_shot_push\"\n";
+        let rule = Rule::parse("t.toml", text, DeviceKind::Cpu).unwrap();
+        let chosen = |registered| {
+            let request = Request { count: 1, dtype: DType::F32, op: ReduceOp::Sum, registered };
+            rule.choose("cpu", WorldSize::new(2).unwrap(), &request).unwrap().0.variant.name.clone()
+        };
+        assert_eq!((chosen(true), chosen(false)), ("ring".to_owned(), "one_shot_push".to_owned()));
+    }
+
+    #[test]
+    fn wrong_rules_name_file_row_and_key() {
+        let parse = |text: &str| Rule::parse("t.toml", text, DeviceKind::Cpu).unwrap_err().to_string();
+        let start = "schema = 1\ndevice = \"cpu\"\n";
+        let error = parse(&format!("{start}[[row]]\nvariant = \"warp_drive\"\n"));
+        assert!(error.contains("t.toml") && error.contains("row 1: variant"), "{error}");
+        let error = parse(&format!("{start}[[row]]\nvariant = \"one_shot_push\"\nup_to = \"12Q\"\n"));
+        assert!(error.contains("12Q"), "{error}");
+        let error = parse(&format!("{start}[[row]]\nvariant = \"ring\"\nslots = 3\n"));
+        assert!(error.contains("row 1: shape") && error.contains("slots=3"), "{error}");
+        let error = parse(&format!("{start}[[row]]\nvariant = \"ring\"\nlane = 3\n"));
+        assert!(error.contains("lane"), "{error}");
+        let error = parse(&format!("{start}[[row]]\nvariant = \"one_shot_push\"\nup_to = \"1K\"\n"));
+        assert!(error.contains("last row"), "{error}");
+        let error = parse("schema = 2\ndevice = \"cpu\"\nrow = []\n");
+        assert!(error.contains("schema"), "{error}");
+    }
+}

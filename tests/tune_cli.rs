@@ -1,0 +1,286 @@
+//! `myelon-tune` as scripts see it, on the CPU device: from its arguments to a table that `auto` takes.
+#![cfg(feature = "cli")]
+
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use myelon_ccl::measure::Results;
+use myelon_ccl::table::{Buffers, DTypeClass, LaneTable};
+use myelon_ccl::{Communicator, WorldSize};
+use rustix::process::{Pid, Signal, kill_process};
+
+/// Kernels are compiled once for all tests.
+const CACHE: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/kernels");
+/// What takes a second or two on an idle machine.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A program, unaware of who runs the tests: no launcher, no settings, no GPU.
+fn command(program: &str, directory: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(program);
+    for (name, _) in std::env::vars_os() {
+        let name = name.to_string_lossy();
+        if ["MYELON_", "OMPI_", "PMI"].iter().any(|prefix| name.starts_with(prefix)) {
+            command.env_remove(&*name);
+        }
+    }
+    command.args(arguments).args(["--device", "cpu"]).current_dir(directory).env("MYELON_CACHE", CACHE);
+    command
+}
+
+fn tune(directory: &Path, arguments: &[&str]) -> Command {
+    command(env!("CARGO_BIN_EXE_myelon-tune"), directory, arguments)
+}
+
+/// Two ranks as a launcher starts them; they meet at a port that was free a moment ago.
+fn launched(directory: &Path, arguments: &[&str]) -> [Command; 2] {
+    let root = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    ["0", "1"].map(|rank| {
+        let mut command = tune(directory, arguments);
+        command.env("MYELON_RANK", rank).env("MYELON_WORLD_SIZE", "2").env("MYELON_ROOT", &root);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    })
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+#[track_caller]
+fn succeeded(output: Output) -> String {
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    text(&output.stdout).to_owned()
+}
+
+#[track_caller]
+fn await_file(path: &Path, of: &mut Child) {
+    let end = Instant::now() + PATIENCE;
+    while !path.exists() {
+        assert_eq!(of.try_wait().unwrap(), None, "it ended early");
+        assert!(Instant::now() < end, "{} never came", path.display());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn variants(table: &LaneTable) -> Vec<String> {
+    let mut names: Vec<_> =
+        table.sections().iter().flat_map(|it| &it.rows).map(|row| row.choice.variant.name.clone()).collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
+const TWO: [&str; 6] = ["--variant", "two_shot_push,ring", "--ranks", "2", "-G", "2"];
+
+#[test]
+fn a_table_is_tuned_and_taken() {
+    let directory = tempfile::tempdir().unwrap();
+    let here = directory.path();
+    let line = [&TWO[..], &["-b", "1K", "-e", "64K", "-f", "8", "-n", "2", "-o", "t.toml"]].concat();
+    let said = succeeded(tune(here, &line).output().unwrap());
+    for part in ["f32 and i32, 3 sizes from 1K to 64K", "the times mean nothing", "# wrote t.toml"] {
+        assert!(said.contains(part), "'{part}' is missing from: {said}");
+    }
+    let table = LaneTable::read(&here.join("t.toml")).unwrap();
+    assert!(table.complete && !here.join("t.toml.journal.json").exists());
+    let classes: Vec<_> = table.sections().iter().map(|section| (section.ranks.get(), section.dtypes)).collect();
+    assert_eq!(classes, [(2, DTypeClass::Float), (2, DTypeClass::Integer)]);
+    for section in table.sections() {
+        let asked = [1 << 10, 8 << 10, 64 << 10];
+        assert!(asked.iter().all(|bytes| section.rows.iter().any(|row| row.measured.at.0 == *bytes)), "{section:?}");
+        assert!(section.rows.iter().all(|row| row.measured.p50_us > 0.0));
+    }
+
+    // What it says is what runs, and the log says why.
+    let line =
+        ["--variant", "auto", "--ranks", "2", "-b", "8K", "-e", "8K", "-n", "1", "-w", "0", "--json", "run.json"];
+    let mut perf = command(env!("CARGO_BIN_EXE_myelon-perf"), here, &line);
+    perf.env("MYELON_LANE_TABLE", "t.toml").env("MYELON_LOG", "myelon_ccl=debug");
+    let output = perf.output().unwrap();
+    let log = text(&output.stderr).to_owned();
+    succeeded(output);
+    let two = WorldSize::new(2).unwrap();
+    let row = table.choose(two, DTypeClass::Float, Buffers::Plain, 8 << 10).unwrap();
+    let decision = format!("f32 sum of 8192 bytes: {} (t.toml, the row from", row.choice);
+    assert_eq!(log.matches(&decision).count(), 2, "once a rank: {log}");
+    let ran = Results::read(&here.join("run.json")).unwrap().rows.remove(0);
+    assert_eq!(
+        (ran.wrong, ran.variant.as_str(), ran.threads),
+        (Some(0), &*row.choice.variant.name, row.choice.shape.threads.unwrap())
+    );
+
+    // A judge takes it as well.
+    let line =
+        [&TWO[..], &["-b", "8K", "-e", "8K", "-n", "2", "-d", "f32", "--judge", "t.toml", "-o", "j.toml"]].concat();
+    let output = tune(here, &line).output().unwrap();
+    assert!(matches!(output.status.code(), Some(0 | 1)), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).contains("of 1 cases"), "{}", text(&output.stdout));
+}
+
+#[test]
+fn a_stale_table_and_one_for_other_ranks_are_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let here = directory.path();
+    let line = [&TWO[..], &["-b", "1K", "-e", "1K", "-n", "1", "-d", "f32", "-o", "t.toml"]].concat();
+    succeeded(tune(here, &line).output().unwrap());
+    let written = std::fs::read_to_string(here.join("t.toml")).unwrap();
+    let hash = format!("\"{}\"", LaneTable::read(&here.join("t.toml")).unwrap().provenance.source_hash);
+    std::fs::write(here.join("stale.toml"), written.replace(&hash, "\"ff00\"")).unwrap();
+    std::fs::write(here.join("bad.toml"), written.replace("lanes =", "lane =")).unwrap();
+    let perf = |table: &str, ranks: &str| {
+        let line = ["--variant", "auto", "--ranks", ranks, "-b", "1K", "-e", "1K", "-n", "1"];
+        let output = command(env!("CARGO_BIN_EXE_myelon-perf"), here, &line).env("MYELON_LANE_TABLE", table).output();
+        let output = output.unwrap();
+        (output.status.code(), text(&output.stderr).to_owned())
+    };
+    let (code, log) = perf("t.toml", "2");
+    assert_eq!((code, log.as_str()), (Some(0), ""));
+    let (code, log) = perf("stale.toml", "2");
+    assert!(
+        code == Some(0) && log.contains("stale.toml is stale (kernels") && log.contains("measured with ff00"),
+        "{log}"
+    );
+    let (code, log) = perf("t.toml", "3");
+    assert!(code == Some(0) && log.contains("no section for 3 ranks") && log.contains("myelon-tune"), "{log}");
+    let (code, log) = perf("bad.toml", "2");
+    assert!(code == Some(2) && log.contains("bad.toml: line ") && log.contains(": lane: "), "{log}");
+}
+
+/// In one variant a rank never comes to the barrier, another one's result is a rank's input.
+#[test]
+fn what_stalls_or_is_wrong_is_out_and_the_search_goes_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let here = directory.path();
+    let tree = here.join("cuda");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("cuda");
+    assert!(Command::new("cp").arg("-r").args([&source, &tree]).status().unwrap().success());
+    for (file, from, to) in [
+        ("algo/signal_one_shot.cuh", "barrier.arrive();", "if (args.rank != 0) barrier.arrive();"),
+        ("algo/signal_two_shot.cuh", "reduce_in_order<T, Op>(packs)", "packs[0]"),
+    ] {
+        let text = std::fs::read_to_string(tree.join(file)).unwrap();
+        assert_eq!(text.matches(from).count(), 1, "{file}");
+        std::fs::write(tree.join(file), text.replace(from, to)).unwrap();
+    }
+    let line =
+        ["--variant", "signal_one_shot,signal_two_shot,two_shot_push", "--ranks", "2", "-G", "2", "--lanes", "4"];
+    let size = ["-b", "4K", "-e", "4K", "-n", "2", "-d", "f32", "-o", "t.toml"];
+    let mut tuning = tune(here, &[&line[..], &size].concat());
+    tuning.env("MYELON_KERNEL_TREE", &tree).env("MYELON_TIMEOUT", "2").env("MYELON_CACHE", here.join("kernels"));
+    let said = succeeded(tuning.output().unwrap());
+    for part in [
+        "# dropped: signal_one_shot lanes=4",
+        "stalled: rank",
+        "# dropped: signal_two_shot lanes=4",
+        "wrong elements (4096 bytes)",
+    ] {
+        assert!(said.contains(part), "'{part}' is missing from: {said}");
+    }
+    assert_eq!(variants(&LaneTable::read(&here.join("t.toml")).unwrap()), ["two_shot_push"]);
+}
+
+#[test]
+fn a_lost_rank_ends_the_run_and_another_one_goes_on_from_the_journal() {
+    let directory = tempfile::tempdir().unwrap();
+    let here = directory.path();
+    let (journal, table) = (here.join("t.toml.journal.json"), here.join("t.toml"));
+    std::fs::write(&table, "as it was").unwrap();
+    let of = |more: &[&'static str]| {
+        [&TWO[..2], &["-G", "2", "-b", "1K", "-e", "4K", "-d", "f32", "-o", "t.toml"], more].concat()
+    };
+    let [first, second] = launched(here, &of(&["-n", "10000"])).map(|mut rank| rank.spawn().unwrap());
+    let (mut first, mut second) = (first, second);
+    await_file(&journal, &mut first);
+    second.kill().unwrap();
+    second.wait().unwrap();
+    let killed = Instant::now();
+    let output = first.wait_with_output().unwrap();
+    assert!(killed.elapsed() < Duration::from_secs(100), "peers hear of a loss within seconds");
+    assert_eq!(output.status.code(), Some(3), "{}", text(&output.stderr));
+    assert!(
+        text(&output.stderr).contains("rank 1") && text(&output.stderr).contains("--resume"),
+        "{}",
+        text(&output.stderr)
+    );
+    assert_eq!(std::fs::read_to_string(&table).unwrap(), "as it was");
+
+    let ranks = launched(here, &of(&["-n", "2", "--resume"])).map(|mut rank| rank.spawn().unwrap());
+    let [first, second] = ranks.map(|rank| rank.wait_with_output().unwrap());
+    assert!(succeeded(first).contains("# resumed with"));
+    assert!(succeeded(second).is_empty(), "one rank prints");
+    assert!(LaneTable::read(&table).unwrap().complete && !journal.exists());
+}
+
+#[test]
+fn an_interrupted_search_leaves_a_table_of_what_is_known() {
+    let directory = tempfile::tempdir().unwrap();
+    let here = directory.path();
+    let line = [&TWO[..], &["-b", "1K", "-e", "4K", "-n", "10000", "-o", "t.toml"]].concat();
+    let mut tuning = tune(here, &line);
+    let mut running = tuning.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    await_file(&here.join("t.toml.journal.json"), &mut running);
+    kill_process(Pid::from_child(&running), Signal::INT).unwrap();
+    let said = succeeded(running.wait_with_output().unwrap());
+    assert!(said.contains("# cut: interrupted"), "{said}");
+    let table = LaneTable::read(&here.join("t.toml")).unwrap();
+    assert!(!table.complete && !table.sections().is_empty());
+}
+
+#[test]
+fn ranks_with_different_tables_refuse_each_other() {
+    let directory = tempfile::tempdir().unwrap();
+    let here = directory.path();
+    let line = [&TWO[..], &["-b", "1K", "-e", "1K", "-n", "1", "-d", "f32", "-o", "t.toml"]].concat();
+    succeeded(tune(here, &line).output().unwrap());
+    let table = |text: &str| myelon_ccl::Options {
+        table: Some(LaneTable::parse("t", text).unwrap().into()),
+        ..Default::default()
+    };
+    let one = std::fs::read_to_string(here.join("t.toml")).unwrap();
+    let other = one.replace("complete = true", "complete = false");
+    let group = myelon_ccl::bootstrap::LocalBootstrap::group(WorldSize::new(2).unwrap(), PATIENCE);
+    let errors: Vec<_> = std::thread::scope(|scope| {
+        let ranks = group.into_iter().zip([&one, &other]).map(|(bootstrap, text)| {
+            scope.spawn(move || {
+                let device = myelon_ccl::device::cpu::CpuDevice::new(0).unwrap();
+                Communicator::connect(device, std::sync::Arc::new(bootstrap), table(text)).unwrap_err().to_string()
+            })
+        });
+        let ranks: Vec<_> = ranks.collect();
+        ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
+    });
+    assert!(errors.iter().all(|error| error.contains("disagree on the lane tables")), "{errors:?}");
+}
+
+#[test]
+fn what_cannot_be_tuned_is_refused_in_one_line() {
+    let directory = tempfile::tempdir().unwrap();
+    let here = directory.path();
+    let cases: [(&[&str], &str); 9] = [
+        (&["--ranks", "1"], "2 or more"),
+        (&["--variant", "rign"], "unknown variant 'rign'"),
+        (&["-d", "f32,bf16"], "both are of the class float"),
+        (&["-d", "all"], "one type for each class"),
+        (&["-b", "2K", "-e", "1K"], "swap -b and -e"),
+        (&["-b", "4", "-e", "8"], "use 8 or more"),
+        (&["-o", "missing/t.toml"], "cannot write missing/t.toml"),
+        (&["--judge", "none.toml"], "cannot read none.toml"),
+        (&["--footprint", "1K"], "no candidate is left"),
+    ];
+    for (arguments, part) in cases {
+        let file: &[&str] = if arguments.contains(&"-o") { &[] } else { &["-o", "t.toml"] };
+        let output = tune(here, &[file, arguments].concat()).output().unwrap();
+        let message = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {message}");
+        assert!(message.starts_with("error: ") && message.lines().count() == 1 && message.contains(part), "{message}");
+    }
+    let mut forced = tune(here, &["-o", "t.toml"]);
+    assert!(text(&forced.env("MYELON_VARIANT", "ring").output().unwrap().stderr).contains("unset both"));
+    assert!(!here.join("t.toml").exists());
+    let help = succeeded(tune(here, &["--help"]).output().unwrap());
+    for part in ["How it searches", "--budget", "--resume", "Exit status: 0"] {
+        assert!(help.contains(part), "'{part}' is missing");
+    }
+}
