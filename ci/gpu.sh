@@ -5,10 +5,10 @@
 #
 # What myelon-doctor finds; the fault tests, the litmus and the soak on all GPUs, and a small sweep on two under compute-sanitizer where there is one; for
 # every world size from 2 to the number of visible GPUs: conformance, an eager sweep, a sweep of graph replays, the studies of
-# patterns, what waits do to neighbours, and a short sweep under mpirun where there is one. Sweeps are held against the stored ones
-# of such a machine, and auto against the best variant and the baselines (myelon-perf compare). Every command has a deadline; one
-# that fails or hangs does not stop the rest. JSON, logs and report.html go to $OUT; a summary comes last. Exit status: 0 all well, 1 something
-# failed, 2 nothing to run on.
+# patterns, what waits do to neighbours, overlaps with a product of matrices, and a short sweep under mpirun where there is one.
+# Sweeps are held against the stored ones of such a machine, and auto against the best variant and the baselines (myelon-perf
+# compare). Every command has a deadline; one that fails or hangs does not stop the rest. JSON, logs and report.html go to $OUT; a
+# summary comes last. Exit status: 0 all well, 1 something failed, 2 nothing to run on.
 #
 # Environment:
 #   OUT=results/new        where results go
@@ -19,6 +19,7 @@
 #   AGAINST                as --against; unset: myelon-perf's own choice
 #   STORED=BUNDLE/results                   earlier sweeps, MACHINE/NAME-RANKS.json; the newest of equal GPUs is the standard
 #   THRESHOLD=5 AUTO_WITHIN=3               percent that a row may be slower, and that auto may be behind; not on the CPU
+#   OVERLAP_LANES=16,32,64,128              lanes of the variants that are measured beside a product; 2,4 on the CPU
 #   ABLATION_SECONDS=300                    time for the studies of one world size; 20 on the CPU
 #   TUNE_SECONDS=420                        budget of myelon-tune for one world size, and a sweep with its table; unset: neither
 #   LITMUS_TRIES=100000000                  messages of each pattern between every two GPUs
@@ -41,6 +42,7 @@ out=${OUT:-results/new}
 stored=${STORED:-$bundle/results}
 device=${DEVICE:-cuda}
 ablation_seconds=${ABLATION_SECONDS:-$([[ $device == cpu ]] && echo 20 || echo 300)}
+overlap_lanes=${OVERLAP_LANES:-$([[ $device == cpu ]] && echo 2,4 || echo 16,32,64,128)}
 soak_operations=${SOAK_OPERATIONS:-$([[ $device == cpu ]] && echo 5000 || echo 1000000)}
 test_seconds=${TEST_SECONDS:-600}
 sweep_seconds=${SWEEP_SECONDS:-600}
@@ -227,6 +229,8 @@ for ranks in "${sizes[@]}"; do
   [[ -z ${TUNE_SECONDS:-} ]] || tune_steps "$ranks"
   sweep_step "$ranks" ablation "${perf[@]}" --ranks "$ranks" --ablate --budget "$ablation_seconds"
   sweep_step "$ranks" neighbour "$bundle/myelon-perf" neighbour --device "$device" --ranks "$ranks"
+  sweep_step "$ranks" overlap "${perf[@]}" --ranks "$ranks" --overlap -n 10 -w 2 --lanes "$overlap_lanes" \
+    --variant auto,ring,ring_specialized,ring_copy_engine,two_shot_push
   if command -v mpirun >/dev/null; then
     sweep_step "$ranks" mpirun mpirun --allow-run-as-root --oversubscribe -np "$ranks" "${perf[@]}" -b 1K -e 1M -f 32 -n 5 -w 2 --variant all
   else

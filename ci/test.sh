@@ -215,8 +215,9 @@ step_perf() {
 
   # The tables and plots that are committed are those of the results that are.
   bounded 60 "$binaries/myelon-perf" report results/*/{eager,graph}-*.json --readme README.md --svg docs/plots/allreduce.svg --check
+  shopt -s nullglob
   bounded 60 "$binaries/myelon-perf" report results/*/ablation-*.json --patterns docs/PATTERNS.md \
-    --neighbours results/*/neighbour-*.json --check
+    --neighbours results/*/neighbour-*.json --overlaps results/*/overlap-*.json --check
 }
 
 step_tune() {

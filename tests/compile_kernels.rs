@@ -35,7 +35,7 @@ fn sources(arch: &str) -> Vec<(KernelSource, bool)> {
                     |variant: &&Arc<VariantSpec>| variant.supports(dtype, op).is_ok() && variant.runs_on(arch).is_ok();
                 for variant in Manifest::embedded().all().filter(fits) {
                     for sentinel in [true, false] {
-                        let (layout, _) = HeapLimits::of(DeviceKind::Cuda).layout(world_size).unwrap();
+                        let (layout, _) = HeapLimits::of(DeviceKind::Cuda, world_size).layout(world_size).unwrap();
                         let terrain = Terrain { device: DeviceKind::Cuda, world_size, layout: &layout, sentinel, arch };
                         // What is compiled in has nothing to do with types: its points with one of them, and most ranks.
                         let parameters = &variant.parameters;

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use myelon_ccl::baseline::{self, MatrixProduct};
 use myelon_ccl::device::cuda::{self, CudaDevice, Link};
+use myelon_ccl::device::handles::Stream;
 use myelon_ccl::device::{Device, DeviceKind, DevicePtr, KernelHandle, KernelImage, KernelSource, LaunchShape};
 use myelon_ccl::device::{EventHandle, StreamHandle};
 
@@ -399,4 +401,35 @@ fn a_file_that_is_no_kernel_is_refused() {
     std::fs::write(&path, "").unwrap();
     let error = bench.device.load(&KernelImage { name: "torn".into(), path }).unwrap_err();
     assert!(error.to_string().contains("torn.cubin is no machine code"), "{error}");
+}
+
+/// cuBLAS on a device's stream, held against a product in `f32`: the sums are exact to a `bf16`'s 8 bits.
+#[test]
+fn a_product_of_matrices_is_that_of_its_operands() {
+    let Some(device) = gpu(0) else { return };
+    if let Err(error) = baseline::cublas_version() {
+        println!("skipped: {error}");
+        return;
+    }
+    let device: Arc<dyn Device> = device;
+    let stream = Stream::new(&device).unwrap();
+    let order = 96usize;
+    let product = MatrixProduct::new(&device, &stream, order as u32).unwrap();
+    println!("{}", product.describe());
+    product.queue().unwrap();
+    let [left, right, result] = product.matrices().each_ref().map(|matrix| {
+        let mut bytes = vec![0u8; matrix.bytes() as usize];
+        matrix.download(&mut bytes, &stream).unwrap();
+        let (numbers, _) = bytes.as_chunks::<2>();
+        numbers.iter().map(|&number| half::bf16::from_ne_bytes(number).to_f32()).collect::<Vec<_>>()
+    });
+    assert_ne!(left, right);
+    for (at, &seen) in result.iter().enumerate() {
+        let (row, column) = (at % order, at / order);
+        let expected: f32 = (0..order).map(|k| left[k * order + row] * right[column * order + k]).sum();
+        assert!(
+            (seen - expected).abs() <= expected.abs() / 128.0 + 1e-4,
+            "row {row}, column {column}: {seen}, not {expected}"
+        );
+    }
 }

@@ -54,7 +54,7 @@ fn defaults() -> Vec<Default> {
     let mut defaults: Vec<Default> = Vec::new();
     for variant in Manifest::embedded().enabled().filter(|variant| variant.runs_on(ARCH).is_ok()) {
         for world_size in RANKS.map(|ranks| WorldSize::new(ranks).unwrap()) {
-            let (layout, _) = HeapLimits::of(DeviceKind::Cuda).layout(world_size).unwrap();
+            let (layout, _) = HeapLimits::of(DeviceKind::Cuda, world_size).layout(world_size).unwrap();
             let terrain = Terrain { device: DeviceKind::Cuda, world_size, layout: &layout, sentinel: true, arch: ARCH };
             for bytes in SIZES {
                 let request = Request { count: bytes / 4, dtype: DType::F32, op: ReduceOp::Sum, registered: false };

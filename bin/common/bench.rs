@@ -8,6 +8,7 @@ use myelon_ccl::memory::Window;
 use myelon_ccl::{Communicator, Error, Operation, Result};
 
 use myelon_ccl::measure::Baseline;
+use myelon_ccl::measure::overlap::NcclMemory;
 use myelon_ccl::variant::Request;
 use myelon_ccl::verify::Tally;
 
@@ -160,6 +161,11 @@ impl Bench {
         rival.supports(request, self.operands(&Engine::Rival(baseline)), &self.stream)
     }
 
+    /// Device memory that NCCL holds on this rank by now; none where it is not connected. Nobody else may have allocated since then.
+    pub(crate) fn rival_memory(&self) -> Result<Option<NcclMemory>> {
+        self.rival.as_ref().map(|rival| rival.memory(self.communicator.device())).transpose()
+    }
+
     /// Queues one operation.
     pub(crate) fn issue(&self, planned: &Planned) -> Result<()> {
         let (operation, stream) = (self.operation(planned, 0), self.stream.handle());
@@ -227,7 +233,7 @@ impl Bench {
     }
 
     /// Leaves nothing queued behind. What is still running after a failure is told to stop, so that the wait is short.
-    fn settle(&self) {
+    pub(crate) fn settle(&self) {
         let device = self.communicator.device();
         if !device.stream_is_idle(self.stream.handle()).unwrap_or(true) {
             self.communicator.abort("the sweep failed on this rank");

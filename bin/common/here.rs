@@ -32,6 +32,10 @@ pub(crate) trait Surroundings {
     ///
     /// Errors: one that names the type and what it needs.
     fn has(&self, device: DeviceKind, dtype: DType) -> Result<()>;
+    /// Whether there is something to run beside all-reduces.
+    ///
+    /// Errors: one that names what is missing and how to get it.
+    fn has_neighbour(&self, device: DeviceKind) -> Result<()>;
     /// Whether a variant takes these parameters.
     ///
     /// Errors: one that names the variant, the parameter, and what would be right.
@@ -109,6 +113,13 @@ impl Surroundings for Here {
 
     fn has(&self, device: DeviceKind, dtype: DType) -> Result<()> {
         self.arch_of(device).map_or(Ok(()), |arch| dtype_runs_on(dtype, arch))
+    }
+
+    fn has_neighbour(&self, device: DeviceKind) -> Result<()> {
+        match device {
+            DeviceKind::Cuda => baseline::cublas_version().map(drop),
+            DeviceKind::Cpu => Ok(()),
+        }
     }
 
     fn takes(&self, variant: &str, shape: &Shape) -> Result<()> {

@@ -20,6 +20,8 @@ pub(crate) struct Seat {
     pub(crate) name: String,
     /// Equal on ranks that share a device.
     pub(crate) identity: String,
+    /// Bytes of device memory that its communicator holds.
+    pub(crate) footprint: u64,
 }
 
 /// Everyone's seats in rank order. Collective.
@@ -31,6 +33,7 @@ pub(crate) fn seats(communicator: &Communicator) -> Result<Vec<Seat>> {
         ordinal: properties.ordinal,
         name: properties.name.clone(),
         identity: properties.identity.clone(),
+        footprint: communicator.footprint_bytes(),
     };
     exchange::words(&**communicator.bootstrap(), "naming devices", &own)
 }
@@ -41,7 +44,13 @@ pub(crate) fn lines(seats: &[Seat]) -> Vec<RankLine> {
         rank: rank as u32,
         process: seat.process,
         host: seat.host.clone(),
-        device: format!("{} {} [{}]", seat.ordinal, seat.name, seat.identity),
+        device: format!(
+            "{} {} [{}], heap of {} MiB",
+            seat.ordinal,
+            seat.name,
+            seat.identity,
+            seat.footprint.div_ceil(1 << 20)
+        ),
     };
     seats.iter().enumerate().map(line).collect()
 }
@@ -97,11 +106,12 @@ mod tests {
             ordinal: 0,
             name: "NVIDIA H200".into(),
             identity: identity.into(),
+            footprint: (124 << 20) + 1,
         };
         let (apart, together) = ([seat("a"), seat("b")], [seat("a"), seat("b"), seat("a")]);
         assert_eq!(caution(DeviceKind::Cuda, &apart), None);
         assert!(caution(DeviceKind::Cuda, &together).unwrap().contains("ranks share GPUs"));
         assert!(caution(DeviceKind::Cpu, &apart).unwrap().contains("real kernels on the CPU"));
-        assert_eq!(lines(&apart)[1].device, "0 NVIDIA H200 [b]");
+        assert_eq!(lines(&apart)[1].device, "0 NVIDIA H200 [b], heap of 125 MiB");
     }
 }

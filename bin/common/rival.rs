@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use myelon_ccl::baseline::{NcclCommunicator, SymmetricBuffer};
 use myelon_ccl::device::handles::Stream;
-use myelon_ccl::device::{Device, StreamHandle};
+use myelon_ccl::device::{Device, StreamHandle, cuda};
 use myelon_ccl::measure::Baseline;
+use myelon_ccl::measure::overlap::NcclMemory;
 use myelon_ccl::variant::Request;
 use myelon_ccl::{Communicator, Error, Rank, Result};
 
@@ -23,6 +24,8 @@ pub(crate) struct Rival {
     // INVARIANT: declared before `communicator`, which goes only once its windows are gone.
     symmetric: Option<Windows>,
     communicator: NcclCommunicator,
+    /// What was free of the GPU's memory before.
+    free_before: u64,
 }
 
 /// Operands that are registered on all ranks.
@@ -41,6 +44,7 @@ impl Rival {
         }
         let (rank, bootstrap) = (communicator.rank(), communicator.bootstrap());
         let ordinal = communicator.device().properties().ordinal;
+        let free_before = cuda::free_bytes(ordinal)?;
         let all_gather = |bytes: &[u8]| bootstrap.all_gather("connecting nccl", bytes);
         let nccl = NcclCommunicator::connect(&all_gather, rank, communicator.world_size(), ordinal, PATIENCE)?;
         let symmetric = if room.against.contains(&Baseline::NcclSymmetric) {
@@ -50,7 +54,17 @@ impl Rival {
         } else {
             None
         };
-        Ok(Some(Self { rank, symmetric, communicator: nccl }))
+        Ok(Some(Self { rank, symmetric, communicator: nccl, free_before }))
+    }
+
+    /// What is gone of the GPU's memory since before the ranks connected, and how much of it the operands take that are registered.
+    pub(crate) fn memory(&self, device: &Arc<dyn Device>) -> Result<NcclMemory> {
+        let free = cuda::free_bytes(device.properties().ordinal)?;
+        let windows = self.symmetric.iter().flat_map(|windows| windows.input.iter().chain([&windows.output]));
+        Ok(NcclMemory {
+            bytes: self.free_before.saturating_sub(free),
+            window_bytes: windows.map(SymmetricBuffer::bytes).sum(),
+        })
     }
 
     /// The registered operands; none where nothing is measured on them.

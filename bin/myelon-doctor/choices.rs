@@ -47,7 +47,7 @@ impl Choices {
             let request = Request { count: bytes / 4, dtype: DType::F32, op: ReduceOp::Sum, registered: false };
             dispatcher.choose(&request).map(|decision| Choice { bytes, choice: decision.choice.to_string() })
         };
-        let (_, heap_bytes) = HeapLimits::for_shapes(kind, false, dispatcher.shapes()).layout(ranks)?;
+        let (_, heap_bytes) = HeapLimits::for_shapes(kind, ranks, false, dispatcher.shapes()).layout(ranks)?;
         let untried = Manifest::embedded().enabled().filter(|spec| !spec.is_trusted_on(arch));
         Ok(Self {
             ranks: ranks.get(),

@@ -12,8 +12,9 @@ const ABOUT: &str = "settings";
 const OWN: &str = "MYELON_";
 
 /// The variables that README.md lists; a test compares.
-const KNOWN: [&str; 20] = [
+const KNOWN: [&str; 22] = [
     "MYELON_TIMEOUT",
+    "MYELON_LANE_TABLE",
     "MYELON_VARIANT",
     "MYELON_LANES",
     "MYELON_SENTINEL",
@@ -28,6 +29,7 @@ const KNOWN: [&str; 20] = [
     "MYELON_CUDA_LIB",
     "MYELON_NVRTC_LIB",
     "MYELON_NCCL_LIB",
+    "MYELON_CUBLAS_LIB",
     "MYELON_KERNEL_TREE",
     "MYELON_CXX",
     "MYELON_CPU_DELAYS",

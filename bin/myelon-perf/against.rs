@@ -23,7 +23,8 @@ pub(crate) fn baselines(
     here: &dyn Surroundings,
 ) -> Result<Vec<Baseline>> {
     let Some(asked) = &args.against else {
-        return Ok(if has_rivals(device, shares_gpus, here) { vec![Baseline::Nccl] } else { Vec::new() });
+        let usual = if args.overlap { &Baseline::ALL[..] } else { &[Baseline::Nccl] };
+        return Ok(if has_rivals(device, shares_gpus, here) { usual.to_vec() } else { Vec::new() });
     };
     let chosen: Vec<_> =
         Baseline::ALL.into_iter().filter(|&baseline| asked.contains(&Against::Baseline(baseline))).collect();

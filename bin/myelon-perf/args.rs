@@ -28,6 +28,8 @@ Examples:
       one process a GPU, started by a launcher
   myelon-perf --ablate --json ablation-8.json
       which patterns pay where, held against what is claimed of them
+  myelon-perf --overlap --variant ring,ring_specialized --lanes 16,32,128 --json overlap.json
+      what an all-reduce of 256M and a product of matrices cost each other, for each number of lanes, and with NCCL
   myelon-perf report results/*/*.json -o report.html
       earlier runs as a page for a browser
   myelon-perf report results/*/{eager,graph}-*.json --readme README.md --svg docs/plots/allreduce.svg
@@ -169,6 +171,10 @@ pub(crate) struct SweepArgs {
         "begin", "end", "factor", "step", "repeats", "dtypes", "ops", "graph", "batch", "variants", "against", "in_place", "registered", "csv",
     ])]
     pub(crate) ablate: Option<Option<PathBuf>>,
+    /// Time each candidate alone and beside a kernel of somebody else's, a large product of matrices by cuBLAS, and that kernel alone and
+    /// beside all-reduces: 256M (64K on the CPU), against nccl and nccl_symmetric, unless told.
+    #[arg(long, conflicts_with_all = ["ablate", "graph", "batch", "csv"])]
+    pub(crate) overlap: bool,
     /// Start no further case of the studies after this time; 480 unless told.
     #[arg(long, value_name = "SECONDS", requires = "ablate")]
     pub(crate) budget: Option<u64>,
@@ -211,6 +217,9 @@ pub(crate) struct ReportArgs {
     /// With --patterns, JSON files that `neighbour --json` wrote: what waits do to other kernels.
     #[arg(long, value_name = "FILE", num_args = 1.., requires = "patterns")]
     pub(crate) neighbours: Vec<PathBuf>,
+    /// With --patterns, JSON files that `--overlap --json` wrote: what running all-reduces cost other kernels.
+    #[arg(long, value_name = "FILE", num_args = 0.., requires = "patterns")]
+    pub(crate) overlaps: Vec<PathBuf>,
     /// Print the tables; also what happens where neither file is named.
     #[arg(long, conflicts_with = "check")]
     pub(crate) markdown: bool,

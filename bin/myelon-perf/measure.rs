@@ -1,10 +1,10 @@
-//! What one rank does from its communicator to its share of the outcome: a sweep, or studies.
+//! What one rank does from its communicator to its share of the outcome: a sweep, studies, or overlaps.
 
 use myelon_ccl::{Communicator, Result};
 
 use crate::bench::Bench;
 use crate::request::SweepRequest;
-use crate::{ablate, sweep};
+use crate::{ablate, overlap, sweep};
 
 /// What rank 0 shows and stores at the end of a run.
 pub(crate) trait Output {
@@ -21,6 +21,11 @@ pub(crate) trait Output {
 pub(crate) fn measure(communicator: Communicator, request: &SweepRequest) -> Result<u64> {
     let bench = Bench::new(communicator, &request.room())?;
     match &request.studies {
+        None if request.overlap => {
+            let mut printer = None;
+            let outcome = overlap::run(&bench, request, &mut printer);
+            conclude(bench, outcome, printer)
+        }
         None => {
             let mut printer = None;
             let outcome = sweep::run(&bench, request, &mut printer);

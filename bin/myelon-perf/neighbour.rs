@@ -49,7 +49,7 @@ impl Request {
         let kind = device(args.device, &here)?;
         let ranks = ranks(args.ranks, kind, here.gpus())?;
         let waiting = waiting(args, kind, ranks, &here)?;
-        let limits = HeapLimits::for_shapes(kind, false, waiting.iter().map(|waiting| &waiting.choice.shape));
+        let limits = HeapLimits::for_shapes(kind, ranks, false, waiting.iter().map(|waiting| &waiting.choice.shape));
         if let Some(path) = &args.json {
             output::prove_writable(path)?;
         }

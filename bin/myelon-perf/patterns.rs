@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use myelon_ccl::measure::neighbour::Neighbours;
+use myelon_ccl::measure::overlap::Overlaps;
 use myelon_ccl::study::{self, Ablation, Machine, PLOTS, Study};
 use myelon_ccl::{Error, Result};
 
@@ -21,7 +22,8 @@ pub(crate) fn files(args: &ReportArgs, page: &Path) -> Result<Vec<(PathBuf, Stri
     };
     let plots = page.parent().unwrap_or(Path::new("")).join(PLOTS);
     let neighbours = args.neighbours.iter().map(|path| Neighbours::read(path)).collect::<Result<Vec<_>>>()?;
-    let mut files = vec![(page.to_owned(), study::patterns(&studies, &machines, &neighbours))];
+    let overlaps = args.overlaps.iter().map(|path| Overlaps::read(path)).collect::<Result<Vec<_>>>()?;
+    let mut files = vec![(page.to_owned(), study::patterns(&studies, &machines, &neighbours, &overlaps))];
     for study in &studies {
         if let Some(svg) = study::plot(study, &machines) {
             files.push((plots.join(format!("{}.svg", study.name)), svg));

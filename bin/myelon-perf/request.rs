@@ -43,6 +43,8 @@ pub(crate) struct SweepRequest {
     pub(crate) jobs: Vec<Job>,
     /// What runs in place of the jobs, at sizes, with repeats and graphs of its own.
     pub(crate) studies: Option<StudyRequest>,
+    /// Each candidate is timed beside another kernel too.
+    pub(crate) overlap: bool,
     /// In the order of columns, each once; empty on the CPU.
     pub(crate) against: Vec<Baseline>,
     /// Writable.
@@ -66,6 +68,9 @@ impl SweepRequest {
             return Err(Error::invalid("--output direct stores results into registered memory: add --registered"));
         }
         let shares_gpus = device == DeviceKind::Cuda && args.share_gpus && ranks.get() > here.gpus();
+        if args.overlap {
+            here.has_neighbour(device)?;
+        }
         let studies = StudyRequest::check(args, device, ranks, shares_gpus, here)?;
         let (jobs, against) = match &studies {
             None => (job::jobs(args, device, ranks, here)?, baselines(args, device, ranks, shares_gpus, here)?),
@@ -86,6 +91,7 @@ impl SweepRequest {
             registered: args.registered,
             jobs,
             studies,
+            overlap: args.overlap,
             against,
             json: args.json.clone(),
             csv: args.csv.clone(),
@@ -138,7 +144,7 @@ impl SweepRequest {
     /// A heap with room for all of them, and for what `auto` may take of these tables.
     pub(crate) fn limits<'a>(&'a self, tables: impl IntoIterator<Item = &'a LaneTable>) -> HeapLimits {
         let of_tables = tables.into_iter().flat_map(|table| table.shapes(self.ranks));
-        HeapLimits::for_shapes(self.device, self.shares_gpus, self.shapes().chain(of_tables))
+        HeapLimits::for_shapes(self.device, self.ranks, self.shares_gpus, self.shapes().chain(of_tables))
     }
 
     /// Whether the results' memory is registered, for all candidates or for some of the studies.
@@ -162,9 +168,14 @@ impl SweepRequest {
 
 /// A default gives way to the end that was named, so that `-b 1G` alone measures 1G.
 fn sizes(args: &SweepArgs, device: DeviceKind) -> Result<SizeSweep> {
-    let (first, last) = (Bytes(1 << 10), if device == DeviceKind::Cpu { Bytes(1 << 20) } else { Bytes(64 << 20) });
+    let (first, last) = match (args.overlap, device) {
+        (true, DeviceKind::Cuda) => (Bytes(256 << 20), None),
+        (true, DeviceKind::Cpu) => (Bytes(64 << 10), None),
+        (false, DeviceKind::Cuda) => (Bytes(1 << 10), Some(Bytes(64 << 20))),
+        (false, DeviceKind::Cpu) => (Bytes(1 << 10), Some(Bytes(1 << 20))),
+    };
     let begin = args.begin.unwrap_or(args.end.map_or(first, |end| end.min(first)));
-    let end = args.end.unwrap_or(begin.max(last));
+    let end = args.end.unwrap_or(last.map_or(begin, |last| begin.max(last)));
     SizeSweep::new(begin, end, args.step.map_or(Step::Factor(args.factor), Step::Add))
 }
 
@@ -225,16 +236,29 @@ mod tests {
     }
 
     #[test]
+    fn overlaps_are_of_one_large_message_against_all_libraries() {
+        let sizes = |line: &str, here| check(line, here).unwrap().sizes.map(|size| size.0 >> 10).collect::<Vec<_>>();
+        assert_eq!(sizes("--overlap", NODE), [256 << 10]);
+        assert_eq!(sizes("--overlap", CPU), [64]);
+        assert_eq!(sizes("--overlap -b 1M", NODE), [1 << 10]);
+        assert_eq!(sizes("--overlap -e 1M", NODE), [1 << 10]);
+        assert_eq!(sizes("--overlap -b 1M -e 4M", NODE), [1 << 10, 4 << 10]);
+        assert_eq!(check("--overlap", NODE).unwrap().against, Baseline::ALL);
+        refused("--overlap", Fake { nccl: false, ..NODE }, "libcublas not found");
+    }
+
+    #[test]
     fn the_heap_has_room_for_what_is_asked_for() {
         let limits = check("", NODE).unwrap().limits([]);
-        assert_eq!(limits, HeapLimits::of(DeviceKind::Cuda));
+        let eight = WorldSize::new(8).unwrap();
+        assert_eq!(limits, HeapLimits::of(DeviceKind::Cuda, eight));
         assert_eq!(
             check("--share-gpus", NODE).unwrap().limits([]),
             limits,
             "nothing is shared where there are enough GPUs"
         );
         let shared = check("--share-gpus --ranks 8", Fake { gpus: 4, ..NODE }).unwrap().limits([]);
-        assert_eq!(shared, HeapLimits::for_shapes(DeviceKind::Cuda, true, []));
+        assert_eq!(shared, HeapLimits::for_shapes(DeviceKind::Cuda, eight, true, []));
         let limits = check("--variant ring --slots 2,16 --chunk 64K,1M --lanes 8,128", NODE).unwrap().limits([]);
         assert_eq!((limits.ring_slots, limits.slot_bytes, limits.lanes), (16, 1 << 20, 128));
     }

@@ -185,7 +185,7 @@ candidates = [{ label = "c", variant = "ring", slots = 16, lanes = 128, chunk = 
         assert_eq!((studies.budget.as_secs(), studies.cases(), studies.left_out.len()), (480, 2, 0));
         let request = check(&format!("{line} --budget 5 --ranks 2"), CPU).unwrap();
         assert_eq!((request.against.len(), request.studies.unwrap().budget.as_secs()), (0, 5), "no NCCL on the CPU");
-        assert_eq!(check("", NODE).unwrap().limits([]), HeapLimits::of(DeviceKind::Cuda));
+        assert_eq!(check("", NODE).unwrap().limits([]), HeapLimits::of(DeviceKind::Cuda, WorldSize::new(8).unwrap()));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The loop of one rank: every case verified, then timed, candidates taking turns.
 
-use myelon_ccl::measure::{Bytes, Row, Series, Summary};
+use myelon_ccl::measure::{Baseline, Bytes, Row, Series, Summary};
 use myelon_ccl::variant::{Plan, Request};
 use myelon_ccl::verify::Verifier;
 use myelon_ccl::{Rank, Result};
@@ -64,16 +64,7 @@ impl<'a> Sweep<'a> {
         let verifier = Verifier::prepare(communicator.device(), job.dtype, job.op)?;
         let mut cases = Vec::new();
         for size in self.request.sizes.clone() {
-            let request = Request {
-                count: size.elements(job.dtype),
-                dtype: job.dtype,
-                op: job.op,
-                registered: self.bench.is_registered(),
-            };
-            let plans = job.candidates.iter().map(|candidate| plan(self.bench, candidate, request, issue));
-            let mut planned = plans.collect::<Result<Vec<_>>>()?;
-            planned.extend(rivals(self.bench, against, request, issue)?);
-            cases.push((size, planned));
+            cases.push((size, entrants(self.bench, job, size, against, issue)?));
         }
         let plans: Vec<_> = cases.iter().flat_map(|(_, planned)| planned).filter_map(|it| it.plan.clone()).collect();
         communicator.prepare(&plans)?;
@@ -97,31 +88,58 @@ impl<'a> Sweep<'a> {
         planned: &[Planned],
         verifier: &Verifier,
     ) -> Result<Vec<Row>> {
-        let wrong = planned.iter().map(|planned| self.gauge.verify(planned, verifier)).collect::<Result<Vec<_>>>()?;
+        let wrong = self.wrong_of_each(planned, verifier)?;
         let series_us = self.gauge.time(repeats, planned, verifier, |_| {})?;
         let hosts_us = self.host.time(self.bench, planned)?;
 
         let bootstrap = &**self.bench.communicator().bootstrap();
-        let wrong = exchange::sums(bootstrap, "counting wrong elements", &wrong)?;
-        let ranks = self.bench.communicator().world_size();
-        let &SweepRequest { in_place, check, .. } = self.request;
         let mut rows = Vec::new();
         for (((planned, series_us), host_us), wrong) in planned.iter().zip(&series_us).zip(hosts_us).zip(wrong) {
             let ranks_us = exchange::series(bootstrap, "comparing times", series_us)?;
-            let wrong = (check > 0).then_some(wrong);
-            self.wrong += wrong.unwrap_or(0);
-            let Request { dtype, op, registered, .. } = planned.request;
-            let Issue { graph, batch } = planned.issue;
-            let series = Series { ranks, dtype, op, in_place, registered, graph, batch };
-            let row = Row::measured(series.at(size), &planned.requested, Summary::of_ranks(&ranks_us)?, wrong);
-            let row = Row { variant: planned.variant.clone(), host_us, ..row };
-            rows.push(match &planned.plan {
-                Some(plan) => in_shape(row, plan),
-                None => row,
-            });
+            rows.push(Row { host_us, ..self.row(size, planned, Summary::of_ranks(&ranks_us)?, wrong) });
         }
         Ok(rows)
     }
+
+    /// Verifies candidates of one case. Collective. What is wrong of each, on all ranks together; none where nothing was checked.
+    pub(crate) fn wrong_of_each(&mut self, planned: &[Planned], verifier: &Verifier) -> Result<Vec<Option<u64>>> {
+        let wrong = planned.iter().map(|planned| self.gauge.verify(planned, verifier)).collect::<Result<Vec<_>>>()?;
+        let wrong = exchange::sums(&**self.bench.communicator().bootstrap(), "counting wrong elements", &wrong)?;
+        self.wrong += wrong.iter().sum::<u64>();
+        Ok(wrong.into_iter().map(|wrong| (self.request.check > 0).then_some(wrong)).collect())
+    }
+
+    /// The row of a candidate that took `time_us`, in its shape.
+    pub(crate) fn row(&self, size: Bytes, planned: &Planned, time_us: Summary, wrong: Option<u64>) -> Row {
+        let Request { dtype, op, registered, .. } = planned.request;
+        let Issue { graph, batch } = planned.issue;
+        let (ranks, in_place) = (self.bench.communicator().world_size(), self.request.in_place);
+        let series = Series { ranks, dtype, op, in_place, registered, graph, batch };
+        let row = Row::measured(series.at(size), &planned.requested, time_us, wrong);
+        let row = Row { variant: planned.variant.clone(), ..row };
+        match &planned.plan {
+            Some(plan) => in_shape(row, plan),
+            None => row,
+        }
+    }
+}
+
+/// All candidates of a job at one size, and the libraries among `against` that have its type and operator.
+///
+/// Errors: those of [`plan`] and [`rivals`].
+pub(crate) fn entrants(
+    bench: &Bench,
+    job: &Job,
+    size: Bytes,
+    against: &[Baseline],
+    issue: Issue,
+) -> Result<Vec<Planned>> {
+    let (count, registered) = (size.elements(job.dtype), bench.is_registered());
+    let request = Request { count, dtype: job.dtype, op: job.op, registered };
+    let plans = job.candidates.iter().map(|candidate| plan(bench, candidate, request, issue));
+    let mut planned = plans.collect::<Result<Vec<_>>>()?;
+    planned.extend(rivals(bench, against, request, issue)?);
+    Ok(planned)
 }
 
 /// A row of what ran in the shape of `plan`.

@@ -241,7 +241,7 @@ impl Space {
 }
 
 fn limits<'a>(ground: &Ground, choices: impl IntoIterator<Item = &'a Choice>) -> HeapLimits {
-    HeapLimits::for_shapes(ground.device, ground.shared, choices.into_iter().map(|choice| &choice.shape))
+    HeapLimits::for_shapes(ground.device, ground.ranks, ground.shared, choices.into_iter().map(|choice| &choice.shape))
 }
 
 /// Whether a heap with room for `kept` and `choice` stays within the footprint; the reason if not.

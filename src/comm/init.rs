@@ -63,8 +63,9 @@ impl Communicator {
     pub fn connect(device: Arc<dyn Device>, bootstrap: Arc<dyn Bootstrap>, options: Options) -> Result<Self> {
         let kind = device.properties().kind;
         let dispatcher = tables::dispatcher(&*device, bootstrap.rank(), bootstrap.world_size(), &options)?;
-        let limits =
-            options.limits.unwrap_or_else(|| HeapLimits::for_shapes(kind, options.share_devices, dispatcher.shapes()));
+        let limits = options.limits.unwrap_or_else(|| {
+            HeapLimits::for_shapes(kind, bootstrap.world_size(), options.share_devices, dispatcher.shapes())
+        });
         let sharers = agree(&device, &*bootstrap, &options, &dispatcher, limits)?;
 
         let made = KernelEngine::create(&device, &bootstrap, &options, dispatcher, limits, sharers);

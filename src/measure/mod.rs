@@ -7,6 +7,7 @@
 //! - [`markdown`] and [`svg`] make the tables and plots of the README, and [`readme`] puts them there;
 //! - [`page`] is all of it in a browser, beside what the hardware allows ([`ceiling`]);
 //! - [`neighbour`] is what a waiting kernel does to another one: stored and shown apart, for it is no time of an all-reduce;
+//! - [`overlap`] is what a running all-reduce and another kernel cost each other, stored and shown apart for the same reason;
 //! - [`against`] finds the baseline of a row, so that a ratio is always computed and never stored;
 //! - [`compare`] holds two runs against each other, and [`shortfall`] what `auto` took against what was measured beside it.
 
@@ -20,6 +21,7 @@ pub mod markdown;
 pub mod merge;
 pub mod neighbour;
 pub mod output;
+pub mod overlap;
 pub mod page;
 pub mod provenance;
 pub mod readme;

@@ -8,6 +8,7 @@ use super::grid::{Grid, Line};
 use super::studies::{Group, Study};
 use crate::measure::markdown;
 use crate::measure::neighbour::{self, Neighbours};
+use crate::measure::overlap::{self, Overlaps};
 use crate::types::WorldSize;
 
 /// Where the plots lie, seen from the page: `NAME.svg` each.
@@ -36,10 +37,20 @@ registers, or one that loads from memory. `myelon-perf neighbour` measures that 
 policy; medians, microseconds. The wait is cold by then: `adaptive` sleeps 512 ns between polls, `yield` 32 ns, `spin` does not.
 ";
 
+const OVERLAPS: &str = "
+<a id=\"overlap\"></a>
+
+## What a running all-reduce costs a neighbour
+
+All-reduces run one after another on every rank, and beside them, on another stream, what a model would compute: a large product of
+matrices. `myelon-perf --overlap` measures both alone and beside the other; p50 of the slowest rank, microseconds and GB/s. SMs is how
+many have a CTA of the all-reduce at most: its lanes; NCCL does not say. An all-reduce counts by its part in the neighbour's time.
+";
+
 /// The page: an introduction with where it was measured, a summary, and a part a study. Ends with a line end.
 ///
 /// From times that mean nothing (CPU ranks, shared GPUs) it draws no conclusion, and says so.
-pub fn patterns(studies: &[Study], machines: &[Machine], neighbours: &[Neighbours]) -> String {
+pub fn patterns(studies: &[Study], machines: &[Machine], neighbours: &[Neighbours], overlaps: &[Overlaps]) -> String {
     let percent = TOLERANCE * 100.0;
     let mut text = INTRO.to_owned();
     let _ = write!(
@@ -64,6 +75,12 @@ pub fn patterns(studies: &[Study], machines: &[Machine], neighbours: &[Neighbour
     }
     for run in neighbours {
         let _ = write!(text, "\n{}\n{}", markdown::provenance(&run.provenance), neighbour::table(&run.rows));
+    }
+    if !overlaps.is_empty() {
+        text.push_str(OVERLAPS);
+    }
+    for run in overlaps {
+        text.push_str(&overlap::part(run));
     }
     text
 }
@@ -274,7 +291,7 @@ mod tests {
     fn the_page_sums_up_and_names_its_sources() {
         let machines = Machine::of(vec![run(2, &[[10.0, 20.0], [4.0, 30.0]]), run(4, &[[10.0, 20.0], [5.0, 5.0]])]);
         let other = Study { name: "other".into(), title: "Other".into(), factor: None, ..small() };
-        let page = patterns(&[small(), other], &machines, &[]);
+        let page = patterns(&[small(), other], &machines, &[], &[]);
         assert!(
             page.contains("| [Slots](#slots) | 2× | **holds in part** | 4.00× (2 slots, 1 MiB, 4 ranks) |"),
             "{page}"
@@ -283,7 +300,7 @@ mod tests {
         assert!(page.contains("**Found.** Not measured.\n\n**Why.** Of credits.\n"), "{page}");
         assert_eq!(page.matches("Measured on 2026-11-20").count(), 1, "equal sentences once");
         assert!(page.contains("NCCL 2.28.9, NVLS off") && !page.contains("Caution"), "{page}");
-        let empty = patterns(&[small()], &[], &[]);
+        let empty = patterns(&[small()], &[], &[], &[]);
         assert!(empty.contains("Nothing has been measured yet.\n") && !empty.contains("neighbour"), "{empty}");
     }
 
@@ -305,7 +322,7 @@ mod tests {
         let mut run = run(2, &[[10.0, 20.0], [4.0, 30.0]]);
         run.caution = Some("the times mean nothing".into());
         run.studies[0].cut = true;
-        let page = patterns(&[small()], &Machine::of(vec![run]), &[]);
+        let page = patterns(&[small()], &Machine::of(vec![run]), &[], &[]);
         assert!(page.contains("> **Caution:** the times mean nothing. Nothing is concluded from them."), "{page}");
         assert!(page.contains("| not measured | - |") && !page.contains("It pays"), "{page}");
         assert!(page.contains("Over 2 ranks the run ended before"), "{page}");

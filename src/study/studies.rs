@@ -206,7 +206,7 @@ impl Candidate {
         choice.variant.takes(&self.shape)?;
         let world_size = WorldSize::new(2)?;
         for device in [DeviceKind::Cuda, DeviceKind::Cpu] {
-            let (layout, _) = HeapLimits::for_shapes(device, false, [&self.shape]).layout(world_size)?;
+            let (layout, _) = HeapLimits::for_shapes(device, world_size, false, [&self.shape]).layout(world_size)?;
             // The CPU has every instruction; what a GPU lacks is left out where it is known.
             let terrain = Terrain { device, world_size, layout: &layout, sentinel: true, arch: "cpu" };
             for size in sizes {

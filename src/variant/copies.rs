@@ -96,8 +96,8 @@ mod tests {
     use crate::variant::{Choice, Manifest, Request, Shape, Terrain};
 
     fn plan(ranks: u32, request: &Request, chunk: u64) -> Plan {
-        let limits = HeapLimits { copies: 64, ..HeapLimits::of(DeviceKind::Cpu) };
         let world_size = WorldSize::new(ranks).unwrap();
+        let limits = HeapLimits { copies: 64, ..HeapLimits::of(DeviceKind::Cpu, world_size) };
         let (layout, _) = limits.layout(world_size).unwrap();
         let terrain = Terrain { device: DeviceKind::Cpu, world_size, layout: &layout, sentinel: true, arch: "cpu" };
         let variant = Manifest::embedded().enabled().find(|spec| spec.transfer == Transfer::CopyEngine).unwrap();

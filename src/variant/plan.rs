@@ -303,7 +303,7 @@ mod tests {
             let (arch, most) = if spec.runs_on("sm_80").is_ok() { ("sm_80", 163 << 10) } else { ("sm_90a", 227 << 10) };
             for (world_size, bytes) in (1..=8).flat_map(|ranks| [1 << 10, 1 << 30].map(|bytes| (ranks, bytes))) {
                 let world_size = WorldSize::new(world_size).unwrap();
-                let (layout, _) = HeapLimits::of(DeviceKind::Cuda).layout(world_size).unwrap();
+                let (layout, _) = HeapLimits::of(DeviceKind::Cuda, world_size).layout(world_size).unwrap();
                 let terrain = Terrain { device: DeviceKind::Cuda, world_size, layout: &layout, sentinel: true, arch };
                 for point in spec.parameters.points() {
                     let registered = point.is_direct();
@@ -326,8 +326,9 @@ mod tests {
             ..Shape::default()
         };
         assert!(plan("ring", 1 << 20, asked).is_err());
-        let limits = HeapLimits { lanes: 16, slot_bytes: 4096, ring_slots: 2, ..HeapLimits::of(DeviceKind::Cuda) };
-        let (layout, _) = limits.layout(WorldSize::new(2).unwrap()).unwrap();
+        let two = WorldSize::new(2).unwrap();
+        let own = HeapLimits::of(DeviceKind::Cuda, two);
+        let (layout, _) = HeapLimits { lanes: 16, slot_bytes: 4096, ring_slots: 2, ..own }.layout(two).unwrap();
         let within =
             |shape| Choice { shape, ..Choice::of(Manifest::embedded().get("ring").unwrap()) }.within(&layout).shape;
         let plan = plan("ring", 1 << 20, within(asked)).unwrap();

@@ -3,6 +3,7 @@
 
 mod compares;
 mod launched;
+mod overlaps;
 mod reports;
 mod studies;
 mod sweeps;

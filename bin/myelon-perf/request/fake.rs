@@ -52,6 +52,12 @@ impl Surroundings for Fake {
             _ => Ok(()),
         }
     }
+    fn has_neighbour(&self, device: DeviceKind) -> Result<()> {
+        match device {
+            DeviceKind::Cuda if !self.nccl => Err(Error::unsupported("libcublas not found")),
+            _ => Ok(()),
+        }
+    }
     fn takes(&self, variant: &str, shape: &Shape) -> Result<()> {
         match shape.stages {
             Some(_) if variant != "slow" => Err(Error::invalid(format!("{variant} takes no stages"))),

@@ -58,6 +58,26 @@ pub const NCCL: Wanted = Wanted {
     global: false,
 };
 
+/// What computes beside an all-reduce where the two are measured together.
+pub const CUBLAS: Wanted = Wanted {
+    library: "libcublas",
+    purpose: "multiplies matrices beside all-reduces; `pip install nvidia-cublas` brings it, MYELON_CUBLAS_LIB overrides the search",
+    variable: "MYELON_CUBLAS_LIB",
+    names: &["libcublas.so.13", "libcublas.so.12"],
+    directories: &["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64"],
+    global: false,
+};
+
+/// What cuBLAS needs beside it.
+pub const CUBLAS_LT: Wanted = Wanted {
+    library: "libcublasLt",
+    purpose: "comes with cuBLAS; MYELON_CUBLASLT_LIB overrides the search",
+    variable: "MYELON_CUBLASLT_LIB",
+    names: &["libcublasLt.so.13", "libcublasLt.so.12"],
+    directories: CUBLAS.directories,
+    global: false,
+};
+
 /// A library that is open for good.
 #[derive(Clone, Debug)]
 pub struct Found {

@@ -35,7 +35,7 @@ use crate::error::{Error, Result};
 
 pub use self::driver::CudaVersion;
 pub use self::nvrtc::Nvrtc;
-pub use self::topology::{Link, Sharing, can_access_peer, device_count, devices, link, sharing};
+pub use self::topology::{Link, Sharing, can_access_peer, device_count, devices, free_bytes, link, sharing};
 pub use self::usage::{ResourceUsage, resource_usage};
 
 /// One GPU of this process. Any thread may call it; each call makes the primary context current on its thread.

@@ -7,7 +7,7 @@ use cudarc::driver::sys::{CUdevice, CUdevice_P2PAttribute as P2p, CUdevice_attri
 
 use serde::Serialize;
 
-use super::driver::{driver, driver_call};
+use super::driver::{Context, driver, driver_call};
 use crate::device::{DeviceKind, DeviceProperties};
 use crate::error::{Error, Result};
 
@@ -128,6 +128,18 @@ pub fn link(from: u32, to: u32) -> Result<Link> {
         ))
     }?;
     Ok(if atomics != 0 { Link::NvLink } else { Link::Pcie })
+}
+
+/// Bytes of a GPU's memory that nobody holds, this process and others.
+///
+/// Errors: those of the driver; [`Error::InvalidArgument`] for a GPU that this process does not see.
+pub fn free_bytes(ordinal: u32) -> Result<u64> {
+    device(ordinal)?;
+    Context::new(ordinal)?.bind()?;
+    let (mut free, mut total) = (0, 0);
+    // SAFETY: a context is current; both numbers go to locals.
+    unsafe { driver_call!(cuMemGetInfo_v2(&mut free, &mut total)) }?;
+    Ok(free as u64)
 }
 
 /// The driver's handle of an ordinal.
