@@ -12,7 +12,7 @@ const ABOUT: &str = "settings";
 const OWN: &str = "MYELON_";
 
 /// The variables that README.md lists; a test compares.
-const KNOWN: [&str; 22] = [
+const KNOWN: [&str; 23] = [
     "MYELON_TIMEOUT",
     "MYELON_LANE_TABLE",
     "MYELON_VARIANT",
@@ -30,6 +30,7 @@ const KNOWN: [&str; 22] = [
     "MYELON_NVRTC_LIB",
     "MYELON_NCCL_LIB",
     "MYELON_CUBLAS_LIB",
+    "MYELON_CUBLASLT_LIB",
     "MYELON_KERNEL_TREE",
     "MYELON_CXX",
     "MYELON_CPU_DELAYS",
@@ -43,7 +44,7 @@ const INTERNAL: [&str; 8] = [
     "MYELON_CI_",
     "MYELON_LITMUS_",
     "MYELON_SOAK_",
-    "MYELON_PERF_",
+    "MYELON_GROUP_",
     "MYELON_DOCTOR_",
     "MYELON_BLESS",
     "MYELON_BROWSER",
