@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use myelon_ccl::measure::Results;
+use myelon_ccl::measure::{Results, Stored};
 use myelon_ccl::table::{Buffers, DTypeClass, LaneTable};
 use myelon_ccl::{Communicator, WorldSize};
 use rustix::process::{Pid, Signal, kill_process};

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::Args;
 use myelon_ccl::measure::compare::{Comparison, Percent};
 use myelon_ccl::measure::shortfall::{self, Shortfall};
-use myelon_ccl::measure::{Baseline, Results};
+use myelon_ccl::measure::{Baseline, Results, Stored};
 use myelon_ccl::{Error, Result};
 
 use crate::exit;

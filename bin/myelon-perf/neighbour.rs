@@ -6,8 +6,8 @@ use std::process::ExitCode;
 
 use myelon_ccl::device::DeviceKind;
 use myelon_ccl::measure::neighbour::{Neighbours, SCHEMA, table};
-use myelon_ccl::measure::output;
 use myelon_ccl::measure::text::preamble;
+use myelon_ccl::measure::{Stored, output};
 use myelon_ccl::memory::HeapLimits;
 use myelon_ccl::variant::{self, Choice, Lanes, Manifest, Shape};
 use myelon_ccl::{Communicator, DType, Error, MAX_WORLD_SIZE, Options, Rank, ReduceOp, Result, Wait, WorldSize};

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use indicatif::ProgressBar;
 use myelon_ccl::Result;
+use myelon_ccl::measure::Stored;
 use myelon_ccl::measure::overlap::{Overlap, Overlaps, TITLES, line};
 use myelon_ccl::measure::text::{RankLine, preamble};
 

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use myelon_ccl::measure::Stored;
 use myelon_ccl::measure::neighbour::Neighbours;
 use myelon_ccl::measure::overlap::Overlaps;
 use myelon_ccl::study::{self, Ablation, Machine, PLOTS, Study};

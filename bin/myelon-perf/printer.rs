@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use indicatif::ProgressBar;
 use myelon_ccl::Result;
 use myelon_ccl::measure::text::{RankLine, TextTable};
-use myelon_ccl::measure::{Baseline, Provenance, Results, Row, Summary, csv};
+use myelon_ccl::measure::{Baseline, Provenance, Results, Row, Stored, Summary, csv};
 
 use crate::measure::Output;
 use crate::progress::{print, progress};

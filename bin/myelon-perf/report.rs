@@ -8,7 +8,7 @@ use std::path::{Component, Path, PathBuf};
 use std::process::ExitCode;
 
 use myelon_ccl::measure::ceiling::LinkRate;
-use myelon_ccl::measure::{Results, Standing, markdown, merge, output, page, readme, svg};
+use myelon_ccl::measure::{Results, Standing, Stored, markdown, merge, output, page, readme, svg};
 use myelon_ccl::{Error, Result};
 
 use crate::args::ReportArgs;

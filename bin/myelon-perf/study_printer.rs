@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use indicatif::ProgressBar;
 use myelon_ccl::Result;
 use myelon_ccl::measure::text::{RankLine, preamble};
-use myelon_ccl::measure::{Provenance, Row};
+use myelon_ccl::measure::{Provenance, Row, Stored};
 use myelon_ccl::study::{Ablation, Finding, Grid, Group, Measured, Study, StudyRun};
 
 use crate::measure::Output;

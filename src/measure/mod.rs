@@ -41,3 +41,4 @@ pub use provenance::Provenance;
 pub use results::{Results, Row};
 pub use size::{Bytes, SizeSweep, Step};
 pub use stats::Summary;
+pub use stored::Stored;

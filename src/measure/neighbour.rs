@@ -1,13 +1,12 @@
 //! What a kernel that waits does to another kernel on its device: the stored form, and a table of it.
 
 use std::fmt::{self, Write as _};
-use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 use crate::measure::provenance::Provenance;
-use crate::measure::stored::{self, Stored, json, lines};
+use crate::measure::stored::{Stored, json, lines};
 use crate::types::{Wait, WorldSize};
 
 /// Number of the form described here.
@@ -86,30 +85,6 @@ impl Neighbour {
     }
 }
 
-impl Neighbours {
-    /// Reads a file that [`Neighbours::write`] made.
-    ///
-    /// Errors: [`Error::Io`](crate::Error::Io) if the file cannot be read;
-    /// [`Error::Config`](crate::Error::Config) with file and place if it has another form.
-    pub fn read(path: &Path) -> Result<Self> {
-        stored::read(path)
-    }
-
-    /// The file's text: a line for the provenance and one a row.
-    ///
-    /// Errors: [`Error::InvalidArgument`](crate::Error::InvalidArgument) for times that no run can give.
-    pub fn to_json(&self) -> Result<String> {
-        stored::text(self)
-    }
-
-    /// Replaces `path` at once.
-    ///
-    /// Errors: as [`Neighbours::to_json`] and [`output::replace`](crate::measure::output::replace).
-    pub fn write(&self, path: &Path) -> Result<()> {
-        stored::write(self, path)
-    }
-}
-
 impl Stored for Neighbours {
     const SCHEMA: u32 = SCHEMA;
     const WHAT: &str = "a file of neighbours";
@@ -158,14 +133,14 @@ mod tests {
         let text = neighbours.to_json().unwrap();
         let expected = r#"{"ranks":4,"variant":"ring","wait":"spin","lanes":64,"threads":512,"work":"compute","alone_us":8000.0,"beside_us":12000.5}"#;
         assert!(text.contains(expected), "{text}");
-        assert_eq!(stored::parse::<Neighbours>(&text, "x.json").unwrap(), neighbours);
+        assert_eq!(Neighbours::parse(&text, "x.json").unwrap(), neighbours);
         for (bad, expected) in [
             (text.replace("\"schema\":1", "\"schema\":2"), "x.json: schema: 2 is not the one known, 1"),
             (text.replace("\"schema\":1", "\"schema\":2,\"new\":0"), "x.json: schema: 2 is not the one known, 1"),
             (text.replace("8000.0", "0.0"), "x.json: rows[0]: times must be"),
             (text.replace("compute", "sleep"), "x.json: line 4: not a file of neighbours"),
         ] {
-            let message = stored::parse::<Neighbours>(&bad, "x.json").unwrap_err().to_string();
+            let message = Neighbours::parse(&bad, "x.json").unwrap_err().to_string();
             assert!(message.contains(expected), "{message}");
         }
         let never = Neighbours { rows: vec![row(Wait::Spin, f64::NAN)], ..neighbours };

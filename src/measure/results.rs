@@ -1,7 +1,5 @@
 //! The stored form of a benchmark run: one JSON file, with where it was taken.
 
-use std::path::Path;
-
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
@@ -10,7 +8,7 @@ use crate::measure::case::{Case, Series};
 use crate::measure::provenance::Provenance;
 use crate::measure::size::Bytes;
 use crate::measure::stats::Summary;
-use crate::measure::stored::{self, Stored, json, lines};
+use crate::measure::stored::{Stored, json, lines};
 use crate::types::{DType, Launching, Metadata, Output, Places, ReduceOp, SyncPolicy, Wait, WorldSize};
 
 /// Number of the form described here. A change that an old reader would get wrong takes the next one.
@@ -184,34 +182,6 @@ impl Results {
     /// An empty run.
     pub fn new(provenance: Provenance) -> Self {
         Self { schema: SCHEMA, provenance, rows: Vec::new() }
-    }
-
-    /// Reads a file that [`Results::write`] made, or one edited by hand.
-    ///
-    /// Errors: [`Error::Io`](crate::Error::Io) if the file cannot be read;
-    /// [`Error::Config`](crate::Error::Config) with file and place if it is not JSON, has another schema, an unknown or missing
-    /// field, or numbers no run can give.
-    pub fn read(path: &Path) -> Result<Self> {
-        stored::read(path)
-    }
-
-    /// As [`Results::read`], of a text; `source_name` is for errors.
-    pub fn parse(text: &str, source_name: &str) -> Result<Self> {
-        stored::parse(text, source_name)
-    }
-
-    /// The file's text: a line for the provenance and one a row, so that a diff shows which measurements changed.
-    ///
-    /// Errors: [`Error::InvalidArgument`](crate::Error::InvalidArgument) for numbers that [`Results::parse`] would refuse.
-    pub fn to_json(&self) -> Result<String> {
-        stored::text(self)
-    }
-
-    /// Replaces `path` at once: a reader sees the old file or the new one.
-    ///
-    /// Errors: as [`Results::to_json`] and [`output::replace`](crate::measure::output::replace).
-    pub fn write(&self, path: &Path) -> Result<()> {
-        stored::write(self, path)
     }
 }
 

@@ -1,13 +1,12 @@
 //! The stored form of a run of studies, and runs on one machine taken together.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use super::studies::Candidate;
 use crate::error::Result;
-use crate::measure::stored::{self, Stored, json, lines};
+use crate::measure::stored::{Stored, json, lines};
 use crate::measure::{Bytes, Provenance, Row};
 use crate::types::WorldSize;
 
@@ -62,33 +61,6 @@ impl Ablation {
     /// Names of the studies that were cut.
     pub fn cut(&self) -> Vec<&str> {
         self.studies.iter().filter(|study| study.cut).map(|study| study.name.as_str()).collect()
-    }
-
-    /// Reads a file that [`Ablation::write`] made.
-    ///
-    /// Errors: [`Error::Io`](crate::Error::Io) if the file cannot be read;
-    /// [`Error::Config`](crate::Error::Config) with file and place if it is not such a file.
-    pub fn read(path: &Path) -> Result<Self> {
-        stored::read(path)
-    }
-
-    /// As [`Ablation::read`], of a text; `source_name` is for errors.
-    pub fn parse(text: &str, source_name: &str) -> Result<Self> {
-        stored::parse(text, source_name)
-    }
-
-    /// The file's text, a line a row, so that a diff shows which measurements changed.
-    ///
-    /// Errors: [`Error::InvalidArgument`](crate::Error::InvalidArgument) for numbers that [`Ablation::parse`] would refuse.
-    pub fn to_json(&self) -> Result<String> {
-        stored::text(self)
-    }
-
-    /// Replaces `path` at once: a reader sees the old file or the new one.
-    ///
-    /// Errors: as [`Ablation::to_json`] and [`output::replace`](crate::measure::output::replace).
-    pub fn write(&self, path: &Path) -> Result<()> {
-        stored::write(self, path)
     }
 
     fn of(&self, study: &str) -> Option<&StudyRun> {

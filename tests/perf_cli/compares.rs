@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use myelon_ccl::measure::{Results, Row, Summary};
+use myelon_ccl::measure::{Results, Row, Stored, Summary};
 
 use crate::reports::RESULTS;
 use crate::{perf, refused, text};

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use myelon_ccl::bootstrap::UniqueId;
-use myelon_ccl::measure::Results;
+use myelon_ccl::measure::{Results, Stored};
 
 use crate::{command, text};
 

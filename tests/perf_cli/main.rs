@@ -11,7 +11,7 @@ mod sweeps;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use myelon_ccl::measure::{Results, Row};
+use myelon_ccl::measure::{Results, Row, Stored};
 
 /// Kernels are compiled once for all tests.
 const CACHE: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/kernels");

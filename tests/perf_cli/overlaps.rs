@@ -1,5 +1,6 @@
 //! All-reduces beside a neighbour, and the part of the page of patterns made of them.
 
+use myelon_ccl::measure::Stored;
 use myelon_ccl::measure::overlap::{Overlaps, TITLES, line};
 
 use crate::{perf, refused, text};

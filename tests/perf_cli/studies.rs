@@ -1,6 +1,7 @@
 //! Studies, and the page of patterns made of them.
 
 use myelon_ccl::Output;
+use myelon_ccl::measure::Stored;
 use myelon_ccl::study::Ablation;
 
 use crate::launched::launched;

@@ -1,7 +1,7 @@
 //! Sweeps and the neighbour, in ranks that are threads.
 
-use myelon_ccl::measure::Results;
 use myelon_ccl::measure::neighbour::{self, Neighbours, Work};
+use myelon_ccl::measure::{Results, Stored};
 use myelon_ccl::variant::Manifest;
 use myelon_ccl::{Output, Wait};
 

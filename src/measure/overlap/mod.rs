@@ -4,7 +4,6 @@
 mod text;
 
 use std::ops::Range;
-use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
@@ -15,7 +14,7 @@ use crate::measure::provenance::Provenance;
 use crate::measure::results::Row;
 use crate::measure::size::Bytes;
 use crate::measure::stats::Summary;
-use crate::measure::stored::{self, Stored, json, lines};
+use crate::measure::stored::{Stored, json, lines};
 
 /// Number of the form described here.
 const SCHEMA: u32 = 1;
@@ -130,28 +129,6 @@ impl Overlaps {
         let (caution, neighbour) = (caution.map(str::to_owned), neighbour.to_owned());
         Self { schema: SCHEMA, provenance, caution, neighbour, heap_bytes, nccl_memory, rows: Vec::new() }
     }
-
-    /// Reads a file that [`Overlaps::write`] made.
-    ///
-    /// Errors: [`Error::Io`](crate::Error::Io) if the file cannot be read;
-    /// [`Error::Config`](crate::Error::Config) with file and place if it has another form.
-    pub fn read(path: &Path) -> Result<Self> {
-        stored::read(path)
-    }
-
-    /// The file's text: a line for the provenance and one a row.
-    ///
-    /// Errors: [`Error::InvalidArgument`](crate::Error::InvalidArgument) for times that no run can give.
-    pub fn to_json(&self) -> Result<String> {
-        stored::text(self)
-    }
-
-    /// Replaces `path` at once.
-    ///
-    /// Errors: as [`Overlaps::to_json`] and [`output::replace`](crate::measure::output::replace).
-    pub fn write(&self, path: &Path) -> Result<()> {
-        stored::write(self, path)
-    }
 }
 
 impl Stored for Overlaps {
@@ -256,14 +233,14 @@ pub(crate) mod tests {
         let head = "\"caution\":null,\n\"neighbour\":\"bf16 product\",\n\"heap_bytes\":146800640,\n\
                     \"nccl_memory\":{\"bytes\":943718399,\"window_bytes\":536870912},\n\"rows\":[\n{\"row\":{";
         assert!(text.contains(head), "{text}");
-        assert_eq!(stored::parse::<Overlaps>(&text, "x.json").unwrap(), overlaps);
+        assert_eq!(Overlaps::parse(&text, "x.json").unwrap(), overlaps);
         for (bad, expected) in [
             (text.replace("\"schema\":1", "\"schema\":2"), "x.json: schema: 2 is not the one known, 1"),
             (text.replace("1760.0", "0.0"), "x.json: rows[0]: times must be"),
             (text.replace("\"min\":4800.0", "\"min\":4801.0"), "x.json: rows[1]: times must be"),
             (text.replace("neighbour_alone", "neighbor_alone"), "x.json: line 8: not a file of overlaps"),
         ] {
-            let message = stored::parse::<Overlaps>(&bad, "x.json").unwrap_err().to_string();
+            let message = Overlaps::parse(&bad, "x.json").unwrap_err().to_string();
             assert!(message.contains(expected), "{message}");
         }
     }
