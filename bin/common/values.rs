@@ -1,6 +1,6 @@
 //! Values of arguments that several programs take.
 
-use clap::ValueEnum;
+use clap::{Args, ValueEnum};
 use myelon_ccl::{DType, Error, ReduceOp, WorldSize};
 
 /// Where kernels run.
@@ -9,6 +9,20 @@ pub(crate) enum DeviceArg {
     Auto,
     Cuda,
     Cpu,
+}
+
+/// Where ranks run, and as what.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct PlaceArgs {
+    /// Where kernels run; auto takes GPUs where there are any.
+    #[arg(long, value_enum, value_name = "DEVICE", default_value_t = DeviceArg::Auto)]
+    pub(crate) device: DeviceArg,
+    /// How many ranks to start: as many as GPUs unless told, 4 on the CPU; a launcher decides it otherwise.
+    #[arg(long, value_name = "N", value_parser = ranks)]
+    pub(crate) ranks: Option<WorldSize>,
+    /// Keep the ranks in this process, a thread each, instead of a process a GPU.
+    #[arg(long)]
+    pub(crate) threads: bool,
 }
 
 /// A named value, or the word `all`.

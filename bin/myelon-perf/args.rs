@@ -8,7 +8,7 @@ use myelon_ccl::variant::Lanes;
 use myelon_ccl::{DType, Error, Launching, Metadata, Output, Places, ReduceOp, SyncPolicy, Wait, WorldSize};
 
 use crate::compare::CompareArgs;
-use crate::values::{DeviceArg, OrAll, dtype, op, ranks};
+use crate::values::{DeviceArg, OrAll, PlaceArgs, dtype, op, ranks};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -102,15 +102,8 @@ pub(crate) struct SweepArgs {
     /// Issue this many operations by each call of the host's and time the call, baselines by a call each; 0 issues one by one.
     #[arg(long, value_name = "COUNT", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=i64::from(MOST_BATCH)), conflicts_with = "graph")]
     pub(crate) batch: u32,
-    /// Where kernels run; auto takes GPUs where there are any.
-    #[arg(long, value_enum, value_name = "DEVICE", default_value_t = DeviceArg::Auto)]
-    pub(crate) device: DeviceArg,
-    /// How many ranks to start: as many as GPUs unless told, 4 on the CPU; a launcher decides it otherwise.
-    #[arg(long, value_name = "N", value_parser = ranks)]
-    pub(crate) ranks: Option<WorldSize>,
-    /// Keep the ranks in this process, a thread each, instead of a process a GPU.
-    #[arg(long)]
-    pub(crate) threads: bool,
+    #[command(flatten)]
+    pub(crate) place: PlaceArgs,
     /// Let several ranks use one GPU: for correctness only, their times mean nothing.
     #[arg(long)]
     pub(crate) share_gpus: bool,

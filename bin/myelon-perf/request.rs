@@ -58,8 +58,8 @@ impl SweepRequest {
     ///
     /// Errors: one that names the argument, what it asks for and what would be right.
     pub(crate) fn check(args: &SweepArgs, here: &dyn Surroundings) -> Result<Self> {
-        let device = device(args.device, here)?;
-        let asked = Asked { ranks: args.ranks, threads: args.threads, share_gpus: args.share_gpus };
+        let device = device(args.place.device, here)?;
+        let asked = Asked { ranks: args.place.ranks, threads: args.place.threads, share_gpus: args.share_gpus };
         let ranks = asked.ranks(device, here)?;
         if args.repeats == 0 {
             return Err(Error::invalid("-n 0 measures nothing: use 1 or more"));

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use clap::Parser;
 use myelon_ccl::measure::Bytes;
-use myelon_ccl::{DType, Error, SyncPolicy, WorldSize};
+use myelon_ccl::{DType, Error, SyncPolicy};
 
-use crate::values::{DeviceArg, OrAll, dtype, ranks};
+use crate::values::{OrAll, PlaceArgs, dtype};
 
 const AFTER_HELP: &str = "\
 How it searches: a first pass over few sizes keeps the best candidates of each; then every size is searched from
@@ -56,15 +56,8 @@ pub(crate) struct Cli {
     /// Start no further measurement after this time.
     #[arg(long, value_name = "SECONDS", default_value_t = 420)]
     pub(crate) budget: u64,
-    /// Where kernels run; auto takes GPUs where there are any.
-    #[arg(long, value_enum, value_name = "DEVICE", default_value_t = DeviceArg::Auto)]
-    pub(crate) device: DeviceArg,
-    /// How many ranks to start: as many as GPUs unless told, 4 on the CPU; a launcher decides it otherwise.
-    #[arg(long, value_name = "N", value_parser = ranks)]
-    pub(crate) ranks: Option<WorldSize>,
-    /// Keep the ranks in this process, a thread each, instead of a process a GPU.
-    #[arg(long)]
-    pub(crate) threads: bool,
+    #[command(flatten)]
+    pub(crate) place: PlaceArgs,
     /// Candidates; every enabled variant unless told.
     #[arg(long = "variant", value_name = "NAME,..", value_delimiter = ',')]
     pub(crate) variants: Vec<String>,
