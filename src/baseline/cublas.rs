@@ -117,7 +117,7 @@ fn check(functions: &Functions, call: &'static str, code: c_int) -> Result<()> {
 /// The owner synchronises the stream before dropping it.
 #[derive(Debug)]
 pub struct MatrixProduct {
-    library: Library,
+    cublas: Library,
     context: Context,
     handle: Handle,
     order: u32,
@@ -135,7 +135,7 @@ impl MatrixProduct {
         if properties.kind != DeviceKind::Cuda {
             return Err(Error::unsupported("cuBLAS runs on GPUs only"));
         }
-        let library = Library::open()?;
+        let cublas = Library::open()?;
         let context = Context::new(properties.ordinal)?;
         let elements = u64::from(order) * u64::from(order);
         let matrix = || Buffer::new(device, elements * ELEMENT);
@@ -147,11 +147,11 @@ impl MatrixProduct {
         context.bind()?;
         let mut handle: Handle = std::ptr::null_mut();
         // SAFETY: the handle goes to a local; it belongs to the context that is current.
-        check(&library.functions, "cublasCreate_v2", unsafe { (library.functions.cublasCreate_v2)(&mut handle) })?;
-        let product = Self { library, context, handle, order, matrices };
+        check(&cublas.functions, "cublasCreate_v2", unsafe { (cublas.functions.cublasCreate_v2)(&mut handle) })?;
+        let product = Self { cublas, context, handle, order, matrices };
         // SAFETY: the handle is live; the stream is one of the device's, which are of the context's.
-        let code = unsafe { (library.functions.cublasSetStream_v2)(handle, stream.handle().0 as usize as *mut c_void) };
-        check(&library.functions, "cublasSetStream_v2", code)?;
+        let code = unsafe { (cublas.functions.cublasSetStream_v2)(handle, stream.handle().0 as usize as *mut c_void) };
+        check(&cublas.functions, "cublasSetStream_v2", code)?;
         product.queue()?;
         stream.synchronize()?;
         Ok(product)
@@ -168,7 +168,7 @@ impl MatrixProduct {
         // SAFETY: the handle is live and used by this thread alone, for it is not `Sync`; each matrix has `order` columns of `order`
         // elements, and lives until the owner has synchronised the stream; the factors are read before the call returns.
         let code = unsafe {
-            (self.library.functions.cublasGemmEx)(
+            (self.cublas.functions.cublasGemmEx)(
                 self.handle,
                 NOT_TRANSPOSED,
                 NOT_TRANSPOSED,
@@ -190,12 +190,12 @@ impl MatrixProduct {
                 BY_HEURISTIC,
             )
         };
-        check(&self.library.functions, "cublasGemmEx", code)
+        check(&self.cublas.functions, "cublasGemmEx", code)
     }
 
     /// What it computes and with what, for people.
     pub fn describe(&self) -> String {
-        format!("bf16 product of {0} x {0} matrices by cuBLAS {1}", self.order, self.library.version)
+        format!("bf16 product of {0} x {0} matrices by cuBLAS {1}", self.order, self.cublas.version)
     }
 
     /// Left, right, and result of the last product: column by column.
@@ -208,8 +208,8 @@ impl Drop for MatrixProduct {
     fn drop(&mut self) {
         let destroyed = self.context.bind().and_then(|()| {
             // SAFETY: the handle is live and not used afterwards; the owner has synchronised the stream.
-            let code = unsafe { (self.library.functions.cublasDestroy_v2)(self.handle) };
-            check(&self.library.functions, "cublasDestroy_v2", code)
+            let code = unsafe { (self.cublas.functions.cublasDestroy_v2)(self.handle) };
+            check(&self.cublas.functions, "cublasDestroy_v2", code)
         });
         if let Err(error) = destroyed {
             tracing::warn!(%error, "a handle of cuBLAS was left behind");

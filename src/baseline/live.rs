@@ -18,7 +18,7 @@ pub(super) const PARTING_PATIENCE: Duration = Duration::from_secs(30);
 /// What a communicator and its symmetric buffers have in common.
 #[derive(Debug)]
 pub(super) struct Shared {
-    pub(super) library: RankLibrary,
+    pub(super) nccl: RankLibrary,
     pub(super) context: Context,
     pub(super) patience: Duration,
     /// NCCL forbids two calls on one communicator at a time; each holds this lock.
@@ -50,15 +50,15 @@ impl Handle {
 }
 
 impl Shared {
-    pub(super) fn new(library: RankLibrary, context: Context, patience: Duration, handle: Handle) -> Self {
-        Self { library, context, patience, state: Mutex::new(State::Live(handle)) }
+    pub(super) fn new(nccl: RankLibrary, context: Context, patience: Duration, handle: Handle) -> Self {
+        Self { nccl, context, patience, state: Mutex::new(State::Live(handle)) }
     }
 
     /// One call on the live communicator, under its lock.
     pub(super) fn call(&self, call: &'static str, work: impl FnOnce(&RankLibrary, Handle) -> c_int) -> Result<()> {
         let state = self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         match *state {
-            State::Live(handle) => self.library.check(call, work(&self.library, handle)),
+            State::Live(handle) => self.nccl.check(call, work(&self.nccl, handle)),
             State::Closed(why) => Err(self.closed(call, why)),
         }
     }
@@ -75,10 +75,10 @@ impl Shared {
             State::Live(handle) => handle,
             State::Closed(why) => return Err(self.closed(call, why)),
         };
-        let (library, context) = (self.library, self.context.clone());
-        within(self.patience, move || work(library, &context, handle))?.unwrap_or_else(|| {
+        let (nccl, context) = (self.nccl, self.context.clone());
+        within(self.patience, move || work(nccl, &context, handle))?.unwrap_or_else(|| {
             *state = State::Closed("a call on it never returned");
-            Err(no_return(self.library.rank, call, self.patience))
+            Err(no_return(self.nccl.rank, call, self.patience))
         })
     }
 
@@ -94,16 +94,16 @@ impl Shared {
         patience: Duration,
         work: impl FnOnce(RankLibrary, &Context) -> Result<()> + Send + 'static,
     ) -> Result<()> {
-        let (library, context) = (self.library, self.context.clone());
-        within(patience, move || work(library, &context))?
-            .unwrap_or_else(|| Err(no_return(self.library.rank, call, patience)))
+        let (nccl, context) = (self.nccl, self.context.clone());
+        within(patience, move || work(nccl, &context))?
+            .unwrap_or_else(|| Err(no_return(self.nccl.rank, call, patience)))
     }
 
     /// Takes the communicator out of use; `None` where it was already.
     pub(super) fn close(&self, why: &'static str) -> Result<Option<Handle>> {
         let Some(mut state) = self.lock_within(PARTING_PATIENCE) else {
             let detail = "another thread's call on this communicator does not return".into();
-            return Err(Error::Nccl { rank: self.library.rank, call: "closing the communicator", detail });
+            return Err(Error::Nccl { rank: self.nccl.rank, call: "closing the communicator", detail });
         };
         match std::mem::replace(&mut *state, State::Closed(why)) {
             State::Live(handle) => Ok(Some(handle)),
@@ -128,7 +128,7 @@ impl Shared {
     }
 
     fn closed(&self, call: &'static str, why: &str) -> Error {
-        Error::Nccl { rank: self.library.rank, call, detail: format!("this communicator is closed: {why}") }
+        Error::Nccl { rank: self.nccl.rank, call, detail: format!("this communicator is closed: {why}") }
     }
 }
 

@@ -52,7 +52,7 @@ impl NcclCommunicator {
 
     /// Release of NCCL in use.
     pub fn version(&self) -> NcclVersion {
-        self.shared.library.version
+        self.shared.nccl.version
     }
 
     /// Whether this release reduces a type; [`Error::Unsupported`] if not.
@@ -104,7 +104,7 @@ impl NcclCommunicator {
             // SAFETY: the communicator is live and locked; the code goes to a local.
             unsafe { (library.functions.ncclCommGetAsyncError)(handle.get(), &mut failure) }
         })?;
-        self.shared.library.check("an operation in the background", failure)
+        self.shared.nccl.check("an operation in the background", failure)
     }
 
     /// Waits for everything queued, on all ranks, and gives the communicator back. Every rank calls it.

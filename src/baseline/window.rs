@@ -47,7 +47,7 @@ impl NcclCommunicator {
     /// [`Error::Nccl`] where NCCL fails or the other ranks do not come, and the communicator is then given up.
     pub fn symmetric_buffer(&self, bytes: u64) -> Result<SymmetricBuffer> {
         let shared = self.shared();
-        let functions = shared.library.functions;
+        let functions = shared.nccl.functions;
         let (Some(allocate), Some(free), Some(register), Some(_)) = (
             functions.ncclMemAlloc,
             functions.ncclMemFree,
@@ -56,7 +56,7 @@ impl NcclCommunicator {
         ) else {
             return Err(Error::unsupported(format!(
                 "NCCL {} has no symmetric windows: 2.27 is the first that has",
-                shared.library.version
+                shared.nccl.version
             )));
         };
         let size = window_size(bytes)?;
@@ -100,7 +100,7 @@ impl SymmetricBuffer {
 
 impl Drop for SymmetricBuffer {
     fn drop(&mut self) {
-        let functions = self.shared.library.functions;
+        let functions = self.shared.nccl.functions;
         let (Some(deregister), Some(free)) = (functions.ncclCommWindowDeregister, functions.ncclMemFree) else {
             return;
         };
