@@ -1,0 +1,3 @@
+//! Data-parallel training with Myelon.
+
+fn main() {}
