@@ -3,7 +3,11 @@
 
 static void names(void) {
     int version = 0;
+    myelonErrorInfo_t info = {0, 0, 0};
     EXPECT(strcmp(myelonGetLastError(), "") == 0);
+    OK(myelonGetLastErrorInfo(&info));
+    EXPECT(info.rank == -1 && info.peer == -1 && info.lane == -1);
+    FAILS(myelonInvalidArgument, "info is NULL", myelonGetLastErrorInfo(NULL));
     OK(myelonGetVersion(&version));
     EXPECT(version == MYELON_VERSION);
     FAILS(myelonInvalidArgument, "myelonGetVersion: version is NULL", myelonGetVersion(NULL));

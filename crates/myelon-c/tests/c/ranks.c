@@ -110,6 +110,10 @@ static void stall(struct rank *rank, myelonComm_t comm) {
     EXPECT(status == myelonStalled);
     const char *words[] = {"rank ", "lane ", "expected ", "seen ", "rank 2 had not started this operation"};
     for (size_t i = 0; i < sizeof words / sizeof *words; i++) EXPECT(strstr(myelonGetLastError(), words[i]) != NULL);
+    // A wait of this rank's own, or of the one that gave up first.
+    myelonErrorInfo_t info;
+    OK(myelonGetLastErrorInfo(&info));
+    EXPECT(info.rank >= 0 && info.rank < RANKS - 1 && info.peer >= 0 && info.peer < RANKS && info.lane >= 0);
     // It stays so.
     FAILS(myelonStalled, "rank 2", myelonAllReduce(comm, data, data, COUNT, myelonF32, myelonSum, NULL));
 }
