@@ -151,12 +151,7 @@ impl KernelEngine {
     ///
     /// Errors: besides those of [`Plan::new`], [`Error::InvalidArgument`](crate::Error::InvalidArgument) for a grid that is
     /// not resident as a whole, and for a variant of another collective.
-    pub(super) fn find(
-        &self,
-        collective: Collective,
-        choice: Option<&Choice>,
-        request: &Request,
-    ) -> Result<Found<'_>> {
+    pub(super) fn find(&self, collective: Collective, choice: Option<&Choice>, request: &Request) -> Result<Found<'_>> {
         let choice = match choice {
             None if collective != Collective::AllReduce => Some(self.dispatcher.choose_other(collective)?),
             choice => choice,
