@@ -130,6 +130,10 @@ impl KernelEngine {
         Ok((choice, origin))
     }
 
+    pub(super) fn choose_other(&self, collective: Collective) -> Result<&Choice> {
+        self.dispatcher.choose_other(collective)
+    }
+
     pub(super) fn plan(&self, choice: &Choice, request: &Request) -> Result<Plan> {
         let terrain = Terrain {
             device: self.kind,
@@ -210,7 +214,7 @@ impl KernelEngine {
 
     /// Plans of what a collective but all-reduce takes for these types and operators, at every size.
     pub(super) fn plans_of(&self, collective: Collective, types: &[(DType, ReduceOp)]) -> Result<Vec<Plan>> {
-        let choice = self.dispatcher.choose_other(collective)?;
+        let choice = self.choose_other(collective)?;
         let mut plans: Vec<Plan> = Vec::new();
         for &(dtype, op) in types {
             for size in self.dispatcher.sizes() {
