@@ -96,6 +96,22 @@ static void batch(struct rank *rank, myelonComm_t comm) {
     OK(myelonDeregister(window));
 }
 
+static void parts(struct rank *rank, myelonComm_t comm) {
+    int32_t all[RANKS * COUNT], part[COUNT], gathered[RANKS * COUNT], told[COUNT];
+    const myelonDataType_t type = myelonI32;
+    const myelonOp_t op = myelonSum;
+    OK(myelonPrepareCollective(comm, myelonCollectiveReduceScatter, &type, &op, 1));
+    for (int i = 0; i < RANKS * COUNT; i++) all[i] = i + rank->number;
+    for (int i = 0; i < COUNT; i++) told[i] = 100 * rank->number + i;
+    OK(myelonReduceScatter(comm, all, part, COUNT, myelonI32, myelonSum, NULL));
+    OK(myelonAllGather(comm, part, gathered, COUNT, myelonI32, NULL));
+    // Elsewhere than on the root the input is nobody's.
+    OK(myelonBroadcast(comm, rank->number == 1 ? told : NULL, told, COUNT, myelonI32, 1, NULL));
+    OK(myelonCommSynchronize(comm, NULL));
+    for (int i = 0; i < RANKS * COUNT; i++) EXPECT(gathered[i] == 3 * i + 3);
+    for (int i = 0; i < COUNT; i++) EXPECT(part[i] == gathered[rank->number * COUNT + i] && told[i] == 100 + i);
+}
+
 // The last rank never comes.
 static void stall(struct rank *rank, myelonComm_t comm) {
     float data[COUNT] = {0};
@@ -156,6 +172,7 @@ int main(void) {
     // Kernels that are not in the cache are compiled between the first operations.
     on_all_ranks(60, all_reduce);
     on_all_ranks(60, batch);
+    on_all_ranks(60, parts);
     on_all_ranks(0.5, stall);
     on_all_ranks(0, give_up);
     double begin = now();
