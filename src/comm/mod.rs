@@ -13,6 +13,7 @@ mod order;
 mod place;
 mod presence;
 mod register;
+mod split;
 mod tables;
 
 use std::fmt;

@@ -1,0 +1,6 @@
+//! Communicators as groups of ranks: split into children, held together by barriers.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod splits;
