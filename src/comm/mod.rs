@@ -1,5 +1,6 @@
 //! [`Communicator`]: one all-reduce from request to launch.
 
+mod barrier;
 mod batch;
 mod copies;
 mod cuda_slices;
