@@ -144,7 +144,7 @@ pub mod variant;
 pub mod verify;
 pub mod watch;
 
-pub use comm::{Communicator, Fallback, Operation, Options};
+pub use comm::{Bucket, Communicator, Fallback, Operation, Options};
 pub use error::{Error, Result};
 pub use memory::Window;
 pub use types::{

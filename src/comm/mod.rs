@@ -2,6 +2,8 @@
 
 mod barrier;
 mod batch;
+mod bucket;
+mod buckets;
 mod copies;
 mod cuda_slices;
 mod engine;
@@ -32,6 +34,7 @@ use crate::variant::{Choice, Plan, Request};
 use engine::{Engine, Found, KernelEngine};
 use order::{Order, Owner};
 
+pub use bucket::Bucket;
 pub use cuda_slices::Element;
 pub use operation::Operation;
 pub use options::{Fallback, Options};

@@ -10,7 +10,7 @@ use crate::device::DeviceKind;
 use crate::error::Result;
 use crate::measure::Bytes;
 use crate::types::WorldSize;
-use crate::variant::{Choice, Request, Shape};
+use crate::variant::{Choice, Manifest, Request, Shape};
 
 /// What decides for the ranks of a communicator: a choice that was forced, else a lane table, else the rule of the device kind.
 /// Each is asked only where its variant has the type and operator, and is trusted on the architecture.
@@ -21,6 +21,8 @@ pub struct Dispatcher {
     /// Whether every row of the table is trusted on the architecture, as on the machine that it was measured on.
     trusts_all: bool,
     rule: Arc<Rule>,
+    /// Variants with a form for lists of buckets that are trusted on the architecture.
+    for_buckets: Vec<Choice>,
     arch: String,
     ranks: WorldSize,
     sentinel: bool,
@@ -44,6 +46,8 @@ pub enum Origin<'a> {
     Table(&'a LaneTable, &'a Row),
     /// The row at this place of the rule, from 1.
     Rule(usize),
+    /// It is the last of the manifest with a form for buckets.
+    Manifest,
 }
 
 impl fmt::Display for Origin<'_> {
@@ -52,6 +56,7 @@ impl fmt::Display for Origin<'_> {
             Self::Forced => f.write_str("forced"),
             Self::Table(table, row) => write!(f, "{}, the row from {}", table.name(), Bytes(row.from)),
             Self::Rule(place) => write!(f, "row {place} of the rule"),
+            Self::Manifest => f.write_str("the last of the manifest with a form for buckets"),
         }
     }
 }
@@ -68,7 +73,10 @@ impl Dispatcher {
     ) -> Self {
         let trusts = |table: &Arc<LaneTable>| table.rows(ranks).all(|row| row.choice.variant.is_trusted_on(arch));
         let trusts_all = table.iter().all(trusts);
-        Self { forced, table, trusts_all, rule: Rule::embedded(kind), arch: arch.to_owned(), ranks, sentinel }
+        let with_buckets = Manifest::embedded().enabled().filter(|spec| spec.buckets && spec.is_trusted_on(arch));
+        let for_buckets = with_buckets.map(Choice::of).collect();
+        let (rule, arch) = (Rule::embedded(kind), arch.to_owned());
+        Self { forced, table, trusts_all, rule, for_buckets, arch, ranks, sentinel }
     }
 
     /// The choice for a request. Allocates nothing.
@@ -95,6 +103,20 @@ impl Dispatcher {
         }
         let (choice, place) = self.rule.choose(&self.arch, self.ranks, request)?;
         Ok(Decision { choice, origin: Origin::Rule(place) })
+    }
+
+    /// The choice for a list of buckets, of which `request` is the whole: what [`Dispatcher::choose`] says where that has a form
+    /// for buckets, else the last variant of the manifest that has one. `None` where there is none.
+    ///
+    /// Errors: as [`Dispatcher::choose`].
+    pub fn choose_for_buckets(&self, request: &Request) -> Result<Option<Decision<'_>>> {
+        let decision = self.choose(request)?;
+        if decision.choice.variant.buckets {
+            return Ok(Some(decision));
+        }
+        let supports = |choice: &&Choice| choice.variant.supports(request.dtype, request.op).is_ok();
+        let last = self.for_buckets.iter().rev().find(supports);
+        Ok(last.map(|choice| Decision { choice, origin: Origin::Manifest }))
     }
 
     /// Sizes at which the choice can change, and every power of two to 4 GiB, at which rules and tunings do.

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::abi::{BARRIER, ControlPage, FaultCode, FaultRecord, describe};
+use crate::abi::{BARRIER, BUCKETS_CODE, ControlPage, FaultCode, FaultRecord, SHAPE_BITS, describe};
 use crate::bootstrap::ControlEvent;
 use crate::device::{Device, DevicePtr, HostBlock};
 use crate::error::{Error, Result};
@@ -178,8 +178,13 @@ fn operation_text(descriptor: u64) -> String {
         return "a barrier".into();
     }
     let (count, dtype, op) = describe(descriptor);
+    let is_list = dtype == BUCKETS_CODE;
     let dtype = DType::ALL.iter().find(|value| **value as u8 == dtype).map_or("?", |value| value.name());
     let op = ReduceOp::ALL.iter().find(|value| **value as u8 == op).map_or("?", |value| value.name());
+    if is_list {
+        let (buckets, shape) = (count >> SHAPE_BITS, count & ((1 << SHAPE_BITS) - 1));
+        return format!("{op} of {buckets} buckets, whose type and counts have the hash {shape:#x}");
+    }
     format!("{op} of {count} {dtype}")
 }
 
