@@ -3,7 +3,11 @@
 //! Sizes and offsets are asserted on both sides, so a change on one side does not compile on the other.
 //! All offsets are bytes from the start of a rank's heap; all addresses are as the launching rank maps them.
 
+mod buckets;
+
 use crate::types::MAX_WORLD_SIZE;
+
+pub use buckets::{BUCKETS_CODE, BucketArgs, BucketPlace, BucketTable, MAX_BUCKETS, SHAPE_BITS, buckets_descriptor};
 
 /// [`MAX_WORLD_SIZE`] as an array length.
 pub const MAX_WORLD: usize = MAX_WORLD_SIZE as usize;
@@ -21,8 +25,6 @@ pub const STAGING_BUFFERS: u64 = 2;
 pub const SENTINEL_BYTE: u8 = 0xff;
 /// Bytes one thread moves at a time.
 pub const PACK_BYTES: u64 = 16;
-/// Most buckets of one launch: its arguments have room for no more.
-pub const MAX_BUCKETS: usize = 128;
 /// Shared memory before the stages of a kernel with producer warps: their mbarriers.
 pub const STAGE_FLAG_BYTES: u32 = 256;
 
@@ -86,19 +88,6 @@ pub const fn describe(descriptor: u64) -> (u64, u8, u8) {
 pub const BARRIER_CODE: u8 = 15;
 /// The [`descriptor`] of a barrier.
 pub const BARRIER: u64 = descriptor(0, BARRIER_CODE, 0);
-
-/// In place of a data type's code: a list of buckets.
-pub const BUCKETS_CODE: u8 = 14;
-/// Bits of the count of a list's descriptor that hold a hash of its shape; above these is the number of buckets.
-pub const SHAPE_BITS: u32 = 21;
-/// Bits that hold the number of buckets.
-const BUCKETS_BITS: u32 = 10;
-
-/// The [`descriptor`] of a list: the number of buckets, a hash of their type and counts, and the operator.
-pub const fn buckets_descriptor(buckets: u64, shape: u64, op: u8) -> u64 {
-    let count = (buckets & ((1 << BUCKETS_BITS) - 1)) << SHAPE_BITS | (shape & ((1 << SHAPE_BITS) - 1));
-    descriptor(count, BUCKETS_CODE, op)
-}
 
 /// What all CTAs of a rank share.
 #[repr(C, align(128))]
@@ -270,42 +259,6 @@ pub struct Args {
     pub end_step: u16,
 }
 
-/// Where one bucket of a launch lies.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct BucketPlace {
-    /// First element of the operand.
-    pub input: u64,
-    /// First element of the result; may equal `input`.
-    pub output: u64,
-}
-
-/// The buckets of one launch. Each begins with a pack of its own.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BucketTable {
-    /// What a search by halves begins with: the largest power of two below the number of buckets, 0 for one.
-    pub search_step: u32,
-    /// Fills the word.
-    pub padding: u32,
-    /// First pack of each bucket in the launch's message; `u32::MAX` behind the last.
-    pub first_pack: [u32; MAX_BUCKETS],
-    /// Elements of each.
-    pub elements: [u32; MAX_BUCKETS],
-    /// Addresses of each.
-    pub place: [BucketPlace; MAX_BUCKETS],
-}
-
-/// Arguments of a collective kernel over a list of buckets, passed by value.
-#[repr(C)]
-#[derive(Clone, Copy, Debug)]
-pub struct BucketArgs {
-    /// As for one buffer, without addresses; `count` has the elements that fill all packs.
-    pub args: Args,
-    /// The list.
-    pub table: BucketTable,
-}
-
 /// Arguments of the kernels that write test data and check results.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
@@ -379,8 +332,6 @@ const _: () = {
     assert!(size_of::<ControlPage>() == 120);
     assert!(size_of::<Args>() == 256);
     assert!(offset_of!(Args, layout) == 128);
-    assert!(size_of::<BucketTable>() == 8 + 24 * MAX_BUCKETS);
-    assert!(size_of::<BucketArgs>() == size_of::<Args>() + size_of::<BucketTable>());
     assert!(size_of::<VerifyArgs>() == 48);
     assert!(size_of::<PairArgs>() == 104);
     assert!(size_of::<NeighbourArgs>() == 32);
@@ -399,8 +350,6 @@ pub fn bytes_of<T: Plain>(value: &T) -> &[u8] {
 pub unsafe trait Plain: Copy {}
 // SAFETY: repr(C), all fields integers in an order that leaves no gap (sizes asserted above).
 unsafe impl Plain for Args {}
-// SAFETY: as above.
-unsafe impl Plain for BucketArgs {}
 // SAFETY: as above.
 unsafe impl Plain for VerifyArgs {}
 // SAFETY: as above.
