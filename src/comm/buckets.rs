@@ -15,9 +15,10 @@ impl Communicator {
     /// Shape: any number of buckets, none included, of any counts, 0 included; addresses as for [`Communicator::all_reduce`]. All
     /// ranks give the same counts in the same order. Together the buckets are one message, in which each begins at a pack of 16
     /// bytes: what chooses goes by that size. A launch takes 128 buckets and as many bytes as a message of one launch has; more
-    /// are cut into several launches. What is chosen has a form for buckets (`buckets` in the manifest); where the choice for the
-    /// size has none, it is the manifest's last variant with one, which cuts large lists into launches. A bucket of 1 MiB or more
-    /// whose own choice has none is an operation of its own behind the others, and so is every bucket where no variant has one.
+    /// are cut into several launches. What is chosen has a form for buckets (`buckets` in the manifest); where the lane table's
+    /// choice for the size has none, it is the rule's, or else the manifest's last variant with one, which cuts large lists into
+    /// launches. A bucket of 1 MiB or more whose own choice has none is an operation of its own behind the others, and so is every
+    /// bucket where no variant has one.
     ///
     /// Results: the variants with a form for buckets reduce in the order of ranks and round once, wherever an element lies. So
     /// each bucket has the bits that an all-reduce of it by any of these would have, alone or as part of a contiguous message; one

@@ -106,13 +106,17 @@ impl Dispatcher {
     }
 
     /// The choice for a list of buckets, of which `request` is the whole: what [`Dispatcher::choose`] says where that has a form
-    /// for buckets, else the last variant of the manifest that has one. `None` where there is none.
+    /// for buckets, else what the rule says, else the last variant of the manifest that has one. `None` where there is none.
     ///
     /// Errors: as [`Dispatcher::choose`].
     pub fn choose_for_buckets(&self, request: &Request) -> Result<Option<Decision<'_>>> {
         let decision = self.choose(request)?;
         if decision.choice.variant.buckets {
             return Ok(Some(decision));
+        }
+        let (choice, place) = self.rule.choose(&self.arch, self.ranks, request)?;
+        if choice.variant.buckets {
+            return Ok(Some(Decision { choice, origin: Origin::Rule(place) }));
         }
         let supports = |choice: &&Choice| choice.variant.supports(request.dtype, request.op).is_ok();
         let last = self.for_buckets.iter().rev().find(supports);
@@ -142,7 +146,6 @@ mod tests {
     use super::super::lane_table::tests::{row, section, table};
     use super::*;
     use crate::types::{DType, ReduceOp};
-    use crate::variant::Manifest;
 
     fn dispatcher(forced: Option<&str>, arch: &str, sentinel: bool) -> Dispatcher {
         let rows = |variant: &str| vec![row(0, variant, 7), row(1 << 20, "ring", 9)];
@@ -176,6 +179,27 @@ mod tests {
         let forced = dispatcher(Some("ring"), "sm_90a", true);
         assert_eq!(decide(&forced, 256, DType::F32), ("ring".to_owned(), "forced".to_owned()));
         assert_eq!(decide(&forced, 256, DType::E4m3), row("one_shot_push", "0"));
+    }
+
+    #[test]
+    fn a_list_of_buckets_gets_a_variant_that_has_a_form_for_them() {
+        let decide = |dispatcher: &Dispatcher, count, dtype| {
+            let request = Request { count, dtype, op: ReduceOp::Sum, registered: false };
+            let decision = dispatcher.choose_for_buckets(&request).unwrap();
+            decision.map(|Decision { choice, origin }| (choice.variant.name.clone(), origin.to_string()))
+        };
+        let some = |variant: &str, origin: &str| Some((variant.to_owned(), origin.to_owned()));
+        let hopper = dispatcher(None, "sm_90a", true);
+        assert_eq!(decide(&hopper, 256, DType::F32), some("one_shot_push", "the new table, the row from 0"));
+        // The table's variant has none, but the rule's has, or that of neither.
+        let (rule, manifest) = ("row 2 of the rule", "the last of the manifest with a form for buckets");
+        assert_eq!(decide(&hopper, 256, DType::I32), some("one_shot_push", rule));
+        assert_eq!(decide(&hopper, 1 << 19, DType::I32), some("two_shot_push", manifest));
+        let forced = |variant| dispatcher(Some(variant), "sm_90a", true);
+        assert_eq!(decide(&forced("two_shot_push"), 256, DType::F32), some("two_shot_push", "forced"));
+        assert_eq!(decide(&forced("ring"), 1 << 26, DType::F32), some("two_shot_push", manifest));
+        // None of them has been tried there.
+        assert_eq!(decide(&dispatcher(None, "sm_80", true), 256, DType::F32), None);
     }
 
     #[test]

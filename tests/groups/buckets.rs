@@ -105,12 +105,12 @@ impl<'a> Loaded<'a> {
     /// Issues the list, by a choice of the caller's or the communicator's own.
     fn issue(&self, choice: Option<&Choice>) -> Result<()> {
         let (dtype, op, stream) = (self.list.dtype, self.list.op, self.stream.handle());
-        // SAFETY: the buffers hold all operands, which do not overlap, and outlive every synchronisation.
+        let buckets = self.buckets();
         match choice {
-            Some(choice) => unsafe {
-                self.communicator.all_reduce_buckets_as(choice, &self.buckets(), dtype, op, stream)
-            },
-            None => unsafe { self.communicator.all_reduce_buckets(&self.buckets(), dtype, op, stream) },
+            // SAFETY: the buffers hold all operands, which do not overlap, and outlive every synchronisation.
+            Some(choice) => unsafe { self.communicator.all_reduce_buckets_as(choice, &buckets, dtype, op, stream) },
+            // SAFETY: as above.
+            None => unsafe { self.communicator.all_reduce_buckets(&buckets, dtype, op, stream) },
         }
     }
 
