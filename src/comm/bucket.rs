@@ -118,7 +118,8 @@ mod tests {
 
     fn list(counts: &[u64]) -> Vec<Bucket> {
         let at = |place: usize| (place as u64 + 1) << 32;
-        let bucket = |(place, &count)| Bucket { input: DevicePtr(at(place)), output: DevicePtr(at(place) + 8), count };
+        let bucket =
+            |(place, &count)| Bucket { input: DevicePtr(at(place)), output: DevicePtr(at(place) + (1 << 31)), count };
         counts.iter().enumerate().map(bucket).collect()
     }
 
