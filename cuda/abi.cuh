@@ -121,6 +121,9 @@ struct Args {
   u32 slots;
   u16 first_step;
   u16 end_step;
+  u64 part_bytes;
+  u32 root;
+  u32 padding;
 };
 
 struct BucketPlace {
@@ -130,7 +133,7 @@ struct BucketPlace {
 
 struct BucketArgs : Args {
   u32 search_step;
-  u32 padding;
+  u32 table_padding;
   u32 first_pack[kMaxBuckets];
   u32 elements[kMaxBuckets];
   BucketPlace place[kMaxBuckets];
@@ -142,6 +145,7 @@ struct VerifyArgs {
   u64* wrong;
   u64* operation;
   u64 seed;
+  u64 first;
   u32 rank;
   u32 world_size;
 };
@@ -171,10 +175,10 @@ static_assert(sizeof(CopyState) == 256, "CopyState differs from src/abi.rs");
 static_assert(sizeof(LaneState) == 512, "LaneState differs from src/abi.rs");
 static_assert(sizeof(FaultRecord) == 112, "FaultRecord differs from src/abi.rs");
 static_assert(sizeof(ControlPage) == 120, "ControlPage differs from src/abi.rs");
-static_assert(sizeof(Args) == 256, "Args differs from src/abi.rs");
+static_assert(sizeof(Args) == 272, "Args differs from src/abi.rs");
 static_assert(sizeof(BucketArgs) == sizeof(Args) + 8 + 24 * kMaxBuckets, "BucketArgs differs from src/abi.rs");
 static_assert(sizeof(BucketArgs) <= 4096, "BucketArgs is more than a launch takes");
-static_assert(sizeof(VerifyArgs) == 48, "VerifyArgs differs from src/abi.rs");
+static_assert(sizeof(VerifyArgs) == 56, "VerifyArgs differs from src/abi.rs");
 static_assert(sizeof(PairArgs) == 104, "PairArgs differs from src/abi.rs");
 static_assert(sizeof(NeighbourArgs) == 32, "NeighbourArgs differs from src/abi.rs");
 static_assert(__builtin_offsetof(HeapState, peer_fault) == 128, "HeapState differs from src/abi.rs");

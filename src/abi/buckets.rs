@@ -1,6 +1,6 @@
 //! A list of buckets as kernels get it, and what ranks compare of one.
 
-use super::{Args, Plain, descriptor};
+use super::{Args, COUNT_BITS, Description, Plain, descriptor};
 
 /// Most buckets of one launch: its arguments have room for no more.
 pub const MAX_BUCKETS: usize = 128;
@@ -10,12 +10,12 @@ pub const BUCKETS_CODE: u8 = 14;
 /// Bits of the count of a list's descriptor that hold a hash of its shape; above these is the number of buckets.
 pub const SHAPE_BITS: u32 = 21;
 /// Bits that hold the number of buckets.
-const BUCKETS_BITS: u32 = 10;
+const BUCKETS_BITS: u32 = COUNT_BITS - SHAPE_BITS;
 
 /// The [`descriptor`] of a list: the number of buckets, a hash of their type and counts, and the operator.
 pub const fn buckets_descriptor(buckets: u64, shape: u64, op: u8) -> u64 {
     let count = (buckets & ((1 << BUCKETS_BITS) - 1)) << SHAPE_BITS | (shape & ((1 << SHAPE_BITS) - 1));
-    descriptor(count, BUCKETS_CODE, op)
+    descriptor(Description { count, collective: 0, detail: op, dtype: BUCKETS_CODE })
 }
 
 /// Where one bucket of a launch lies.

@@ -6,7 +6,7 @@ use super::engine::{Engine, Found, KernelEngine};
 use crate::baseline;
 use crate::device::StreamHandle;
 use crate::error::Result;
-use crate::types::{DType, ReduceOp};
+use crate::types::{Collective, DType, ReduceOp};
 use crate::variant::{Choice, Plan};
 
 impl Communicator {
@@ -108,8 +108,9 @@ impl Communicator {
         let arrangement = kernels.arrange(choice, buckets, dtype, op)?;
         let find = || {
             let together = arrangement.together.as_ref().map(|request| kernels.find_buckets(choice, request));
-            let alone =
-                arrangement.alone(buckets).map(|bucket| kernels.find(None, &bucket.operation(dtype, op).request()));
+            let alone = arrangement
+                .alone(buckets)
+                .map(|bucket| kernels.find(Collective::AllReduce, None, &bucket.operation(dtype, op).request()));
             Ok((together.transpose()?, alone.collect::<Result<Vec<_>>>()?))
         };
         let mut found = find()?;
