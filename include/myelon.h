@@ -159,6 +159,16 @@ typedef struct {
     myelonWindow_t window;
 } myelonOperation_t;
 
+// One buffer of a list, for myelonAllReduceBuckets.
+typedef struct {
+    // First element of this rank's operand.
+    const void *input;
+    // First element of this rank's result; equals input to work in place, else does not overlap it.
+    void *output;
+    // Elements. Equal on all ranks.
+    size_t count;
+} myelonBucket_t;
+
 #ifdef __cplusplus
 extern "C" {
 #endif // __cplusplus
@@ -222,6 +232,16 @@ myelonStatus_t myelonCommInitRank(myelonComm_t *comm,
 // rank, or on the CPU device where there is no GPU. Collective. options as above.
 myelonStatus_t myelonCommInitEnv(myelonComm_t *comm,
                                  myelonOptions_t options);
+
+// Makes a communicator of the ranks of comm that give the same color, on the same devices, in the order of their keys, then of their
+// ranks in comm. Collective over comm. color -1 is none: *out is then NULL. It has memory, kernels and an order of operations of its
+// own, lives on when comm is destroyed, and is to be destroyed itself. options are its own, as above. While several communicators of
+// a process use a GPU their kernels may run at the same time: all ranks issue the operations of the two in the same order.
+myelonStatus_t myelonCommSplit(myelonComm_t comm,
+                               int color,
+                               int key,
+                               myelonOptions_t options,
+                               myelonComm_t *out);
 
 // Ends a communicator: waits a bounded time for its last operations, ends what still runs then, and says goodbye to the peers.
 // Never waits longer than some seconds. NULL is fine; a handle that was destroyed before, or that another thread still uses, is
@@ -289,6 +309,19 @@ myelonStatus_t myelonAllReduceBatch(myelonComm_t comm,
                                     size_t n,
                                     myelonStream_t stream);
 
+// Reduces a list of n buffers of one type by one operator as one operation: small ones, such as the gradients of many tensors, cost a
+// part of a launch each. Buckets have no order among themselves, and no output overlaps an operand of another one. All are checked
+// before anything is launched, and an error names the bucket by its place from 0. Otherwise as myelonAllReduce.
+myelonStatus_t myelonAllReduceBuckets(myelonComm_t comm,
+                                      const myelonBucket_t *buckets,
+                                      size_t n,
+                                      myelonDataType_t dtype,
+                                      myelonOp_t op,
+                                      myelonStream_t stream);
+
+// As myelonPrepare, for lists of buckets.
+myelonStatus_t myelonPrepareBuckets(myelonComm_t comm, const myelonDataType_t *dtypes, const myelonOp_t *ops, size_t n);
+
 // Copies the root's input into every rank's output; elsewhere input is ignored, and may be NULL. count elements. On the root output
 // equals input, or does not overlap it. Otherwise as myelonAllReduce.
 myelonStatus_t myelonBroadcast(myelonComm_t comm,
@@ -317,6 +350,11 @@ myelonStatus_t myelonAllGather(myelonComm_t comm,
                                size_t count,
                                myelonDataType_t dtype,
                                myelonStream_t stream);
+
+// Holds the stream until the streams of all ranks have come to this barrier. An operation as any other, with its place in their
+// order; the host does not wait. Nothing has to be prepared for it.
+myelonStatus_t myelonBarrier(myelonComm_t comm,
+                             myelonStream_t stream);
 
 // As myelonPrepare, for a collective of the caller's choice. Where it has no operator, any will do in ops.
 myelonStatus_t myelonPrepareCollective(myelonComm_t comm,

@@ -1,4 +1,4 @@
-//! The other collectives.
+//! The other collectives, and the barrier.
 
 use std::ffi::{c_int, c_void};
 
@@ -72,6 +72,17 @@ pub unsafe extern "C" fn myelonAllGather(
         let (dtype, stream) = (data_type(dtype)?, stream_handle(stream));
         // SAFETY: the same, in the words of the header.
         unsafe { communicator.all_gather(pointer(input), pointer(output), count as u64, dtype, stream) }?;
+        Ok(())
+    })
+}
+
+/// Holds the stream until the streams of all ranks have come to this barrier. An operation as any other, with its place in their
+/// order; the host does not wait. Nothing has to be prepared for it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn myelonBarrier(comm: myelonComm_t, stream: myelonStream_t) -> myelonStatus_t {
+    guard("myelonBarrier", || {
+        // SAFETY: the caller's word, in the words of the header.
+        unsafe { known(comm)?.barrier(stream_handle(stream)) }?;
         Ok(())
     })
 }

@@ -104,12 +104,57 @@ static void parts(struct rank *rank, myelonComm_t comm) {
     for (int i = 0; i < RANKS * COUNT; i++) all[i] = i + rank->number;
     for (int i = 0; i < COUNT; i++) told[i] = 100 * rank->number + i;
     OK(myelonReduceScatter(comm, all, part, COUNT, myelonI32, myelonSum, NULL));
+    OK(myelonBarrier(comm, NULL));
     OK(myelonAllGather(comm, part, gathered, COUNT, myelonI32, NULL));
     // Elsewhere than on the root the input is nobody's.
     OK(myelonBroadcast(comm, rank->number == 1 ? told : NULL, told, COUNT, myelonI32, 1, NULL));
     OK(myelonCommSynchronize(comm, NULL));
     for (int i = 0; i < RANKS * COUNT; i++) EXPECT(gathered[i] == 3 * i + 3);
     for (int i = 0; i < COUNT; i++) EXPECT(part[i] == gathered[rank->number * COUNT + i] && told[i] == 100 + i);
+}
+
+static void buckets(struct rank *rank, myelonComm_t comm) {
+    float first[COUNT], second[7], into[7];
+    const myelonDataType_t type = myelonF32;
+    const myelonOp_t op = myelonSum;
+    for (int i = 0; i < COUNT; i++) first[i] = (float)(rank->number * i);
+    for (int i = 0; i < 7; i++) second[i] = (float)rank->number;
+    myelonBucket_t list[] = {{first, first, COUNT}, {NULL, NULL, 0}, {second, into, 7}};
+    OK(myelonPrepareBuckets(comm, &type, &op, 1));
+    OK(myelonAllReduceBuckets(comm, list, 3, myelonF32, myelonSum, NULL));
+    OK(myelonAllReduceBuckets(comm, NULL, 0, myelonF32, myelonSum, NULL));
+    OK(myelonCommSynchronize(comm, NULL));
+    for (int i = 0; i < COUNT; i++) EXPECT(first[i] == (float)(3 * i));
+    for (int i = 0; i < 7; i++) EXPECT(second[i] == (float)rank->number && into[i] == 3);
+
+    FAILS(myelonInvalidArgument, "buckets is NULL", myelonAllReduceBuckets(comm, NULL, 2, myelonF32, myelonSum, NULL));
+    FAILS(myelonInvalidArgument, "op is 9", myelonAllReduceBuckets(comm, list, 3, myelonF32, (myelonOp_t)9, NULL));
+    list[2].output = second + 1;
+    FAILS(myelonInvalidArgument, "bucket 2", myelonAllReduceBuckets(comm, list, 3, myelonF32, myelonSum, NULL));
+    OK(myelonCommStatus(comm));
+}
+
+// Ranks 0 and 2 in one child, in turned order; rank 1 in none.
+static void split(struct rank *rank, myelonComm_t comm) {
+    myelonComm_t child = comm;
+    int child_rank = -1, child_ranks = -1;
+    float data[COUNT];
+    for (int i = 0; i < COUNT; i++) data[i] = (float)rank->number;
+    OK(myelonCommSplit(comm, rank->number == 1 ? -1 : 7, 10 - rank->number, NULL, &child));
+    if (rank->number == 1) {
+        EXPECT(child == NULL);
+    } else {
+        OK(myelonCommRank(child, &child_rank));
+        OK(myelonCommWorldSize(child, &child_ranks));
+        EXPECT(child_rank == (rank->number == 2 ? 0 : 1) && child_ranks == 2);
+        OK(myelonAllReduce(child, data, data, COUNT, myelonF32, myelonSum, NULL));
+        OK(myelonCommSynchronize(child, NULL));
+        for (int i = 0; i < COUNT; i++) EXPECT(data[i] == 2);
+    }
+    OK(myelonCommDestroy(child));
+    // The parent works on.
+    OK(myelonBarrier(comm, NULL));
+    OK(myelonCommSynchronize(comm, NULL));
 }
 
 // The last rank never comes.
@@ -173,6 +218,8 @@ int main(void) {
     on_all_ranks(60, all_reduce);
     on_all_ranks(60, batch);
     on_all_ranks(60, parts);
+    on_all_ranks(60, split);
+    on_all_ranks(60, buckets);
     on_all_ranks(0.5, stall);
     on_all_ranks(0, give_up);
     double begin = now();
