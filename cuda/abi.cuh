@@ -133,7 +133,7 @@ struct BucketPlace {
 
 struct BucketArgs : Args {
   u32 search_step;
-  u32 table_padding;
+  u32 padding;
   u32 first_pack[kMaxBuckets];
   u32 elements[kMaxBuckets];
   BucketPlace place[kMaxBuckets];

@@ -10,7 +10,7 @@ pub const BUCKETS_CODE: u8 = 14;
 /// Bits of the count of a list's descriptor that hold a hash of its shape; above these is the number of buckets.
 pub const SHAPE_BITS: u32 = 21;
 /// Bits that hold the number of buckets.
-const BUCKETS_BITS: u32 = COUNT_BITS - SHAPE_BITS;
+const BUCKETS_BITS: u32 = 10;
 
 /// The [`descriptor`] of a list: the number of buckets, a hash of their type and counts, and the operator.
 pub const fn buckets_descriptor(buckets: u64, shape: u64, op: u8) -> u64 {
@@ -55,6 +55,7 @@ pub struct BucketArgs {
 }
 
 const _: () = {
+    assert!(BUCKETS_BITS + SHAPE_BITS == COUNT_BITS);
     assert!(size_of::<BucketTable>() == 8 + 24 * MAX_BUCKETS);
     assert!(size_of::<BucketArgs>() == size_of::<Args>() + size_of::<BucketTable>());
     // What a launch takes on every architecture.

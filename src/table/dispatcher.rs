@@ -79,8 +79,8 @@ impl Dispatcher {
         let first = |&collective: &Collective| manifest.enabled_of(collective).find(|spec| spec.is_trusted_on(arch));
         let others = Collective::ALL.iter().filter(|&&collective| collective != Collective::AllReduce);
         let others = others.filter_map(first).map(Choice::of).collect();
-        let for_buckets =
-            manifest.enabled().filter(|spec| spec.buckets && spec.is_trusted_on(arch)).map(Choice::of).collect();
+        let with_buckets = manifest.enabled().filter(|spec| spec.buckets && spec.is_trusted_on(arch));
+        let for_buckets = with_buckets.map(Choice::of).collect();
         let (rule, arch) = (Rule::embedded(kind), arch.to_owned());
         Self { forced, others, table, trusts_all, rule, for_buckets, arch, ranks, sentinel }
     }
@@ -200,6 +200,24 @@ mod tests {
     }
 
     #[test]
+    fn a_forced_variant_is_for_its_own_collective() {
+        let name = |dispatcher: &Dispatcher, collective| {
+            dispatcher.choose_other(collective).map(|choice| choice.variant.name.clone())
+        };
+        let unforced = dispatcher(None, "sm_90a", true);
+        for &collective in &Collective::ALL[1..] {
+            let taken = unforced.choose_other(collective).unwrap();
+            taken.variant.implements(collective).unwrap();
+            let same = dispatcher(Some("ring"), "sm_90a", true);
+            assert_eq!(name(&same, collective).unwrap(), taken.variant.name);
+        }
+        assert!(name(&unforced, Collective::AllReduce).is_err());
+        let gather = dispatcher(Some("signal_all_gather"), "sm_90a", true);
+        assert_eq!(decide(&gather, 256, DType::F32).0, "one_shot_push");
+        assert_eq!(gather.choose_other(Collective::AllGather).unwrap(), gather.forced.as_ref().unwrap());
+    }
+
+    #[test]
     fn a_list_of_buckets_gets_a_variant_that_has_a_form_for_them() {
         let decide = |dispatcher: &Dispatcher, count, dtype| {
             let request = Request { count, dtype, op: ReduceOp::Sum, registered: false };
@@ -218,24 +236,6 @@ mod tests {
         assert_eq!(decide(&forced("ring"), 1 << 26, DType::F32), some("two_shot_push", manifest));
         // None of them has been tried there.
         assert_eq!(decide(&dispatcher(None, "sm_80", true), 256, DType::F32), None);
-    }
-
-    #[test]
-    fn a_forced_variant_is_for_its_own_collective() {
-        let name = |dispatcher: &Dispatcher, collective| {
-            dispatcher.choose_other(collective).map(|choice| choice.variant.name.clone())
-        };
-        let unforced = dispatcher(None, "sm_90a", true);
-        for &collective in &Collective::ALL[1..] {
-            let taken = unforced.choose_other(collective).unwrap();
-            taken.variant.implements(collective).unwrap();
-            let same = dispatcher(Some("ring"), "sm_90a", true);
-            assert_eq!(name(&same, collective).unwrap(), taken.variant.name);
-        }
-        assert!(name(&unforced, Collective::AllReduce).is_err());
-        let gather = dispatcher(Some("signal_all_gather"), "sm_90a", true);
-        assert_eq!(decide(&gather, 256, DType::F32).0, "one_shot_push");
-        assert_eq!(gather.choose_other(Collective::AllGather).unwrap(), gather.forced.as_ref().unwrap());
     }
 
     #[test]
