@@ -57,15 +57,18 @@ pub(crate) struct Args {
 
 const EXAMPLES: &str = "\
 Examples:
-  ddp-mlp                                    one rank: the loss curve to compare with
-  ddp-mlp --ranks 2                          two ranks: the same curve
-  ddp-mlp --ranks 2 --dtype bf16             half the bytes, a slightly different curve
-  mpirun -np 2 ddp-mlp --hidden 8192         a process a GPU, and gradients of 260 MiB a step
-  mpirun -np 2 ddp-mlp --hidden 8192 --engine nccl
-  mpirun -np 2 ddp-mlp --hidden 8192 --no-overlap
+  ddp-mlp                          one rank: the loss curve to compare with
+  ddp-mlp --ranks 2                two threads: the same curve
+  ddp-mlp --ranks 2 --dtype bf16   half the bytes, a slightly different curve
 
-'waited' is the share of time in which computing gradients had ended and averaging them had not. The environment variables that
-Myelon reads (MYELON_TIMEOUT, MYELON_VARIANT and so on) work here as well.";
+  A process a GPU, wide enough that communication matters: 258 MiB of gradients
+  mpirun -np 2 ddp-mlp --hidden 4096 --layers 5 --rate 0.02
+  mpirun -np 2 ddp-mlp --hidden 4096 --layers 5 --rate 0.02 --no-overlap
+  mpirun -np 2 ddp-mlp --hidden 4096 --layers 5 --rate 0.02 --engine nccl
+
+'waited' is the share of time in which computing gradients had ended and
+averaging them had not. What Myelon reads of the environment (MYELON_TIMEOUT,
+MYELON_VARIANT and so on) works here as well.";
 
 /// Where ranks compute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
