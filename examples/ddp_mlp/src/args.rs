@@ -61,7 +61,7 @@ Examples:
   ddp-mlp --ranks 2                two threads: the same curve
   ddp-mlp --ranks 2 --dtype bf16   half the bytes, a slightly different curve
 
-  A process a GPU, wide enough that communication matters: 258 MiB of gradients
+  A process a GPU, wide enough that communication matters: 257 MiB of gradients
   mpirun -np 2 ddp-mlp --hidden 4096 --layers 5 --rate 0.02
   mpirun -np 2 ddp-mlp --hidden 4096 --layers 5 --rate 0.02 --no-overlap
   mpirun -np 2 ddp-mlp --hidden 4096 --layers 5 --rate 0.02 --engine nccl

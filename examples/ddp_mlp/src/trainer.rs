@@ -153,7 +153,8 @@ impl Training {
     /// Share of rows that are told right.
     fn accuracy(&self, test: &Rows) -> Result<f64> {
         let images = test.images.to_dtype(self.compute)?;
-        let scores = self.model.forward(&images, |_, parameter| parameter.to_dtype(self.compute))?;
+        let scores =
+            self.model.forward(&images, |_, parameter| parameter.to_dtype(self.compute))?.to_dtype(DType::F32)?;
         let right = scores.argmax(D::Minus1)?.eq(&test.digits)?.to_dtype(DType::F32)?.sum_all()?.to_scalar::<f32>()?;
         Ok(f64::from(right) / test.len() as f64)
     }
