@@ -18,9 +18,9 @@ const TEST_EVERY: usize = 5;
 /// Images and the digits they show.
 #[derive(Clone, Debug)]
 pub struct Rows {
-    /// `f32`, [rows, [`PIXELS`]], 0 to 1.
+    /// `f32`, 0 to 1: a row of [`PIXELS`] for each image.
     pub images: Tensor,
-    /// `u32`, [rows].
+    /// `u32`: one for each image.
     pub digits: Tensor,
 }
 

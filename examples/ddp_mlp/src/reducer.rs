@@ -115,6 +115,11 @@ impl Reducer {
         self.lock().order.clone()
     }
 
+    /// How many buckets were queued in the step that is not finished.
+    pub fn queued(&self) -> usize {
+        self.lock().queued
+    }
+
     /// Ends what runs, here and on the peers.
     pub fn abort(&self, why: &str) {
         self.lock().engine.abort(why);

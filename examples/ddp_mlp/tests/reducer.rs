@@ -52,6 +52,21 @@ fn gradients_come_in_the_opposite_order_of_the_forward_pass() {
 }
 
 #[test]
+fn buckets_are_queued_within_the_backward_pass_or_all_after_it() {
+    for overlap in [true, false] {
+        on_ranks(1, |engine| {
+            let model = model();
+            let reducer = Reducer::new(engine, model.parameters(), Settings { overlap, ..SETTINGS }).unwrap();
+            assert!(reducer.buckets() > 2);
+            let mut gradients = loss(&model, &images(0), Some(&reducer)).backward().unwrap();
+            assert_eq!(reducer.queued(), if overlap { reducer.buckets() } else { 0 });
+            reducer.finish(&mut gradients).unwrap();
+            assert_eq!(reducer.queued(), 0);
+        });
+    }
+}
+
+#[test]
 fn what_the_optimizer_gets_is_the_mean_of_the_ranks_gradients() {
     let model = model();
     let own: Vec<_> = (0..2).map(|rank| loss(&model, &images(rank), None).backward().unwrap()).collect();
