@@ -7,7 +7,7 @@ use myelon_ccl::baseline::NcclCommunicator;
 use myelon_ccl::bootstrap::{Bootstrap, ControlEvent};
 use myelon_ccl::device::handles::{Event, Stream};
 use myelon_ccl::device::{Device, DevicePtr, StreamHandle};
-use myelon_ccl::{Communicator, DType, Options, ReduceOp};
+use myelon_ccl::{Communicator, DType, Options, Rank, ReduceOp};
 use serde::{Deserialize, Serialize};
 
 use crate::Result;
@@ -108,6 +108,25 @@ impl Engine {
             // SAFETY: as above.
             Collective::Nccl { communicator, .. } => unsafe {
                 communicator.all_reduce(address, address, count, dtype, ReduceOp::Avg, stream)?;
+            },
+        }
+        Ok(())
+    }
+
+    /// Queues a copy of rank 0's elements to every rank, in place, behind the collectives before it.
+    ///
+    /// # Safety
+    /// As [`Engine::average`].
+    pub unsafe fn broadcast(&self, address: DevicePtr, count: usize, dtype: DType) -> Result<()> {
+        let (count, root, stream) = (count as u64, Rank(0), self.stream.handle());
+        match &self.collective {
+            // SAFETY: the caller's promise; the stream is dropped after the communicator.
+            Collective::Myelon(communicator) => unsafe {
+                communicator.broadcast(address, address, count, dtype, root, stream)?;
+            },
+            // SAFETY: as above.
+            Collective::Nccl { communicator, .. } => unsafe {
+                communicator.broadcast(address, address, count, dtype, root, stream)?;
             },
         }
         Ok(())

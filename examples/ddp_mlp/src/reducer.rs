@@ -58,7 +58,7 @@ struct State {
 
 impl Reducer {
     /// For `parameters` in the order of the forward pass, from which follows that their gradients come in the opposite one. All ranks
-    /// pass the same shapes and settings.
+    /// pass the same shapes and settings; the values become those of rank 0. Collective.
     pub fn new(engine: Engine, parameters: &[Var], settings: Settings) -> Result<Self> {
         let first = parameters.first().ok_or("there is nothing to train: give the model a layer")?;
         let device = first.device();
@@ -73,10 +73,13 @@ impl Reducer {
             }
         }
         let memory = buckets.iter().map(|bucket| Tensor::zeros(bucket.elements, settings.wire, device));
+        // The others wait for this rank below.
+        let memory =
+            memory.collect::<candle_core::Result<_>>().inspect_err(|error| engine.abort(&error.to_string()))?;
         let state = State {
             compute_stream: compute_stream(device)?,
             parameters: parameters.to_vec(),
-            memory: memory.collect::<candle_core::Result<_>>()?,
+            memory,
             filled: vec![0; buckets.len()],
             order: Vec::new(),
             queued: 0,
@@ -85,6 +88,7 @@ impl Reducer {
             places,
             buckets,
         };
+        state.begin_as_rank_0().inspect_err(|error| state.engine.abort(&error.to_string()))?;
         Ok(Self { state: Arc::new(Mutex::new(state)), compute: settings.compute })
     }
 
@@ -171,19 +175,35 @@ impl State {
 
     /// Queues the average of a tensor that candle touches no more before the engine's wait.
     fn queue(&self, tensor: &Tensor) -> Result<()> {
+        let (address, dtype) = self.ready(tensor)?;
+        // SAFETY: all of the tensor's own memory. A bucket is next touched in `finish` after the wait, or freed after the engine is
+        // dropped; `average` waits at once, and nothing runs any more when that returns.
+        unsafe { self.engine.average(address, tensor.elem_count(), dtype) }
+    }
+
+    /// Gives every rank the parameters of rank 0.
+    fn begin_as_rank_0(&self) -> Result<()> {
+        for parameter in &self.parameters {
+            let (address, dtype) = self.ready(parameter)?;
+            // SAFETY: all of the parameter's own memory, which is touched only after the wait below.
+            unsafe { self.engine.broadcast(address, parameter.elem_count(), dtype)? };
+        }
+        self.engine.wait()
+    }
+
+    /// Makes the engine follow what candle has queued, and says where a contiguous tensor is and of what type.
+    fn ready(&self, tensor: &Tensor) -> Result<(DevicePtr, myelon_ccl::DType)> {
         let dtype = match tensor.dtype() {
             DType::F32 => myelon_ccl::DType::F32,
             DType::BF16 => myelon_ccl::DType::Bf16,
-            other => return Err(format!("gradients travel as f32 or bf16, not as {other:?}").into()),
+            other => return Err(format!("parameters and gradients travel as f32 or bf16, not as {other:?}").into()),
         };
         if let Some(compute) = self.compute_stream {
             self.engine.follow(compute)?;
         }
         let address = Address(Cell::new(0));
         tensor.inplace_op1(&address)?;
-        // SAFETY: all of the tensor's own memory. A bucket is next touched in `finish` after the wait, or freed after the engine is
-        // dropped; `average` waits at once, and its tensor lives until then or, after an error, is of an operation that has ended.
-        unsafe { self.engine.average(DevicePtr(address.0.get()), tensor.elem_count(), dtype) }
+        Ok((DevicePtr(address.0.get()), dtype))
     }
 
     fn finish(&mut self, gradients: &mut GradStore) -> Result<Duration> {
@@ -250,7 +270,7 @@ impl InplaceOp1 for Address {
         self.0.set(match storage {
             CpuStorage::F32(values) => values.as_mut_ptr() as u64,
             CpuStorage::BF16(values) => values.as_mut_ptr() as u64,
-            _ => return Err(candle_core::Error::msg("gradients travel as f32 or bf16")),
+            _ => return Err(candle_core::Error::msg("neither f32 nor bf16")),
         });
         Ok(())
     }
@@ -263,7 +283,7 @@ impl InplaceOp1 for Address {
         self.0.set(match storage.dtype() {
             DType::F32 => storage.as_cuda_slice_mut::<f32>()?.device_ptr_mut(&stream).0,
             DType::BF16 => storage.as_cuda_slice_mut::<half::bf16>()?.device_ptr_mut(&stream).0,
-            _ => return Err(candle_core::Error::msg("gradients travel as f32 or bf16")),
+            _ => return Err(candle_core::Error::msg("neither f32 nor bf16")),
         });
         Ok(())
     }

@@ -16,7 +16,11 @@ use support::{on_ranks, on_ranks_with};
 const SETTINGS: Settings = Settings { compute: DType::F32, wire: DType::F32, bucket_bytes: 256, overlap: true };
 
 fn model() -> Mlp {
-    Mlp::new(&[4, 8, 8, 2], 3, &Device::Cpu).unwrap()
+    model_of(3)
+}
+
+fn model_of(seed: u64) -> Mlp {
+    Mlp::new(&[4, 8, 8, 2], seed, &Device::Cpu).unwrap()
 }
 
 /// Of rank `rank`: the ranks have different data.
@@ -35,6 +39,18 @@ fn loss(model: &Mlp, images: &Tensor, reducer: Option<&Reducer>) -> Tensor {
 
 fn values(tensor: &Tensor) -> Vec<f32> {
     tensor.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+#[test]
+fn every_rank_begins_with_the_parameters_of_rank_0() {
+    let all = |model: &Mlp| model.parameters().iter().map(|parameter| values(parameter)).collect::<Vec<_>>();
+    assert_ne!(all(&model_of(0)), all(&model_of(1)));
+    let seen = on_ranks(3, |engine: Engine| {
+        let model = model_of(engine.rank() as u64);
+        Reducer::new(engine, model.parameters(), SETTINGS).unwrap();
+        all(&model)
+    });
+    assert!(seen.iter().all(|values| *values == all(&model_of(0))));
 }
 
 #[test]
@@ -71,7 +87,7 @@ fn what_the_optimizer_gets_is_the_mean_of_the_ranks_gradients() {
     let model = model();
     let own: Vec<_> = (0..2).map(|rank| loss(&model, &images(rank), None).backward().unwrap()).collect();
     let averages = on_ranks(2, |engine: Engine| {
-        let images = images(engine.rank());
+        let (model, images) = (self::model(), images(engine.rank()));
         let reducer = Reducer::new(engine, model.parameters(), SETTINGS).unwrap();
         let mut gradients = loss(&model, &images, Some(&reducer)).backward().unwrap();
         reducer.finish(&mut gradients).unwrap();
@@ -105,9 +121,8 @@ fn a_parameter_that_is_used_twice_or_not_at_all_is_an_error() {
 #[test]
 fn gradients_of_a_stalled_step_never_reach_the_optimizer() {
     let options = Options { timeout: Duration::from_secs(2), ..Options::default() };
-    let model = model();
     on_ranks_with(2, options, |engine: Engine| {
-        let (rank, images) = (engine.rank(), images(engine.rank()));
+        let (model, rank, images) = (model(), engine.rank(), images(engine.rank()));
         let reducer = Reducer::new(engine, model.parameters(), SETTINGS).unwrap();
         let step = || -> ddp_mlp::Result<_> {
             let mut gradients = loss(&model, &images, Some(&reducer)).backward()?;
