@@ -37,6 +37,26 @@ pub struct Settings {
     pub overlap: bool,
 }
 
+impl Settings {
+    /// Whether this many ranks can train on this many rows.
+    fn check(&self, ranks: usize, rows: usize) -> Result<()> {
+        let Self { batch, epochs, .. } = *self;
+        if batch == 0 || !batch.is_multiple_of(ranks) {
+            let fix = batch.next_multiple_of(ranks).max(ranks);
+            return Err(format!("a batch of {batch} does not divide among {ranks} ranks: use --batch {fix}").into());
+        }
+        if batch > rows {
+            return Err(
+                format!("a batch of {batch} is more than the {rows} images there are: use a smaller --batch").into()
+            );
+        }
+        if epochs == 0 {
+            return Err("0 epochs train nothing: use --epochs 1 or more".into());
+        }
+        Ok(())
+    }
+}
+
 /// What came of a training, on one rank.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
@@ -72,10 +92,8 @@ pub struct Epoch {
 /// Errors: settings that do not fit; what went wrong on any rank, of which the others are then told.
 pub fn train(engine: Engine, device: &Device, settings: &Settings, progress: impl Fn(Epoch)) -> Result<Report> {
     let (rank, ranks) = (engine.rank(), engine.ranks());
-    if settings.batch == 0 || !settings.batch.is_multiple_of(ranks) {
-        let (batch, fix) = (settings.batch, settings.batch.next_multiple_of(ranks).max(ranks));
-        return Err(format!("a batch of {batch} does not divide among {ranks} ranks: use --batch {fix}").into());
-    }
+    let (train, test) = data::load(device)?;
+    settings.check(ranks, train.len())?;
     let widths: Vec<usize> = [&[PIXELS], &settings.hidden[..], &[CLASSES]].concat();
     let model = Mlp::new(&widths, settings.seed, device)?;
     let wire = if settings.bf16 { DType::BF16 } else { DType::F32 };
@@ -83,7 +101,7 @@ pub fn train(engine: Engine, device: &Device, settings: &Settings, progress: imp
     let travel = reducer::Settings { compute, wire, bucket_bytes: settings.bucket_bytes, overlap: settings.overlap };
     let reducer = Reducer::new(engine, model.parameters(), travel)?;
     let mut training = Training { model, reducer, compute, rank, ranks, losses: Vec::new() };
-    let outcome = training.run(device, settings, progress);
+    let outcome = training.run(&train, &test, settings, progress);
     if let Err(error) = &outcome {
         training.reducer.abort(&format!("rank {rank}: {error}"));
     }
@@ -102,8 +120,7 @@ struct Training {
 }
 
 impl Training {
-    fn run(&mut self, device: &Device, settings: &Settings, progress: impl Fn(Epoch)) -> Result<Report> {
-        let (train, test) = data::load(device)?;
+    fn run(&mut self, train: &Rows, test: &Rows, settings: &Settings, progress: impl Fn(Epoch)) -> Result<Report> {
         let mut optimizer = SGD::new(self.model.parameters().to_vec(), settings.rate)?;
         let mut random = StdRng::seed_from_u64(settings.seed);
         let mut order: Vec<u32> = (0..train.len() as u32).collect();
@@ -121,7 +138,11 @@ impl Training {
                 waited += wait;
             }
             let losses = self.reducer.average(&losses)?;
-            progress(Epoch { number, loss: losses.iter().sum::<f32>() / losses.len() as f32 });
+            let loss = losses.iter().sum::<f32>() / losses.len() as f32;
+            progress(Epoch { number, loss });
+            if !loss.is_finite() {
+                return Err(format!("the loss of epoch {number} is {loss}: use a smaller --rate").into());
+            }
             self.losses.extend(losses);
         }
         let elapsed = started.elapsed().as_secs_f64();
@@ -131,7 +152,7 @@ impl Training {
             parameters: self.model.parameters().iter().map(|parameter| parameter.elem_count()).sum(),
             buckets: self.reducer.buckets(),
             losses: std::mem::take(&mut self.losses),
-            accuracy: self.accuracy(&test)?,
+            accuracy: self.accuracy(test)?,
             samples_per_second: (steps * settings.batch) as f64 / elapsed,
             waited: waited.as_secs_f64() / elapsed,
             digest: digest(&self.model)?,

@@ -79,9 +79,16 @@ fn overlap_and_buckets_change_no_bit() {
 }
 
 #[test]
-fn a_batch_that_does_not_divide_is_an_error_with_its_fix() {
-    let settings = Settings { batch: 63, ..settings() };
-    let errors =
-        on_ranks(2, |engine| train(engine, &candle_core::Device::Cpu, &settings, |_| ()).unwrap_err().to_string());
-    assert!(errors.iter().all(|error| error.contains("--batch 64")), "{errors:?}");
+fn what_cannot_train_is_an_error_with_its_fix() {
+    let cases = [
+        (Settings { batch: 63, ..settings() }, "--batch 64"),
+        (Settings { batch: 1438, ..settings() }, "smaller --batch"),
+        (Settings { epochs: 0, ..settings() }, "--epochs 1"),
+        (Settings { rate: 1e9, epochs: 1, ..settings() }, "smaller --rate"),
+    ];
+    for (settings, fix) in cases {
+        let errors =
+            on_ranks(2, |engine| train(engine, &candle_core::Device::Cpu, &settings, |_| ()).unwrap_err().to_string());
+        assert!(errors.iter().any(|error| error.contains(fix)), "{errors:?}");
+    }
 }
