@@ -91,8 +91,9 @@ fn rank(args: &Args, device: &Arc<dyn Device>, bootstrap: Arc<dyn Bootstrap>) ->
         return Ok(());
     }
     println!(
-        "{} ranks on {} with {}: accuracy {:.2} %, {:.0} samples/s, waited {:.1} % of the time; {} parameters in {} buckets",
+        "{} rank{} on {} with {}: accuracy {:.2} %, {:.0} samples/s, waited {:.1} % of the time; {} parameters in {} buckets",
         report.ranks,
+        if report.ranks == 1 { "" } else { "s" },
         properties.name,
         args.engine.name(),
         100.0 * report.accuracy,

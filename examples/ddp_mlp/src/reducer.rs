@@ -177,7 +177,8 @@ impl State {
     fn queue(&self, tensor: &Tensor) -> Result<()> {
         let (address, dtype) = self.ready(tensor)?;
         // SAFETY: all of the tensor's own memory. A bucket is next touched in `finish` after the wait, or freed after the engine is
-        // dropped; `average` waits at once, and nothing runs any more when that returns.
+        // dropped, and averages of the step before, which are views of it, are not used any more, as `finish` says. `average` waits
+        // at once, and nothing runs any more when that returns.
         unsafe { self.engine.average(address, tensor.elem_count(), dtype) }
     }
 
@@ -198,6 +199,11 @@ impl State {
             DType::BF16 => myelon_ccl::DType::Bf16,
             other => return Err(format!("parameters and gradients travel as f32 or bf16, not as {other:?}").into()),
         };
+        if !tensor.is_contiguous() || tensor.layout().start_offset() != 0 {
+            return Err(
+                format!("a parameter of shape {:?} is a view: make it a variable of its own", tensor.shape()).into()
+            );
+        }
         if let Some(compute) = self.compute_stream {
             self.engine.follow(compute)?;
         }
