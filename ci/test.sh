@@ -295,7 +295,7 @@ step_ddp() {
   else
     bounded 600 cargo test -p ddp-mlp --no-fail-fast
   fi
-  bounded 600 cargo build -p ddp-mlp
+  # The program that the tests have built: without them it would be another one, with all of the library again.
   local training=("$binaries/ddp-mlp" --device cpu --hidden 256 --bucket-kib 64 --rate 0.2 --epochs 10)
   rm -f "$out"/ddp-*.json
   bounded 120 "${training[@]}" --ranks 2 --json "$out/ddp-threads.json"

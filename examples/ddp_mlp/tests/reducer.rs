@@ -120,7 +120,9 @@ fn a_parameter_that_is_used_twice_or_not_at_all_is_an_error() {
 
 #[test]
 fn gradients_of_a_stalled_step_never_reach_the_optimizer() {
-    let options = Options { timeout: Duration::from_secs(2), ..Options::default() };
+    let options = Options { timeout: Duration::from_secs(3), ..Options::default() };
+    let (gave_up, heard) = std::sync::mpsc::channel();
+    let heard = std::sync::Mutex::new(heard);
     on_ranks_with(2, options, |engine: Engine| {
         let (model, rank, images) = (model(), engine.rank(), images(engine.rank()));
         let reducer = Reducer::new(engine, model.parameters(), SETTINGS).unwrap();
@@ -132,14 +134,14 @@ fn gradients_of_a_stalled_step_never_reach_the_optimizer() {
         // Everything is compiled then.
         step().unwrap().1.unwrap();
         if rank == 1 {
-            // Rank 0 has given up when it aborts; a generous bound, for this thread only waits.
-            std::thread::sleep(Duration::from_secs(6));
+            heard.lock().unwrap().recv_timeout(Duration::from_secs(60)).expect("rank 0 gives up");
             let error = step().err().map(|error| error.to_string());
             assert!(error.is_some_and(|error| error.contains("rank 0")), "a step went on after rank 0 had given up");
             return;
         }
         let (gradients, outcome) = step().unwrap();
         let error = outcome.unwrap_err();
+        gave_up.send(()).unwrap();
         assert!(error.contains("rank 1"), "{error}");
         assert!(model.parameters().iter().all(|parameter| gradients.get(parameter).is_none()));
     });
