@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-/// Gradients that are averaged by one call: a run of the order in which they are complete.
+/// Gradients that share a buffer and are averaged by one call: a run of the order in which they are complete.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bucket {
     /// Places in that order.
