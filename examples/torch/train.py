@@ -3,7 +3,7 @@
     torchrun --nproc-per-node=2 examples/torch/train.py --mode ddp
     LD_PRELOAD=libmyelon_nccl.so torchrun --nproc-per-node=2 examples/torch/train.py --mode ddp
 
-ddp: DistributedDataParallel, gradients by all-reduce. fsdp: fully_shard, gradients by reduce-scatter and the norm by all-reduce.
+ddp: DistributedDataParallel, gradients by all-reduce. fsdp: fully_shard, gradients by reduce-scatter and their norm by all-reduce.
 tp: tensor parallel linear layers, activations by all-reduce. Needs PyTorch 2.6 or newer and nothing else.
 """
 
@@ -64,7 +64,8 @@ def main() -> None:
     dist.init_process_group("nccl", device_id=torch.device("cuda", device) if options.bound else None)
     dtype = getattr(torch, options.dtype)
     model = build(options.mode, options.width, dtype)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    # One by one: tensor parallel models have plain parameters and distributed ones, which no one call takes together.
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, foreach=False)
 
     # Tensor parallel ranks work on the same batch, the others on parts of their own.
     generator = torch.Generator().manual_seed(1 if options.mode == "tp" else 1 + dist.get_rank())
@@ -75,7 +76,8 @@ def main() -> None:
         loss = nn.functional.cross_entropy(model(batch).float(), target)
         optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        if options.mode != "tp":
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         shown = loss.detach().clone()
         dist.all_reduce(shown, op=dist.ReduceOp.AVG)

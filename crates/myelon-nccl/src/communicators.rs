@@ -56,7 +56,12 @@ impl Attached {
             };
             self.sequence.after_myelon(stream)?;
             issued?;
-            if self.is_cpu() { self.communicator.synchronize(stream) } else { Ok(()) }
+            if !self.is_cpu() {
+                return Ok(());
+            }
+            let ended = self.communicator.synchronize(stream);
+            // Without a fault the data are there, whatever became of a peer since.
+            if self.communicator.has_fault() { ended } else { Ok(()) }
         })
     }
 }

@@ -55,6 +55,7 @@ pub unsafe extern "C" fn ncclAllReduce(
 
 /// What follows the making of a communicator: at once, or at the end of the group.
 fn made(code: c_int, comm: *mut Comm, blocking: bool) -> c_int {
+    log::report_at_exit();
     if code != SUCCESS || !blocking {
         return code;
     }

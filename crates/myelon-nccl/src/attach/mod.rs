@@ -40,7 +40,6 @@ const SILENCE: Duration = Duration::from_secs(60);
 ///
 /// Fails only where the exchange itself does: then this rank's communicator cannot be trusted to be where its peers are.
 pub(crate) fn several(comms: &[*mut Comm]) -> c_int {
-    log::report_at_exit();
     let settings = match settings() {
         Ok(settings) if settings.disabled => return SUCCESS,
         Ok(settings) => Ok(settings),
