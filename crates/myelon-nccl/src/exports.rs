@@ -195,11 +195,12 @@ pub unsafe extern "C" fn ncclCommRevoke(comm: Comm, flags: c_int) -> c_int {
 
 /// Takes Myelon off a communicator once its operations have ended. Whoever still uses it in another thread keeps it until then.
 fn end(comm: Comm) -> c_int {
-    if let Some(entry) = communicators::remove(comm)
-        && let Some(attached) = &entry.attached
-    {
+    // In the table until then, for another thread's abort ends the wait.
+    if let Some(attached) = communicators::find(comm).as_ref().and_then(|entry| entry.attached.as_ref()) {
         attached.bound(|| settle(attached));
-        // The peers should know that this rank has left before its process can end.
+    }
+    if let Some(entry) = communicators::remove(comm) {
+        // Here, for the peers should know that this rank has left before its process can end.
         drop_bound(entry);
     }
     SUCCESS

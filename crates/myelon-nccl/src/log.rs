@@ -1,7 +1,7 @@
 //! `MYELON_NCCL_LOG=1`: how many calls and bytes went where and why, said at exit. Warnings come with or without it.
 
 use std::fmt::Write as _;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, Once, PoisonError};
 
 use crate::route::Reason;
@@ -81,13 +81,18 @@ pub(crate) fn warn(line: &str) {
 
 /// Lets the report be printed when the process ends, from the first communicator on.
 pub(crate) fn report_at_exit() {
+    static PROCESS: AtomicU32 = AtomicU32::new(0);
     extern "C" fn print() {
-        // WHY: standard error may be closed by now, and a panic here would end the process another way.
-        let _ = std::panic::catch_unwind(|| warn(&report()));
+        // A child that was forked has the counts of its parent.
+        if PROCESS.load(Ordering::Relaxed) == std::process::id() {
+            // WHY: standard error may be closed by now, and a panic here would end the process another way.
+            let _ = std::panic::catch_unwind(|| warn(&report()));
+        }
     }
     static REGISTERED: Once = Once::new();
     if is_on() {
         REGISTERED.call_once(|| {
+            PROCESS.store(std::process::id(), Ordering::Relaxed);
             // SAFETY: the function stays mapped: this library is linked to stay.
             unsafe { libc::atexit(print) };
         });

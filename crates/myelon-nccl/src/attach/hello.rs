@@ -225,6 +225,10 @@ mod tests {
         assert_eq!(decode::<Hello>(&hello.encode()), Some(hello));
         let reply = Reply::of(Some(&"\"".repeat(10_000)));
         assert_eq!(decode::<Reply>(&reply.encode()), Some(reply));
+        let all: Vec<_> =
+            DType::ALL.iter().flat_map(|&dtype| ReduceOp::ALL.iter().map(move |&op| (dtype, op))).collect();
+        let hello = Hello::able(&"d".repeat(100), &all, Some("f".repeat(256)), 1);
+        assert_eq!(decode::<Hello>(&hello.encode()), Some(hello));
     }
 
     #[test]

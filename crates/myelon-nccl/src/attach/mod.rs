@@ -15,7 +15,7 @@ use std::time::Duration;
 use myelon_ccl::bootstrap::{RendezvousServer, TcpBootstrap, TcpOptions, UniqueId};
 use myelon_ccl::device::Device;
 use myelon_ccl::device::cpu::CpuDevice;
-use myelon_ccl::device::cuda::CudaDevice;
+use myelon_ccl::device::cuda::{CudaDevice, device_count};
 use myelon_ccl::{Communicator, Options, Rank, WorldSize};
 
 use crate::abi::{Comm, SUCCESS, SYSTEM_ERROR};
@@ -54,6 +54,10 @@ pub(crate) fn several(comms: &[*mut Comm]) -> c_int {
 /// Both exchanges of all members of this thread, and what lies between.
 fn agree(members: Vec<Member>, settings: Result<&'static Settings, &str>) -> Result<(), c_int> {
     let place = settings.map_or(Place::Gpu, |settings| settings.place);
+    if place == Place::Gpu {
+        // Opens the driver, which the calls of `cuda` need.
+        device_count().map_err(|error| failed(&error.to_string()))?;
+    }
     let _kept = (place == Place::Gpu).then(CurrentContext::keep);
     let (members, others): (Vec<_>, Vec<_>) = members.into_iter().partition(Member::may_attach);
     for other in others {
