@@ -3,8 +3,8 @@
 #
 #   ci/build_gpu_bundle.sh [DIRECTORY]        default target/gpu-bundle
 #
-# DIRECTORY gets myelon-perf, myelon-tune and myelon-doctor (release, stripped), tests/NAME for each integration test, gpu.sh, the lane
-# tables, the stored results that new ones are held against, and VERSION. The programs need a C library at least as new as the
+# DIRECTORY gets myelon-perf, myelon-tune and myelon-doctor (release, stripped), tests/NAME for each integration test,
+# libmyelon_nccl.so with the PyTorch programs that try it (torch/), gpu.sh, the lane tables, the stored results that new ones are held against, and VERSION. The programs need a C library at least as new as the
 # building machine's, and find CUDA at run time.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -15,12 +15,14 @@ messages=$(mktemp)
 trap 'rm -f "$messages"' EXIT
 
 cargo build --release --bins
+cargo build --release -p myelon-nccl
 cargo test --release --no-run --tests --message-format=json >"$messages"
 
 rm -rf "$bundle"
 mkdir -p "$bundle/tests"
 cp "$release"/myelon-{perf,tune,doctor} "$bundle/"
-cp ci/gpu.sh "$bundle/"
+cp "$release/libmyelon_nccl.so" ci/gpu.sh "$bundle/"
+cp -r examples/torch "$bundle/"
 # Cargo puts a hash into the file name of a test; the bundle drops it.
 sed -nE 's/.*"target":\{"kind":\["test"\][^}]*"name":"([^"]+)".*"executable":"([^"]+)".*/\1 \2/p' "$messages" |
   while read -r name executable; do cp "$executable" "$bundle/tests/$name"; done

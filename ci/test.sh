@@ -11,7 +11,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-steps=(nvrtc system nextest fmt house shell clippy clippy_mpi msrv deny doc tests doctests perf tune browser mpi)
+steps=(nvrtc system nextest fmt house shell clippy clippy_mpi msrv deny doc tests doctests nccl perf tune browser mpi)
 
 declare -A about=(
   [nvrtc]='NVRTC from pip, so that every kernel is compiled for GPUs too'
@@ -27,6 +27,7 @@ declare -A about=(
   [doc]='rustdoc, warnings are errors'
   [tests]='all tests'
   [doctests]='examples in the docs'
+  [nccl]="NCCL's stand-in before a pretended NCCL, on CPU ranks"
   [perf]='myelon-perf, all variants on 4 CPU ranks; generated tables and plots are current'
   [tune]='myelon-tune on 4 CPU ranks, and myelon-perf with the table that it wrote'
   [browser]='a report page in Chromium: filters, pointer, keyboard'
@@ -193,6 +194,15 @@ step_tests() {
 }
 
 step_doctests() { bounded 600 cargo test --doc; }
+
+step_nccl() {
+  bounded 600 cargo clippy -p myelon-nccl --all-targets -- -D warnings
+  if cargo nextest --version >/dev/null 2>&1; then
+    bounded 600 cargo nextest run -p myelon-nccl
+  else
+    bounded 600 cargo test -p myelon-nccl --no-fail-fast
+  fi
+}
 
 # Builds myelon-perf and ends the step where it cannot sweep yet.
 need_perf() {

@@ -5,7 +5,7 @@
 
 use std::ffi::{c_char, c_int, c_void};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::abi::{Comm, SUCCESS, Stream, UniqueId, bytes, is_non_blocking};
 use crate::communicators::{self, Attached, Entry, operation};
@@ -212,10 +212,29 @@ fn abort(comm: Comm, why: &str) -> c_int {
         && let Some(attached) = &entry.attached
     {
         attached.bound(|| attached.communicator.abort(why));
-        // WHY: giving memory back waits for peers to say goodbye, seconds where they hang; an abort waits for nobody.
-        let _ = std::thread::Builder::new().name("myelon-nccl-end".into()).spawn(move || drop(entry));
+        bury(entry);
     }
     SUCCESS
+}
+
+/// How long a thread that was told to stop may take to return from its call.
+const RETURN_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Gives back what an aborted communicator had, on a thread of its own.
+///
+/// WHY: it waits for peers to say goodbye, seconds where they hang, and an abort waits for nobody; nor does a call that the abort
+/// ended, which would otherwise be the last to have it.
+fn bury(entry: Arc<Entry>) {
+    let wait = move || {
+        let began = Instant::now();
+        while Arc::strong_count(&entry) > 1 && began.elapsed() < RETURN_PATIENCE {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        drop(entry);
+    };
+    if std::thread::Builder::new().name("myelon-nccl-end".into()).spawn(wait).is_err() {
+        log::warn("no thread to give back what an aborted communicator had");
+    }
 }
 
 fn drop_bound(entry: Arc<Entry>) {
