@@ -10,7 +10,7 @@ use crate::settings::settings;
 macro_rules! collectives {
     ($($name:ident),*) => {
         /// A function that queues work.
-        #[allow(non_camel_case_types, reason = "NCCL's names")]
+        #[allow(non_camel_case_types, clippy::enum_variant_names, reason = "NCCL's names")]
         #[derive(Clone, Copy, Debug)]
         pub(crate) enum Collective { $($name),* }
 
