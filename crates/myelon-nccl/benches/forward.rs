@@ -10,6 +10,7 @@ use libloading::os::unix::Library;
 type UserRank = unsafe extern "C" fn(*mut c_void, *mut c_int) -> c_int;
 type AllReduce =
     unsafe extern "C" fn(*const c_void, *mut c_void, usize, c_int, c_int, *mut c_void, *mut c_void) -> c_int;
+type Destroy = unsafe extern "C" fn(*mut c_void) -> c_int;
 type InitAll = unsafe extern "C" fn(*mut *mut c_void, c_int, *const c_int) -> c_int;
 
 /// A type that the pretended library refuses at once.
@@ -25,18 +26,15 @@ fn forward(criterion: &mut Criterion) {
         .arg(&library)
         .arg(source);
     assert!(compiler.status().unwrap().success());
-    // SAFETY: no other thread runs yet.
-    unsafe {
-        std::env::set_var("MYELON_NCCL_LIB", &library);
-        std::env::set_var("FAKE_NCCL_DIR", directory.path());
-    }
+    // From now on it is the NCCL that the process has, and the stand-in's.
     // SAFETY: the pretended library has no initialisers that matter, and its functions these types.
-    let (rank, reduce, init) = unsafe {
+    let (rank, reduce, init, destroy) = unsafe {
         let library: &'static Library = Box::leak(Box::new(Library::new(&library).unwrap()));
         (
             *library.get::<UserRank>(b"ncclCommUserRank").unwrap(),
             *library.get::<AllReduce>(b"ncclAllReduce").unwrap(),
             *library.get::<InitAll>(b"ncclCommInitAll").unwrap(),
+            *library.get::<Destroy>(b"ncclCommDestroy").unwrap(),
         )
     };
     let mut comm = std::ptr::null_mut();
@@ -46,9 +44,8 @@ fn forward(criterion: &mut Criterion) {
     for (how, function) in calls {
         let mut seen = 0;
         // SAFETY: a live communicator and a local.
-        criterion.bench_function(&format!("ncclCommUserRank {how}"), |bencher| {
-            bencher.iter(|| unsafe { function(comm, &mut seen) })
-        });
+        let mut call = || unsafe { function(comm, &mut seen) };
+        criterion.bench_function(&format!("ncclCommUserRank {how}"), |bencher| bencher.iter(&mut call));
     }
     let calls: [(&str, AllReduce); 2] = [("directly", reduce), ("forwarded", myelon_nccl::ncclAllReduce)];
     let (input, output) = (std::ptr::null(), std::ptr::null_mut());
@@ -57,6 +54,8 @@ fn forward(criterion: &mut Criterion) {
         let call = || unsafe { function(input, output, 0, NO_TYPE, 0, comm, std::ptr::null_mut()) };
         criterion.bench_function(&format!("ncclAllReduce {how}"), |bencher| bencher.iter(call));
     }
+    // SAFETY: not used again.
+    assert_eq!(unsafe { destroy(comm) }, 0);
 }
 
 fn benches() {

@@ -271,6 +271,8 @@ int ncclCommFinalize(ncclComm_t comm) {
 int ncclCommDestroy(ncclComm_t comm) {
   log("Destroy rank=%d finalized=%d", comm->rank, comm->finalized);
   if (!comm->finalized && ncclCommFinalize(comm)) return ncclInternalError;
+  // All have joined long ago.
+  unlink(comm->path.c_str());
   munmap(comm->shared, sizeof(Shared));
   delete comm;
   return ncclSuccess;
