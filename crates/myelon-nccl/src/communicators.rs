@@ -54,8 +54,8 @@ impl Attached {
                     several => self.communicator.all_reduce_batch(several, stream),
                 }
             };
-            self.sequence.after_myelon(stream)?;
-            issued?;
+            let noted = self.sequence.after_myelon(stream);
+            issued.and(noted)?;
             if !self.is_cpu() {
                 return Ok(());
             }

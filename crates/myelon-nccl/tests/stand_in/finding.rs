@@ -48,3 +48,13 @@ fn a_library_of_another_name_can_be_named() {
     let ran = Run::opening(&stand_in(), &["version"]).with("MYELON_NCCL_LIB", &link).run().well();
     assert!(ran.output.starts_with("0 22809"), "{}", ran.output);
 }
+
+/// As a program gets it that looks for `libnccl.so.2` in a directory of the user's.
+#[test]
+fn under_nccls_own_name_it_stands_before_the_one_that_is_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let link = directory.path().join("libnccl.so.2");
+    symlink(stand_in(), &link).unwrap();
+    let ran = Run::opening(&link, &["values"]).with("MYELON_NCCL_LIB", Built::get().fake()).run().well();
+    assert_eq!(ran.counted("ncclAllReduce", "Myelon"), 16, "{}", ran.output);
+}
