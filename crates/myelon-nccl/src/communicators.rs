@@ -3,8 +3,8 @@
 use std::sync::{Arc, LazyLock};
 
 use arc_swap::ArcSwap;
-use myelon_ccl::device::{DeviceKind, DevicePtr, StreamHandle};
-use myelon_ccl::{Communicator, Error, Operation};
+use myelon_ccl::device::{DeviceKind, StreamHandle};
+use myelon_ccl::{Call, Collective, Communicator, Error, Operation};
 
 use crate::abi::Comm;
 use crate::cuda::CurrentContext;
@@ -43,17 +43,11 @@ impl Attached {
         (!self.is_cpu()).then(CurrentContext::keep)
     }
 
-    /// Queues all-reduces in order. On the CPU device, which has no streams that a caller could wait for, they have ended then.
-    pub(crate) fn all_reduce(&self, operations: &[Operation<'_>], stream: StreamHandle) -> Result<(), Error> {
+    /// Queues calls in order. On the CPU device, which has no streams that a caller could wait for, they have ended then.
+    pub(crate) fn issue(&self, calls: &[Call], stream: StreamHandle) -> Result<(), Error> {
         self.bound(|| {
             self.sequence.before_myelon(stream)?;
-            // SAFETY: buffers and stream are what the caller of ncclAllReduce promises of them; streams may go after the call.
-            let issued = unsafe {
-                match operations {
-                    [operation] => self.communicator.all_reduce_operation(operation, stream),
-                    several => self.communicator.all_reduce_batch(several, stream),
-                }
-            };
+            let issued = self.queue(calls, stream);
             let noted = self.sequence.after_myelon(stream);
             issued.and(noted)?;
             if !self.is_cpu() {
@@ -64,17 +58,18 @@ impl Attached {
             if self.communicator.has_fault() { ended } else { Ok(()) }
         })
     }
-}
 
-/// One all-reduce of NCCL's as Myelon's.
-pub(crate) fn operation<'a>(
-    sendbuff: *const std::ffi::c_void,
-    recvbuff: *mut std::ffi::c_void,
-    count: usize,
-    (dtype, op): (myelon_ccl::DType, myelon_ccl::ReduceOp),
-) -> Operation<'a> {
-    let (input, output) = (DevicePtr(sendbuff as u64), DevicePtr(recvbuff as u64));
-    Operation { input, output, count: count as u64, dtype, op, window: None }
+    fn queue(&self, calls: &[Call], stream: StreamHandle) -> Result<(), Error> {
+        let reduces = calls.len() > 1 && calls.iter().all(|call| call.collective == Collective::AllReduce);
+        if reduces {
+            let operation = |call: &Call| Operation::of(&call.request(), call.input, call.output);
+            let operations: Vec<_> = calls.iter().map(operation).collect();
+            // SAFETY: buffers and stream are what the caller of ncclAllReduce promises of them; streams may go after the call.
+            return unsafe { self.communicator.all_reduce_batch(&operations, stream) };
+        }
+        // SAFETY: as above, of the caller of each function.
+        calls.iter().try_for_each(|call| unsafe { self.communicator.call(call, stream) })
+    }
 }
 
 /// Sorted by handle. Written when a communicator comes or goes, read at every call without a lock.

@@ -1,4 +1,4 @@
-//! The functions that do more than forward: all-reduce, what makes and ends communicators, groups, errors.
+//! The functions that do more than forward, but for the collectives: what makes and ends communicators, groups, errors.
 
 #![allow(non_snake_case, reason = "these are NCCL's names")]
 #![allow(clippy::missing_safety_doc, reason = "the promises are those of NCCL's documentation")]
@@ -7,50 +7,17 @@ use std::ffi::{c_char, c_int, c_void};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::abi::{Comm, SUCCESS, Stream, UniqueId, bytes, is_non_blocking};
-use crate::communicators::{self, Attached, Entry, operation};
+use crate::abi::{Comm, SUCCESS, UniqueId, is_non_blocking};
+use crate::communicators::{self, Attached, Entry};
 use crate::guard::{is_inside, no_panic};
-use crate::log::{self, Collective};
+use crate::log;
 use crate::real::{call_real, real};
-use crate::{attach, failure, group, route};
+use crate::{attach, failure, group};
 
 /// This library's version. NCCL has no such function: whoever finds it has Myelon's stand-in before them.
 #[unsafe(no_mangle)]
 pub extern "C" fn ncclMyelonVersion() -> *const c_char {
     concat!(env!("CARGO_PKG_VERSION"), "\0").as_ptr().cast()
-}
-
-/// As NCCL's: by Myelon where it is for the case, else forwarded.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn ncclAllReduce(
-    sendbuff: *const c_void,
-    recvbuff: *mut c_void,
-    count: usize,
-    datatype: c_int,
-    op: c_int,
-    comm: Comm,
-    stream: Stream,
-) -> c_int {
-    let forward = || call_real!(ncclAllReduce(sendbuff, recvbuff, count, datatype, op, comm, stream));
-    if is_inside() {
-        return forward();
-    }
-    no_panic(|| {
-        let (entry, moved) = (communicators::find(comm), bytes(count, datatype));
-        let chosen = route::all_reduce(entry.as_deref(), datatype, op);
-        let (Some(entry), Ok(chosen)) = (&entry, chosen) else {
-            let reason = chosen.err().unwrap_or(route::Reason::NotAttached);
-            return group::forwarded(entry, Collective::ncclAllReduce, reason, moved, stream, forward);
-        };
-        log::count(Collective::ncclAllReduce, Ok(()), moved);
-        let (operation, stream) = (operation(sendbuff, recvbuff, count, chosen), group::handle(stream));
-        if group::is_open() {
-            group::keep(entry.clone(), operation, stream);
-            return SUCCESS;
-        }
-        let attached = entry.attached.as_ref().expect("chosen because it is attached");
-        attached.all_reduce(&[operation], stream).map_or_else(|error| failure::of(&error), |()| SUCCESS)
-    })
 }
 
 /// What follows the making of a communicator: at once, or at the end of the group.

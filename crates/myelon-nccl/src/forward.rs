@@ -8,7 +8,7 @@
 use std::ffi::{c_char, c_int, c_uint, c_void};
 
 use crate::abi::{Comm, Stream, UINT8, UniqueId, bytes};
-use crate::log::Collective;
+use crate::log::Named;
 use crate::real::{call_real, functions};
 use crate::{communicators, failure, group, guard};
 
@@ -51,7 +51,7 @@ macro_rules! exports {
                 }
                 guard::no_panic(|| {
                     let moved = bytes($count as usize, $datatype);
-                    group::by_nccl(communicators::find($comm), Collective::$stream, moved, $on, forward)
+                    group::by_nccl(communicators::find($comm), Named::$stream, moved, $on, forward)
                 })
             }
         )*

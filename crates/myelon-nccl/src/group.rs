@@ -9,12 +9,12 @@ use std::cell::RefCell;
 use std::ffi::c_int;
 use std::sync::Arc;
 
-use myelon_ccl::Operation;
+use myelon_ccl::Call;
 use myelon_ccl::device::StreamHandle;
 
 use crate::abi::{Comm, SUCCESS, Stream};
 use crate::communicators::Entry;
-use crate::log::{self, Collective};
+use crate::log::{self, Named};
 use crate::real::call_real;
 use crate::route::Reason;
 use crate::{attach, failure};
@@ -32,7 +32,7 @@ struct Group {
 
 struct Queued {
     entry: Arc<Entry>,
-    operation: Operation<'static>,
+    call: Call,
     stream: StreamHandle,
 }
 
@@ -87,9 +87,9 @@ pub(crate) fn end() -> c_int {
     if launched == SUCCESS { ended } else { launched }
 }
 
-/// Keeps an all-reduce of Myelon's for the end of the group.
-pub(crate) fn keep(entry: Arc<Entry>, operation: Operation<'static>, stream: StreamHandle) {
-    with(|group| group.queued.push(Queued { entry, operation, stream }));
+/// Keeps a call of Myelon's for the end of the group.
+pub(crate) fn keep(entry: Arc<Entry>, call: Call, stream: StreamHandle) {
+    with(|group| group.queued.push(Queued { entry, call, stream }));
 }
 
 /// Takes note of a communicator that the end of the group brings.
@@ -102,9 +102,9 @@ fn launch(queued: &[Queued]) -> c_int {
     let same = |a: &Queued, b: &Queued| Arc::ptr_eq(&a.entry, &b.entry) && a.stream == b.stream;
     let mut code = SUCCESS;
     for run in queued.chunk_by(same) {
-        let operations: Vec<_> = run.iter().map(|queued| queued.operation).collect();
+        let calls: Vec<_> = run.iter().map(|queued| queued.call).collect();
         let attached = run[0].entry.attached.as_ref().expect("only calls of attached communicators are kept");
-        if let Err(error) = attached.all_reduce(&operations, run[0].stream) {
+        if let Err(error) = attached.issue(&calls, run[0].stream) {
             code = failure::of(&error);
         }
     }
@@ -114,24 +114,24 @@ fn launch(queued: &[Queued]) -> c_int {
 /// A call that NCCL runs, of a function that Myelon never takes.
 pub(crate) fn by_nccl(
     entry: Option<Arc<Entry>>,
-    collective: Collective,
+    name: Named,
     bytes: u64,
     stream: Stream,
     call: impl FnOnce() -> c_int,
 ) -> c_int {
-    forwarded(entry, collective, Reason::OtherFunction, bytes, stream, call)
+    forwarded(entry, name, Reason::OtherFunction, bytes, stream, call)
 }
 
 /// A call that NCCL runs, in order with Myelon's.
 pub(crate) fn forwarded(
     entry: Option<Arc<Entry>>,
-    collective: Collective,
+    name: Named,
     reason: Reason,
     bytes: u64,
     stream: Stream,
     call: impl FnOnce() -> c_int,
 ) -> c_int {
-    log::count(collective, Err(reason), bytes);
+    log::count(name, Err(reason), bytes);
     let Some(entry) = entry.filter(|entry| entry.attached.is_some()) else { return call() };
     let stream = handle(stream);
     if is_open() {

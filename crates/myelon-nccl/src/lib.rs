@@ -1,4 +1,4 @@
-//! Stands in front of NCCL: `libmyelon_nccl.so` has the functions of `libnccl.so.2`, takes the all-reduces that Myelon is for, and
+//! Stands in front of NCCL: `libmyelon_nccl.so` has the functions of `libnccl.so.2`, takes the calls that Myelon is for, and
 //! passes every other call on to the real NCCL, arguments untouched.
 //!
 //! Preloaded (`LD_PRELOAD`) or opened by path in NCCL's place. `docs/NCCL.md` says what is taken and which variables there are.
@@ -8,7 +8,8 @@
 //!
 //! | module | what it is |
 //! |---|---|
-//! | `exports` | the functions that do more than forward |
+//! | `collectives` | the functions that Myelon may take |
+//! | `exports` | the others that do more than forward |
 //! | `forward` | the functions that do not |
 //! | `real` | the real NCCL: found, its functions by name |
 //! | `communicators` | the table beside the handles |
@@ -23,6 +24,7 @@
 
 mod abi;
 mod attach;
+mod collectives;
 mod communicators;
 mod cuda;
 mod exports;
@@ -36,5 +38,6 @@ mod route;
 mod sequence;
 mod settings;
 
+pub use collectives::*;
 pub use exports::*;
 pub use forward::*;

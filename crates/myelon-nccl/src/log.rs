@@ -12,7 +12,7 @@ macro_rules! collectives {
         /// A function that queues work.
         #[allow(non_camel_case_types, clippy::enum_variant_names, reason = "NCCL's names")]
         #[derive(Clone, Copy, Debug)]
-        pub(crate) enum Collective { $($name),* }
+        pub(crate) enum Named { $($name),* }
 
         const NAMES: &[&str] = &[$(stringify!($name)),*];
     };
@@ -57,12 +57,12 @@ pub(crate) fn is_on() -> bool {
 }
 
 /// Counts a call, which Myelon took, or NCCL for a reason.
-pub(crate) fn count(collective: Collective, by: Result<(), Reason>, bytes: u64) {
+pub(crate) fn count(name: Named, by: Result<(), Reason>, bytes: u64) {
     if !is_on() {
         return;
     }
     let place = by.map_or_else(|reason| 1 + reason as usize, |()| 0);
-    let count = &COUNTS[collective as usize][place];
+    let count = &COUNTS[name as usize][place];
     count.calls.fetch_add(1, Ordering::Relaxed);
     count.bytes.fetch_add(bytes, Ordering::Relaxed);
 }
@@ -126,10 +126,10 @@ mod tests {
 
     #[test]
     fn the_report_says_who_and_why() {
-        let count = &COUNTS[Collective::ncclReduce as usize][1 + Reason::NotAttached as usize];
+        let count = &COUNTS[Named::ncclReduce as usize][1 + Reason::NotAttached as usize];
         count.calls.store(3, Ordering::Relaxed);
         count.bytes.store(12, Ordering::Relaxed);
-        COUNTS[Collective::ncclAllReduce as usize][0].calls.store(2, Ordering::Relaxed);
+        COUNTS[Named::ncclAllReduce as usize][0].calls.store(2, Ordering::Relaxed);
         let report = report();
         assert!(report.contains("ncclReduce: 3 calls, 12 bytes by NCCL: the communicator is not attached"), "{report}");
         assert!(report.contains("ncclAllReduce: 2 calls, 0 bytes by Myelon"), "{report}");

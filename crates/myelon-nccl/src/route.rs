@@ -1,33 +1,43 @@
 //! Myelon or NCCL, for one call.
 //!
-//! INVARIANT: decided by what every rank has alike: whether the communicator is attached, the data type, the operator. Never by
-//! addresses, streams, captures, or what else is in a group, which a rank has for itself: a rank that chose otherwise than its
+//! INVARIANT: decided by what every rank has alike: the collective, whether the communicator is attached, the data type, the
+//! operator. Never by addresses, streams, captures, or what else is in a group, which a rank has for itself: a rank that chose otherwise than its
 //! peers would wait for ever. A lane table that says NCCL is faster at a size would be asked here, for it too is the same everywhere.
 
 use std::ffi::c_int;
 use std::fmt;
 
-use myelon_ccl::{DType, ReduceOp};
+use myelon_ccl::{Collective, DType, ReduceOp};
 
 use crate::abi;
 use crate::communicators::Entry;
 
-/// Types and operators whose kernels every rank has ready.
+/// Types and operators whose kernels every rank has ready, for each collective that is taken.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Prepared([[bool; ReduceOp::ALL.len()]; DType::ALL.len()]);
+pub(crate) struct Prepared([Option<[[bool; ReduceOp::ALL.len()]; DType::ALL.len()]>; Collective::ALL.len()]);
 
 impl Prepared {
-    pub(crate) fn of(pairs: &[(DType, ReduceOp)]) -> Self {
+    pub(crate) fn of(collectives: &[Collective], pairs: &[(DType, ReduceOp)]) -> Self {
         let mut prepared = Self::default();
-        for &(dtype, op) in pairs {
-            prepared.0[dtype as usize][op as usize] = true;
+        for &collective in collectives {
+            let has = prepared.0[collective as usize].insert(Default::default());
+            for (dtype, op) in kernels(collective, pairs) {
+                has[dtype as usize][op as usize] = true;
+            }
         }
         prepared
     }
+}
 
-    fn has(&self, dtype: DType, op: ReduceOp) -> bool {
-        self.0[dtype as usize][op as usize]
+/// What a collective is prepared for: where bytes are moved, whatever they mean, every size of an element.
+pub(crate) fn kernels(collective: Collective, pairs: &[(DType, ReduceOp)]) -> Vec<(DType, ReduceOp)> {
+    if collective.has_operator() {
+        return pairs.to_vec();
     }
+    let mut kernels: Vec<_> = DType::ALL.iter().map(|&dtype| collective.compiled_for(dtype, ReduceOp::Sum)).collect();
+    kernels.sort();
+    kernels.dedup();
+    kernels
 }
 
 /// Why NCCL runs a call.
@@ -53,7 +63,7 @@ impl Reason {
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::OtherFunction => "not a function that Myelon takes",
+            Self::OtherFunction => "not a function that Myelon takes, or not in MYELON_NCCL_COLLECTIVES",
             Self::NotAttached => "the communicator is not attached",
             Self::UnknownType => "a data type that Myelon lacks",
             Self::UnknownOperator => "an operator that Myelon lacks",
@@ -62,17 +72,28 @@ impl fmt::Display for Reason {
     }
 }
 
-/// Who runs an all-reduce.
-pub(crate) fn all_reduce(entry: Option<&Entry>, datatype: c_int, op: c_int) -> Result<(DType, ReduceOp), Reason> {
+/// Who runs a call: Myelon with this type and operator, or NCCL. Without an operator there is none to know.
+pub(crate) fn route(
+    entry: Option<&Entry>,
+    collective: Collective,
+    datatype: c_int,
+    op: Option<c_int>,
+) -> Result<(DType, ReduceOp), Reason> {
     let attached = entry.and_then(|entry| entry.attached.as_ref());
-    choose(attached.map(|attached| &attached.prepared), datatype, op)
+    choose(attached.map(|attached| &attached.prepared), collective, datatype, op)
 }
 
-fn choose(prepared: Option<&Prepared>, datatype: c_int, op: c_int) -> Result<(DType, ReduceOp), Reason> {
-    let prepared = prepared.ok_or(Reason::NotAttached)?;
+fn choose(
+    prepared: Option<&Prepared>,
+    collective: Collective,
+    datatype: c_int,
+    op: Option<c_int>,
+) -> Result<(DType, ReduceOp), Reason> {
+    let prepared = prepared.ok_or(Reason::NotAttached)?.0[collective as usize].ok_or(Reason::OtherFunction)?;
     let dtype = abi::data_type(datatype).ok_or(Reason::UnknownType)?;
-    let op = abi::operator(op).ok_or(Reason::UnknownOperator)?;
-    if prepared.has(dtype, op) { Ok((dtype, op)) } else { Err(Reason::NotPrepared) }
+    let op = op.map_or(Some(ReduceOp::Sum), abi::operator).ok_or(Reason::UnknownOperator)?;
+    let kernel = collective.compiled_for(dtype, op);
+    if prepared[kernel.0 as usize][kernel.1 as usize] { Ok((dtype, op)) } else { Err(Reason::NotPrepared) }
 }
 
 #[cfg(test)]
@@ -81,13 +102,19 @@ mod tests {
 
     #[test]
     fn what_is_prepared_is_taken_and_the_rest_has_a_reason() {
-        let prepared = Prepared::of(&[(DType::F32, ReduceOp::Sum), (DType::I64, ReduceOp::Max)]);
-        let choose = |datatype, op| choose(Some(&prepared), datatype, op);
-        assert_eq!(choose(7, 0), Ok((DType::F32, ReduceOp::Sum)));
-        assert_eq!(choose(4, 2), Ok((DType::I64, ReduceOp::Max)));
-        assert_eq!(choose(7, 2), Err(Reason::NotPrepared));
-        assert_eq!(choose(7, 5), Err(Reason::UnknownOperator), "the first operator that a program makes");
-        assert_eq!(choose(12, 0), Err(Reason::UnknownType));
-        assert_eq!(super::choose(None, 7, 0), Err(Reason::NotAttached));
+        let pairs = [(DType::F32, ReduceOp::Sum), (DType::I64, ReduceOp::Max)];
+        let prepared = Prepared::of(&[Collective::AllReduce, Collective::AllGather], &pairs);
+        let all_reduce = |datatype, op| choose(Some(&prepared), Collective::AllReduce, datatype, Some(op));
+        assert_eq!(all_reduce(7, 0), Ok((DType::F32, ReduceOp::Sum)));
+        assert_eq!(all_reduce(4, 2), Ok((DType::I64, ReduceOp::Max)));
+        assert_eq!(all_reduce(7, 2), Err(Reason::NotPrepared));
+        assert_eq!(all_reduce(7, 5), Err(Reason::UnknownOperator), "the first operator that a program makes");
+        assert_eq!(all_reduce(12, 0), Err(Reason::UnknownType));
+        for datatype in 0..12 {
+            assert!(choose(Some(&prepared), Collective::AllGather, datatype, None).is_ok(), "bytes are bytes");
+        }
+        let reduce_scatter = choose(Some(&prepared), Collective::ReduceScatter, 7, Some(0));
+        assert_eq!(reduce_scatter, Err(Reason::OtherFunction));
+        assert_eq!(choose(None, Collective::AllReduce, 7, Some(0)), Err(Reason::NotAttached));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-use myelon_ccl::{DType, ReduceOp};
+use myelon_ccl::{Collective, DType, ReduceOp};
 
 /// Where the ranks' operations run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +20,8 @@ pub(crate) struct Settings {
     pub(crate) disabled: bool,
     /// `MYELON_NCCL_LOG=1`: say at exit who took what, and when a communicator is attached.
     pub(crate) log: bool,
+    /// `MYELON_NCCL_COLLECTIVES`: what is taken.
+    pub(crate) collectives: Vec<Collective>,
     /// `MYELON_NCCL_PREPARE`: types and operators whose kernels are made ready with a communicator. Others are forwarded.
     pub(crate) prepare: Vec<(DType, ReduceOp)>,
     /// `MYELON_NCCL_DEVICE`.
@@ -57,12 +59,25 @@ fn parse(variable: &dyn Fn(&str) -> Option<String>) -> Result<Settings, String> 
         Some("all") => everything(),
         Some(list) => list.split(',').map(pair).collect::<Result<_, _>>()?,
     };
+    let collectives = match variable("MYELON_NCCL_COLLECTIVES").as_deref() {
+        None => vec![Collective::AllReduce],
+        Some("all") => Collective::ALL.to_vec(),
+        Some(list) => list
+            .split(',')
+            .map(|name| {
+                name.trim()
+                    .parse()
+                    .map_err(|error: myelon_ccl::Error| format!("MYELON_NCCL_COLLECTIVES: {error}; or write all"))
+            })
+            .collect::<Result<_, _>>()?,
+    };
     let place = match variable("MYELON_NCCL_DEVICE").as_deref() {
         None | Some("gpu") => Place::Gpu,
         Some("cpu") => Place::Cpu,
         Some(other) => return Err(format!("MYELON_NCCL_DEVICE='{other}' is neither gpu nor cpu")),
     };
-    Ok(Settings { disabled: switch("MYELON_NCCL_DISABLE")?, log: switch("MYELON_NCCL_LOG")?, prepare, place })
+    let (disabled, log) = (switch("MYELON_NCCL_DISABLE")?, switch("MYELON_NCCL_LOG")?);
+    Ok(Settings { disabled, log, collectives, prepare, place })
 }
 
 fn pair(text: &str) -> Result<(DType, ReduceOp), String> {
@@ -98,6 +113,11 @@ mod tests {
         for wrong in ["f32", "f31:sum", "f32:median", "f32:sum,"] {
             assert!(prepare(wrong).unwrap_err().contains("MYELON_NCCL_PREPARE"), "{wrong}");
         }
+        let collectives = |list| with(&[("MYELON_NCCL_COLLECTIVES", list)]).map(|settings| settings.collectives);
+        assert_eq!(with(&[]).unwrap().collectives, [Collective::AllReduce]);
+        assert_eq!(collectives("all_gather, broadcast").unwrap(), [Collective::AllGather, Collective::Broadcast]);
+        assert_eq!(collectives("all").unwrap(), Collective::ALL);
+        assert!(collectives("all_reduce,send").unwrap_err().contains("MYELON_NCCL_COLLECTIVES"));
         assert!(with(&[("MYELON_NCCL_DISABLE", "yes")]).unwrap_err().contains("neither 0 nor 1"));
         assert!(with(&[("MYELON_NCCL_DEVICE", "tpu")]).is_err());
     }

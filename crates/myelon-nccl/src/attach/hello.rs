@@ -2,8 +2,9 @@
 
 use std::collections::HashSet;
 
-use myelon_ccl::{DType, ReduceOp};
 use serde::{Deserialize, Serialize};
+
+use crate::settings::Settings;
 
 /// Bytes that a rank gives to an exchange: the same in every version, so that versions can tell that they differ.
 pub(super) const FRAME: usize = 2048;
@@ -31,16 +32,13 @@ pub(super) struct Hello {
 }
 
 impl Hello {
-    pub(super) fn able(device: &str, prepare: &[(DType, ReduceOp)], id: Option<String>, together: usize) -> Self {
-        let mut prepare: Vec<_> = prepare.iter().map(|(dtype, op)| format!("{dtype}:{op}")).collect();
-        prepare.sort();
-        Self {
-            device: device.into(),
-            settings: prepare.join(","),
-            id,
-            unable: None,
-            ..Self::unable(String::new(), together)
-        }
+    pub(super) fn able(device: &str, settings: &Settings, id: Option<String>, together: usize) -> Self {
+        let mut kernels: Vec<_> = settings.prepare.iter().map(|(dtype, op)| format!("{dtype}:{op}")).collect();
+        kernels.sort();
+        let mut collectives: Vec<_> = settings.collectives.iter().map(|collective| collective.name()).collect();
+        collectives.sort_unstable();
+        let settings = format!("{}; {}", collectives.join(","), kernels.join(","));
+        Self { device: device.into(), settings, id, unable: None, ..Self::unable(String::new(), together) }
     }
 
     pub(super) fn unable(why: String, together: usize) -> Self {
@@ -125,7 +123,7 @@ pub(super) fn verdict(frames: &[Vec<u8>]) -> Result<String, String> {
             return differs("hosts", &first.host, &hello.host);
         }
         if hello.settings != first.settings {
-            return differs("values of MYELON_NCCL_PREPARE", &first.settings, &hello.settings);
+            return differs("MYELON_NCCL_COLLECTIVES or MYELON_NCCL_PREPARE", &first.settings, &hello.settings);
         }
         if hello.together > 1 {
             return Err(format!("rank {rank} made {} communicators in one group", hello.together));
@@ -168,12 +166,20 @@ fn thread() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::settings::Place;
+    use myelon_ccl::{Collective, DType, ReduceOp};
+
+    fn settings(prepare: Vec<(DType, ReduceOp)>) -> Settings {
+        let collectives = Collective::ALL.to_vec();
+        Settings { disabled: false, log: false, collectives, prepare, place: Place::Gpu }
+    }
 
     fn hellos(change: impl Fn(usize, &mut Hello)) -> Vec<Vec<u8>> {
         (0..4)
             .map(|rank| {
                 let id = (rank == 0).then(|| "f".repeat(256));
-                let mut hello = Hello::able(&format!("GPU-{rank}"), &[(DType::F32, ReduceOp::Sum)], id, 1);
+                let mut hello =
+                    Hello::able(&format!("GPU-{rank}"), &settings(vec![(DType::F32, ReduceOp::Sum)]), id, 1);
                 hello.process += rank as u32;
                 change(rank, &mut hello);
                 hello.encode()
@@ -227,7 +233,7 @@ mod tests {
         assert_eq!(decode::<Reply>(&reply.encode()), Some(reply));
         let all: Vec<_> =
             DType::ALL.iter().flat_map(|&dtype| ReduceOp::ALL.iter().map(move |&op| (dtype, op))).collect();
-        let hello = Hello::able(&"d".repeat(100), &all, Some("f".repeat(256)), 1);
+        let hello = Hello::able(&"d".repeat(100), &settings(all), Some("f".repeat(256)), 1);
         assert_eq!(decode::<Hello>(&hello.encode()), Some(hello));
     }
 

@@ -25,7 +25,7 @@ use crate::real::call_real;
 use crate::route::Prepared;
 use crate::sequence::Sequence;
 use crate::settings::{Place, Settings, settings};
-use crate::{failure, log};
+use crate::{failure, log, route};
 
 use exchange::Member;
 use hello::{Hello, Reply};
@@ -118,7 +118,7 @@ impl Offer {
             Err(why) => Self { hello: Hello::unable(why, together), able: None, _server: None },
             Ok((settings, device, server)) => {
                 let id = server.as_ref().map(|server| server.id().to_text());
-                let hello = Hello::able(&device.properties().identity, &settings.prepare, id, together);
+                let hello = Hello::able(&device.properties().identity, settings, id, together);
                 Self { hello, able: Some((device, settings)), _server: server }
             }
         }
@@ -141,10 +141,14 @@ fn connect(member: &Member, offer: Offer, id: &str) -> Result<Attached, String> 
         options.timeout = Duration::ZERO;
     }
     options.transient_streams = true;
-    options.prepare.clone_from(&settings.prepare);
+    options.prepare.clear();
     let communicator = Communicator::connect(Arc::clone(&device), Arc::new(bootstrap), options).map_err(in_words)?;
+    for &collective in &settings.collectives {
+        let kernels = route::kernels(collective, &settings.prepare);
+        communicator.prepare_collective(collective, &kernels).map_err(in_words)?;
+    }
     let sequence = Sequence::new(&device).map_err(in_words)?;
-    Ok(Attached { communicator, prepared: Prepared::of(&settings.prepare), sequence })
+    Ok(Attached { communicator, prepared: Prepared::of(&settings.collectives, &settings.prepare), sequence })
 }
 
 /// Puts what came of a communicator into the table.

@@ -11,6 +11,10 @@ macro_rules! functions {
         $apply! {
             own {
                 fn ncclAllReduce(sendbuff: *const c_void, recvbuff: *mut c_void, count: usize, datatype: c_int, op: c_int, comm: Comm, stream: Stream) -> c_int;
+                fn ncclAllGather(sendbuff: *const c_void, recvbuff: *mut c_void, count: usize, datatype: c_int, comm: Comm, stream: Stream) -> c_int;
+                fn ncclBcast(buff: *mut c_void, count: usize, datatype: c_int, root: c_int, comm: Comm, stream: Stream) -> c_int;
+                fn ncclBroadcast(sendbuff: *const c_void, recvbuff: *mut c_void, count: usize, datatype: c_int, root: c_int, comm: Comm, stream: Stream) -> c_int;
+                fn ncclReduceScatter(sendbuff: *const c_void, recvbuff: *mut c_void, count: usize, datatype: c_int, op: c_int, comm: Comm, stream: Stream) -> c_int;
                 fn ncclCommInitRank(comm: *mut Comm, nranks: c_int, id: UniqueId, rank: c_int) -> c_int;
                 fn ncclCommInitRankConfig(comm: *mut Comm, nranks: c_int, id: UniqueId, rank: c_int, config: *mut c_void) -> c_int;
                 fn ncclCommInitRankScalable(comm: *mut Comm, nranks: c_int, rank: c_int, ids_count: c_int, ids: *mut UniqueId, config: *mut c_void) -> c_int;
@@ -29,13 +33,9 @@ macro_rules! functions {
                 fn ncclGroupEnd() -> c_int;
             }
             stream {
-                fn ncclAllGather(sendbuff: *const c_void, recvbuff: *mut c_void, count: usize, datatype: c_int, comm: Comm, stream: Stream) moves (comm, stream, count, datatype);
                 fn ncclAlltoAll(sendbuff: *const c_void, recvbuff: *mut c_void, count: usize, datatype: c_int, comm: Comm, stream: Stream) moves (comm, stream, count, datatype);
-                fn ncclBcast(buff: *mut c_void, count: usize, datatype: c_int, root: c_int, comm: Comm, stream: Stream) moves (comm, stream, count, datatype);
-                fn ncclBroadcast(sendbuff: *const c_void, recvbuff: *mut c_void, count: usize, datatype: c_int, root: c_int, comm: Comm, stream: Stream) moves (comm, stream, count, datatype);
                 fn ncclGather(sendbuff: *const c_void, recvbuff: *mut c_void, count: usize, datatype: c_int, root: c_int, comm: Comm, stream: Stream) moves (comm, stream, count, datatype);
                 fn ncclReduce(sendbuff: *const c_void, recvbuff: *mut c_void, count: usize, datatype: c_int, op: c_int, root: c_int, comm: Comm, stream: Stream) moves (comm, stream, count, datatype);
-                fn ncclReduceScatter(sendbuff: *const c_void, recvbuff: *mut c_void, count: usize, datatype: c_int, op: c_int, comm: Comm, stream: Stream) moves (comm, stream, count, datatype);
                 fn ncclScatter(sendbuff: *const c_void, recvbuff: *mut c_void, count: usize, datatype: c_int, root: c_int, comm: Comm, stream: Stream) moves (comm, stream, count, datatype);
                 fn ncclSend(sendbuff: *const c_void, count: usize, datatype: c_int, peer: c_int, comm: Comm, stream: Stream) moves (comm, stream, count, datatype);
                 fn ncclRecv(recvbuff: *mut c_void, count: usize, datatype: c_int, peer: c_int, comm: Comm, stream: Stream) moves (comm, stream, count, datatype);

@@ -97,7 +97,7 @@ int complete(ncclComm *comm) {
   return wait(comm, [&] { return comm->shared->joined >= comm->ranks; }) ? ncclSuccess : ncclSystemError;
 }
 
-enum Kind { Gather, Reduce, Spread };
+enum Kind { Gather, Reduce, Spread, Scatter };
 
 struct Operation {
   ncclComm *comm;
@@ -115,7 +115,7 @@ thread_local std::vector<ncclComm *> joining;
 
 int deposit(Operation &operation) {
   auto *comm = operation.comm;
-  size_t bytes = operation.count * size_of(operation.datatype);
+  size_t bytes = operation.count * size_of(operation.datatype) * (operation.kind == Scatter ? comm->ranks : 1);
   if (bytes > SLOT) return ncclInvalidArgument;
   operation.number = ++comm->operations;
   auto &own = comm->shared->slots[comm->rank];
@@ -125,7 +125,7 @@ int deposit(Operation &operation) {
     return true;
   });
   if (!free) return ncclSystemError;
-  if (bytes) memcpy(own.data, operation.input, bytes);
+  if (bytes && operation.input) memcpy(own.data, operation.input, bytes);
   own.deposited = operation.number;
   return ncclSuccess;
 }
@@ -133,10 +133,11 @@ int deposit(Operation &operation) {
 template <typename T> void reduce(const Operation &operation) {
   auto *output = static_cast<T *>(operation.output);
   auto *comm = operation.comm;
+  size_t first = operation.kind == Scatter ? comm->rank * operation.count : 0;
   for (size_t i = 0; i < operation.count; i++) {
     T value{};
     for (int rank = 0; rank < comm->ranks; rank++) {
-      T other = reinterpret_cast<T *>(comm->shared->slots[rank].data)[i];
+      T other = reinterpret_cast<T *>(comm->shared->slots[rank].data)[first + i];
       value = rank == 0 ? other : operation.op == ncclMax ? (value > other ? value : other) : T(value + other);
     }
     output[i] = operation.op == ncclAvg ? T(value / comm->ranks) : value;
@@ -162,6 +163,7 @@ int consume(const Operation &operation) {
     if (bytes) memcpy(output, slots[operation.root].data, bytes);
     break;
   case Reduce:
+  case Scatter:
     if (operation.datatype == ncclFloat32) reduce<float>(operation);
     else if (operation.datatype == ncclFloat64) reduce<double>(operation);
     else if (operation.datatype == ncclInt32) reduce<int>(operation);
@@ -302,6 +304,10 @@ int ncclAllReduce(const void *input, void *output, size_t count, int datatype, i
 
 int ncclAllGather(const void *input, void *output, size_t count, int datatype, ncclComm_t comm, cudaStream_t) {
   return submit("AllGather", {comm, Gather, input, output, count, datatype, 0, 0, 0});
+}
+
+int ncclReduceScatter(const void *input, void *output, size_t count, int datatype, int op, ncclComm_t comm, cudaStream_t) {
+  return submit("ReduceScatter", {comm, Scatter, input, output, count, datatype, op, 0, 0});
 }
 
 int ncclBroadcast(const void *input, void *output, size_t count, int datatype, int root, ncclComm_t comm, cudaStream_t) {

@@ -45,6 +45,7 @@ const char *ncclGetErrorString(int result);
 const char *ncclGetLastError(ncclComm_t comm);
 int ncclAllReduce(const void *sendbuff, void *recvbuff, size_t count, int datatype, int op, ncclComm_t comm, cudaStream_t stream);
 int ncclAllGather(const void *sendbuff, void *recvbuff, size_t count, int datatype, ncclComm_t comm, cudaStream_t stream);
+int ncclReduceScatter(const void *sendbuff, void *recvbuff, size_t recvcount, int datatype, int op, ncclComm_t comm, cudaStream_t stream);
 int ncclBroadcast(const void *sendbuff, void *recvbuff, size_t count, int datatype, int root, ncclComm_t comm, cudaStream_t stream);
 int ncclBcast(void *buff, size_t count, int datatype, int root, ncclComm_t comm, cudaStream_t stream);
 int ncclSend(const void *sendbuff, size_t count, int datatype, int peer, ncclComm_t comm, cudaStream_t stream);

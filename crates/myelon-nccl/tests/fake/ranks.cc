@@ -142,6 +142,36 @@ static void groups(ncclComm_t comm, int rank) {
   OK(NCCL(ncclCommDestroy)(half));
 }
 
+// Collectives beside the all-reduce, alone and in a group, in place and not.
+static void others(ncclComm_t comm, int rank) {
+  const size_t count = 1000;
+  float one = rank + 1;
+  auto expected = [&](const std::vector<float> &gathered) {
+    for (size_t i = 0; i < gathered.size(); i++) CHECK(gathered[i] == i / count + 1);
+  };
+  for (bool grouped : {false, true}) {
+    auto own = filled(count, one), gathered = filled(ranks * count, 0.f), in_place = filled(ranks * count, one);
+    auto spread = filled(count, one), root_in = filled(count, one), root_out = filled(count, 0.f);
+    auto whole = filled(ranks * count, one), part = filled(count, 0.f);
+    std::vector<unsigned char> bytes(3 * ranks, rank);
+    if (grouped) OK(NCCL(ncclGroupStart)());
+    OK(NCCL(ncclAllGather)(own.data(), gathered.data(), count, ncclFloat32, comm, nullptr));
+    OK(NCCL(ncclAllGather)(&in_place[rank * count], in_place.data(), count, ncclFloat32, comm, nullptr));
+    OK(NCCL(ncclAllGather)(&bytes[3 * rank], bytes.data(), 3, ncclUint8, comm, nullptr));
+    OK(NCCL(ncclBcast)(spread.data(), count, ncclFloat32, ranks - 1, comm, nullptr));
+    OK(NCCL(ncclBroadcast)(rank == 1 ? root_in.data() : nullptr, root_out.data(), count, ncclFloat32, 1, comm, nullptr));
+    OK(NCCL(ncclReduceScatter)(whole.data(), part.data(), count, ncclFloat32, ncclSum, comm, nullptr));
+    if (grouped) OK(NCCL(ncclGroupEnd)());
+    expected(gathered), expected(in_place);
+    for (int i = 0; i < 3 * ranks; i++) CHECK(bytes[i] == i / 3);
+    all_are(spread, float(ranks), __LINE__), all_are(root_out, 2.f, __LINE__), all_are(part, sum(), __LINE__);
+    OK(NCCL(ncclReduceScatter)(whole.data(), &whole[rank * count], count, ncclFloat32, ncclSum, comm, nullptr));
+    for (size_t i = 0; i < count; i++) CHECK(whole[rank * count + i] == sum());
+    OK(NCCL(ncclAllReduce)(part.data(), part.data(), count, ncclFloat32, ncclSum, comm, nullptr));
+    all_are(part, sum() * ranks, __LINE__);
+  }
+}
+
 // The library's own call of ncclBroadcast, inside ncclBcast, is nobody else's business.
 static void itself(ncclComm_t comm, int rank) {
   auto data = filled(10, float(rank));
@@ -289,6 +319,7 @@ int main(int count, char **arguments) {
   if (scenario == "values") on_threads(values);
   else if (scenario == "identity") on_threads(identity);
   else if (scenario == "groups") on_threads(groups);
+  else if (scenario == "others") on_threads(others);
   else if (scenario == "itself") on_threads(itself);
   else if (scenario == "abort") abort_ends_the_wait();
   else if (scenario == "one_thread") one_thread();

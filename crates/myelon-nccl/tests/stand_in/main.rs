@@ -59,6 +59,22 @@ fn groups_nest_and_hold_both_engines_calls_of_several_communicators() {
     assert_eq!(ran.calls("GroupEnd").len(), 4 * 3 * 2 + exchanges);
 }
 
+/// Twelve calls and two in place, and two all-reduces, on three ranks.
+#[test]
+fn other_collectives_are_forwarded_unless_they_are_asked_for() {
+    let names = [("ncclAllGather", 6), ("ncclBcast", 2), ("ncclBroadcast", 2), ("ncclReduceScatter", 4)];
+    let counted = |ran: &rig::Ran, by: &str| names.map(|(name, _)| ran.counted(name, by));
+    let all = names.map(|(_, calls)| 3 * calls);
+    let forwarded = Run::preloaded(&["others", "3"]).run().well();
+    assert_eq!(counted(&forwarded, "NCCL: not a function that Myelon takes"), all, "{}", forwarded.output);
+    let taken = Run::preloaded(&["others", "3"]).with("MYELON_NCCL_COLLECTIVES", "all").run().well();
+    assert_eq!(counted(&taken, "Myelon"), all, "{}", taken.output);
+    assert_eq!(taken.calls("ReduceScatter").len(), 0);
+    for ran in [forwarded, taken] {
+        assert_eq!(ran.counted("ncclAllReduce", "Myelon"), 6, "{}", ran.output);
+    }
+}
+
 #[test]
 fn a_communicator_of_one_rank_is_left_alone() {
     let ran = Run::preloaded(&["groups", "2"]).run().well();
