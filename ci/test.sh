@@ -197,6 +197,7 @@ step_doctests() { bounded 600 cargo test --doc; }
 
 step_nccl() {
   bounded 600 cargo clippy -p myelon-nccl --all-targets -- -D warnings
+  RUSTDOCFLAGS=-Dwarnings bounded 600 cargo doc -p myelon-nccl --no-deps
   if cargo nextest --version >/dev/null 2>&1; then
     bounded 600 cargo nextest run -p myelon-nccl
   else

@@ -4,7 +4,7 @@
 //! Preloaded (`LD_PRELOAD`) or opened by path in NCCL's place. `docs/NCCL.md` says what is taken and which variables there are.
 //!
 //! INVARIANT: a communicator's handle is the real one, never a wrapper. What Myelon has to do with it stands beside, in
-//! [`communicators`]; a handle that is not there is forwarded. So whatever a newer NCCL does with a handle is done to the real one.
+//! `communicators`; a handle that is not there is forwarded. So whatever a newer NCCL does with a handle is done to the real one.
 //!
 //! | module | what it is |
 //! |---|---|
