@@ -3,7 +3,11 @@
 //! Sizes and offsets are asserted on both sides, so a change on one side does not compile on the other.
 //! All offsets are bytes from the start of a rank's heap; all addresses are as the launching rank maps them.
 
+mod buckets;
+
 use crate::types::MAX_WORLD_SIZE;
+
+pub use buckets::{BUCKETS_CODE, BucketArgs, BucketPlace, BucketTable, MAX_BUCKETS, SHAPE_BITS, buckets_descriptor};
 
 /// [`MAX_WORLD_SIZE`] as an array length.
 pub const MAX_WORLD: usize = MAX_WORLD_SIZE as usize;
@@ -96,6 +100,11 @@ pub const fn describe(descriptor: u64) -> Description {
         dtype: (descriptor >> (COUNT_BITS + 5)) as u8 & 15,
     }
 }
+
+/// In place of a data type's code: a barrier, which has neither count nor operator.
+pub const BARRIER_CODE: u8 = 15;
+/// The [`descriptor`] of a barrier.
+pub const BARRIER: u64 = descriptor(Description { count: 0, collective: 0, detail: 0, dtype: BARRIER_CODE });
 
 /// What all CTAs of a rank share.
 #[repr(C, align(128))]

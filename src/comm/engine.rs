@@ -1,22 +1,24 @@
 //! What runs the operations of a communicator: Myelon's kernels, or NCCL where those cannot reach the peers.
 
+mod buckets;
+
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::barrier::{self, NcclEngine};
 use super::copies::CopyStreams;
 use super::kernels::{KernelTable, Loaded};
 use super::memo::Memo;
 use super::presence::Presence;
 use super::{Call, Operation, Options};
-use crate::abi::{Args, bytes_of};
-use crate::baseline::NcclCommunicator;
+use crate::abi::{Args, BARRIER, bytes_of};
 use crate::bootstrap::{Bootstrap, agree};
-use crate::device::{Device, DeviceKind, DevicePtr, LaunchShape, StreamHandle};
+use crate::device::{Device, DeviceKind, DevicePtr, KernelHandle, LaunchShape, StreamHandle};
 use crate::error::{Error, Result};
 use crate::memory::{HeapLimits, SymmetricHeap};
 use crate::table::{Decision, Dispatcher, Origin};
 use crate::types::{Collective, DType, Output, Rank, ReduceOp, WorldSize};
-use crate::variant::{Choice, Plan, Request, Terrain, Transfer};
+use crate::variant::{BARRIER_THREADS, Choice, Plan, Request, Terrain, Transfer};
 use crate::watch::Watch;
 
 /// One of the two.
@@ -24,7 +26,7 @@ pub(super) enum Engine {
     /// The kernels in `cuda/`.
     Kernels(Box<KernelEngine>),
     /// NCCL, by [`Options::fallback`].
-    Nccl(NcclCommunicator),
+    Nccl(NcclEngine),
 }
 
 /// Heap, control page, kernels and table of one rank.
@@ -33,6 +35,9 @@ pub(super) struct KernelEngine {
     watch: Arc<Watch>,
     kernels: KernelTable,
     memo: Memo<Ready>,
+    /// Of lists of buckets.
+    bucket_memo: Memo<Ready>,
+    barrier: KernelHandle,
     presence: Presence,
     copies: CopyStreams,
     has_value_operations: bool,
@@ -96,6 +101,8 @@ impl KernelEngine {
             watch,
             kernels: KernelTable::new(sharers),
             memo: Memo::new(),
+            bucket_memo: Memo::new(),
+            barrier: agree(&**bootstrap, "loading the barrier", barrier::load(device, world_size))?,
             presence: Presence::of(&device.properties().identity),
             copies: CopyStreams::new(device),
             has_value_operations: device.has_value_operations(),
@@ -125,7 +132,7 @@ impl KernelEngine {
         let Decision { choice, origin } = self.dispatcher.choose(request)?;
         let choice = match origin {
             Origin::Forced => choice.clone(),
-            Origin::Table(..) | Origin::Rule(_) => choice.within(self.heap.layout()),
+            Origin::Table(..) | Origin::Rule(_) | Origin::Manifest => choice.within(self.heap.layout()),
         };
         Ok((choice, origin))
     }
@@ -277,12 +284,7 @@ impl KernelEngine {
         let &Call { input, output, count, dtype, root, .. } = call;
         let element_bytes = dtype.size_bytes() as u64;
         let descriptor = call.descriptor();
-        let shape = LaunchShape {
-            grid: plan.lanes,
-            block: plan.kernel.threads,
-            shared_bytes: plan.shared_bytes,
-            dependent: plan.kernel.variant.dependent && self.presence.is_alone() && kernel.fits_twice(plan),
-        };
+        let shape = self.launch_shape(ready);
         let launches = plan.pieces(count).flat_map(|piece| plan.launches().map(move |steps| (piece, steps)));
         for ((offset, elements), steps) in launches {
             let args = Args {
@@ -310,6 +312,32 @@ impl KernelEngine {
             }
         }
         Ok(())
+    }
+
+    fn launch_shape(&self, Ready { plan, kernel }: &Ready) -> LaunchShape {
+        LaunchShape {
+            grid: plan.lanes,
+            block: plan.kernel.threads,
+            shared_bytes: plan.shared_bytes,
+            dependent: plan.kernel.variant.dependent && self.presence.is_alone() && kernel.fits_twice(plan),
+        }
+    }
+
+    /// Launches a meeting of all ranks' streams.
+    ///
+    /// # Safety
+    /// `stream` exists.
+    pub(super) unsafe fn launch_barrier(&self, device: &dyn Device, stream: StreamHandle) -> Result<()> {
+        let args = Args { descriptor: BARRIER, ..self.args };
+        let shape = LaunchShape {
+            grid: 1,
+            block: BARRIER_THREADS,
+            shared_bytes: 0,
+            // One CTA always fits beside another.
+            dependent: self.presence.is_alone(),
+        };
+        // SAFETY: the barrier takes `Args` and touches heap and page only, which live until no kernel runs.
+        unsafe { device.launch(self.barrier, shape, bytes_of(&args), stream) }
     }
 }
 

@@ -1,6 +1,9 @@
 //! [`Communicator`]: one operation from request to launch.
 
+mod barrier;
 mod batch;
+mod bucket;
+mod buckets;
 mod call;
 mod collectives;
 mod copies;
@@ -15,6 +18,7 @@ mod order;
 mod place;
 mod presence;
 mod register;
+mod split;
 mod tables;
 
 use std::fmt;
@@ -32,6 +36,7 @@ use crate::variant::{Choice, Plan, Request};
 use engine::{Engine, Found, KernelEngine};
 use order::{Order, Owner};
 
+pub use bucket::Bucket;
 pub use call::Call;
 pub use cuda_slices::Element;
 pub use operation::Operation;
