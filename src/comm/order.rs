@@ -100,7 +100,9 @@ impl Turn<'_> {
     fn follow_the_last(&mut self) -> Result<()> {
         let (state, stream) = (&mut *self.state, self.stream);
         let last = state.last.as_ref().map(|last| last.stream);
-        let is_another = |&last: &StreamHandle| last != stream || stream == StreamHandle::PER_THREAD;
+        // One handle, and on another thread another stream: behind a mark that is there, waiting for it is right on all of them.
+        let is_any = state.several_streams && stream == StreamHandle::PER_THREAD;
+        let is_another = |&last: &StreamHandle| last != stream || is_any;
         let Some(last) = last.filter(is_another) else { return Ok(()) };
         // Captured work cannot wait for work outside the capture: there the user orders the replays.
         if self.device.is_capturing(stream)? {
