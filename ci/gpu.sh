@@ -5,7 +5,8 @@
 #
 # What myelon-doctor finds; the example in C; the fault tests, the litmus and the soak on all GPUs, and a small sweep on two under compute-sanitizer where there is one; for
 # every world size from 2 to the number of visible GPUs: conformance, an eager sweep, a sweep of graph replays, the studies of
-# patterns, what waits do to neighbours, overlaps with a product of matrices, and a short sweep under mpirun where there is one.
+# patterns, what waits do to neighbours, overlaps with a product of matrices, and a short sweep under mpirun where there is one; and on
+# two GPUs PyTorch over NCCL's stand-in, where there is PyTorch.
 # Sweeps are held against the stored ones of such a machine, and auto against the best variant and the baselines (myelon-perf
 # compare). Every command has a deadline; one that fails or hangs does not stop the rest. JSON, logs and report.html go to $OUT; a
 # summary comes last. Exit status: 0 all well, 1 something failed, 2 nothing to run on.
@@ -258,6 +259,13 @@ for ranks in "${sizes[@]}"; do
     summary+=("$(printf '%5s  %-18s %s' "$ranks" mpirun 'skipped: no mpirun here')")
   fi
 done
+
+# NCCL's stand-in under PyTorch, beside plain NCCL.
+if [[ $device == cpu || ! -e $bundle/libmyelon_nccl.so ]] || ! timeout 120 python3 -c 'import torch' 2>/dev/null; then
+  summary+=("$(printf '%5s  %-18s %s' 2 torch 'skipped: needs GPUs, libmyelon_nccl.so in the bundle, and PyTorch')")
+else
+  judges=yes step 2 torch "$((2 * test_seconds))" python3 "$bundle/torch/compare.py" "$bundle/libmyelon_nccl.so"
+fi
 
 # The sweeps as a page for a browser; without one there is nothing to show.
 timeout 60 "$bundle/myelon-perf" report "$out"/*.json -o "$out/report.html" >"$out/logs/report.log" 2>&1 || true

@@ -11,7 +11,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-steps=(nvrtc system nextest fmt house shell clippy clippy_mpi msrv deny doc tests doctests c perf tune browser mpi ddp)
+steps=(nvrtc system nextest fmt house shell clippy clippy_mpi msrv deny doc tests doctests c nccl perf tune browser mpi ddp)
 
 declare -A about=(
   [nvrtc]='NVRTC from pip, so that every kernel is compiled for GPUs too'
@@ -28,6 +28,7 @@ declare -A about=(
   [tests]='all tests'
   [doctests]='examples in the docs'
   [c]='the C library: its header is current, its symbols, C and C++ programs built with it'
+  [nccl]="NCCL's stand-in before a pretended NCCL, on CPU ranks"
   [perf]='myelon-perf, all variants on 4 CPU ranks; generated tables and plots are current'
   [tune]='myelon-tune on 4 CPU ranks, and myelon-perf with the table that it wrote'
   [browser]='a report page in Chromium: filters, pointer, keyboard'
@@ -196,6 +197,16 @@ step_tests() {
 }
 
 step_doctests() { bounded 600 cargo test --doc; }
+
+step_nccl() {
+  bounded 600 cargo clippy -p myelon-nccl --all-targets -- -D warnings
+  RUSTDOCFLAGS=-Dwarnings bounded 600 cargo doc -p myelon-nccl --no-deps
+  if cargo nextest --version >/dev/null 2>&1; then
+    bounded 600 cargo nextest run -p myelon-nccl
+  else
+    bounded 600 cargo test -p myelon-nccl --no-fail-fast
+  fi
+}
 
 step_c() {
   if ! has cc || ! has pkg-config; then skip 'needs gcc and pkg-config (Debian package names)'; fi
