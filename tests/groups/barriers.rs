@@ -95,6 +95,9 @@ fn barriers_and_all_reduces_take_turns() {
         let streams = [(); 2].map(|()| Stream::new(device).unwrap());
         let data = Buffer::new(device, 4 * COUNT).unwrap();
         data.upload(&1_u32.to_ne_bytes().repeat(COUNT as usize), &streams[0]).unwrap();
+        // Not in the loop: memory is freed once the device is idle, and on a shared one a peer may wait for us.
+        let floats = Buffer::new(device, 4 * COUNT).unwrap();
+        floats.fill(0, &streams[0]).unwrap();
         for round in 0..12 {
             // Kinds of mailboxes and barriers, on changing streams.
             let stream = &streams[round % 2];
@@ -102,8 +105,6 @@ fn barriers_and_all_reduces_take_turns() {
             let (at, count) = (data.address(), if round % 3 == 0 { COUNT } else { 5 });
             // SAFETY: the buffer holds COUNT elements; it and the streams outlive the synchronisation.
             unsafe { communicator.all_reduce(at, at, count, DType::U32, ReduceOp::Max, stream.handle()).unwrap() };
-            let floats = Buffer::new(device, 4 * COUNT).unwrap();
-            floats.fill(0, stream).unwrap();
             let at = floats.address();
             // SAFETY: as above.
             unsafe { communicator.all_reduce(at, at, count, DType::F32, ReduceOp::Sum, stream.handle()).unwrap() };

@@ -8,7 +8,7 @@ use myelon_ccl::device::handles::{Buffer, Stream};
 use myelon_ccl::variant::{Choice, Manifest, Request, VariantSpec};
 use myelon_ccl::{Bucket, Communicator, DType, Error, Operation, Options, Rank, ReduceOp, Result};
 
-use crate::support::{Random, on_ranks, options, reference, shape, skew, variants};
+use crate::support::{Random, on_ranks, options, reference, shape, skew, variants, with_own_devices};
 
 /// Least bytes between buckets.
 const GUARD: u64 = 32;
@@ -169,7 +169,7 @@ const PAIRS: [(DType, ReduceOp); 6] = [
 
 #[test]
 fn every_list_has_the_results_of_its_buckets() {
-    on_ranks(3, &options(), |communicator| {
+    on_ranks(with_own_devices(3), &options(), |communicator| {
         let stream = Stream::new(communicator.device()).unwrap();
         let (mut random, mut own) = (Random(41), Random(u64::from(communicator.rank().0)));
         for variant in with_buckets() {

@@ -110,6 +110,15 @@ pub(crate) fn variants_of_all() -> Vec<Arc<VariantSpec>> {
     Collective::ALL.iter().flat_map(|&collective| variants_of(collective)).collect()
 }
 
+/// `ranks`, or as many as have a device each. Memory is freed, and communicators are made, once a device is idle: a rank that does so
+/// while peers are in operations must not share its device with one of them.
+pub(crate) fn with_own_devices(ranks: u32) -> u32 {
+    match device_kind() {
+        DeviceKind::Cuda => ranks.min(myelon_ccl::device::cuda::device_count().unwrap()),
+        DeviceKind::Cpu => ranks,
+    }
+}
+
 /// How many ranks a test that leaves it open is asked to have: `MYELON_TEST_RANKS`.
 pub(crate) fn asked_ranks() -> Option<u32> {
     std::env::var("MYELON_TEST_RANKS").ok().map(|ranks| ranks.parse().unwrap())
