@@ -1,0 +1,207 @@
+//! Bringing a communicator up, asking it, ending it.
+
+use std::ffi::{c_char, c_int};
+use std::sync::Arc;
+
+use myelon::bootstrap::{TcpBootstrap, TcpOptions, UniqueId};
+use myelon::device::cpu::CpuDevice;
+use myelon::device::cuda::CudaDevice;
+use myelon::device::{Device, DeviceKind};
+use myelon::{Communicator, Rank, WorldSize};
+
+use crate::border::{Place, owned, shared, text};
+use crate::codes::{DataTypeCode, OpCode, myelonStatus_t};
+use crate::guard::{Fault, guard};
+use crate::handles::{MyelonComm, myelonComm_t, myelonOptions_t, myelonStream_t, myelonUniqueId_t, stream_handle};
+use crate::logging;
+use crate::options::{of_handle, pairs};
+
+/// Makes an id for a new group, on one of its ranks or on a process beside them, which passes it to all ranks. That process serves
+/// the meeting on a thread: it lives until every rank has destroyed its communicator, and is not forked after this call.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn myelonGetUniqueId(id: *mut myelonUniqueId_t) -> myelonStatus_t {
+    guard("myelonGetUniqueId", || {
+        // SAFETY: the caller's word.
+        let place = unsafe { Place::at(id, "id") }?;
+        logging::start()?;
+        let (id, server) = UniqueId::create()?;
+        server.detach();
+        place.put(myelonUniqueId_t { bytes: id.to_bytes() });
+        Ok(())
+    })
+}
+
+/// Brings up the communicator of one rank of world_size. Collective: every rank calls it with the same id and world size, each
+/// with its own rank, and it returns once all have, or after 30 seconds with the missing ranks.
+///
+/// Ranks are processes, or threads of one. device is the ordinal of the rank's GPU as CUDA numbers it, or -1 for the CPU device,
+/// which runs the same kernels, slowly, on host memory. options may be NULL: then the environment says it all.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn myelonCommInitRank(
+    comm: *mut myelonComm_t,
+    world_size: c_int,
+    id: *const myelonUniqueId_t,
+    rank: c_int,
+    device: c_int,
+    options: myelonOptions_t,
+) -> myelonStatus_t {
+    guard("myelonCommInitRank", || {
+        // SAFETY: the caller's word.
+        let (place, id, options) = unsafe { (Place::at(comm, "comm")?, shared(id, "id")?, of_handle(options)?) };
+        logging::start()?;
+        let world = WorldSize::new(unsigned("world_size", world_size)?)?;
+        let rank = Rank(unsigned("rank", rank)?);
+        if rank.0 >= world.get() {
+            return Err(Fault::invalid(format!("rank is {rank} in a world of {world}: use 0 to {}", world.get() - 1)));
+        }
+        let id = UniqueId::from_bytes(&id.bytes)?;
+        let device: Arc<dyn Device> = match device {
+            -1 => CpuDevice::new(rank.0)?,
+            ordinal => CudaDevice::new(unsigned("device", ordinal)?)?,
+        };
+        let bootstrap = TcpBootstrap::connect(&id, rank, world, &TcpOptions::default())?;
+        place.put_handle(of(Communicator::connect(device, Arc::new(bootstrap), options)?));
+        Ok(())
+    })
+}
+
+/// Brings up the communicator of the rank that mpirun, srun, torchrun or MYELON_RANK made of this process, on the GPU of its local
+/// rank, or on the CPU device where there is no GPU. Collective. options as above.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn myelonCommInitEnv(comm: *mut myelonComm_t, options: myelonOptions_t) -> myelonStatus_t {
+    guard("myelonCommInitEnv", || {
+        // SAFETY: the caller's word.
+        let (place, options) = unsafe { (Place::at(comm, "comm")?, of_handle(options)?) };
+        logging::start()?;
+        place.put_handle(of(Communicator::from_env(options)?));
+        Ok(())
+    })
+}
+
+/// Ends a communicator: waits a bounded time for its last operations, ends what still runs then, and says goodbye to the peers.
+/// Never waits longer than some seconds. NULL is fine; a handle that was destroyed before, or that another thread still uses, is
+/// undefined behaviour. Replays of graphs that hold an operation of it have ended before.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn myelonCommDestroy(comm: myelonComm_t) -> myelonStatus_t {
+    guard("myelonCommDestroy", || {
+        // SAFETY: the caller's word.
+        drop(unsafe { owned(comm) });
+        Ok(())
+    })
+}
+
+/// Ends every running and future operation of a communicator, on this rank at once and on its peers as soon as they hear of it.
+/// From any thread. why, which may be NULL, is in the error that all ranks then get. The communicator is still to be destroyed.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn myelonCommAbort(comm: myelonComm_t, why: *const c_char) -> myelonStatus_t {
+    guard("myelonCommAbort", || {
+        // SAFETY: the caller's word.
+        let (communicator, why) = unsafe { (known(comm)?, text(why)) };
+        communicator.abort(why.as_deref().unwrap_or("the program called myelonCommAbort"));
+        Ok(())
+    })
+}
+
+/// What went wrong so far with the operations of a communicator, without waiting for them.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn myelonCommStatus(comm: myelonComm_t) -> myelonStatus_t {
+    // SAFETY: the caller's word.
+    guard("myelonCommStatus", || Ok(unsafe { known(comm) }?.status()?))
+}
+
+/// Waits until the stream has passed everything queued on it, and says what went wrong with the operations of the communicator.
+/// Bounded: every wait inside a kernel has a deadline, and ends when a peer is lost.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn myelonCommSynchronize(comm: myelonComm_t, stream: myelonStream_t) -> myelonStatus_t {
+    // SAFETY: the caller's word.
+    guard("myelonCommSynchronize", || Ok(unsafe { known(comm) }?.synchronize(stream_handle(stream))?))
+}
+
+/// The rank of this communicator, from 0.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn myelonCommRank(comm: myelonComm_t, rank: *mut c_int) -> myelonStatus_t {
+    // SAFETY: the caller's word.
+    unsafe { ask("myelonCommRank", comm, rank, "rank", |communicator| communicator.rank().0 as c_int) }
+}
+
+/// How many ranks there are.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn myelonCommWorldSize(comm: myelonComm_t, world_size: *mut c_int) -> myelonStatus_t {
+    let size = |communicator: &Communicator| communicator.world_size().get() as c_int;
+    // SAFETY: the caller's word.
+    unsafe { ask("myelonCommWorldSize", comm, world_size, "world_size", size) }
+}
+
+/// The ordinal of the rank's GPU as CUDA numbers it, -1 for the CPU device.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn myelonCommDevice(comm: myelonComm_t, device: *mut c_int) -> myelonStatus_t {
+    let ordinal = |communicator: &Communicator| {
+        let properties = communicator.device().properties();
+        if properties.kind == DeviceKind::Cpu { -1 } else { properties.ordinal as c_int }
+    };
+    // SAFETY: the caller's word.
+    unsafe { ask("myelonCommDevice", comm, device, "device", ordinal) }
+}
+
+/// What runs the operations: "myelon", or "nccl" after a fallback. Valid for good.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn myelonCommEngine(comm: myelonComm_t, engine: *mut *const c_char) -> myelonStatus_t {
+    let name = |communicator: &Communicator| match communicator.engine() {
+        "nccl" => c"nccl".as_ptr(),
+        _ => c"myelon".as_ptr(),
+    };
+    // SAFETY: the caller's word.
+    unsafe { ask("myelonCommEngine", comm, engine, "engine", name) }
+}
+
+/// Compiles and loads the kernels of n pairs of a data type and an operator ahead of their first use, which a capture needs.
+/// Collective: every rank passes the same pairs.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn myelonPrepare(
+    comm: myelonComm_t,
+    dtypes: *const DataTypeCode,
+    ops: *const OpCode,
+    n: usize,
+) -> myelonStatus_t {
+    guard("myelonPrepare", || {
+        // SAFETY: the caller's word.
+        let (communicator, pairs) = unsafe { (known(comm)?, pairs(dtypes, ops, n)?) };
+        Ok(communicator.prepare_types(&pairs)?)
+    })
+}
+
+/// The handle's own value of a communicator.
+pub(crate) fn of(communicator: Communicator) -> MyelonComm {
+    MyelonComm { communicator: Arc::new(communicator) }
+}
+
+/// What a handle stands for.
+///
+/// # Safety
+/// A handle that is not NULL was not destroyed, and is not while the caller of this uses it.
+pub(crate) unsafe fn known<'a>(comm: myelonComm_t) -> Result<&'a Arc<Communicator>, Fault> {
+    // SAFETY: the caller's promise.
+    Ok(&unsafe { shared(comm, "comm") }?.communicator)
+}
+
+/// # Safety
+/// As [`known`] and [`Place::at`].
+unsafe fn ask<T>(
+    name: &str,
+    comm: myelonComm_t,
+    place: *mut T,
+    argument: &str,
+    question: impl FnOnce(&Communicator) -> T,
+) -> myelonStatus_t {
+    guard(name, || {
+        // SAFETY: the caller's promise.
+        let (communicator, place) = unsafe { (known(comm)?, Place::at(place, argument)?) };
+        place.put(question(communicator));
+        Ok(())
+    })
+}
+
+fn unsigned(name: &str, value: c_int) -> Result<u32, Fault> {
+    let least = if name == "device" { ", nor -1 for the CPU device" } else { "" };
+    u32::try_from(value).map_err(|_| Fault::invalid(format!("{name} is {value}: not a number from 0 on{least}")))
+}

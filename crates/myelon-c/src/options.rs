@@ -1,0 +1,139 @@
+//! `myelonOptions_t`, and what a communicator takes where it is NULL.
+
+use std::ffi::{c_char, c_int};
+use std::sync::Arc;
+use std::time::Duration;
+
+use myelon::variant::{Choice, Manifest, Shape};
+use myelon::{Fallback, Options};
+
+use crate::border::{Place, exclusive, list, owned, text};
+use crate::codes::{DataTypeCode, OpCode, data_type, myelonStatus_t, operator, unknown};
+use crate::guard::{Fault, guard};
+use crate::handles::{MyelonOptions, myelonOptions_t};
+
+/// A `myelonFallback_t` that a caller passes.
+pub type FallbackCode = c_int;
+
+/// Settings as the environment has them (MYELON_TIMEOUT and others), to be changed by the functions below and then given to all
+/// ranks alike. myelonOptionsDestroy gives them back; communicators that were made with them do not need them any more.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn myelonOptionsCreate(options: *mut myelonOptions_t) -> myelonStatus_t {
+    guard("myelonOptionsCreate", || {
+        // SAFETY: the caller's word.
+        let place = unsafe { Place::at(options, "options") }?;
+        place.put_handle(MyelonOptions { options: Options::from_env()? });
+        Ok(())
+    })
+}
+
+/// Gives settings back. NULL is fine.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn myelonOptionsDestroy(options: myelonOptions_t) -> myelonStatus_t {
+    guard("myelonOptionsDestroy", || {
+        // SAFETY: the caller's word.
+        drop(unsafe { owned(options) });
+        Ok(())
+    })
+}
+
+/// The longest wait inside a kernel, in seconds; 0 waits until aborted. 30 unless MYELON_TIMEOUT says otherwise.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn myelonOptionsSetTimeout(options: myelonOptions_t, seconds: f64) -> myelonStatus_t {
+    change("myelonOptionsSetTimeout", options, |options| {
+        let timeout = Duration::try_from_secs_f64(seconds).ok().filter(|time| time.as_nanos() < u128::from(u64::MAX));
+        options.timeout = timeout
+            .ok_or_else(|| Fault::invalid(format!("seconds is {seconds}, which is no time to wait; 0 means none")))?;
+        Ok(())
+    })
+}
+
+/// Which n pairs of a data type and an operator are compiled and loaded when a communicator comes up, in place of the sum of
+/// myelonF32. Others are at their first use, which takes seconds where they are not in the cache, and is an error in a capture.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn myelonOptionsSetPrepare(
+    options: myelonOptions_t,
+    dtypes: *const DataTypeCode,
+    ops: *const OpCode,
+    n: usize,
+) -> myelonStatus_t {
+    change("myelonOptionsSetPrepare", options, |options| {
+        // SAFETY: the caller's word.
+        options.prepare = unsafe { pairs(dtypes, ops, n) }?;
+        Ok(())
+    })
+}
+
+/// A variant to use wherever it can serve, by its name; NULL, or "auto", for the lane table's choice.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn myelonOptionsSetVariant(options: myelonOptions_t, name: *const c_char) -> myelonStatus_t {
+    change("myelonOptionsSetVariant", options, |options| {
+        // SAFETY: the caller's word.
+        let name = unsafe { text(name) }.filter(|name| name != "auto");
+        let choice = name.map(|name| {
+            let variant = Arc::clone(Manifest::embedded().get(&name)?);
+            Ok::<_, Fault>(Choice { variant, shape: Shape::default() })
+        });
+        options.choice = choice.transpose()?;
+        Ok(())
+    })
+}
+
+/// What to do where the ranks cannot reach each other's memory; myelonFallbackRefuse unless set.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn myelonOptionsSetFallback(options: myelonOptions_t, fallback: FallbackCode) -> myelonStatus_t {
+    change("myelonOptionsSetFallback", options, |options| {
+        options.fallback = match fallback {
+            0 => Fallback::Refuse,
+            1 => Fallback::Nccl,
+            other => return Err(unknown("fallback", other, "myelonFallback_t", ["refuse", "nccl"].into_iter())),
+        };
+        Ok(())
+    })
+}
+
+/// Whether several ranks may use one GPU, not 0 for yes: for tests of correctness alone.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn myelonOptionsSetShareDevices(options: myelonOptions_t, share: c_int) -> myelonStatus_t {
+    change("myelonOptionsSetShareDevices", options, |options| {
+        options.share_devices = share != 0;
+        Ok(())
+    })
+}
+
+fn change(
+    name: &str,
+    options: myelonOptions_t,
+    setting: impl FnOnce(&mut Options) -> Result<(), Fault>,
+) -> myelonStatus_t {
+    guard(name, || {
+        // SAFETY: the caller's word: a handle, used by one thread at a time.
+        setting(&mut unsafe { exclusive(options, "options") }?.options)
+    })
+}
+
+/// What a handle holds; what the environment says where it is NULL.
+///
+/// # Safety
+/// A handle that is not NULL is one of [`myelonOptionsCreate`].
+pub(crate) unsafe fn of_handle(options: myelonOptions_t) -> Result<Options, Fault> {
+    // SAFETY: the caller's promise.
+    match unsafe { options.as_ref() } {
+        Some(options) => Ok(options.options.clone()),
+        None => Ok(Options::from_env()?),
+    }
+}
+
+/// Data types with their operators, from two arrays.
+///
+/// # Safety
+/// Both arrays have `n` elements.
+pub(crate) unsafe fn pairs(
+    dtypes: *const DataTypeCode,
+    ops: *const OpCode,
+    n: usize,
+) -> Result<Vec<(myelon::DType, myelon::ReduceOp)>, Fault> {
+    // SAFETY: the caller's promise.
+    let (dtypes, ops) = unsafe { (list(dtypes, n, "dtypes")?, list(ops, n, "ops")?) };
+    dtypes.iter().zip(ops).map(|(&dtype, &op)| Ok((data_type(dtype)?, operator(op)?))).collect()
+}

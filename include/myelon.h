@@ -1,0 +1,287 @@
+// Myelon in C: all-reduce and other collectives over the GPUs of one node. Link with -lmyelon_ccl, or what
+// `pkg-config --cflags --libs myelon-ccl` prints.
+//
+// Made of crates/myelon-c/src; do not edit.
+//
+// Every function that returns a myelonStatus_t says what went wrong in words by myelonGetLastError, on the same thread. A NULL
+// handle and a number that is no enumerator are errors, a handle that was destroyed is undefined behaviour. Functions that are
+// called collective are called by every rank, in the same order on each. Results of functions are written on success alone.
+
+#ifndef MYELON_H
+#define MYELON_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+// 0.1.0: 10000 a major, 100 a minor, 1 a patch release.
+#define MYELON_VERSION 100
+
+// How a call ended. myelonGetLastError says more of what is not myelonSuccess.
+typedef enum {
+    // All went well.
+    myelonSuccess = 0,
+    // The call, or a variable of the environment, was wrong. Nothing was launched and nothing is lost.
+    myelonInvalidArgument = 1,
+    // The request is valid, but this machine, variant or build cannot serve it. Nothing was launched.
+    myelonUnsupported = 2,
+    // A wait inside a kernel passed its deadline. Output undefined: destroy the communicator and make a new one.
+    myelonStalled = 3,
+    // A peer's process ended or stopped answering. Output undefined: destroy the communicator.
+    myelonPeerLost = 4,
+    // Ranks disagree on something that must be equal: an operation, a setting, the version.
+    myelonPeerMismatch = 5,
+    // This rank, or a peer, called myelonCommAbort. Destroy the communicator.
+    myelonAborted = 6,
+    // A step that every rank takes by itself failed on a peer; here it went well.
+    myelonPeerFailed = 7,
+    // The driver, a GPU, NCCL or the compiler of kernels failed.
+    myelonDeviceError = 8,
+    // The operating system failed, a library is missing, or the ranks did not find each other.
+    myelonSystemError = 9,
+    // A fault of this library. Please report it, with the text of myelonGetLastError.
+    myelonInternalError = 10,
+} myelonStatus_t;
+
+// Element type of a collective. Buffers are aligned to the element.
+typedef enum {
+    // IEEE 754 binary32.
+    myelonF32 = 0,
+    // IEEE 754 binary64.
+    myelonF64 = 1,
+    // IEEE 754 binary16, accumulated in binary32.
+    myelonF16 = 2,
+    // bfloat16, accumulated in binary32.
+    myelonBf16 = 3,
+    // 8-bit float, 4 exponent bits, no infinity; accumulated in binary32.
+    myelonE4m3 = 4,
+    // 8-bit float, 5 exponent bits; accumulated in binary32.
+    myelonE5m2 = 5,
+    // Signed 8-bit integer, wrapping.
+    myelonI8 = 6,
+    // Unsigned 8-bit integer, wrapping.
+    myelonU8 = 7,
+    // Signed 32-bit integer, wrapping.
+    myelonI32 = 8,
+    // Unsigned 32-bit integer, wrapping.
+    myelonU32 = 9,
+    // Signed 64-bit integer, wrapping.
+    myelonI64 = 10,
+    // Unsigned 64-bit integer, wrapping.
+    myelonU64 = 11,
+} myelonDataType_t;
+
+// What a reduction does with the elements of all ranks.
+typedef enum {
+    // x0 + x1 + ..., integers wrapping.
+    myelonSum = 0,
+    // x0 * x1 * ..., integers wrapping.
+    myelonProd = 1,
+    // Smallest; a NaN anywhere gives NaN.
+    myelonMin = 2,
+    // Largest; a NaN anywhere gives NaN.
+    myelonMax = 3,
+    // Sum divided by the world size; integers divide the wrapped sum, toward zero.
+    myelonAvg = 4,
+} myelonOp_t;
+
+// What to do where the ranks cannot reach each other's memory.
+typedef enum {
+    // Say what is missing: bringing a communicator up is an error.
+    myelonFallbackRefuse = 0,
+    // Run on NCCL, whose kernels have no deadline. myelonCommEngine says which of the two runs.
+    myelonFallbackNccl = 1,
+} myelonFallback_t;
+
+// A communicator.
+typedef struct MyelonComm MyelonComm;
+
+// Settings of a communicator.
+typedef struct MyelonOptions MyelonOptions;
+
+// Memory that every rank registered.
+typedef struct MyelonWindow MyelonWindow;
+
+// Settings of a communicator, for all ranks alike. Used by one thread at a time.
+typedef MyelonOptions *myelonOptions_t;
+
+// Leads the ranks of one group to each other. Who has these bytes can join: pass them over a channel that only the ranks read.
+typedef struct {
+    // To be passed on whole.
+    uint8_t bytes[128];
+} myelonUniqueId_t;
+
+// A group of ranks that work together, seen from one of them: 1 to 8 ranks of one node. Several threads may use one at a time;
+// their calls take turns. Every rank issues the same operations in the same order, on a thread of its own: a rank that waits for
+// another one on the same thread waits until its deadline.
+typedef MyelonComm *myelonComm_t;
+
+// A cudaStream_t or CUstream of the communicator's GPU; NULL is the default stream. On the CPU device NULL is the only one.
+typedef void *myelonStream_t;
+
+// Memory that every rank of a communicator registered: each its own, all of one size.
+typedef MyelonWindow *myelonWindow_t;
+
+// One all-reduce as a value, for myelonAllReduceBatch.
+typedef struct {
+    // First element of this rank's operand.
+    const void *input;
+    // First element of this rank's result; equals input to work in place, else does not overlap it.
+    void *output;
+    // Elements. Equal on all ranks, as are dtype and op.
+    size_t count;
+    // Element type.
+    myelonDataType_t dtype;
+    // Operator.
+    myelonOp_t op;
+    // The window that output lies in, at one offset on all ranks, so that results can go there without a copy; or NULL.
+    myelonWindow_t window;
+} myelonOperation_t;
+
+#ifdef __cplusplus
+extern "C" {
+#endif // __cplusplus
+
+// What the last call on this thread that failed says of it: the rank, what was expected, what was seen, and the fix where there
+// is one. "" if none has failed. Valid until the next call on this thread that fails.
+const char *myelonGetLastError(void);
+
+// A status in a few words. Valid for good; never NULL, whatever the number.
+const char *myelonGetErrorString(myelonStatus_t status);
+
+// The version of the library that is loaded, as MYELON_VERSION counts.
+myelonStatus_t myelonGetVersion(int *version);
+
+// Settings as the environment has them (MYELON_TIMEOUT and others), to be changed by the functions below and then given to all
+// ranks alike. myelonOptionsDestroy gives them back; communicators that were made with them do not need them any more.
+myelonStatus_t myelonOptionsCreate(myelonOptions_t *options);
+
+// Gives settings back. NULL is fine.
+myelonStatus_t myelonOptionsDestroy(myelonOptions_t options);
+
+// The longest wait inside a kernel, in seconds; 0 waits until aborted. 30 unless MYELON_TIMEOUT says otherwise.
+myelonStatus_t myelonOptionsSetTimeout(myelonOptions_t options, double seconds);
+
+// Which n pairs of a data type and an operator are compiled and loaded when a communicator comes up, in place of the sum of
+// myelonF32. Others are at their first use, which takes seconds where they are not in the cache, and is an error in a capture.
+myelonStatus_t myelonOptionsSetPrepare(myelonOptions_t options,
+                                       const myelonDataType_t *dtypes,
+                                       const myelonOp_t *ops,
+                                       size_t n);
+
+// A variant to use wherever it can serve, by its name; NULL, or "auto", for the lane table's choice.
+myelonStatus_t myelonOptionsSetVariant(myelonOptions_t options, const char *name);
+
+// What to do where the ranks cannot reach each other's memory; myelonFallbackRefuse unless set.
+myelonStatus_t myelonOptionsSetFallback(myelonOptions_t options, myelonFallback_t fallback);
+
+// Whether several ranks may use one GPU, not 0 for yes: for tests of correctness alone.
+myelonStatus_t myelonOptionsSetShareDevices(myelonOptions_t options, int share);
+
+// Makes an id for a new group, on one of its ranks or on a process beside them, which passes it to all ranks. That process serves
+// the meeting on a thread: it lives until every rank has destroyed its communicator, and is not forked after this call.
+myelonStatus_t myelonGetUniqueId(myelonUniqueId_t *id);
+
+// Brings up the communicator of one rank of world_size. Collective: every rank calls it with the same id and world size, each
+// with its own rank, and it returns once all have, or after 30 seconds with the missing ranks.
+//
+// Ranks are processes, or threads of one. device is the ordinal of the rank's GPU as CUDA numbers it, or -1 for the CPU device,
+// which runs the same kernels, slowly, on host memory. options may be NULL: then the environment says it all.
+myelonStatus_t myelonCommInitRank(myelonComm_t *comm,
+                                  int world_size,
+                                  const myelonUniqueId_t *id,
+                                  int rank,
+                                  int device,
+                                  myelonOptions_t options);
+
+// Brings up the communicator of the rank that mpirun, srun, torchrun or MYELON_RANK made of this process, on the GPU of its local
+// rank, or on the CPU device where there is no GPU. Collective. options as above.
+myelonStatus_t myelonCommInitEnv(myelonComm_t *comm,
+                                 myelonOptions_t options);
+
+// Ends a communicator: waits a bounded time for its last operations, ends what still runs then, and says goodbye to the peers.
+// Never waits longer than some seconds. NULL is fine; a handle that was destroyed before, or that another thread still uses, is
+// undefined behaviour. Replays of graphs that hold an operation of it have ended before.
+myelonStatus_t myelonCommDestroy(myelonComm_t comm);
+
+// Ends every running and future operation of a communicator, on this rank at once and on its peers as soon as they hear of it.
+// From any thread. why, which may be NULL, is in the error that all ranks then get. The communicator is still to be destroyed.
+myelonStatus_t myelonCommAbort(myelonComm_t comm,
+                               const char *why);
+
+// What went wrong so far with the operations of a communicator, without waiting for them.
+myelonStatus_t myelonCommStatus(myelonComm_t comm);
+
+// Waits until the stream has passed everything queued on it, and says what went wrong with the operations of the communicator.
+// Bounded: every wait inside a kernel has a deadline, and ends when a peer is lost.
+myelonStatus_t myelonCommSynchronize(myelonComm_t comm,
+                                     myelonStream_t stream);
+
+// The rank of this communicator, from 0.
+myelonStatus_t myelonCommRank(myelonComm_t comm, int *rank);
+
+// How many ranks there are.
+myelonStatus_t myelonCommWorldSize(myelonComm_t comm, int *world_size);
+
+// The ordinal of the rank's GPU as CUDA numbers it, -1 for the CPU device.
+myelonStatus_t myelonCommDevice(myelonComm_t comm, int *device);
+
+// What runs the operations: "myelon", or "nccl" after a fallback. Valid for good.
+myelonStatus_t myelonCommEngine(myelonComm_t comm, const char **engine);
+
+// Compiles and loads the kernels of n pairs of a data type and an operator ahead of their first use, which a capture needs.
+// Collective: every rank passes the same pairs.
+myelonStatus_t myelonPrepare(myelonComm_t comm,
+                             const myelonDataType_t *dtypes,
+                             const myelonOp_t *ops,
+                             size_t n);
+
+// Reduces count elements of every rank's input into every rank's output. Collective: every rank calls it with the same count,
+// dtype and op, in the same order among the operations of the communicator.
+//
+// Both buffers hold count elements in the memory of the rank's device (host memory on the CPU device), aligned to the element;
+// output equals input, or does not overlap it. A count of 0 does nothing, on every rank.
+//
+// Queued on the stream, after the operation before it on the same communicator, whatever stream that was on; the result is there
+// when the stream has passed it. The stream exists until myelonCommSynchronize on it, or the next operation, has returned. It may
+// be capturing a graph, if the data type and operator were prepared: a replay is then an operation of its own, and every replay
+// has ended before a buffer is freed or the communicator destroyed.
+//
+// On a GPU, the calling thread has the GPU's primary context current afterwards, as after cudaSetDevice.
+myelonStatus_t myelonAllReduce(myelonComm_t comm,
+                               const void *input,
+                               void *output,
+                               size_t count,
+                               myelonDataType_t dtype,
+                               myelonOp_t op,
+                               myelonStream_t stream);
+
+// As one myelonAllReduce for each of n operations, in their order, for less of the host's time. All are checked before the first
+// is launched, and an error names the operation by its place from 0: a wrong one loses nothing.
+myelonStatus_t myelonAllReduceBatch(myelonComm_t comm,
+                                    const myelonOperation_t *operations,
+                                    size_t n,
+                                    myelonStream_t stream);
+
+// Registers memory of every rank's, so that results can be stored right into it by operations that name the window. Collective:
+// every rank registers a range of its own, of the same size, in the same order. Not on any stream, and may synchronise.
+//
+// Where one rank's memory cannot be mapped by the others it is a window all the same, and operations run as they do without.
+// The memory lives until myelonDeregister has returned, and after an operation that failed until the communicator is destroyed.
+myelonStatus_t myelonRegister(myelonComm_t comm,
+                              void *ptr,
+                              size_t bytes,
+                              myelonWindow_t *window);
+
+// Gives a window back, when this rank's operations have ended, and returns when every rank has: then the memory can be freed.
+// Collective; before the communicator is destroyed. The handle is of no use afterwards, whatever is returned. NULL is fine, and
+// then nothing is waited for.
+myelonStatus_t myelonDeregister(myelonWindow_t window);
+
+// Whether every rank maps every other's memory, 1 or 0; the same on all ranks.
+myelonStatus_t myelonWindowIsZeroCopy(myelonWindow_t window, int *zero_copy);
+
+#ifdef __cplusplus
+}  // extern "C"
+#endif  // __cplusplus
+
+#endif  /* MYELON_H */
