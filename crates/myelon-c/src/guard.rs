@@ -9,17 +9,19 @@ use std::sync::Once;
 use myelon::Error;
 
 use crate::codes::myelonStatus_t;
+use crate::info::myelonErrorInfo_t;
 
 /// What is told of a call that failed.
 #[derive(Debug)]
 pub(crate) struct Fault {
     pub(crate) status: myelonStatus_t,
     pub(crate) text: String,
+    pub(crate) info: myelonErrorInfo_t,
 }
 
 impl Fault {
     pub(crate) fn invalid(text: impl Into<String>) -> Self {
-        Self { status: myelonStatus_t::myelonInvalidArgument, text: text.into() }
+        Self { status: myelonStatus_t::myelonInvalidArgument, text: text.into(), info: myelonErrorInfo_t::NONE }
     }
 }
 
@@ -42,13 +44,15 @@ impl From<Error> for Fault {
             // A kind that the library has and this border has not heard of.
             _ => myelonStatus_t::myelonInternalError,
         };
-        Self { status, text: error.to_string() }
+        Self { status, text: error.to_string(), info: myelonErrorInfo_t::of(&error) }
     }
 }
 
 thread_local! {
     /// Text of this thread's last call that failed.
     static LAST: RefCell<CString> = RefCell::default();
+    /// Its numbers.
+    static LAST_INFO: Cell<myelonErrorInfo_t> = const { Cell::new(myelonErrorInfo_t::NONE) };
     /// Whether this thread is inside a guard, which tells of a panic by itself.
     static GUARDED: Cell<bool> = const { Cell::new(false) };
     /// Where the panic that this thread's guard is about to catch came from.
@@ -65,8 +69,8 @@ pub(crate) fn guard(name: &str, body: impl FnOnce() -> Result<(), Fault>) -> mye
     let outcome = outcome.unwrap_or_else(|panic| Err(of_panic(panic)));
     match outcome {
         Ok(()) => myelonStatus_t::myelonSuccess,
-        Err(Fault { status, text }) => {
-            remember(&format!("{name}: {text}"));
+        Err(Fault { status, text, info }) => {
+            remember(&format!("{name}: {text}"), info);
             status
         }
     }
@@ -78,10 +82,16 @@ pub(crate) fn last() -> *const c_char {
     LAST.try_with(|last| last.borrow().as_ptr()).unwrap_or(c"".as_ptr())
 }
 
-fn remember(text: &str) {
+/// The numbers of this thread's last call that failed.
+pub(crate) fn last_info() -> myelonErrorInfo_t {
+    LAST_INFO.try_with(Cell::get).unwrap_or(myelonErrorInfo_t::NONE)
+}
+
+fn remember(text: &str, info: myelonErrorInfo_t) {
     let bytes: Vec<u8> = text.bytes().filter(|&byte| byte != 0).collect();
     let text = CString::new(bytes).expect("zeros were left out");
     let _ = LAST.try_with(|last| last.replace(text));
+    let _ = LAST_INFO.try_with(|last| last.set(info));
 }
 
 fn of_panic(panic: Box<dyn Any + Send>) -> Fault {
@@ -91,7 +101,7 @@ fn of_panic(panic: Box<dyn Any + Send>) -> Fault {
     };
     let origin = ORIGIN.take().map_or(String::new(), |origin| format!(" at {origin}"));
     let text = format!("a fault of the library{origin}: {message}; please report it");
-    Fault { status: myelonStatus_t::myelonInternalError, text }
+    Fault { status: myelonStatus_t::myelonInternalError, text, info: myelonErrorInfo_t::NONE }
 }
 
 /// Keeps the panics that a guard catches from standard error: the caller has them from `myelonGetLastError`. Those of other

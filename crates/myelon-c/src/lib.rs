@@ -12,6 +12,7 @@ pub mod communicator;
 pub mod errors;
 mod guard;
 pub mod handles;
+pub mod info;
 mod logging;
 pub mod operations;
 pub mod options;
