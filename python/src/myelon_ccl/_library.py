@@ -6,7 +6,7 @@ import ctypes
 import os
 import threading
 from pathlib import Path
-from typing import List, Optional
+from typing import Any, List, Optional
 
 from .errors import InvalidArgument, MyelonError, Status, class_of
 
@@ -35,12 +35,6 @@ class OperationStruct(ctypes.Structure):
     ]
 
 
-class BucketStruct(ctypes.Structure):
-    """``myelonBucket_t``."""
-
-    _fields_ = [("input", ctypes.c_void_p), ("output", ctypes.c_void_p), ("count", ctypes.c_uint64)]
-
-
 class ErrorInfoStruct(ctypes.Structure):
     """``myelonErrorInfo_t``; -1 where the error has no such number."""
 
@@ -67,15 +61,9 @@ _TAKES = {
     "myelonCommWorldSize": [Handle, ctypes.POINTER(_INT)],
     "myelonCommDevice": [Handle, ctypes.POINTER(_INT)],
     "myelonCommEngine": [Handle, ctypes.POINTER(ctypes.c_char_p)],
-    "myelonCommSplit": [Handle, _INT, _INT, Handle, ctypes.POINTER(Handle)],
     "myelonPrepare": [Handle, ctypes.POINTER(_INT), ctypes.POINTER(_INT), ctypes.c_size_t],
     "myelonAllReduce": [Handle, _POINTER, _POINTER, _COUNT, _INT, _INT, _STREAM],
     "myelonAllReduceBatch": [Handle, ctypes.POINTER(OperationStruct), ctypes.c_size_t, _STREAM],
-    "myelonAllReduceBuckets": [Handle, ctypes.POINTER(BucketStruct), ctypes.c_size_t, _INT, _INT, _STREAM],
-    "myelonReduceScatter": [Handle, _POINTER, _POINTER, _COUNT, _INT, _INT, _STREAM],
-    "myelonAllGather": [Handle, _POINTER, _POINTER, _COUNT, _INT, _STREAM],
-    "myelonBroadcast": [Handle, _POINTER, _POINTER, _COUNT, _INT, _INT, _STREAM],
-    "myelonBarrier": [Handle, _STREAM],
     "myelonRegister": [Handle, _POINTER, _COUNT, ctypes.POINTER(Handle)],
     "myelonDeregister": [Handle],
     "myelonGetLastErrorInfo": [ctypes.POINTER(ErrorInfoStruct)],
@@ -112,20 +100,24 @@ def _load() -> ctypes.CDLL:
             failures.append(str(error))
             continue
         for name, takes in _TAKES.items():
-            try:
-                function = getattr(found, name)
-            except AttributeError:
-                raise MyelonError(
-                    f"{path} has no {name}: it is of another release than this package; install both from one tree"
-                ) from None
+            function = _named(found, path, name)
             function.argtypes, function.restype = takes, _INT
         for name, takes in (("myelonGetLastError", []), ("myelonGetErrorString", [_INT])):
-            function = getattr(found, name)
+            function = _named(found, path, name)
             function.argtypes, function.restype = takes, ctypes.c_char_p
         return found
     raise MyelonError(
         f"{NAME} cannot be loaded ({'; '.join(failures)}): install the wheel, or name a built library in MYELON_CCL_LIB"
     )
+
+
+def _named(found: ctypes.CDLL, path: Path, name: str) -> Any:
+    try:
+        return getattr(found, name)
+    except AttributeError:
+        raise MyelonError(
+            f"{path} has no {name}: it is of another release than this package; install both from one tree"
+        ) from None
 
 
 def check(code: int) -> None:

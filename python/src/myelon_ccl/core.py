@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Iterable, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 from . import _library
-from ._library import BucketStruct, Handle, OperationStruct, UniqueIdStruct, check, int_array, library
+from ._library import Handle, OperationStruct, UniqueIdStruct, check, int_array, library
 from .errors import InvalidArgument
 from .types import DType, ReduceOp
 
@@ -75,14 +75,6 @@ class Operation(NamedTuple):
     dtype: DTypeLike
     op: ReduceOpLike = ReduceOp.SUM
     window: Optional["Window"] = None
-
-
-class Bucket(NamedTuple):
-    """One piece of an all-reduce over several pieces of memory."""
-
-    input: int
-    output: int
-    count: int
 
 
 class _OptionsHandle:
@@ -222,39 +214,6 @@ class Communicator:
             place.window = window._open() if window is not None else None
         check(library().myelonAllReduceBatch(self._open(), array, len(operations), stream))
 
-    def all_reduce_buckets(
-        self, buckets: Sequence[Bucket], dtype: DTypeLike, op: ReduceOpLike = ReduceOp.SUM, stream: int = 0
-    ) -> None:
-        """Reduces a list of pieces as one operation and, where it fits, by one launch."""
-        array = (BucketStruct * len(buckets))(*buckets)
-        check(
-            library().myelonAllReduceBuckets(
-                self._open(), array, len(buckets), DType.of(dtype), ReduceOp.of(op), stream
-            )
-        )
-
-    def reduce_scatter(
-        self, input: int, output: int, count: int, dtype: DTypeLike, op: ReduceOpLike = ReduceOp.SUM, stream: int = 0
-    ) -> None:
-        """Reduces ``world_size * count`` elements and leaves rank r the r-th ``count`` of them in its ``output``."""
-        check(
-            library().myelonReduceScatter(
-                self._open(), input, output, count, DType.of(dtype), ReduceOp.of(op), stream
-            )
-        )
-
-    def all_gather(self, input: int, output: int, count: int, dtype: DTypeLike, stream: int = 0) -> None:
-        """Puts every rank's ``count`` elements of ``input`` one after the other into every rank's ``output``."""
-        check(library().myelonAllGather(self._open(), input, output, count, DType.of(dtype), stream))
-
-    def broadcast(self, input: int, output: int, count: int, dtype: DTypeLike, root: int, stream: int = 0) -> None:
-        """Puts the root's ``input`` into every rank's ``output``; the others' ``input`` is not looked at."""
-        check(library().myelonBroadcast(self._open(), input, output, count, DType.of(dtype), root, stream))
-
-    def barrier(self, stream: int = 0) -> None:
-        """Lets ``stream`` go on once the streams of all ranks have come to their barrier."""
-        check(library().myelonBarrier(self._open(), stream))
-
     def prepare(self, types: Iterable[Tuple[DTypeLike, ReduceOpLike]]) -> None:
         """Compiles and loads all that these types and operators may need, at any size. Collective."""
         dtypes, ops = _pairs(types)
@@ -265,19 +224,6 @@ class Communicator:
         handle = Handle()
         check(library().myelonRegister(self._open(), address, bytes, ctypes.byref(handle)))
         return Window(self, _value(handle))
-
-    def split(self, color: Optional[int], key: int = 0, options: Optional[Options] = None) -> Optional["Communicator"]:
-        """A communicator of the ranks that give the same ``color``, ordered by (``key``, rank); ``None`` for no color. Collective."""
-        if color is not None and color < 0:
-            raise InvalidArgument(f"color {color}: a color is 0 or more, and None takes part without joining a group")
-        handle = Handle()
-        with _OptionsHandle(options) as given:
-            check(
-                library().myelonCommSplit(
-                    self._open(), -1 if color is None else color, key, given, ctypes.byref(handle)
-                )
-            )
-        return Communicator(_value(handle)) if handle else None
 
     def status(self) -> None:
         """Raises what went wrong so far, without waiting for operations. Two loads where nothing did."""
