@@ -36,7 +36,9 @@ def shared_library() -> Path:
 class BuildWithLibrary(build_py):
     def run(self) -> None:
         super().run()
-        destination = Path(self.build_lib) / "myelon_ccl" / LIBRARY
+        # An editable installation runs from the sources, so the library goes there.
+        root = Path(__file__).resolve().parent / "src" if self.editable_mode else Path(self.build_lib)
+        destination = root / "myelon_ccl" / LIBRARY
         destination.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(shared_library(), destination)
 

@@ -34,7 +34,8 @@ class MyelonProcessGroup(dist.ProcessGroup):
         super().__init__(rank, size)
         self._store = store
         self._timeout = timeout
-        self._ranks = ranks
+        # Of the default group torch gives none: it has all.
+        self._ranks = ranks or list(range(size))
         self._type = settings.device_type()
         self._lock = threading.Lock()
         self._issuer: Optional[Issuer] = None
