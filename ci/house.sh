@@ -153,7 +153,7 @@ rule_ring_words() {
 
 rule_placeholders() {
   # The brackets keep this line from finding itself.
-  (cd "$tree" && sources "src bin cuda tests benches examples ci docs configs" "rs cuh cu h sh awk md toml" |
+  (cd "$tree" && sources "src bin cuda crates include tests benches examples ci docs configs" "rs cuh cu c cc h sh awk md toml" |
     xargs -r grep -nHE '(^|[^A-Za-z])(TO[D]O|FIX[M]E)([^A-Za-z]|$)|(to[d]o|unimplemente[d])!\(' || true) |
     findings placeholders 'nothing half done is kept; finish it, or return Error::Unsupported and say so in the docs'
 }
@@ -167,7 +167,7 @@ rule_file_size() {
     elif ((lines > file_lines_warn)); then
       echo "warning: $file:$lines: [file_size] more than $file_lines_warn lines; consider a split by concept"
     fi
-  done < <(sources "src bin" "rs")
+  done < <(sources "src bin crates" "rs")
 }
 
 rule_driver() {

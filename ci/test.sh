@@ -11,22 +11,23 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-steps=(nvrtc system nextest fmt house shell clippy clippy_mpi msrv deny doc tests doctests perf tune browser mpi)
+steps=(nvrtc system nextest fmt house shell clippy clippy_mpi msrv deny doc tests doctests c perf tune browser mpi)
 
 declare -A about=(
   [nvrtc]='NVRTC from pip, so that every kernel is compiled for GPUs too'
-  [system]='C++ compiler, Open MPI and libclang'
+  [system]='C++ compiler, pkg-config, Open MPI and libclang'
   [nextest]='cargo-nextest, the test runner'
   [fmt]='cargo fmt --check'
   [house]='layers, orderings and sizes (ci/house.sh), and the check of that check'
   [shell]='shellcheck over ci/'
-  [clippy]='clippy over all targets, warnings are errors'
+  [clippy]='clippy over all targets of all members, warnings are errors'
   [clippy_mpi]='the same with --features mpi'
   [msrv]='no dependency needs a newer Rust than Cargo.toml says'
   [deny]='licences, duplicates and origins of all dependencies'
   [doc]='rustdoc, warnings are errors'
   [tests]='all tests'
   [doctests]='examples in the docs'
+  [c]='the C library: its header is current, its symbols, C and C++ programs built with it'
   [perf]='myelon-perf, all variants on 4 CPU ranks; generated tables and plots are current'
   [tune]='myelon-tune on 4 CPU ranks, and myelon-perf with the table that it wrote'
   [browser]='a report page in Chromium: filters, pointer, keyboard'
@@ -106,6 +107,7 @@ has_mpi() { has mpirun && has_mpi_headers && has_libclang; }
 step_system() {
   local missing=()
   has c++ || missing+=(g++)
+  has pkg-config || missing+=(pkg-config)
   has mpirun || missing+=(openmpi-bin)
   has_mpi_headers || missing+=(libopenmpi-dev)
   has_libclang || missing+=(libclang-dev)
@@ -148,7 +150,7 @@ step_shell() {
   bounded 120 shellcheck --external-sources .ci/run ci/*.sh ci/recipes/slurm.sbatch
 }
 
-step_clippy() { bounded 600 cargo clippy --all-targets -- -D warnings; }
+step_clippy() { bounded 600 cargo clippy --workspace --all-targets -- -D warnings; }
 
 step_clippy_mpi() {
   has_mpi || skip 'needs openmpi-bin, libopenmpi-dev and libclang-dev'
@@ -178,7 +180,7 @@ step_deny() {
   bounded 120 cargo deny check --hide-inclusion-graph bans licenses sources
 }
 
-step_doc() { RUSTDOCFLAGS=-Dwarnings bounded 600 cargo doc --no-deps; }
+step_doc() { RUSTDOCFLAGS=-Dwarnings bounded 600 cargo doc --no-deps --workspace; }
 
 step_tests() {
   local target
@@ -193,6 +195,15 @@ step_tests() {
 }
 
 step_doctests() { bounded 600 cargo test --doc; }
+
+step_c() {
+  if ! has cc || ! has pkg-config; then skip 'needs gcc and pkg-config (Debian package names)'; fi
+  if cargo nextest --version >/dev/null 2>&1; then
+    bounded 600 cargo nextest run --package myelon-c
+  else
+    bounded 600 cargo test --no-fail-fast --package myelon-c
+  fi
+}
 
 # Builds myelon-perf and ends the step where it cannot sweep yet.
 need_perf() {

@@ -101,6 +101,16 @@ typedef struct MyelonOptions MyelonOptions;
 // Memory that every rank registered.
 typedef struct MyelonWindow MyelonWindow;
 
+// The numbers of the last call on this thread that failed; -1 where its error has none.
+typedef struct {
+    // The rank that noticed.
+    int rank;
+    // The rank that it is about: the one waited for, lost, or of another opinion.
+    int peer;
+    // The lane of a wait that passed its deadline.
+    int lane;
+} myelonErrorInfo_t;
+
 // Settings of a communicator, for all ranks alike. Used by one thread at a time.
 typedef MyelonOptions *myelonOptions_t;
 
@@ -150,6 +160,9 @@ const char *myelonGetErrorString(myelonStatus_t status);
 
 // The version of the library that is loaded, as MYELON_VERSION counts.
 myelonStatus_t myelonGetVersion(int *version);
+
+// The numbers of what myelonGetLastError says in words. All of them -1 if no call on this thread has failed.
+myelonStatus_t myelonGetLastErrorInfo(myelonErrorInfo_t *info);
 
 // Settings as the environment has them (MYELON_TIMEOUT and others), to be changed by the functions below and then given to all
 // ranks alike. myelonOptionsDestroy gives them back; communicators that were made with them do not need them any more.
@@ -245,6 +258,8 @@ myelonStatus_t myelonPrepare(myelonComm_t comm,
 // when the stream has passed it. The stream exists until myelonCommSynchronize on it, or the next operation, has returned. It may
 // be capturing a graph, if the data type and operator were prepared: a replay is then an operation of its own, and every replay
 // has ended before a buffer is freed or the communicator destroyed.
+//
+// The first use of a data type and operator that were not prepared compiles and loads kernels, and returns when all ranks have.
 //
 // On a GPU, the calling thread has the GPU's primary context current afterwards, as after cudaSetDevice.
 myelonStatus_t myelonAllReduce(myelonComm_t comm,

@@ -105,7 +105,7 @@ mod tests {
             assert!(owned::<u8>(null_mut()).is_none() && text(null()).is_none());
             assert!(list::<u8>(null(), 0, "dtypes").unwrap().is_empty());
             assert!(list::<u8>(null(), 2, "dtypes").unwrap_err().text.contains("dtypes is NULL"));
-            assert!(list(&raw const *&[1u64; 2], usize::MAX, "dtypes").is_err());
+            assert!(list([1u64; 2].as_ptr(), usize::MAX, "dtypes").is_err());
         }
     }
 

@@ -40,6 +40,8 @@ pub struct myelonOperation_t {
 /// be capturing a graph, if the data type and operator were prepared: a replay is then an operation of its own, and every replay
 /// has ended before a buffer is freed or the communicator destroyed.
 ///
+/// The first use of a data type and operator that were not prepared compiles and loads kernels, and returns when all ranks have.
+///
 /// On a GPU, the calling thread has the GPU's primary context current afterwards, as after cudaSetDevice.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn myelonAllReduce(
