@@ -281,6 +281,36 @@ def train(how: str, steps: int = 6, die_at: Optional[int] = None) -> List[float]
     return losses
 
 
+def fsdp(replicas: int) -> List[float]:
+    """Losses of a model that FSDP2 shards over the default group, over replicas of it where there are several."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    torch.manual_seed(3)
+    model = torch.nn.Sequential(torch.nn.Linear(32, 64), torch.nn.GELU(), torch.nn.Linear(64, 1)).to(DEVICE)
+    if replicas == 1:
+        mesh = init_device_mesh(DEVICE.type, (SIZE,))
+    else:
+        mesh = init_device_mesh(DEVICE.type, (replicas, SIZE // replicas), mesh_dim_names=("replicate", "shard"))
+    for layer in model:
+        if isinstance(layer, torch.nn.Linear):
+            fully_shard(layer, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    generator = torch.Generator().manual_seed(100 + RANK)
+    losses = []
+    for _ in range(6):
+        data = torch.randn(8, 32, generator=generator).to(DEVICE)
+        loss = (model(data) - data.sum(1, keepdim=True)).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        total = loss.detach().clone()
+        dist.all_reduce(total)
+        losses.append(total.item() / SIZE)
+    return losses
+
+
 def direct() -> str:
     """``myelon_ccl.all_reduce`` over a group of another backend."""
     tensor = values(RANK, 1000, torch.float32).to(DEVICE)
