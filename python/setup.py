@@ -21,7 +21,9 @@ def shared_library() -> Path:
     if prebuilt:
         path = Path(prebuilt)
         if not path.is_file():
-            raise SystemExit(f"MYELON_CCL_LIB is {prebuilt!r}, which is no file: name {LIBRARY}, or unset it to build with cargo")
+            raise SystemExit(
+                f"MYELON_CCL_LIB is {prebuilt!r}, which is no file: name {LIBRARY}, or unset it to build with cargo"
+            )
         return path
     if not (WORKSPACE / "crates" / "myelon-c").is_dir() or shutil.which("cargo") is None:
         raise SystemExit(

@@ -1,6 +1,6 @@
 """Writes the table of docs/TORCH.md from stored runs, or with --check says whether it is that of them.
 
-    python python/bench/report.py docs/TORCH.md results/*/torch-*.json
+python python/bench/report.py docs/TORCH.md results/*/torch-*.json
 """
 
 from __future__ import annotations

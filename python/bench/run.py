@@ -41,7 +41,10 @@ def medians(runs: List[Dict[str, Any]]) -> Dict[str, Dict[str, float]]:
     """Of each engine and measure the median over its runs, in milliseconds."""
     engines = sorted({run["engine"] for run in runs}, key=[run["engine"] for run in runs].index)
     return {
-        engine: {measure: statistics.median(run[measure]["ms"] for run in runs if run["engine"] == engine) for measure in MEASURES}
+        engine: {
+            measure: statistics.median(run[measure]["ms"] for run in runs if run["engine"] == engine)
+            for measure in MEASURES
+        }
         for engine in engines
     }
 

@@ -152,7 +152,9 @@ def ddp(device: torch.device, arguments: argparse.Namespace) -> Dict[str, Any]:
 class Decode:
     """A token of a tensor-parallel model: what each rank computes of a layer, and the sums over the ranks."""
 
-    def __init__(self, device: torch.device, layers: int, hidden: int, keys: int, feed_forward: int, multiply: bool) -> None:
+    def __init__(
+        self, device: torch.device, layers: int, hidden: int, keys: int, feed_forward: int, multiply: bool
+    ) -> None:
         ranks = dist.get_world_size()
         generator = torch.Generator(device).manual_seed(5 + dist.get_rank())
 
@@ -276,7 +278,9 @@ def main() -> None:
         import myelon_ccl
 
         communicator = myelon_ccl.communicator_of()
-        assert communicator is not None, "the group's all-reduces were delegated: the numbers would be of another engine"
+        assert communicator is not None, (
+            "the group's all-reduces were delegated: the numbers would be of another engine"
+        )
         result["carried_out_by"] = communicator.engine
     if dist.get_rank() == 0:
         arguments.output.write_text(json.dumps(result))

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
 import pickle
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 from typing import Iterator
 
 import pytest
@@ -135,8 +140,28 @@ def test_errors_are_values() -> None:
     error = myelon.Stalled("stalled: rank 1 lane 3", status=myelon.Status.STALLED, rank=1, peer=0, lane=3)
     again = pickle.loads(pickle.dumps(error))
     assert type(again) is myelon.Stalled and isinstance(again, (myelon.CommunicatorFailed, RuntimeError))
-    assert (again.rank, again.peer, again.lane, again.status, str(again)) == (1, 0, 3, myelon.Status.STALLED, str(error))
+    assert (again.rank, again.peer, again.lane, again.status, str(again)) == (
+        1,
+        0,
+        3,
+        myelon.Status.STALLED,
+        str(error),
+    )
     assert issubclass(myelon.InvalidArgument, ValueError)
+
+
+def test_the_compiler_of_the_interpreters_packages_is_found(tmp_path: Path) -> None:
+    from myelon_ccl import _library
+
+    folder = tmp_path / "nvidia" / "cu13" / "lib"
+    folder.mkdir(parents=True)
+    shutil.copy(_library.candidates()[0], folder / "libnvrtc.so.13")
+    look = "from myelon_ccl import _library; _library.offer_nvrtc(); print(open('/proc/self/maps').read())"
+    for variable, found in (("", True), ("/elsewhere/libnvrtc.so.13", False)):
+        path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+        environment = {**os.environ, "PYTHONPATH": path, "MYELON_NVRTC_LIB": variable}
+        told = subprocess.run([sys.executable, "-c", look], env=environment, capture_output=True, text=True, check=True)
+        assert (str(folder / "libnvrtc.so.13") in told.stdout) == found
 
 
 def test_a_missing_library_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

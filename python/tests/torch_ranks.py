@@ -68,7 +68,11 @@ def check(tensor: torch.Tensor, op: str, dtype: torch.dtype, what: str, size: Op
     bits = {torch.float32: 24, torch.float64: 53, torch.float16: 11, torch.bfloat16: 8}.get(dtype, 3)
     tolerance = 2.0**-bits if dtype.is_floating_point else 0.0
     torch.testing.assert_close(
-        tensor.detach().reshape(-1).cpu().to(torch.float64), wanted, rtol=tolerance, atol=0.0, msg=lambda text: f"{what}: {text}"
+        tensor.detach().reshape(-1).cpu().to(torch.float64),
+        wanted,
+        rtol=tolerance,
+        atol=0.0,
+        msg=lambda text: f"{what}: {text}",
     )
 
 
@@ -206,7 +210,9 @@ def functional() -> None:
     tensor = values(RANK, 100, torch.float32).to(DEVICE)
     reduced = functional_collectives.all_reduce(tensor, "sum", dist.group.WORLD)
     check(functional_collectives.wait_tensor(reduced), "SUM", torch.float32, "functional")
-    assert torch.equal(tensor.cpu(), values(RANK, 100, torch.float32)), "a functional collective leaves its operand alone"
+    assert torch.equal(tensor.cpu(), values(RANK, 100, torch.float32)), (
+        "a functional collective leaves its operand alone"
+    )
 
 
 def groups() -> Dict[str, Any]:
@@ -248,7 +254,11 @@ class Model(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.layers = torch.nn.Sequential(
-            torch.nn.Linear(16, 64), torch.nn.BatchNorm1d(64), torch.nn.GELU(), torch.nn.Linear(64, 64), torch.nn.Linear(64, 1)
+            torch.nn.Linear(16, 64),
+            torch.nn.BatchNorm1d(64),
+            torch.nn.GELU(),
+            torch.nn.Linear(64, 64),
+            torch.nn.Linear(64, 1),
         )
 
     def forward(self, data: torch.Tensor) -> torch.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import os
 import threading
 from pathlib import Path
@@ -111,6 +112,23 @@ def _load() -> ctypes.CDLL:
     )
 
 
+def offer_nvrtc() -> None:
+    """Opens the run-time compiler of this interpreter's packages, if they have one and the user names no other.
+
+    The library takes what the process has loaded; by itself it would look into the packages of the Python on ``PATH``.
+    """
+    if os.environ.get("MYELON_NVRTC_LIB"):
+        return
+    packages = importlib.util.find_spec("nvidia")
+    for root in (packages.submodule_search_locations if packages is not None else None) or ():
+        for path in sorted(Path(root).glob("*/lib/libnvrtc.so.1[0-9]"), reverse=True):
+            try:
+                ctypes.CDLL(str(path))
+            except OSError:
+                continue
+            return
+
+
 def _named(found: ctypes.CDLL, path: Path, name: str) -> Any:
     try:
         return getattr(found, name)
@@ -141,7 +159,7 @@ def check(code: int) -> None:
     raise class_of(status)(text, status=status, rank=known(info.rank), peer=known(info.peer), lane=known(info.lane))
 
 
-def int_array(values: List[int]) -> ctypes.Array:
+def int_array(values: List[int]) -> "ctypes.Array[ctypes.c_int]":
     """The numbers as a C array of int."""
     return (_INT * len(values))(*values)
 
@@ -149,5 +167,7 @@ def int_array(values: List[int]) -> ctypes.Array:
 def unique_id_struct(data: bytes) -> UniqueIdStruct:
     """The id's bytes as the library takes them."""
     if len(data) != UNIQUE_ID_BYTES:
-        raise InvalidArgument(f"a unique id of {len(data)} bytes: it has {UNIQUE_ID_BYTES}; pass on the bytes of UniqueId unchanged")
+        raise InvalidArgument(
+            f"a unique id of {len(data)} bytes: it has {UNIQUE_ID_BYTES}; pass on the bytes of UniqueId unchanged"
+        )
     return UniqueIdStruct((ctypes.c_ubyte * UNIQUE_ID_BYTES)(*data))

@@ -13,7 +13,7 @@ import os
 import sys
 import weakref
 from dataclasses import dataclass
-from typing import Iterable, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Iterable, List, Optional, Sequence, Tuple, Union
 
 from . import _library
 from ._library import Handle, OperationStruct, UniqueIdStruct, check, int_array, library
@@ -66,7 +66,8 @@ class Options:
     prepare: Optional[Sequence[Tuple[DTypeLike, ReduceOpLike]]] = None
 
 
-class Operation(NamedTuple):
+@dataclass(frozen=True)
+class Operation:
     """One all-reduce of a batch: ``count`` elements of ``input`` into ``output``, which is ``input`` or does not overlap it."""
 
     input: int
@@ -107,7 +108,9 @@ class _OptionsHandle:
             self._handle = Handle()
 
 
-def _pairs(types: Iterable[Tuple[DTypeLike, ReduceOpLike]]) -> Tuple[ctypes.Array, ctypes.Array]:
+def _pairs(
+    types: Iterable[Tuple[DTypeLike, ReduceOpLike]],
+) -> "Tuple[ctypes.Array[ctypes.c_int], ctypes.Array[ctypes.c_int]]":
     both: List[Tuple[int, int]] = [(DType.of(dtype), ReduceOp.of(op)) for dtype, op in types]
     return int_array([dtype for dtype, _ in both]), int_array([op for _, op in both])
 
@@ -152,14 +155,21 @@ class Communicator:
         """Joins the group of ``unique_id`` as ``rank``; returns once all ranks have. ``device`` is a CUDA ordinal."""
         handle = Handle()
         struct = _library.unique_id_struct(unique_id.data)
+        if device != CPU_DEVICE:
+            _library.offer_nvrtc()
         with _OptionsHandle(options) as given:
-            check(library().myelonCommInitRank(ctypes.byref(handle), world_size, ctypes.byref(struct), rank, device, given))
+            check(
+                library().myelonCommInitRank(
+                    ctypes.byref(handle), world_size, ctypes.byref(struct), rank, device, given
+                )
+            )
         return cls(_value(handle))
 
     @classmethod
     def from_env(cls, options: Optional[Options] = None) -> "Communicator":
         """Joins the job of the launcher (torchrun, Open MPI, MPICH, Slurm, or ``MYELON_RANK``) that started this process."""
         handle = Handle()
+        _library.offer_nvrtc()
         with _OptionsHandle(options) as given:
             check(library().myelonCommInitEnv(ctypes.byref(handle), given))
         return cls(_value(handle))
@@ -199,19 +209,15 @@ class Communicator:
 
         ``output`` is ``input`` or does not overlap it. Both stay valid until the stream has passed the operation.
         """
-        check(
-            library().myelonAllReduce(
-                self._open(), input, output, count, DType.of(dtype), ReduceOp.of(op), stream
-            )
-        )
+        check(library().myelonAllReduce(self._open(), input, output, count, DType.of(dtype), ReduceOp.of(op), stream))
 
     def all_reduce_batch(self, operations: Sequence[Operation], stream: int = 0) -> None:
         """Several all-reduces by one call: in order, and all checked before the first is launched."""
         array = (OperationStruct * len(operations))()
-        for place, (input, output, count, dtype, op, window) in zip(array, operations):
-            place.input, place.output, place.count = input, output, count
-            place.dtype, place.op = DType.of(dtype), ReduceOp.of(op)
-            place.window = window._open() if window is not None else None
+        for place, given in zip(array, operations):
+            place.input, place.output, place.count = given.input, given.output, given.count
+            place.dtype, place.op = DType.of(given.dtype), ReduceOp.of(given.op)
+            place.window = given.window._open() if given.window is not None else None
         check(library().myelonAllReduceBatch(self._open(), array, len(operations), stream))
 
     def prepare(self, types: Iterable[Tuple[DTypeLike, ReduceOpLike]]) -> None:

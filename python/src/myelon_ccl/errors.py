@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from typing import Optional, Type
+from typing import Any, Optional, Tuple, Type
 
 
 class Status(enum.IntEnum):
@@ -46,11 +46,18 @@ class MyelonError(RuntimeError):
         self.peer = peer
         self.lane = lane
 
-    def __reduce__(self):
+    def __reduce__(self) -> Tuple[Any, ...]:
         return _rebuild, (type(self), self.message, self.status, self.rank, self.peer, self.lane)
 
 
-def _rebuild(cls, message, status, rank, peer, lane):
+def _rebuild(
+    cls: Type[MyelonError],
+    message: str,
+    status: Optional[Status],
+    rank: Optional[int],
+    peer: Optional[int],
+    lane: Optional[int],
+) -> MyelonError:
     return cls(message, status=status, rank=rank, peer=peer, lane=lane)
 
 

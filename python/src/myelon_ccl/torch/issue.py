@@ -39,7 +39,8 @@ class _Issuer:
             address = memory.data_ptr()
             operations.append(Operation(address, address, memory.numel(), dtype, op))
         if len(operations) == 1:
-            self.communicator.all_reduce(*operations[0][:5], stream)
+            only = operations[0]
+            self.communicator.all_reduce(only.input, only.output, only.count, only.dtype, only.op, stream)
         else:
             self.communicator.all_reduce_batch(operations, stream)
         return self._copy_back(copies, stream)
@@ -57,7 +58,9 @@ class _Issuer:
             )
         dtype = dtype_of(tensor)
         if dtype is None or tensor.layout != torch.strided:
-            raise Unsupported(f"a {tensor.layout} tensor of {tensor.dtype}: Myelon has no such type; use torch.distributed for it")
+            raise Unsupported(
+                f"a {tensor.layout} tensor of {tensor.dtype}: Myelon has no such type; use torch.distributed for it"
+            )
         return dtype
 
     def _prepare(self, dtype: DType, op: ReduceOp) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Dict, Optional, Union
+from typing import Any, Dict, Optional, Union
 
 import torch
 import torch.distributed as dist
@@ -52,4 +52,5 @@ def dtype_of(tensor: torch.Tensor) -> Optional[DType]:
 
 def op_of(op: Union["dist.ReduceOp", "dist.ReduceOp.RedOpType"]) -> Optional[ReduceOp]:
     """The operator; ``None`` where Myelon has none like it (bitwise ones, a sum with a factor)."""
-    return _OPS.get(getattr(op, "op", op))
+    kind: Any = op
+    return _OPS.get(getattr(kind, "op", kind))

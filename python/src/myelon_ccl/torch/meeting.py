@@ -8,6 +8,7 @@ from typing import Callable, List, Optional
 
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import Store
 
 from .._library import library
 from ..core import CPU_DEVICE, Communicator, UniqueId
@@ -20,7 +21,7 @@ Exchange = Callable[[str, str], List[str]]
 """Gives a text of this rank's under a name, and returns what all ranks gave under it, in order of rank."""
 
 
-def over_store(store: "dist.Store", rank: int, size: int) -> Exchange:
+def over_store(store: Store, rank: int, size: int) -> Exchange:
     """An exchange through the store of a rendezvous."""
 
     def exchange(name: str, mine: str) -> List[str]:
@@ -54,7 +55,9 @@ def connect(exchange: Exchange, rank: int, size: int, device: torch.device) -> C
     _agree([told for _, told in answers], failure)
     hosts = {host for host, _ in answers}
     if len(hosts) > 1:
-        raise Unsupported(f"the group's {size} ranks are on {len(hosts)} nodes: Myelon runs 1 to {MAX_RANKS} ranks of one node")
+        raise Unsupported(
+            f"the group's {size} ranks are on {len(hosts)} nodes: Myelon runs 1 to {MAX_RANKS} ranks of one node"
+        )
 
     id_text, failure = "", None
     if rank == 0:

@@ -14,6 +14,7 @@ from typing import Any, List, Optional
 
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore, Store
 
 from ..core import Communicator
 from ..errors import InvalidArgument, MyelonError
@@ -29,7 +30,7 @@ _DEFAULT_BACKEND = {"cuda": "NCCL", "cpu": "GLOO"}
 class MyelonProcessGroup(dist.ProcessGroup):
     """See the module. The communicator comes up at the first all-reduce that it is for, on the device of its tensor."""
 
-    def __init__(self, store: "dist.Store", rank: int, size: int, timeout: timedelta, ranks: List[int]) -> None:
+    def __init__(self, store: Store, rank: int, size: int, timeout: timedelta, ranks: List[int]) -> None:
         # Not with the store: torch has no such constructor for a subclass.
         super().__init__(rank, size)
         self._store = store
@@ -51,11 +52,11 @@ class MyelonProcessGroup(dist.ProcessGroup):
             options = dist.ProcessGroupNCCL.Options()
             options._timeout = self._timeout
             options.global_ranks_in_group = self._ranks
-            nccl = dist.ProcessGroupNCCL(dist.PrefixStore("nccl/", self._store), rank, size, options)
+            nccl = dist.ProcessGroupNCCL(PrefixStore("nccl/", self._store), rank, size, options)
             nccl._set_sequence_number_for_group()
             self._register_backend(torch.device("cuda"), kinds.NCCL, nccl)
         if dist.is_gloo_available():
-            gloo = dist.ProcessGroupGloo(dist.PrefixStore("gloo/", self._store), rank, size, timeout=self._timeout)
+            gloo = dist.ProcessGroupGloo(PrefixStore("gloo/", self._store), rank, size, timeout=self._timeout)
             gloo._set_sequence_number_for_group()
             self._register_backend(torch.device("cpu"), kinds.GLOO, gloo)
         self._set_default_backend(getattr(kinds, _DEFAULT_BACKEND[self._type]))
@@ -63,7 +64,7 @@ class MyelonProcessGroup(dist.ProcessGroup):
     def getBackendName(self) -> str:  # noqa: N802, the name that torch calls
         return "myelon"
 
-    def get_group_store(self) -> "dist.Store":
+    def get_group_store(self) -> Store:
         return self._store
 
     @property
@@ -85,7 +86,8 @@ class MyelonProcessGroup(dist.ProcessGroup):
             issuer = self._connected(tensors[0].device)
             if issuer is not None:
                 return issuer.all_reduce(tensors, op, _is_async(opts))
-        return self._delegate(tensors).allreduce(tensors, opts)
+        work: dist.Work = self._delegate(tensors).allreduce(tensors, opts)
+        return work
 
     def allreduce_coalesced(self, tensors: List[torch.Tensor], opts: Any = None) -> dist.Work:
         """All-reduce of several tensors by one call, each by itself."""
@@ -95,7 +97,8 @@ class MyelonProcessGroup(dist.ProcessGroup):
             issuer = self._connected(tensors[0].device)
             if issuer is not None:
                 return issuer.all_reduce(tensors, op, _is_async(opts))
-        return self._delegate(tensors).allreduce_coalesced(tensors, opts)
+        work: dist.Work = self._delegate(tensors).allreduce_coalesced(tensors, opts)
+        return work
 
     def _start_coalescing(self, device: torch.device) -> None:
         # WHY: what is coalesced is waited for by one work of the delegate, so all of it is the delegate's.
@@ -118,15 +121,17 @@ class MyelonProcessGroup(dist.ProcessGroup):
         self._splits += 1
         if self.rank() not in ranks:
             return None
-        name = f"{self.group_name}:split:{self._splits}:{'-'.join(map(str, ranks))}" if group_name is None else group_name
+        name = (
+            f"{self.group_name}:split:{self._splits}:{'-'.join(map(str, ranks))}" if group_name is None else group_name
+        )
         part = MyelonProcessGroup(
-            dist.PrefixStore(f"{name}/", self._store),
+            PrefixStore(f"{name}/", self._store),
             ranks.index(self.rank()),
             len(ranks),
             self._timeout if timeout is None else timeout,
             [self._ranks[rank] for rank in ranks],
         )
-        part._set_group_name(name)
+        part._set_group_name(name)  # type: ignore[arg-type]
         part._set_group_desc(group_desc or f"a part of {self.group_desc}")
         return part
 
@@ -181,7 +186,9 @@ class MyelonProcessGroup(dist.ProcessGroup):
             # All ranks are here: connect fails on all or none.
             self._delegated = True
             instead = _DEFAULT_BACKEND[device.type]
-            warnings.warn(f"this group's all-reduces run on {instead}, not on Myelon: {error}", RuntimeWarning, stacklevel=4)
+            warnings.warn(
+                f"this group's all-reduces run on {instead}, not on Myelon: {error}", RuntimeWarning, stacklevel=4
+            )
             return
         self._issuer = issuer_on(communicator, device)
 
@@ -198,7 +205,9 @@ def _is_async(opts: Any) -> bool:
 def create(options: Any, backend_options: Any) -> MyelonProcessGroup:
     """What ``init_process_group("myelon")`` and ``new_group`` call."""
     if backend_options is not None:
-        raise InvalidArgument(f"pg_options of {type(backend_options).__name__}: the backend myelon takes none; see its variables")
+        raise InvalidArgument(
+            f"pg_options of {type(backend_options).__name__}: the backend myelon takes none; see its variables"
+        )
     return MyelonProcessGroup(
         options.store, options.group_rank, options.group_size, options.timeout, list(options.global_ranks_in_group)
     )

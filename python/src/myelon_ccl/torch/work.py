@@ -23,7 +23,7 @@ class _MyelonWork(dist.Work):
     def __init__(self, tensors: Sequence[torch.Tensor]) -> None:
         super().__init__()
         self._tensors = list(tensors)
-        self._future: Optional[torch.futures.Future] = None
+        self._future: "Optional[torch.futures.Future[Any]]" = None
 
     def result(self) -> List[torch.Tensor]:
         return self._tensors
@@ -74,7 +74,7 @@ class CudaWork(_MyelonWork):
     def is_completed(self) -> bool:
         if self.exception() is not None:
             return True
-        return self._stream.query() if self._ended is None else self._ended.query()
+        return bool(self._stream.query() if self._ended is None else self._ended.query())
 
     def is_success(self) -> bool:
         return self.exception() is None
