@@ -80,6 +80,11 @@ pub const fn describe(descriptor: u64) -> (u64, u8, u8) {
     )
 }
 
+/// In place of a data type's code: a barrier, which has neither count nor operator.
+pub const BARRIER_CODE: u8 = 15;
+/// The [`descriptor`] of a barrier.
+pub const BARRIER: u64 = descriptor(0, BARRIER_CODE, 0);
+
 /// What all CTAs of a rank share.
 #[repr(C, align(128))]
 #[derive(Clone, Copy, Debug, Default)]

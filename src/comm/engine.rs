@@ -3,20 +3,20 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::barrier::{self, NcclEngine};
 use super::copies::CopyStreams;
 use super::kernels::{KernelTable, Loaded};
 use super::memo::Memo;
 use super::presence::Presence;
 use super::{Operation, Options};
-use crate::abi::{Args, bytes_of, descriptor};
-use crate::baseline::NcclCommunicator;
+use crate::abi::{Args, BARRIER, bytes_of, descriptor};
 use crate::bootstrap::{Bootstrap, agree};
-use crate::device::{Device, DeviceKind, LaunchShape, StreamHandle};
+use crate::device::{Device, DeviceKind, KernelHandle, LaunchShape, StreamHandle};
 use crate::error::{Error, Result};
 use crate::memory::{HeapLimits, SymmetricHeap};
 use crate::table::{Decision, Dispatcher, Origin};
 use crate::types::{DType, Output, Rank, ReduceOp, WorldSize};
-use crate::variant::{Choice, Plan, Request, Terrain, Transfer};
+use crate::variant::{BARRIER_THREADS, Choice, Plan, Request, Terrain, Transfer};
 use crate::watch::Watch;
 
 /// One of the two.
@@ -24,7 +24,7 @@ pub(super) enum Engine {
     /// The kernels in `cuda/`.
     Kernels(Box<KernelEngine>),
     /// NCCL, by [`Options::fallback`].
-    Nccl(NcclCommunicator),
+    Nccl(NcclEngine),
 }
 
 /// Heap, control page, kernels and table of one rank.
@@ -33,6 +33,7 @@ pub(super) struct KernelEngine {
     watch: Arc<Watch>,
     kernels: KernelTable,
     memo: Memo<Ready>,
+    barrier: KernelHandle,
     presence: Presence,
     copies: CopyStreams,
     has_value_operations: bool,
@@ -93,6 +94,7 @@ impl KernelEngine {
             watch,
             kernels: KernelTable::new(sharers),
             memo: Memo::new(),
+            barrier: agree(&**bootstrap, "loading the barrier", barrier::load(device, world_size))?,
             presence: Presence::of(&device.properties().identity),
             copies: CopyStreams::new(device),
             has_value_operations: device.has_value_operations(),
@@ -260,6 +262,23 @@ impl KernelEngine {
             }
         }
         Ok(())
+    }
+
+    /// Launches a meeting of all ranks' streams.
+    ///
+    /// # Safety
+    /// `stream` exists.
+    pub(super) unsafe fn launch_barrier(&self, device: &dyn Device, stream: StreamHandle) -> Result<()> {
+        let args = Args { descriptor: BARRIER, ..self.args };
+        let shape = LaunchShape {
+            grid: 1,
+            block: BARRIER_THREADS,
+            shared_bytes: 0,
+            // One CTA always fits beside another.
+            dependent: self.presence.is_alone(),
+        };
+        // SAFETY: the barrier takes `Args` and touches heap and page only, which live until no kernel runs.
+        unsafe { device.launch(self.barrier, shape, bytes_of(&args), stream) }
     }
 }
 

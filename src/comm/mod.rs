@@ -1,5 +1,6 @@
 //! [`Communicator`]: one all-reduce from request to launch.
 
+mod barrier;
 mod batch;
 mod copies;
 mod cuda_slices;
@@ -13,6 +14,7 @@ mod order;
 mod place;
 mod presence;
 mod register;
+mod split;
 mod tables;
 
 use std::fmt;

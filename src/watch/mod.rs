@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::abi::{ControlPage, FaultCode, FaultRecord, describe};
+use crate::abi::{BARRIER, ControlPage, FaultCode, FaultRecord, describe};
 use crate::bootstrap::ControlEvent;
 use crate::device::{Device, DevicePtr, HostBlock};
 use crate::error::{Error, Result};
@@ -174,6 +174,9 @@ impl std::fmt::Debug for Watch {
 }
 
 fn operation_text(descriptor: u64) -> String {
+    if descriptor == BARRIER {
+        return "a barrier".into();
+    }
     let (count, dtype, op) = describe(descriptor);
     let dtype = DType::ALL.iter().find(|value| **value as u8 == dtype).map_or("?", |value| value.name());
     let op = ReduceOp::ALL.iter().find(|value| **value as u8 == op).map_or("?", |value| value.name());
