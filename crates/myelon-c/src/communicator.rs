@@ -201,7 +201,7 @@ unsafe fn ask<T>(
     })
 }
 
-fn unsigned(name: &str, value: c_int) -> Result<u32, Fault> {
+pub(crate) fn unsigned(name: &str, value: c_int) -> Result<u32, Fault> {
     let least = if name == "device" { ", nor -1 for the CPU device" } else { "" };
     u32::try_from(value).map_err(|_| Fault::invalid(format!("{name} is {value}: not a number from 0 on{least}")))
 }
