@@ -3,8 +3,8 @@
 #
 #   ci/build_gpu_bundle.sh [DIRECTORY]        default target/gpu-bundle
 #
-# DIRECTORY gets myelon-perf, myelon-tune and myelon-doctor (release, stripped), tests/NAME for each integration test, gpu.sh, the lane
-# tables, the stored results that new ones are held against, and VERSION. The programs need a C library at least as new as the
+# DIRECTORY gets myelon-perf, myelon-tune and myelon-doctor (release, stripped), tests/NAME for each integration test, gpu.sh, the C
+# library with its example (c/), the lane tables, the stored results that new ones are held against, and VERSION. The programs need a C library at least as new as the
 # building machine's, and find CUDA at run time.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -21,6 +21,8 @@ rm -rf "$bundle"
 mkdir -p "$bundle/tests"
 cp "$release"/myelon-{perf,tune,doctor} "$bundle/"
 cp ci/gpu.sh "$bundle/"
+ci/install_c.sh --prefix "$bundle/c"
+cp examples/c/all_reduce.c "$bundle/c/"
 # Cargo puts a hash into the file name of a test; the bundle drops it.
 sed -nE 's/.*"target":\{"kind":\["test"\][^}]*"name":"([^"]+)".*"executable":"([^"]+)".*/\1 \2/p' "$messages" |
   while read -r name executable; do cp "$executable" "$bundle/tests/$name"; done

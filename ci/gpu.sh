@@ -3,7 +3,7 @@
 #
 #   ci/gpu.sh [BUNDLE]     BUNDLE as ci/build_gpu_bundle.sh made it; default target/gpu-bundle, or the script's own folder
 #
-# What myelon-doctor finds; the fault tests, the litmus and the soak on all GPUs, and a small sweep on two under compute-sanitizer where there is one; for
+# What myelon-doctor finds; the example in C; the fault tests, the litmus and the soak on all GPUs, and a small sweep on two under compute-sanitizer where there is one; for
 # every world size from 2 to the number of visible GPUs: conformance, an eager sweep, a sweep of graph replays, the studies of
 # patterns, what waits do to neighbours, overlaps with a product of matrices, and a short sweep under mpirun where there is one.
 # Sweeps are held against the stored ones of such a machine, and auto against the best variant and the baselines (myelon-perf
@@ -202,6 +202,27 @@ for test in "$bundle"/tests/*; do
       ;;
   esac
 done
+
+# The example in C, built here with the library that was built elsewhere. Its ranks are processes.
+if [[ -f $bundle/c/all_reduce.c ]]; then
+  ranks=${sizes[-1]} where=GPU cuda=${CUDA_HOME:-/usr/local/cuda}
+  build=(cc -std=c11 "$bundle/c/all_reduce.c" -o "$out/all_reduce" -I"$bundle/c/include" -L"$bundle/c/lib" -lmyelon_ccl "-Wl,-rpath,$bundle/c/lib")
+  if [[ $device == cpu ]]; then
+    where=CPU
+  else
+    build+=(-DMYELON_EXAMPLE_CUDA -I"$cuda/include" -L"$cuda/lib64" -lcudart "-Wl,-rpath,$cuda/lib64")
+  fi
+  if ! command -v cc >/dev/null || [[ $device != cpu && ! -f $cuda/include/cuda_runtime_api.h ]]; then
+    summary+=("$(printf '%5s  %-18s %s' "$ranks" c "skipped: no cc, or no CUDA runtime in $cuda (CUDA_HOME)")")
+  elif ! "${build[@]}" >"$out/logs/c-build.log" 2>&1; then
+    failures=$((failures + 1))
+    summary+=("$(printf '%5s  %-18s %s' "$ranks" c 'FAIL  does not build: logs/c-build.log')")
+  else
+    must_say=", 0 wrong (myelon on the $where)"
+    judges=yes step "$ranks" c "$test_seconds" "$out/all_reduce" --ranks "$ranks"
+    must_say=
+  fi
+fi
 
 perf=("$bundle/myelon-perf" --device "$device")
 

@@ -132,7 +132,7 @@ typedef struct {
     uint8_t bytes[128];
 } myelonUniqueId_t;
 
-// A group of ranks that work together, seen from one of them: 1 to 8 ranks of one node. Several threads may use one at a time;
+// A group of ranks that work together, seen from one of them: 1 to 8 ranks of one node. Several threads may use one at once;
 // their calls take turns. Every rank issues the same operations in the same order, on a thread of its own: a rank that waits for
 // another one on the same thread waits until its deadline.
 typedef MyelonComm *myelonComm_t;

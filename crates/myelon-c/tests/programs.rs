@@ -39,7 +39,9 @@ impl Installed {
         let flags = succeed(ask);
         let program = self.path(source.file_stem().and_then(OsStr::to_str).unwrap());
         let mut compile = Command::new(compiler[0]);
-        compile.args(&compiler[1..]).arg("-pthread").arg(source).args(flags.split_whitespace());
+        compile.args(&compiler[1..]).arg("-pthread").arg(source);
+        // A program that calls nothing by itself is not to have the library loaded for it.
+        compile.arg("-Wl,--as-needed").args(flags.split_whitespace()).arg("-ldl");
         succeed({
             compile.arg("-o").arg(&program);
             compile
@@ -178,6 +180,18 @@ fn the_example_starts_its_ranks_and_joins_a_launchers_job() {
 
     let refused = installed.command(&example).args(["--ranks", "9"]).output().unwrap();
     assert_eq!(refused.status.code(), Some(2));
+}
+
+#[test]
+fn the_library_stays_when_it_is_closed() {
+    if !has(&["cc", "pkg-config"]) {
+        return;
+    }
+    let installed = Installed::new();
+    let closes = installed.build(&C, &program("closes.c"));
+    let mut command = installed.command(&closes);
+    command.arg(installed.path("lib/libmyelon_ccl.so.0"));
+    assert!(succeed(command).contains("closes: all as expected"));
 }
 
 /// A program that was linked asks for the ABI's name, which is a link to the very version.
