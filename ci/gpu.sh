@@ -191,7 +191,7 @@ fi
 for test in "$bundle"/tests/*; do
   [[ -x $test ]] || continue
   case ${test##*/} in
-    cuda_* | nccl_* | compile_kernels | bootstrap | faults | windows) step "${#gpus[@]}" "${test##*/}" "$test_seconds" "$test" --test-threads=1 ;;
+    cuda_* | nccl_* | compile_kernels | bootstrap | faults | groups | windows) step "${#gpus[@]}" "${test##*/}" "$test_seconds" "$test" --test-threads=1 ;;
     litmus)
       step "${#gpus[@]}" litmus "$test_seconds" env MYELON_LITMUS_TRIES="${LITMUS_TRIES:-100000000}" MYELON_LITMUS_JSON="$out/litmus.json" \
         "$test" --test-threads=1 --nocapture

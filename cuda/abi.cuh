@@ -120,6 +120,9 @@ struct Args {
   u32 slots;
   u16 first_step;
   u16 end_step;
+  u64 part_bytes;
+  u32 root;
+  u32 padding;
 };
 
 struct VerifyArgs {
@@ -157,7 +160,7 @@ static_assert(sizeof(CopyState) == 256, "CopyState differs from src/abi.rs");
 static_assert(sizeof(LaneState) == 512, "LaneState differs from src/abi.rs");
 static_assert(sizeof(FaultRecord) == 112, "FaultRecord differs from src/abi.rs");
 static_assert(sizeof(ControlPage) == 120, "ControlPage differs from src/abi.rs");
-static_assert(sizeof(Args) == 256, "Args differs from src/abi.rs");
+static_assert(sizeof(Args) == 272, "Args differs from src/abi.rs");
 static_assert(sizeof(VerifyArgs) == 48, "VerifyArgs differs from src/abi.rs");
 static_assert(sizeof(PairArgs) == 104, "PairArgs differs from src/abi.rs");
 static_assert(sizeof(NeighbourArgs) == 32, "NeighbourArgs differs from src/abi.rs");

@@ -84,6 +84,18 @@ typedef enum {
     myelonAvg = 4,
 } myelonOp_t;
 
+// Which collective, for myelonPrepareCollective.
+typedef enum {
+    // myelonAllReduce, also in batches.
+    myelonCollectiveAllReduce = 0,
+    // myelonReduceScatter.
+    myelonCollectiveReduceScatter = 1,
+    // myelonAllGather.
+    myelonCollectiveAllGather = 2,
+    // myelonBroadcast.
+    myelonCollectiveBroadcast = 3,
+} myelonCollective_t;
+
 // What to do where the ranks cannot reach each other's memory.
 typedef enum {
     // Say what is missing: bringing a communicator up is an error.
@@ -211,6 +223,16 @@ myelonStatus_t myelonCommInitRank(myelonComm_t *comm,
 myelonStatus_t myelonCommInitEnv(myelonComm_t *comm,
                                  myelonOptions_t options);
 
+// Makes a communicator of the ranks of comm that give the same color, on the same devices, in the order of their keys, then of their
+// ranks in comm. Collective over comm. color -1 is none: *out is then NULL. It has memory, kernels and an order of operations of its
+// own, lives on when comm is destroyed, and is to be destroyed itself. options are its own, as above. While several communicators of
+// a process use a GPU their kernels may run at the same time: all ranks issue the operations of the two in the same order.
+myelonStatus_t myelonCommSplit(myelonComm_t comm,
+                               int color,
+                               int key,
+                               myelonOptions_t options,
+                               myelonComm_t *out);
+
 // Ends a communicator: waits a bounded time for its last operations, ends what still runs then, and says goodbye to the peers.
 // Never waits longer than some seconds. NULL is fine; a handle that was destroyed before, or that another thread still uses, is
 // undefined behaviour. Replays of graphs that hold an operation of it have ended before.
@@ -276,6 +298,47 @@ myelonStatus_t myelonAllReduceBatch(myelonComm_t comm,
                                     const myelonOperation_t *operations,
                                     size_t n,
                                     myelonStream_t stream);
+
+// Copies the root's input into every rank's output; elsewhere input is ignored, and may be NULL. count elements. On the root output
+// equals input, or does not overlap it. Otherwise as myelonAllReduce.
+myelonStatus_t myelonBroadcast(myelonComm_t comm,
+                               const void *input,
+                               void *output,
+                               size_t count,
+                               myelonDataType_t dtype,
+                               int root,
+                               myelonStream_t stream);
+
+// Reduces every rank's input, of which each rank gets its part into output. count is that of a part: input has one for each rank, in
+// rank order. In place, output is this rank's part of input; else they do not overlap. Otherwise as myelonAllReduce.
+myelonStatus_t myelonReduceScatter(myelonComm_t comm,
+                                   const void *input,
+                                   void *output,
+                                   size_t count,
+                                   myelonDataType_t dtype,
+                                   myelonOp_t op,
+                                   myelonStream_t stream);
+
+// Copies every rank's input into every rank's output, one after another in rank order. count is that of one input: output has room for
+// one of each rank. In place, input is this rank's part of output; else they do not overlap. Otherwise as myelonAllReduce.
+myelonStatus_t myelonAllGather(myelonComm_t comm,
+                               const void *input,
+                               void *output,
+                               size_t count,
+                               myelonDataType_t dtype,
+                               myelonStream_t stream);
+
+// Holds the stream until the streams of all ranks have come to this barrier. An operation as any other, with its place in their
+// order; the host does not wait. Nothing has to be prepared for it.
+myelonStatus_t myelonBarrier(myelonComm_t comm,
+                             myelonStream_t stream);
+
+// As myelonPrepare, for a collective of the caller's choice. Where it has no operator, any will do in ops.
+myelonStatus_t myelonPrepareCollective(myelonComm_t comm,
+                                       myelonCollective_t which,
+                                       const myelonDataType_t *dtypes,
+                                       const myelonOp_t *ops,
+                                       size_t n);
 
 // Registers memory of every rank's, so that results can be stored right into it by operations that name the window. Collective:
 // every rank registers a range of its own, of the same size, in the same order. Not on any stream, and may synchronise.

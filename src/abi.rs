@@ -62,23 +62,45 @@ pub struct HeapLayout {
     pub ring_slots: u32,
 }
 
-/// Bits of a descriptor that hold the count, modulo 2^33.
-pub const COUNT_BITS: u32 = 33;
+/// Bits of a descriptor that hold the count, modulo 2^31.
+pub const COUNT_BITS: u32 = 31;
 
-/// Packs count, data type and operator into the word that ranks compare: 40 bits, so that it fits beside 24 bits of
-/// the operation's number in the one 64-bit store that a signature is (a wider one could be seen torn).
-pub const fn descriptor(count: u64, dtype: u8, op: u8) -> u64 {
-    (count & ((1 << COUNT_BITS) - 1)) | ((op as u64 & 7) << COUNT_BITS) | ((dtype as u64 & 15) << (COUNT_BITS + 3))
+/// What ranks compare of an operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Description {
+    /// Elements, of which a descriptor holds [`COUNT_BITS`] bits.
+    pub count: u64,
+    /// Code of the collective: 2 bits.
+    pub collective: u8,
+    /// Code of the operator, or the root of a collective that has one: 3 bits.
+    pub detail: u8,
+    /// Code of the data type: 4 bits.
+    pub dtype: u8,
 }
 
-/// Inverse of [`descriptor`]: count, data type, operator.
-pub const fn describe(descriptor: u64) -> (u64, u8, u8) {
-    (
-        descriptor & ((1 << COUNT_BITS) - 1),
-        (descriptor >> (COUNT_BITS + 3)) as u8 & 15,
-        (descriptor >> COUNT_BITS) as u8 & 7,
-    )
+/// Packs a description into the word that ranks compare: 40 bits, so that it fits beside 24 bits of the operation's number in the
+/// one 64-bit store that a signature is (a wider one could be seen torn).
+pub const fn descriptor(of: Description) -> u64 {
+    (of.count & ((1 << COUNT_BITS) - 1))
+        | ((of.collective as u64 & 3) << COUNT_BITS)
+        | ((of.detail as u64 & 7) << (COUNT_BITS + 2))
+        | ((of.dtype as u64 & 15) << (COUNT_BITS + 5))
 }
+
+/// Inverse of [`descriptor`].
+pub const fn describe(descriptor: u64) -> Description {
+    Description {
+        count: descriptor & ((1 << COUNT_BITS) - 1),
+        collective: (descriptor >> COUNT_BITS) as u8 & 3,
+        detail: (descriptor >> (COUNT_BITS + 2)) as u8 & 7,
+        dtype: (descriptor >> (COUNT_BITS + 5)) as u8 & 15,
+    }
+}
+
+/// In place of a data type's code: a barrier, which has neither count nor operator.
+pub const BARRIER_CODE: u8 = 15;
+/// The [`descriptor`] of a barrier.
+pub const BARRIER: u64 = descriptor(Description { count: 0, collective: 0, detail: 0, dtype: BARRIER_CODE });
 
 /// What all CTAs of a rank share.
 #[repr(C, align(128))]
@@ -248,6 +270,12 @@ pub struct Args {
     pub first_step: u16,
     /// The step after its last.
     pub end_step: u16,
+    /// Bytes from a rank's part of the user's memory to the next rank's, where a collective has parts.
+    pub part_bytes: u64,
+    /// The rank whose input is broadcast.
+    pub root: u32,
+    /// Fills the word.
+    pub padding: u32,
 }
 
 /// Arguments of the kernels that write test data and check results.
@@ -321,7 +349,7 @@ const _: () = {
     assert!(offset_of!(LaneState, slot_sequence) == 384);
     assert!(size_of::<FaultRecord>() == 112);
     assert!(size_of::<ControlPage>() == 120);
-    assert!(size_of::<Args>() == 256);
+    assert!(size_of::<Args>() == 272);
     assert!(offset_of!(Args, layout) == 128);
     assert!(size_of::<VerifyArgs>() == 48);
     assert!(size_of::<PairArgs>() == 104);
@@ -356,12 +384,19 @@ mod tests {
 
     #[test]
     fn descriptor_round_trips() {
-        assert_eq!(describe(descriptor(0x1_2345_6789, 11, 4)), (0x1_2345_6789, 11, 4));
+        let whole = Description { count: 0x7fff_ffff, collective: 3, detail: 7, dtype: 15 };
+        assert_eq!(descriptor(whole), (1 << 40) - 1);
+        for alone in [
+            Description { count: 0x2345_6789, collective: 0, detail: 0, dtype: 0 },
+            Description { count: 0, collective: 2, detail: 4, dtype: 11 },
+        ] {
+            assert_eq!(describe(descriptor(alone)), alone);
+        }
     }
 
     #[test]
     fn plain_types_have_no_gaps() {
-        assert_eq!(size_of::<Args>(), 16 * 8 + size_of::<HeapLayout>() + 16);
+        assert_eq!(size_of::<Args>(), 16 * 8 + size_of::<HeapLayout>() + 32);
         assert_eq!(bytes_of(&HeapState::default()).len(), 384);
     }
 }

@@ -144,9 +144,9 @@ pub mod variant;
 pub mod verify;
 pub mod watch;
 
-pub use comm::{Communicator, Fallback, Operation, Options};
+pub use comm::{Call, Communicator, Fallback, Operation, Options};
 pub use error::{Error, Result};
 pub use memory::Window;
 pub use types::{
-    DType, Launching, MAX_WORLD_SIZE, Metadata, Output, Places, Rank, ReduceOp, SyncPolicy, Wait, WorldSize,
+    Collective, DType, Launching, MAX_WORLD_SIZE, Metadata, Output, Places, Rank, ReduceOp, SyncPolicy, Wait, WorldSize,
 };

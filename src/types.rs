@@ -164,6 +164,41 @@ named_enum! {
 }
 
 named_enum! {
+    /// What the ranks do together. `n` ranks; a **part** is what one rank gives or gets of a whole of n parts, in rank order.
+    Collective ("collective") {
+        /// Every rank gets the reduction of all inputs.
+        AllReduce = 0 "all_reduce",
+        /// Inputs have n parts; each rank gets its part of their reduction.
+        ReduceScatter = 1 "reduce_scatter",
+        /// Every rank gets the inputs of all ranks, one after another.
+        AllGather = 2 "all_gather",
+        /// Every rank gets the input of one, the root.
+        Broadcast = 3 "broadcast",
+    }
+}
+
+impl Collective {
+    /// Whether it reduces; else it moves bytes, whatever they mean.
+    pub const fn has_operator(self) -> bool {
+        matches!(self, Self::AllReduce | Self::ReduceScatter)
+    }
+
+    /// The type and operator that its kernels are compiled for: where bytes are moved, one of each size of an element.
+    pub const fn compiled_for(self, dtype: DType, op: ReduceOp) -> (DType, ReduceOp) {
+        if self.has_operator() {
+            return (dtype, op);
+        }
+        let dtype = match dtype.size_bytes() {
+            1 => DType::U8,
+            2 => DType::F16,
+            4 => DType::U32,
+            _ => DType::U64,
+        };
+        (dtype, ReduceOp::Sum)
+    }
+}
+
+named_enum! {
     /// What a thread does between two polls. Names are those of `cuda/sync/wait.cuh`.
     Wait ("wait policy") {
         /// Polls bare at first, then with sleeps that grow.
@@ -274,6 +309,20 @@ mod tests {
         }
         for &op in ReduceOp::ALL {
             assert_eq!(op.name().parse::<ReduceOp>().unwrap(), op);
+        }
+        for &collective in Collective::ALL {
+            assert_eq!(collective.name().parse::<Collective>().unwrap(), collective);
+        }
+    }
+
+    #[test]
+    fn what_moves_bytes_has_a_kernel_a_size_of_elements() {
+        for &dtype in DType::ALL {
+            assert_eq!(Collective::ReduceScatter.compiled_for(dtype, ReduceOp::Max), (dtype, ReduceOp::Max));
+            let (moved, op) = Collective::Broadcast.compiled_for(dtype, ReduceOp::Max);
+            assert_eq!((moved.size_bytes(), op), (dtype.size_bytes(), ReduceOp::Sum));
+            assert_eq!(Collective::AllGather.compiled_for(moved, op), (moved, op));
+            assert!(!moved.is_fp8(), "a type that some architectures lack");
         }
     }
 

@@ -8,7 +8,8 @@ use myelon_ccl::device::{DeviceKind, KernelSource};
 use myelon_ccl::measure::neighbour::Work;
 use myelon_ccl::memory::HeapLimits;
 use myelon_ccl::variant::{
-    Choice, Manifest, Plan, Request, Shape, Terrain, VariantSpec, VerifyKernel, dtype_runs_on, neighbour_kernel,
+    Choice, Manifest, Plan, Request, Shape, Terrain, VariantSpec, VerifyKernel, barrier_kernel, dtype_runs_on,
+    neighbour_kernel,
 };
 use myelon_ccl::{DType, Error, ReduceOp, WorldSize};
 
@@ -21,6 +22,7 @@ const MOST_SPILLED: u32 = 96;
 fn sources(arch: &str) -> Vec<(KernelSource, bool)> {
     let full = std::env::var("MYELON_TEST_FULL").is_ok_and(|value| value == "1");
     let mut sources: Vec<_> = Work::ALL.iter().map(|&work| (neighbour_kernel(work, 1024), true)).collect();
+    sources.extend([1, 2, 8].map(|ranks| (barrier_kernel(WorldSize::new(ranks).unwrap()), true)));
     for &dtype in DType::ALL.iter().filter(|&&dtype| dtype_runs_on(dtype, arch).is_ok()) {
         for &op in ReduceOp::ALL {
             if !full && dtype != DType::F32 && op != ReduceOp::Sum {

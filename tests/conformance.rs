@@ -14,7 +14,7 @@ use myelon_ccl::{self as ccl, Communicator, DType, Options, Output, ReduceOp};
 use support::group::{self, Group};
 use support::{
     Bench, Operation, Random, asked_ranks, child, expect_equal_on_all_ranks, on_ranks, options, shape, skew,
-    small_limits, variants,
+    small_limits, variants, variants_of_all,
 };
 
 /// Most bytes of a message in these tests: several pieces of everything under `support::small_limits`.
@@ -60,7 +60,7 @@ fn pairs_for(ranks: u32) -> Vec<(DType, ReduceOp)> {
 /// One communicator, many operations of every kind: kernels that are right at one size can be wrong in sequence.
 fn sequence(bench: &Bench, pairs: &[(DType, ReduceOp)], operations: u64, seed: u64) -> Vec<u64> {
     let rank = bench.communicator.rank();
-    let variants = variants();
+    let variants = variants_of_all();
     let mut random = Random(seed);
     let mut own = Random(seed ^ u64::from(rank.0));
     let mut hashes = Vec::new();
@@ -122,7 +122,7 @@ fn counts_that_the_grid_does_not_divide() {
         let most = 64 << 10;
         let bench = Bench::new(communicator, most);
         let mut own = Random(u64::from(rank.0));
-        for variant in variants() {
+        for variant in variants_of_all() {
             for (lanes, dtype) in (1..=7).zip([DType::F32, DType::I32, DType::Bf16].into_iter().cycle()) {
                 let op = ReduceOp::Sum;
                 let per_pack = 16 / dtype.size_bytes() as u64;

@@ -24,8 +24,8 @@ const BLESS_VARIABLE: &str = "MYELON_BLESS";
 const INTRODUCTION: &str = "\
 # Kernels
 
-What ptxas makes of the default kernels of every variant: sums of f32, for 2, 4 and 8 ranks, in each shape that the manifest
-gives them by size. Generated; a test holds it against the sources, with the NVRTC that is named below, and fails where one of
+What ptxas makes of the default kernels of every variant: sums of f32, or moves of them, for 2, 4 and 8 ranks, in each shape that the
+manifest gives them by size. Generated; a test holds it against the sources, with the NVRTC that is named below, and fails where one of
 them spills. To write it again:
 
 ```
@@ -52,7 +52,7 @@ struct Compiled {
 /// Each kernel once, in the manifest's order.
 fn defaults() -> Vec<Default> {
     let mut defaults: Vec<Default> = Vec::new();
-    for variant in Manifest::embedded().enabled().filter(|variant| variant.runs_on(ARCH).is_ok()) {
+    for variant in Manifest::embedded().all().filter(|variant| variant.enabled && variant.runs_on(ARCH).is_ok()) {
         for world_size in RANKS.map(|ranks| WorldSize::new(ranks).unwrap()) {
             let (layout, _) = HeapLimits::of(DeviceKind::Cuda, world_size).layout(world_size).unwrap();
             let terrain = Terrain { device: DeviceKind::Cuda, world_size, layout: &layout, sentinel: true, arch: ARCH };

@@ -23,6 +23,9 @@ function_table! {
         ncclCommGetAsyncError: fn(ncclComm_t, *mut c_int) -> c_int;
         ncclGetErrorString: fn(c_int) -> *const c_char;
         ncclAllReduce: fn(*const c_void, *mut c_void, usize, ncclDataType_t, ncclRedOp_t, ncclComm_t, cudaStream_t) -> c_int;
+        ncclReduceScatter: fn(*const c_void, *mut c_void, usize, ncclDataType_t, ncclRedOp_t, ncclComm_t, cudaStream_t) -> c_int;
+        ncclAllGather: fn(*const c_void, *mut c_void, usize, ncclDataType_t, ncclComm_t, cudaStream_t) -> c_int;
+        ncclBroadcast: fn(*const c_void, *mut c_void, usize, ncclDataType_t, c_int, ncclComm_t, cudaStream_t) -> c_int;
         ncclGroupStart: fn() -> c_int;
         ncclGroupEnd: fn() -> c_int;
     }

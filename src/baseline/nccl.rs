@@ -4,7 +4,7 @@ use std::ffi::c_int;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cudarc::nccl::sys::{ncclComm_t, ncclUniqueId};
+use cudarc::nccl::sys::{ncclComm_t, ncclDataType_t, ncclUniqueId};
 
 use super::agreement;
 use super::bounded::within;
@@ -14,7 +14,7 @@ use crate::device::cuda::driver::Context;
 use crate::device::cuda::topology;
 use crate::device::{DevicePtr, StreamHandle};
 use crate::error::{Error, Result};
-use crate::types::{DType, Rank, ReduceOp, WorldSize};
+use crate::types::{Collective, DType, Rank, ReduceOp, WorldSize};
 
 /// Gives the bytes of every rank to every rank, in rank order; blocks until all have called it.
 pub type AllGather<'a> = dyn Fn(&[u8]) -> Result<Vec<Vec<u8>>> + 'a;
@@ -75,9 +75,7 @@ impl NcclCommunicator {
         op: ReduceOp,
         stream: StreamHandle,
     ) -> Result<()> {
-        let dtype = data_type(dtype, self.version())?;
-        let count = usize::try_from(count)
-            .map_err(|_| Error::invalid(format!("{count} elements do not fit the address space")))?;
+        let (dtype, count) = (data_type(dtype, self.version())?, elements(count)?);
         self.shared.context.bind()?;
         self.shared.call("ncclAllReduce", |library, handle| {
             // SAFETY: the communicator is live and locked; buffers and stream are the caller's promise.
@@ -88,6 +86,105 @@ impl NcclCommunicator {
                     count,
                     dtype,
                     operator(op),
+                    handle.get(),
+                    stream.0 as usize as *mut _,
+                )
+            }
+        })
+    }
+
+    /// Queues a reduce-scatter, of which every rank gets `count` elements; `output` may be this rank's part of `input`.
+    ///
+    /// Errors: as [`NcclCommunicator::all_reduce`].
+    ///
+    /// # Safety
+    /// As [`NcclCommunicator::all_reduce`]; `input` holds as many elements for every rank.
+    pub unsafe fn reduce_scatter(
+        &self,
+        input: DevicePtr,
+        output: DevicePtr,
+        count: u64,
+        dtype: DType,
+        op: ReduceOp,
+        stream: StreamHandle,
+    ) -> Result<()> {
+        let (dtype, count) = (data_type(dtype, self.version())?, elements(count)?);
+        self.shared.context.bind()?;
+        self.shared.call("ncclReduceScatter", |library, handle| {
+            // SAFETY: the communicator is live and locked; buffers and stream are the caller's promise.
+            unsafe {
+                (library.functions.ncclReduceScatter)(
+                    input.0 as usize as *const _,
+                    output.0 as usize as *mut _,
+                    count,
+                    dtype,
+                    operator(op),
+                    handle.get(),
+                    stream.0 as usize as *mut _,
+                )
+            }
+        })
+    }
+
+    /// Queues an all-gather of `count` elements of every rank; `input` may be this rank's part of `output`.
+    ///
+    /// Errors: [`Error::Nccl`].
+    ///
+    /// # Safety
+    /// As [`NcclCommunicator::all_reduce`]; `output` holds as many elements for every rank.
+    pub unsafe fn all_gather(
+        &self,
+        input: DevicePtr,
+        output: DevicePtr,
+        count: u64,
+        dtype: DType,
+        stream: StreamHandle,
+    ) -> Result<()> {
+        let (dtype, count) = (moved_type(dtype, self.version())?, elements(count)?);
+        self.shared.context.bind()?;
+        self.shared.call("ncclAllGather", |library, handle| {
+            // SAFETY: the communicator is live and locked; buffers and stream are the caller's promise.
+            unsafe {
+                (library.functions.ncclAllGather)(
+                    input.0 as usize as *const _,
+                    output.0 as usize as *mut _,
+                    count,
+                    dtype,
+                    handle.get(),
+                    stream.0 as usize as *mut _,
+                )
+            }
+        })
+    }
+
+    /// Queues a broadcast of `count` elements of `root`; `output` may equal `input`, which only the root has to have.
+    ///
+    /// Errors: [`Error::Nccl`].
+    ///
+    /// # Safety
+    /// As [`NcclCommunicator::all_reduce`].
+    pub unsafe fn broadcast(
+        &self,
+        input: DevicePtr,
+        output: DevicePtr,
+        count: u64,
+        dtype: DType,
+        root: Rank,
+        stream: StreamHandle,
+    ) -> Result<()> {
+        let (dtype, count) = (moved_type(dtype, self.version())?, elements(count)?);
+        // WHY: NCCL looks at the input of every rank, and it may be null where it is ignored.
+        let input = if self.shared.nccl.rank == root { input } else { output };
+        self.shared.context.bind()?;
+        self.shared.call("ncclBroadcast", |library, handle| {
+            // SAFETY: the communicator is live and locked; buffers and stream are the caller's promise.
+            unsafe {
+                (library.functions.ncclBroadcast)(
+                    input.0 as usize as *const _,
+                    output.0 as usize as *mut _,
+                    count,
+                    dtype,
+                    root.0 as c_int,
                     handle.get(),
                     stream.0 as usize as *mut _,
                 )
@@ -169,6 +266,15 @@ pub fn group<T>(rank: Rank, work: impl FnOnce() -> Result<T>) -> Result<T> {
     let outcome = outcome?;
     library.check("ncclGroupEnd", ended)?;
     Ok(outcome)
+}
+
+fn elements(count: u64) -> Result<usize> {
+    usize::try_from(count).map_err(|_| Error::invalid(format!("{count} elements do not fit the address space")))
+}
+
+/// NCCL's name for a type of the same size that every release has, for what only moves bytes.
+fn moved_type(dtype: DType, version: NcclVersion) -> Result<ncclDataType_t> {
+    data_type(Collective::AllGather.compiled_for(dtype, ReduceOp::Sum).0, version)
 }
 
 struct Prepared {

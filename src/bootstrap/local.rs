@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::events::Events;
 use super::peers::Peers;
 use super::rounds::{Failure, Rounds, Step};
-use super::{Bootstrap, ControlEvent, check_contribution, cut_detail};
+use super::{Bootstrap, ControlEvent, check_contribution, cut_detail, split};
 use crate::device::cpu::tsan;
 use crate::error::{Error, Result};
 use crate::types::{Rank, WorldSize};
@@ -38,6 +38,8 @@ struct State {
     outcomes: Vec<Option<Outcome>>,
     /// Descriptors on offer in the running exchange.
     offers: Vec<Option<OwnedFd>>,
+    /// Each rank's part of its child in the running split.
+    children: Vec<Option<LocalBootstrap>>,
 }
 
 type Outcome = Result<Arc<Vec<Vec<u8>>>, Failure>;
@@ -52,6 +54,7 @@ impl LocalBootstrap {
             peers: Peers::new(world),
             outcomes: world.ranks().map(|_| None).collect(),
             offers: world.ranks().map(|_| None).collect(),
+            children: world.ranks().map(|_| None).collect(),
         };
         let group = Arc::new(Group {
             world,
@@ -135,6 +138,22 @@ impl Bootstrap for LocalBootstrap {
         self.gather(phase, &[])?;
         self.group.lock().offers[self.rank.index()] = None;
         received
+    }
+
+    fn split(&self, members: Option<&[Rank]>) -> Result<Option<Arc<dyn Bootstrap>>> {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = members.map(|members| split::place(members, self.rank)).transpose()?;
+        if let (Some(members), Some((Rank(0), world))) = (members, place) {
+            let mut state = self.group.lock();
+            for (member, child) in members.iter().zip(Self::group(world, self.group.deadline)) {
+                state.children[member.index()] = Some(child);
+            }
+        }
+        let met = self.gather(split::PHASE, &[]);
+        // After a failure as well: a part that nobody takes would keep its peers waiting.
+        let child = self.group.lock().children[self.rank.index()].take();
+        met?;
+        Ok(child.map(|child| Arc::new(child) as Arc<dyn Bootstrap>))
     }
 
     fn listen(&self, listener: Arc<dyn Fn(ControlEvent) + Send + Sync>) {

@@ -30,6 +30,7 @@ pub mod mpi;
 mod peers;
 mod rounds;
 mod server;
+mod split;
 mod tcp;
 mod unique_id;
 mod verdict;
@@ -58,7 +59,7 @@ pub const MAX_PHASE: usize = 64;
 
 /// What a communicator needs of its control plane.
 ///
-/// Collectives (`all_gather`, `barrier`, `exchange_fds`) are called by every rank in the same order with the same
+/// Collectives (`all_gather`, `barrier`, `exchange_fds`, `split`) are called by every rank in the same order with the same
 /// phase; a rank runs one at a time, further threads wait their turn. Each ends within the deadline the bootstrap was
 /// made with. A failed collective ends the bootstrap for collectives: later ones return an error at once, because
 /// the ranks no longer agree on where they are.
@@ -92,6 +93,16 @@ pub trait Bootstrap: Send + Sync + fmt::Debug {
     ///
     /// Errors: as [`Bootstrap::all_gather`]; [`Error::Bootstrap`] naming the ranks whose descriptor did not come.
     fn exchange_fds(&self, phase: &'static str, fd: Option<BorrowedFd<'_>>) -> Result<Vec<Option<OwnedFd>>>;
+
+    /// A bootstrap of their own for some of the ranks. Collective over all ranks of this one, those without a child included; it
+    /// lives on when this one is dropped.
+    ///
+    /// Shape: `members` are this rank's child, in the order of the child's ranks, this rank among them; `None` for no child. All
+    /// members of a child pass the same; no rank is in two.
+    ///
+    /// Errors: as [`Bootstrap::all_gather`]; [`Error::Bootstrap`] where the child's first rank could not open a place to meet, or
+    /// a member does not come there within the deadline.
+    fn split(&self, members: Option<&[Rank]>) -> Result<Option<Arc<dyn Bootstrap>>>;
 
     /// Installs the listener of control-plane events; those that came before are delivered at once.
     ///

@@ -18,7 +18,7 @@ use super::peers::Peers;
 use super::rounds::Failure;
 use super::server::{RendezvousServer, write_all};
 use super::wire::Message;
-use super::{Bootstrap, ControlEvent, UniqueId, check_contribution, cut_detail, fds};
+use super::{Bootstrap, ControlEvent, UniqueId, check_contribution, cut_detail, fds, split};
 use crate::error::{Error, Result};
 use crate::types::{Rank, WorldSize};
 
@@ -62,7 +62,8 @@ impl TcpOptions {
 /// One rank of a group of processes, connected through a [`RendezvousServer`].
 pub struct TcpBootstrap {
     shared: Arc<Shared>,
-    deadline: Duration,
+    /// Also those of the groups that split off.
+    options: TcpOptions,
     /// Taken by the collective that is running on this rank.
     turn: Mutex<()>,
     /// To the connection's thread; dropped to end it.
@@ -146,9 +147,8 @@ impl TcpBootstrap {
         outcome.recv().unwrap_or_else(|_| {
             Err(Error::Bootstrap { rank, phase, detail: "its thread ended early; the log has the panic".into() })
         })?;
-        let bootstrap =
-            Self { shared, deadline: options.deadline, turn: Mutex::new(()), outgoing: Some(outgoing), server: None };
-        bootstrap.gather("join", &[], options.deadline.saturating_sub(entered.elapsed()))?;
+        let bootstrap = Self { shared, options, turn: Mutex::new(()), outgoing: Some(outgoing), server: None };
+        bootstrap.gather("join", &[], deadline.saturating_sub(entered.elapsed()))?;
         Ok(bootstrap)
     }
 
@@ -205,14 +205,20 @@ impl Bootstrap for TcpBootstrap {
 
     fn all_gather(&self, phase: &'static str, bytes: &[u8]) -> Result<Vec<Vec<u8>>> {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        self.gather(phase, bytes, self.deadline)
+        self.gather(phase, bytes, self.options.deadline)
     }
 
     fn exchange_fds(&self, phase: &'static str, fd: Option<BorrowedFd<'_>>) -> Result<Vec<Option<OwnedFd>>> {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let give_up = || self.shared.lock().peers.check(self.shared.rank, phase);
-        let gather = |bytes: &[u8]| self.gather(phase, bytes, self.deadline);
-        fds::exchange(self.shared.rank, phase, self.deadline, fd, gather, give_up)
+        let gather = |bytes: &[u8]| self.gather(phase, bytes, self.options.deadline);
+        fds::exchange(self.shared.rank, phase, self.options.deadline, fd, gather, give_up)
+    }
+
+    fn split(&self, members: Option<&[Rank]>) -> Result<Option<Arc<dyn Bootstrap>>> {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let gather = |bytes: &[u8]| self.gather(split::PHASE, bytes, self.options.deadline);
+        split::meet(self.shared.rank, members, &self.options, gather)
     }
 
     fn listen(&self, listener: Arc<dyn Fn(ControlEvent) + Send + Sync>) {

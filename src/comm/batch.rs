@@ -5,6 +5,7 @@ use super::{Communicator, Operation};
 use crate::baseline::NcclCommunicator;
 use crate::device::StreamHandle;
 use crate::error::Result;
+use crate::types::Collective;
 use crate::variant::{Choice, Plan};
 
 impl Communicator {
@@ -58,7 +59,7 @@ impl Communicator {
     ) -> Result<()> {
         let find = || {
             each(operations, |operation| {
-                self.check_window(operation).and_then(|()| kernels.find(choice, &operation.request()))
+                self.check_window(operation).and_then(|()| kernels.find(Collective::AllReduce, choice, &operation.request()))
             })
         };
         let mut found = find()?;

@@ -3,20 +3,20 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::barrier::{self, NcclEngine};
 use super::copies::CopyStreams;
 use super::kernels::{KernelTable, Loaded};
 use super::memo::Memo;
 use super::presence::Presence;
-use super::{Operation, Options};
-use crate::abi::{Args, bytes_of, descriptor};
-use crate::baseline::NcclCommunicator;
+use super::{Call, Operation, Options};
+use crate::abi::{Args, BARRIER, bytes_of};
 use crate::bootstrap::{Bootstrap, agree};
-use crate::device::{Device, DeviceKind, LaunchShape, StreamHandle};
+use crate::device::{Device, DeviceKind, DevicePtr, KernelHandle, LaunchShape, StreamHandle};
 use crate::error::{Error, Result};
 use crate::memory::{HeapLimits, SymmetricHeap};
 use crate::table::{Decision, Dispatcher, Origin};
-use crate::types::{DType, Output, Rank, ReduceOp, WorldSize};
-use crate::variant::{Choice, Plan, Request, Terrain, Transfer};
+use crate::types::{Collective, DType, Output, Rank, ReduceOp, WorldSize};
+use crate::variant::{BARRIER_THREADS, Choice, Plan, Request, Terrain, Transfer};
 use crate::watch::Watch;
 
 /// One of the two.
@@ -24,7 +24,7 @@ pub(super) enum Engine {
     /// The kernels in `cuda/`.
     Kernels(Box<KernelEngine>),
     /// NCCL, by [`Options::fallback`].
-    Nccl(NcclCommunicator),
+    Nccl(NcclEngine),
 }
 
 /// Heap, control page, kernels and table of one rank.
@@ -33,6 +33,7 @@ pub(super) struct KernelEngine {
     watch: Arc<Watch>,
     kernels: KernelTable,
     memo: Memo<Ready>,
+    barrier: KernelHandle,
     presence: Presence,
     copies: CopyStreams,
     has_value_operations: bool,
@@ -87,12 +88,16 @@ impl KernelEngine {
             slots: 0,
             first_step: 0,
             end_step: 0,
+            part_bytes: 0,
+            root: 0,
+            padding: 0,
         };
         Ok(Self {
             heap,
             watch,
             kernels: KernelTable::new(sharers),
             memo: Memo::new(),
+            barrier: agree(&**bootstrap, "loading the barrier", barrier::load(device, world_size))?,
             presence: Presence::of(&device.properties().identity),
             copies: CopyStreams::new(device),
             has_value_operations: device.has_value_operations(),
@@ -144,11 +149,23 @@ impl KernelEngine {
         Plan::new(&terrain, request, choice)
     }
 
-    /// What a request becomes under a choice of the caller's, or under the communicator's own.
+    /// What a request of a collective becomes under a choice of the caller's, or under the communicator's own.
     ///
     /// Errors: besides those of [`Plan::new`], [`Error::InvalidArgument`](crate::Error::InvalidArgument) for a grid that is
-    /// not resident as a whole.
-    pub(super) fn find(&self, choice: Option<&Choice>, request: &Request) -> Result<Found<'_>> {
+    /// not resident as a whole, and for a variant of another collective.
+    pub(super) fn find(
+        &self,
+        collective: Collective,
+        choice: Option<&Choice>,
+        request: &Request,
+    ) -> Result<Found<'_>> {
+        let choice = match choice {
+            None if collective != Collective::AllReduce => Some(self.dispatcher.choose_other(collective)?),
+            choice => choice,
+        };
+        if let Some(choice) = choice {
+            choice.variant.implements(collective)?;
+        }
         if let Some(ready) = self.memo.get(choice, request) {
             return Ok(Found::Known(ready));
         }
@@ -198,6 +215,22 @@ impl KernelEngine {
         if plans.is_empty() { Ok(()) } else { self.prepare(bootstrap, device, &plans) }
     }
 
+    /// Plans of what a collective but all-reduce takes for these types and operators, at every size.
+    pub(super) fn plans_of(&self, collective: Collective, types: &[(DType, ReduceOp)]) -> Result<Vec<Plan>> {
+        let choice = self.dispatcher.choose_other(collective)?;
+        let mut plans: Vec<Plan> = Vec::new();
+        for &(dtype, op) in types {
+            for size in self.dispatcher.sizes() {
+                let request = Request { count: size.div_ceil(dtype.size_bytes() as u64), dtype, op, registered: false };
+                let plan = self.plan(choice, &request)?;
+                if !plans.iter().any(|known| known.kernel == plan.kernel) {
+                    plans.push(plan);
+                }
+            }
+        }
+        Ok(plans)
+    }
+
     /// From now on operations may name zero-copy windows: prepares for these what was prepared for others. Collective.
     pub(super) fn expect_windows(&self, bootstrap: &dyn Bootstrap, device: &Arc<dyn Device>) -> Result<()> {
         if self.has_windows.swap(true, Ordering::Relaxed) {
@@ -222,13 +255,31 @@ impl KernelEngine {
         operation: &Operation<'_>,
         stream: StreamHandle,
     ) -> Result<()> {
-        let Ready { plan, kernel } = ready;
-        let &Operation { input, output, count, dtype, op, window } = operation;
         // A plan with direct outputs is one of an operation in a zero-copy window.
-        let next_output = window
-            .filter(|_| plan.kernel.output == Output::Direct)
-            .and_then(|window| window.at(self.next, window.offset_of(output)));
+        let next_output = operation
+            .window
+            .filter(|_| ready.plan.kernel.output == Output::Direct)
+            .and_then(|window| window.at(self.next, window.offset_of(operation.output)));
+        // SAFETY: the caller's promise is this function's.
+        unsafe { self.launch_call(device, ready, &Call::all_reduce(operation), next_output, stream) }
+    }
+
+    /// As [`KernelEngine::launch`], of any collective. `next_output`: the next rank's result, where outputs are direct.
+    ///
+    /// # Safety
+    /// As [`super::Communicator::call`].
+    pub(super) unsafe fn launch_call(
+        &self,
+        device: &dyn Device,
+        ready: &Ready,
+        call: &Call,
+        next_output: Option<DevicePtr>,
+        stream: StreamHandle,
+    ) -> Result<()> {
+        let Ready { plan, kernel } = ready;
+        let &Call { input, output, count, dtype, root, .. } = call;
         let element_bytes = dtype.size_bytes() as u64;
+        let descriptor = call.descriptor();
         let shape = LaunchShape {
             grid: plan.lanes,
             block: plan.kernel.threads,
@@ -243,11 +294,13 @@ impl KernelEngine {
                 count: elements,
                 next_output: next_output.map_or(0, |next| next.offset(offset * element_bytes).0),
                 // Of the whole message: pieces alike do not make messages alike.
-                descriptor: descriptor(count, dtype as u8, op as u8),
+                descriptor,
                 chunk_bytes: plan.chunk_bytes,
                 slots: plan.slots,
                 first_step: steps.start,
                 end_step: steps.end,
+                part_bytes: count * element_bytes,
+                root: root.0,
                 ..self.args
             };
             // SAFETY: `Args` is what every collective kernel takes; heap and page live until no kernel runs, the operands
@@ -260,6 +313,23 @@ impl KernelEngine {
             }
         }
         Ok(())
+    }
+
+    /// Launches a meeting of all ranks' streams.
+    ///
+    /// # Safety
+    /// `stream` exists.
+    pub(super) unsafe fn launch_barrier(&self, device: &dyn Device, stream: StreamHandle) -> Result<()> {
+        let args = Args { descriptor: BARRIER, ..self.args };
+        let shape = LaunchShape {
+            grid: 1,
+            block: BARRIER_THREADS,
+            shared_bytes: 0,
+            // One CTA always fits beside another.
+            dependent: self.presence.is_alone(),
+        };
+        // SAFETY: the barrier takes `Args` and touches heap and page only, which live until no kernel runs.
+        unsafe { device.launch(self.barrier, shape, bytes_of(&args), stream) }
     }
 }
 

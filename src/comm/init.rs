@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::barrier::NcclEngine;
 use super::engine::{Engine, KernelEngine};
 use super::order::Order;
 use super::{Communicator, Fallback, Options, tables};
@@ -73,7 +74,8 @@ impl Communicator {
             Ok(kernels) => Engine::Kernels(Box::new(kernels)),
             Err(error) if error.is_environment() && options.fallback == Fallback::Nccl && kind == DeviceKind::Cuda => {
                 tracing::warn!(rank = bootstrap.rank().0, %error, "running on NCCL instead of Myelon's kernels");
-                Engine::Nccl(connect_nccl(&device, &*bootstrap, &options)?)
+                let nccl = connect_nccl(&device, &*bootstrap, &options)?;
+                Engine::Nccl(NcclEngine::new(nccl, &device, &*bootstrap)?)
             }
             Err(error) => return Err(error),
         };

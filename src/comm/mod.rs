@@ -1,6 +1,9 @@
-//! [`Communicator`]: one all-reduce from request to launch.
+//! [`Communicator`]: one operation from request to launch.
 
+mod barrier;
 mod batch;
+mod call;
+mod collectives;
 mod copies;
 mod cuda_slices;
 mod engine;
@@ -13,6 +16,7 @@ mod order;
 mod place;
 mod presence;
 mod register;
+mod split;
 mod tables;
 
 use std::fmt;
@@ -24,17 +28,18 @@ use std::time::{Duration, Instant};
 use crate::bootstrap::Bootstrap;
 use crate::device::{Device, DevicePtr, StreamHandle};
 use crate::error::{Error, Result};
-use crate::types::{DType, Rank, ReduceOp, WorldSize};
+use crate::types::{Collective, DType, Rank, ReduceOp, WorldSize};
 use crate::variant::{Choice, Plan, Request};
 
 use engine::{Engine, Found, KernelEngine};
 use order::{Order, Owner};
 
+pub use call::Call;
 pub use cuda_slices::Element;
 pub use operation::Operation;
 pub use options::{Fallback, Options};
 
-/// A group of ranks that reduce together, seen from one of them.
+/// A group of ranks that reduce and exchange together, seen from one of them.
 ///
 /// Ordering: an operation is ordered by the stream it is given, after the operation before it on the same communicator,
 /// whatever stream that was on. Every rank issues the same operations in the same order.
@@ -179,14 +184,14 @@ impl Communicator {
     ) -> Result<()> {
         operation.check()?;
         self.check_window(operation)?;
-        let mut found = kernels.find(choice, &operation.request())?;
+        let mut found = kernels.find(Collective::AllReduce, choice, &operation.request())?;
         self.status()?;
         if operation.count == 0 {
             return Ok(());
         }
         if let Found::Missing(plan) = &found {
             self.prepare_missing(kernels, std::slice::from_ref(plan), stream)?;
-            found = kernels.find(choice, &operation.request())?;
+            found = kernels.find(Collective::AllReduce, choice, &operation.request())?;
         }
         let ready = found.ready().expect("prepare loads what it is given");
         // SAFETY: the caller's promise is this function's.
@@ -213,7 +218,7 @@ impl Communicator {
         self.kernels()?.prepare(&*self.bootstrap, &self.device, plans)
     }
 
-    /// Prepares everything the table may choose for these types and operators, at every size. Collective.
+    /// Prepares everything the table may choose for all-reduces of these types and operators, at every size. Collective.
     pub fn prepare_types(&self, types: &[(DType, ReduceOp)]) -> Result<()> {
         match &*self.engine {
             Engine::Kernels(kernels) => kernels.prepare_types(&*self.bootstrap, &self.device, types),

@@ -7,16 +7,18 @@ use super::class::{Buffers, DTypeClass};
 use super::lane_table::{LaneTable, Row};
 use super::rule::Rule;
 use crate::device::DeviceKind;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::measure::Bytes;
-use crate::types::WorldSize;
-use crate::variant::{Choice, Request, Shape};
+use crate::types::{Collective, WorldSize};
+use crate::variant::{Choice, Manifest, Request, Shape};
 
 /// What decides for the ranks of a communicator: a choice that was forced, else a lane table, else the rule of the device kind.
 /// Each is asked only where its variant has the type and operator, and is trusted on the architecture.
 #[derive(Debug)]
 pub struct Dispatcher {
     forced: Option<Choice>,
+    /// Of each collective but all-reduce, the one that runs.
+    others: Vec<Choice>,
     table: Option<Arc<LaneTable>>,
     /// Whether every row of the table is trusted on the architecture, as on the machine that it was measured on.
     trusts_all: bool,
@@ -68,14 +70,30 @@ impl Dispatcher {
     ) -> Self {
         let trusts = |table: &Arc<LaneTable>| table.rows(ranks).all(|row| row.choice.variant.is_trusted_on(arch));
         let trusts_all = table.iter().all(trusts);
-        Self { forced, table, trusts_all, rule: Rule::embedded(kind), arch: arch.to_owned(), ranks, sentinel }
+        let manifest = Manifest::embedded();
+        let first = |&collective: &Collective| manifest.enabled_of(collective).find(|spec| spec.is_trusted_on(arch));
+        let others = Collective::ALL.iter().filter(|&&collective| collective != Collective::AllReduce);
+        let others = others.filter_map(first).map(Choice::of).collect();
+        Self { forced, others, table, trusts_all, rule: Rule::embedded(kind), arch: arch.to_owned(), ranks, sentinel }
     }
 
-    /// The choice for a request. Allocates nothing.
+    /// The choice for every request of a collective that has no tables: what was forced, if it is a variant of that collective, else
+    /// the manifest's first that is trusted on the architecture.
+    ///
+    /// Errors: [`crate::Error::Unsupported`] where there is none, as for all-reduce, which [`Dispatcher::choose`] knows.
+    pub fn choose_other(&self, collective: Collective) -> Result<&Choice> {
+        let mut choices = self.forced.iter().chain(&self.others);
+        choices
+            .find(|choice| choice.variant.collective == collective && collective != Collective::AllReduce)
+            .ok_or_else(|| Error::unsupported(format!("no variant of {collective} is taken without a request")))
+    }
+
+    /// The choice for a request of all-reduce. Allocates nothing.
     ///
     /// Errors: [`crate::Error::Unsupported`] where no variant has the type and operator.
     pub fn choose(&self, request: &Request) -> Result<Decision<'_>> {
         if let Some(choice) = &self.forced
+            && choice.variant.collective == Collective::AllReduce
             && choice.variant.supports(request.dtype, request.op).is_ok()
         {
             return Ok(Decision { choice, origin: Origin::Forced });
@@ -120,7 +138,6 @@ mod tests {
     use super::super::lane_table::tests::{row, section, table};
     use super::*;
     use crate::types::{DType, ReduceOp};
-    use crate::variant::Manifest;
 
     fn dispatcher(forced: Option<&str>, arch: &str, sentinel: bool) -> Dispatcher {
         let rows = |variant: &str| vec![row(0, variant, 7), row(1 << 20, "ring", 9)];
@@ -154,6 +171,24 @@ mod tests {
         let forced = dispatcher(Some("ring"), "sm_90a", true);
         assert_eq!(decide(&forced, 256, DType::F32), ("ring".to_owned(), "forced".to_owned()));
         assert_eq!(decide(&forced, 256, DType::E4m3), row("one_shot_push", "0"));
+    }
+
+    #[test]
+    fn a_forced_variant_is_for_its_own_collective() {
+        let name = |dispatcher: &Dispatcher, collective| {
+            dispatcher.choose_other(collective).map(|choice| choice.variant.name.clone())
+        };
+        let unforced = dispatcher(None, "sm_90a", true);
+        for &collective in &Collective::ALL[1..] {
+            let taken = unforced.choose_other(collective).unwrap();
+            taken.variant.implements(collective).unwrap();
+            let same = dispatcher(Some("ring"), "sm_90a", true);
+            assert_eq!(name(&same, collective).unwrap(), taken.variant.name);
+        }
+        assert!(name(&unforced, Collective::AllReduce).is_err());
+        let gather = dispatcher(Some("signal_all_gather"), "sm_90a", true);
+        assert_eq!(decide(&gather, 256, DType::F32).0, "one_shot_push");
+        assert_eq!(gather.choose_other(Collective::AllGather).unwrap(), gather.forced.as_ref().unwrap());
     }
 
     #[test]

@@ -12,7 +12,7 @@ use super::lane_table::{LaneTable, Measured, Row, Section};
 use crate::device::DeviceKind;
 use crate::error::{Error, Result};
 use crate::measure::{Bytes, Provenance};
-use crate::types::{DType, ReduceOp, WorldSize};
+use crate::types::{Collective, DType, ReduceOp, WorldSize};
 use crate::variant::{Choice, Manifest, Shape};
 
 /// Number of the form. A change that an old reader would get wrong takes the next one.
@@ -163,6 +163,9 @@ impl Source<'_> {
         if !variant.enabled {
             return Err(self.wrong(start, "variant", format!("{name} is disabled in the manifest")));
         }
+        variant
+            .implements(Collective::AllReduce)
+            .map_err(|error| self.wrong(start, "variant", error.to_string()))?;
         let shape = fields.shape()?;
         variant.takes(&shape).map_err(|error| self.wrong(start, &name, error.to_string()))?;
         Ok((Row { from: from.0, choice: Choice { shape, ..Choice::of(variant) }, measured }, to.map(|to| to.0)))

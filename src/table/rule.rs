@@ -7,7 +7,7 @@ use serde::Deserialize;
 use crate::device::DeviceKind;
 use crate::error::{Error, Result};
 use crate::measure::Bytes;
-use crate::types::WorldSize;
+use crate::types::{Collective, WorldSize};
 use crate::variant::{Choice, Manifest, Request, Shape};
 
 /// Rows that say which variant serves a request; first fit.
@@ -79,6 +79,9 @@ impl Rule {
             if !variant.enabled {
                 return Err(wrong(key("variant"), format!("{} is disabled in the manifest", variant.name)));
             }
+            variant
+                .implements(Collective::AllReduce)
+                .map_err(|error| wrong(key("variant"), error.to_string()))?;
             variant.takes(&raw.shape).map_err(|error| wrong(key("shape"), error.to_string()))?;
             for &ranks in raw.ranks.iter().flatten() {
                 WorldSize::new(ranks).map_err(|error| wrong(key("ranks"), error.to_string()))?;

@@ -166,6 +166,18 @@ impl VerifyKernel {
     }
 }
 
+/// Threads of the one CTA in which streams meet.
+pub const BARRIER_THREADS: u32 = 32;
+
+/// The entry file of the kernel in which the streams of all ranks meet.
+pub fn barrier_kernel(world_size: WorldSize) -> KernelSource {
+    let entry = format!(
+        "#include \"algo/stream_barrier.cuh\"\nnamespace myelon {{\n\
+         MYELON_KERNEL({BARRIER_THREADS}, Args, args) {{ stream_barrier<{world_size}>(args); }}\n}}\n"
+    );
+    KernelSource { name: format!("stream_barrier<{world_size} ranks>"), entry }
+}
+
 /// The entry file of a neighbour: a kernel that has nothing to do with an all-reduce, to see what one that waits does to it.
 pub fn neighbour_kernel(work: Work, threads: u32) -> KernelSource {
     let entry = format!(

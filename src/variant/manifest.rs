@@ -11,7 +11,7 @@ use super::shape::Shape;
 use crate::device::DeviceKind;
 use crate::error::{Error, Result};
 use crate::measure::Bytes;
-use crate::types::{DType, ReduceOp, WorldSize};
+use crate::types::{Collective, DType, ReduceOp, WorldSize};
 
 const SOURCE: &str = include_str!("../../configs/variants.toml");
 const SOURCE_NAME: &str = "configs/variants.toml";
@@ -30,6 +30,9 @@ pub struct VariantSpec {
     pub name: String,
     /// One line for `--help` and tables.
     pub summary: String,
+    /// The collective that it is a kernel of; an all-reduce if absent.
+    #[serde(default = "all_reduce")]
+    pub collective: Collective,
     /// Whether sweeps of all variants and `auto` may take it.
     pub enabled: bool,
     /// The measurement that ruled it out, for a disabled one.
@@ -99,6 +102,10 @@ pub struct Tuning {
     pub shape: Shape,
 }
 
+fn all_reduce() -> Collective {
+    Collective::AllReduce
+}
+
 fn compute_capability<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
     let text = String::deserialize(deserializer)?;
     capability_of(&text)
@@ -107,6 +114,20 @@ fn compute_capability<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Resu
 }
 
 impl VariantSpec {
+    /// Whether it is a variant of a collective; the reason if not.
+    pub fn implements(&self, collective: Collective) -> Result<()> {
+        if self.collective == collective {
+            return Ok(());
+        }
+        let names: Vec<_> = Manifest::embedded().enabled_of(collective).map(|spec| spec.name.as_str()).collect();
+        Err(Error::invalid(format!(
+            "variant {} is one of {}, and this is {collective}: its variants are {}",
+            self.name,
+            self.collective,
+            names.join(", ")
+        )))
+    }
+
     /// Whether it has a kernel for this pair; the reason if not.
     pub fn supports(&self, dtype: DType, op: ReduceOp) -> Result<()> {
         let dtype_fits = match &self.dtypes {
@@ -217,9 +238,14 @@ impl Manifest {
         self.variants.iter()
     }
 
-    /// Every variant that sweeps and `auto` may take.
+    /// Every variant of all-reduce that sweeps and `auto` may take.
     pub fn enabled(&self) -> impl Iterator<Item = &Arc<VariantSpec>> {
-        self.variants.iter().filter(|spec| spec.enabled)
+        self.enabled_of(Collective::AllReduce)
+    }
+
+    /// Every variant of a collective that sweeps and `auto` may take.
+    pub fn enabled_of(&self, collective: Collective) -> impl Iterator<Item = &Arc<VariantSpec>> {
+        self.variants.iter().filter(move |spec| spec.enabled && spec.collective == collective)
     }
 
     /// A variant by name; an unknown one is an error that lists the known.
@@ -248,6 +274,20 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn every_collective_has_variants_for_everything_and_a_wrong_one_is_named() {
+        let manifest = Manifest::embedded();
+        for &collective in Collective::ALL {
+            let mut variants = manifest.enabled_of(collective);
+            assert!(variants.any(|spec| spec.tried_on.is_none() && spec.min_arch.is_none()), "{collective}");
+            for spec in manifest.enabled_of(collective) {
+                spec.implements(collective).unwrap();
+            }
+        }
+        let message = manifest.get("ring").unwrap().implements(Collective::Broadcast).unwrap_err().to_string();
+        assert!(message.contains("ring is one of all_reduce") && message.contains("signal_broadcast"), "{message}");
     }
 
     #[test]

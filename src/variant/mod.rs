@@ -16,7 +16,7 @@ mod shape;
 
 pub use arch::dtype_runs_on;
 pub use copies::{Copy, Source};
-pub use kernel::{KernelKey, VerifyKernel, neighbour_kernel};
+pub use kernel::{BARRIER_THREADS, KernelKey, VerifyKernel, barrier_kernel, neighbour_kernel};
 pub use manifest::{Manifest, Tuning, VariantSpec};
 pub use parameters::Parameters;
 pub use plan::{Plan, Terrain};

@@ -62,7 +62,8 @@ impl Plan {
         let spec = &choice.variant;
         spec.supports(request.dtype, request.op)?;
         spec.runs_on(terrain.arch)?;
-        dtype_runs_on(request.dtype, terrain.arch)?;
+        let (dtype, op) = spec.collective.compiled_for(request.dtype, request.op);
+        dtype_runs_on(dtype, terrain.arch)?;
         spec.takes(&choice.shape)?;
         let layout = terrain.layout;
         check_room(spec, &choice.shape, layout)?;
@@ -88,8 +89,8 @@ impl Plan {
         }
         let kernel = KernelKey {
             variant: Arc::clone(spec),
-            dtype: request.dtype,
-            op: request.op,
+            dtype,
+            op,
             world_size: terrain.world_size,
             threads,
             stages,
@@ -120,6 +121,7 @@ impl Plan {
                 (u64::from(most_lanes) * world * chunk_bytes, world * chunk_bytes, world)
             }
             Capacity::Unbounded => (u64::MAX, u64::MAX, world),
+            Capacity::Steps => (u64::MAX, u64::MAX, 1),
             // One rank copies nothing.
             Capacity::Copies => {
                 let rounds = layout.copy_count.checked_div(2 * world - 2);

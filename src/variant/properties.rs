@@ -24,6 +24,8 @@ pub enum Capacity {
     Staging,
     /// Nothing: the kernel loops.
     Unbounded,
+    /// Nothing: the kernel goes through staging in steps.
+    Steps,
     /// The copies of one launch.
     Copies,
 }

@@ -4,11 +4,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::abi::{ControlPage, FaultCode, FaultRecord, describe};
+use crate::abi::{BARRIER, ControlPage, Description, FaultCode, FaultRecord, describe};
 use crate::bootstrap::ControlEvent;
 use crate::device::{Device, DevicePtr, HostBlock};
 use crate::error::{Error, Result};
-use crate::types::{DType, Rank, ReduceOp, WorldSize};
+use crate::types::{Collective, DType, Rank, ReduceOp, WorldSize};
 
 /// One rank's control page and what is known of why it stopped.
 pub struct Watch {
@@ -174,10 +174,18 @@ impl std::fmt::Debug for Watch {
 }
 
 fn operation_text(descriptor: u64) -> String {
-    let (count, dtype, op) = describe(descriptor);
+    if descriptor == BARRIER {
+        return "a barrier".into();
+    }
+    let Description { count, collective, detail, dtype } = describe(descriptor);
     let dtype = DType::ALL.iter().find(|value| **value as u8 == dtype).map_or("?", |value| value.name());
-    let op = ReduceOp::ALL.iter().find(|value| **value as u8 == op).map_or("?", |value| value.name());
-    format!("{op} of {count} {dtype}")
+    let op = ReduceOp::ALL.iter().find(|value| **value as u8 == detail).map_or("?", |value| value.name());
+    match Collective::ALL.iter().find(|value| **value as u8 == collective) {
+        Some(Collective::AllReduce) | None => format!("{op} of {count} {dtype}"),
+        Some(Collective::ReduceScatter) => format!("reduce_scatter {op} of {count} {dtype} a rank"),
+        Some(Collective::AllGather) => format!("all_gather of {count} {dtype} a rank"),
+        Some(Collective::Broadcast) => format!("broadcast from rank {detail} of {count} {dtype}"),
+    }
 }
 
 #[cfg(test)]
@@ -215,11 +223,23 @@ mod tests {
     #[test]
     fn a_mismatch_shows_both_sides() {
         let watch = watch();
-        let (ours, theirs) = (descriptor(5, DType::F32 as u8, 0), descriptor(6, DType::I8 as u8, 2));
+        let said = |count, collective: Collective, detail, dtype: DType| {
+            descriptor(Description { count, collective: collective as u8, detail, dtype: dtype as u8 })
+        };
+        let (ours, theirs) =
+            (said(5, Collective::AllReduce, 0, DType::F32), said(6, Collective::AllReduce, 2, DType::I8));
         let code = FaultCode::Mismatch as u32;
         plant(&watch, FaultRecord { code, expected: ours, seen: theirs, ..Default::default() });
         let text = watch.check().unwrap_err().to_string();
         assert!(text.contains("sum of 5 f32") && text.contains("min of 6 i8"), "{text}");
+        let texts = Collective::ALL.iter().map(|&collective| operation_text(said(7, collective, 3, DType::U64)));
+        let expected = [
+            "max of 7 u64",
+            "reduce_scatter max of 7 u64 a rank",
+            "all_gather of 7 u64 a rank",
+            "broadcast from rank 3 of 7 u64",
+        ];
+        assert!(texts.eq(expected.map(str::to_owned)));
     }
 
     #[test]

@@ -48,6 +48,49 @@ fn different_phases_are_a_mismatch_that_names_both() {
     over_tcp(2, &options(LONG), |bootstrap| check_mismatch(&bootstrap));
 }
 
+/// Ranks 3 and 1 in that order, 0 for itself, and 2 without a child.
+fn check_split(parent: &dyn Bootstrap) {
+    let me = parent.rank();
+    let members: Option<&[Rank]> = match me.0 {
+        0 => Some(&[Rank(0)]),
+        2 => None,
+        _ => Some(&[Rank(3), Rank(1)]),
+    };
+    let refused = parent.split(Some(&[Rank((me.0 + 1) % 4)])).unwrap_err();
+    assert!(matches!(refused, Error::InvalidArgument { .. }), "{refused}");
+    let child = parent.split(members).unwrap();
+    assert_eq!(child.is_some(), members.is_some());
+    let place = |members: &[Rank]| members.iter().position(|&member| member == me).unwrap();
+    let expected = members.map(|members| (Rank(place(members) as u32), world(members.len() as u32)));
+    assert_eq!(child.as_ref().map(|child| (child.rank(), child.world_size())), expected);
+    parent.barrier("the parent is still there").unwrap();
+    assert!(parent.leave(LONG));
+    if let Some(child) = child {
+        use_it(&*child);
+    }
+}
+
+#[test]
+fn a_child_lives_on_when_its_parent_has_left() {
+    over_threads(4, LONG, |bootstrap| check_split(&bootstrap));
+    over_tcp(4, &options(LONG), |bootstrap| check_split(&bootstrap));
+}
+
+fn check_missing_split(parent: &dyn Bootstrap, done: &Barrier) {
+    if parent.rank() != Rank(1) {
+        let error = parent.split(Some(&[Rank(0), Rank(2)])).unwrap_err();
+        assert!(error.to_string().contains("rank 1 did not come to 'splitting'"), "{error}");
+    }
+    done.wait();
+}
+
+#[test]
+fn a_rank_that_does_not_come_to_a_split_is_named() {
+    let done = Barrier::new(3);
+    over_threads(3, SHORT, |bootstrap| check_missing_split(&bootstrap, &done));
+    over_tcp(3, &options(SHORT), |bootstrap| check_missing_split(&bootstrap, &done));
+}
+
 fn check_missing(bootstrap: &dyn Bootstrap, done: &Barrier) {
     if bootstrap.rank() != Rank(1) {
         let error = bootstrap.barrier("heap").unwrap_err();

@@ -6,6 +6,7 @@
 mod support;
 
 mod aborts;
+mod collectives;
 mod control_plane;
 mod graphs;
 mod processes;

@@ -2,6 +2,7 @@
 
 #![allow(dead_code)]
 
+mod calls;
 pub(crate) mod child;
 pub(crate) mod endings;
 pub(crate) mod group;
@@ -20,7 +21,7 @@ use myelon_ccl::device::{DeviceKind, DevicePtr, cuda, source};
 use myelon_ccl::measure::{Bytes, Provenance};
 use myelon_ccl::memory::{HeapLimits, Window};
 use myelon_ccl::variant::{Choice, Lanes, Manifest, Request, Shape, Transfer, VariantSpec};
-use myelon_ccl::{self as ccl, Communicator, DType, Options, Rank, ReduceOp};
+use myelon_ccl::{self as ccl, Collective, Communicator, DType, Options, Rank, ReduceOp};
 
 /// SplitMix64: the same decisions on every rank from one seed.
 #[derive(Clone)]
@@ -93,10 +94,20 @@ pub(crate) fn arch() -> String {
     }
 }
 
-/// Every enabled variant that these devices run.
+/// Every enabled variant of all-reduce that these devices run.
 pub(crate) fn variants() -> Vec<Arc<VariantSpec>> {
+    variants_of(Collective::AllReduce)
+}
+
+/// Every enabled variant of a collective that these devices run.
+pub(crate) fn variants_of(collective: Collective) -> Vec<Arc<VariantSpec>> {
     let arch = arch();
-    Manifest::embedded().enabled().filter(|variant| variant.runs_on(&arch).is_ok()).cloned().collect()
+    Manifest::embedded().enabled_of(collective).filter(|variant| variant.runs_on(&arch).is_ok()).cloned().collect()
+}
+
+/// Those of all collectives.
+pub(crate) fn variants_of_all() -> Vec<Arc<VariantSpec>> {
+    Collective::ALL.iter().flat_map(|&collective| variants_of(collective)).collect()
 }
 
 /// How many ranks a test that leaves it open is asked to have: `MYELON_TEST_RANKS`.
@@ -171,7 +182,7 @@ pub(crate) fn on_devices<T: Send>(
     })
 }
 
-/// One operation of a test, as all ranks see it.
+/// One operation of a test, as all ranks see it; of the collective that its variant is one of.
 #[derive(Clone, Debug)]
 pub(crate) struct Operation {
     pub(crate) choice: Choice,
@@ -225,6 +236,9 @@ impl Bench {
     /// of the result.
     pub(crate) fn run(&self, operation: &Operation, skew: u64, stream: usize) -> u64 {
         let Operation { choice, request, in_place, seed } = operation;
+        if choice.variant.collective != Collective::AllReduce {
+            return self.run_call(operation, skew, stream);
+        }
         let rank = self.communicator.rank();
         let world_size = self.communicator.world_size();
         let stream = &self.streams[stream];

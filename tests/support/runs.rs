@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::endings::Ending;
 use super::{
-    Bench, Operation, Random, expect_equal_on_all_ranks, on_ranks, options, shape, skew, small_limits, variants,
+    Bench, Operation, Random, expect_equal_on_all_ranks, on_ranks, options, shape, skew, small_limits, variants_of_all,
 };
 
 /// A sequence of seeded operations.
@@ -21,7 +21,7 @@ pub(crate) struct Run {
     operations: u64,
     /// `"f32 sum"`: drawn from at random.
     pairs: Vec<String>,
-    /// Names of the variants; every enabled one if absent.
+    /// Names of the variants; every enabled one of every collective if absent.
     variants: Option<Vec<String>>,
     /// Whether parameters other than lanes are drawn as well, instead of the manifest's tuning.
     #[serde(default)]
@@ -53,7 +53,7 @@ impl Run {
 
     fn variants(&self) -> Vec<Arc<VariantSpec>> {
         let wanted = |spec: &Arc<VariantSpec>| self.variants.as_ref().is_none_or(|names| names.contains(&spec.name));
-        variants().into_iter().filter(wanted).collect()
+        variants_of_all().into_iter().filter(wanted).collect()
     }
 
     fn pairs(&self) -> Vec<(DType, ReduceOp)> {

@@ -5,7 +5,7 @@
 
 use std::ffi::c_int;
 
-use myelon::{DType, ReduceOp};
+use myelon::{Collective, DType, ReduceOp};
 
 use crate::guard::Fault;
 
@@ -15,6 +15,9 @@ pub type StatusCode = c_int;
 pub type DataTypeCode = c_int;
 /// A `myelonOp_t` that a caller passes.
 pub type OpCode = c_int;
+
+/// A `myelonCollective_t` that a caller passes.
+pub type CollectiveCode = c_int;
 
 /// How a call ended. myelonGetLastError says more of what is not myelonSuccess.
 #[repr(C)]
@@ -90,6 +93,20 @@ pub enum myelonOp_t {
     myelonAvg = 4,
 }
 
+/// Which collective, for myelonPrepareCollective.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum myelonCollective_t {
+    /// myelonAllReduce, also in batches.
+    myelonCollectiveAllReduce = 0,
+    /// myelonReduceScatter.
+    myelonCollectiveReduceScatter = 1,
+    /// myelonAllGather.
+    myelonCollectiveAllGather = 2,
+    /// myelonBroadcast.
+    myelonCollectiveBroadcast = 3,
+}
+
 /// What to do where the ranks cannot reach each other's memory.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,6 +150,13 @@ pub(crate) fn operator(code: OpCode) -> Result<ReduceOp, Fault> {
     known.ok_or_else(|| unknown("op", code, "myelonOp_t", ReduceOp::ALL.iter().map(|op| op.name())))
 }
 
+/// The collective of this number.
+pub(crate) fn collective(code: CollectiveCode) -> Result<Collective, Fault> {
+    let known = Collective::ALL.iter().copied().find(|&collective| collective as CollectiveCode == code);
+    let names = Collective::ALL.iter().map(|collective| collective.name());
+    known.ok_or_else(|| unknown("collective", code, "myelonCollective_t", names))
+}
+
 /// An argument that is no enumerator. Those of an enumeration are numbered from 0.
 pub(crate) fn unknown<'a>(name: &str, code: c_int, kind: &str, known: impl Iterator<Item = &'a str>) -> Fault {
     let known: Vec<_> = known.enumerate().map(|(code, name)| format!("{code} ({name})")).collect();
@@ -141,6 +165,7 @@ pub(crate) fn unknown<'a>(name: &str, code: c_int, kind: &str, known: impl Itera
 
 #[cfg(test)]
 mod tests {
+    use super::myelonCollective_t::*;
     use super::myelonDataType_t::*;
     use super::myelonOp_t::*;
     use super::*;
@@ -176,6 +201,16 @@ mod tests {
         for (code, op) in operators {
             assert_eq!(operator(code as OpCode).ok(), Some(op));
         }
+        let collectives = [
+            (myelonCollectiveAllReduce, Collective::AllReduce),
+            (myelonCollectiveReduceScatter, Collective::ReduceScatter),
+            (myelonCollectiveAllGather, Collective::AllGather),
+            (myelonCollectiveBroadcast, Collective::Broadcast),
+        ];
+        assert_eq!(collectives.len(), Collective::ALL.len(), "a collective that C cannot name");
+        for (code, known) in collectives {
+            assert_eq!(collective(code as CollectiveCode).ok(), Some(known));
+        }
     }
 
     #[test]
@@ -184,6 +219,7 @@ mod tests {
             let fault = data_type(code).unwrap_err();
             assert!(fault.text.contains("3 (bf16)"), "{}", fault.text);
             assert!(operator(code).unwrap_err().text.contains("4 (avg)"));
+            assert!(collective(code).unwrap_err().text.contains("3 (broadcast)"));
             assert_eq!(myelonStatus_t::of(code), None);
         }
     }

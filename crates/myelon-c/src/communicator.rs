@@ -78,6 +78,30 @@ pub unsafe extern "C" fn myelonCommInitEnv(comm: *mut myelonComm_t, options: mye
     })
 }
 
+/// Makes a communicator of the ranks of comm that give the same color, on the same devices, in the order of their keys, then of their
+/// ranks in comm. Collective over comm. color -1 is none: *out is then NULL. It has memory, kernels and an order of operations of its
+/// own, lives on when comm is destroyed, and is to be destroyed itself. options are its own, as above. While several communicators of
+/// a process use a GPU their kernels may run at the same time: all ranks issue the operations of the two in the same order.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn myelonCommSplit(
+    comm: myelonComm_t,
+    color: c_int,
+    key: c_int,
+    options: myelonOptions_t,
+    out: *mut myelonComm_t,
+) -> myelonStatus_t {
+    guard("myelonCommSplit", || {
+        // SAFETY: the caller's word.
+        let (communicator, options, place) = unsafe { (known(comm)?, of_handle(options)?, Place::at(out, "out")?) };
+        let color = if color == -1 { None } else { Some(unsigned("color", color)?) };
+        match communicator.split(color, unsigned("key", key)?, options)? {
+            Some(child) => place.put_handle(of(child)),
+            None => place.put(std::ptr::null_mut()),
+        }
+        Ok(())
+    })
+}
+
 /// Ends a communicator: waits a bounded time for its last operations, ends what still runs then, and says goodbye to the peers.
 /// Never waits longer than some seconds. NULL is fine; a handle that was destroyed before, or that another thread still uses, is
 /// undefined behaviour. Replays of graphs that hold an operation of it have ended before.
@@ -201,7 +225,12 @@ unsafe fn ask<T>(
     })
 }
 
-fn unsigned(name: &str, value: c_int) -> Result<u32, Fault> {
-    let least = if name == "device" { ", nor -1 for the CPU device" } else { "" };
-    u32::try_from(value).map_err(|_| Fault::invalid(format!("{name} is {value}: not a number from 0 on{least}")))
+/// A number that is not negative; -1 may have a meaning of its own.
+pub(crate) fn unsigned(name: &str, value: c_int) -> Result<u32, Fault> {
+    let meaning = match name {
+        "device" => ", nor -1 for the CPU device",
+        "color" => ", nor -1 for none",
+        _ => "",
+    };
+    u32::try_from(value).map_err(|_| Fault::invalid(format!("{name} is {value}: not a number from 0 on{meaning}")))
 }

@@ -8,6 +8,7 @@
 
 mod border;
 pub mod codes;
+pub mod collectives;
 pub mod communicator;
 pub mod errors;
 mod guard;

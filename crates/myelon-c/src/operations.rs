@@ -1,4 +1,4 @@
-//! The collectives.
+//! All-reduce, alone and in batches.
 
 use std::ffi::c_void;
 

@@ -4,8 +4,17 @@ use std::fs;
 use std::path::Path;
 
 /// In the order in which a reader of the header wants them.
-const SOURCES: [&str; 8] =
-    ["codes.rs", "handles.rs", "errors.rs", "info.rs", "options.rs", "communicator.rs", "operations.rs", "windows.rs"];
+const SOURCES: [&str; 9] = [
+    "codes.rs",
+    "handles.rs",
+    "errors.rs",
+    "info.rs",
+    "options.rs",
+    "communicator.rs",
+    "operations.rs",
+    "collectives.rs",
+    "windows.rs",
+];
 
 const PREFACE: &str = "\
 // Myelon in C: all-reduce and other collectives over the GPUs of one node. Link with -lmyelon_ccl, or what

@@ -86,6 +86,12 @@ static void no_handle(void) {
     FAILS(myelonInvalidArgument, "comm is NULL", myelonPrepare(NULL, NULL, NULL, 0));
     FAILS(myelonInvalidArgument, "comm is NULL", myelonAllReduce(NULL, data, data, 4, myelonF32, myelonSum, NULL));
     FAILS(myelonInvalidArgument, "comm is NULL", myelonAllReduceBatch(NULL, NULL, 0, NULL));
+    FAILS(myelonInvalidArgument, "comm is NULL", myelonReduceScatter(NULL, data, data, 4, myelonF32, myelonSum, NULL));
+    FAILS(myelonInvalidArgument, "comm is NULL", myelonAllGather(NULL, data, data, 4, myelonF32, NULL));
+    FAILS(myelonInvalidArgument, "comm is NULL", myelonBroadcast(NULL, data, data, 4, myelonF32, 0, NULL));
+    FAILS(myelonInvalidArgument, "comm is NULL", myelonBarrier(NULL, NULL));
+    FAILS(myelonInvalidArgument, "comm is NULL", myelonPrepareCollective(NULL, myelonCollectiveAllGather, NULL, NULL, 0));
+    FAILS(myelonInvalidArgument, "comm is NULL", myelonCommSplit(NULL, 0, 0, NULL, &comm));
     FAILS(myelonInvalidArgument, "comm is NULL", myelonRegister(NULL, data, sizeof data, &window));
     FAILS(myelonInvalidArgument, "window is NULL", myelonWindowIsZeroCopy(NULL, &number));
     OK(myelonCommDestroy(NULL));
@@ -99,7 +105,7 @@ static void alone(void) {
     const myelonDataType_t type = myelonF64;
     const myelonOp_t op = myelonAvg, wrong_op = (myelonOp_t)5;
     myelonUniqueId_t id;
-    myelonComm_t comm = NULL;
+    myelonComm_t comm = NULL, child = NULL;
     myelonWindow_t window = NULL;
     OK(myelonGetUniqueId(&id));
     OK(myelonCommInitRank(&comm, 1, &id, 0, -1, NULL));
@@ -126,6 +132,17 @@ static void alone(void) {
     FAILS(myelonInvalidArgument, "input is 0x0", myelonAllReduce(comm, NULL, into, 3, myelonF64, myelonSum, NULL));
     FAILS(myelonInvalidArgument, "overlap", myelonAllReduce(comm, data, data + 1, 2, myelonF64, myelonSum, NULL));
     FAILS(myelonInvalidArgument, "exceed any memory", myelonAllReduce(comm, data, data, (size_t)-1, myelonF64, myelonSum, NULL));
+    FAILS(myelonInvalidArgument, "op is 77", myelonReduceScatter(comm, data, into, 3, myelonF64, (myelonOp_t)77, NULL));
+    FAILS(myelonInvalidArgument, "dtype is 40", myelonAllGather(comm, data, into, 3, (myelonDataType_t)40, NULL));
+    FAILS(myelonInvalidArgument, "root is -1", myelonBroadcast(comm, data, into, 3, myelonF64, -1, NULL));
+    FAILS(myelonInvalidArgument, "rank", myelonBroadcast(comm, data, into, 3, myelonF64, 1, NULL));
+    FAILS(myelonInvalidArgument, "collective is 4",
+          myelonPrepareCollective(comm, (myelonCollective_t)4, &type, &op, 1));
+    FAILS(myelonInvalidArgument, "out is NULL", myelonCommSplit(comm, 0, 0, NULL, NULL));
+    FAILS(myelonInvalidArgument, "color is -2", myelonCommSplit(comm, -2, 0, NULL, &child));
+    FAILS(myelonInvalidArgument, "key is -1", myelonCommSplit(comm, 0, -1, NULL, &child));
+    EXPECT(child == NULL);
+    OK(myelonCommStatus(comm));
     FAILS(myelonInvalidArgument, "window is NULL", myelonRegister(comm, data, sizeof data, NULL));
     FAILS(myelonInvalidArgument, "no memory to register", myelonRegister(comm, NULL, sizeof data, &window));
 

@@ -96,6 +96,46 @@ static void batch(struct rank *rank, myelonComm_t comm) {
     OK(myelonDeregister(window));
 }
 
+static void parts(struct rank *rank, myelonComm_t comm) {
+    int32_t all[RANKS * COUNT], part[COUNT], gathered[RANKS * COUNT], told[COUNT];
+    const myelonDataType_t type = myelonI32;
+    const myelonOp_t op = myelonSum;
+    OK(myelonPrepareCollective(comm, myelonCollectiveReduceScatter, &type, &op, 1));
+    for (int i = 0; i < RANKS * COUNT; i++) all[i] = i + rank->number;
+    for (int i = 0; i < COUNT; i++) told[i] = 100 * rank->number + i;
+    OK(myelonReduceScatter(comm, all, part, COUNT, myelonI32, myelonSum, NULL));
+    OK(myelonBarrier(comm, NULL));
+    OK(myelonAllGather(comm, part, gathered, COUNT, myelonI32, NULL));
+    // Elsewhere than on the root the input is nobody's.
+    OK(myelonBroadcast(comm, rank->number == 1 ? told : NULL, told, COUNT, myelonI32, 1, NULL));
+    OK(myelonCommSynchronize(comm, NULL));
+    for (int i = 0; i < RANKS * COUNT; i++) EXPECT(gathered[i] == 3 * i + 3);
+    for (int i = 0; i < COUNT; i++) EXPECT(part[i] == gathered[rank->number * COUNT + i] && told[i] == 100 + i);
+}
+
+// Ranks 0 and 2 in one child, in turned order; rank 1 in none.
+static void split(struct rank *rank, myelonComm_t comm) {
+    myelonComm_t child = comm;
+    int child_rank = -1, child_ranks = -1;
+    float data[COUNT];
+    for (int i = 0; i < COUNT; i++) data[i] = (float)rank->number;
+    OK(myelonCommSplit(comm, rank->number == 1 ? -1 : 7, 10 - rank->number, NULL, &child));
+    if (rank->number == 1) {
+        EXPECT(child == NULL);
+    } else {
+        OK(myelonCommRank(child, &child_rank));
+        OK(myelonCommWorldSize(child, &child_ranks));
+        EXPECT(child_rank == (rank->number == 2 ? 0 : 1) && child_ranks == 2);
+        OK(myelonAllReduce(child, data, data, COUNT, myelonF32, myelonSum, NULL));
+        OK(myelonCommSynchronize(child, NULL));
+        for (int i = 0; i < COUNT; i++) EXPECT(data[i] == 2);
+    }
+    OK(myelonCommDestroy(child));
+    // The parent works on.
+    OK(myelonBarrier(comm, NULL));
+    OK(myelonCommSynchronize(comm, NULL));
+}
+
 // The last rank never comes.
 static void stall(struct rank *rank, myelonComm_t comm) {
     float data[COUNT] = {0};
@@ -156,6 +196,8 @@ int main(void) {
     // Kernels that are not in the cache are compiled between the first operations.
     on_all_ranks(60, all_reduce);
     on_all_ranks(60, batch);
+    on_all_ranks(60, parts);
+    on_all_ranks(60, split);
     on_all_ranks(0.5, stall);
     on_all_ranks(0, give_up);
     double begin = now();
