@@ -77,6 +77,29 @@ def reduce_window() -> List[float]:
     return list(memory[:3])
 
 
+def others() -> List[Any]:
+    """Reduce-scatter, all-gather, broadcast and barrier, and two groups of a split."""
+    rank, size = here.rank, here.world_size
+    whole = array.array("i", [rank + place for place in range(4 * size)])
+    part = array.array("i", [0] * 4)
+    here.prepare([("i32", "max")], myelon.Collective.REDUCE_SCATTER)
+    here.reduce_scatter(address(whole), address(part), 4, "i32", "max")
+    gathered = array.array("i", [0] * (4 * size))
+    here.all_gather(address(part), address(gathered), 4, "i32")
+    told = array.array("d", [float(rank)] * 3)
+    here.broadcast(address(told), address(told), 3, "f64", size - 1)
+    here.barrier()
+    here.synchronize()
+    half = here.split(rank % 2, key=size - rank)
+    place = [half.rank, half.world_size]
+    number = array.array("i", [rank])
+    half.all_reduce(address(number), address(number), 1, "i32")
+    half.synchronize()
+    half.destroy()
+    assert here.split(None) is None
+    return [list(part), list(gathered), list(told), place, number[0]]
+
+
 def wrong_calls() -> List[str]:
     data = array.array("f", [1.0])
     told = []

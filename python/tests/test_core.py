@@ -71,6 +71,15 @@ def test_a_batch_is_each_of_its_operations(three: Ranks) -> None:
     assert three.run(core_ranks.reduce_batch) == [[[6.0] * 1, [6.0] * 1000, [6.0] * 17]] * SIZE
 
 
+def test_the_other_collectives_and_groups(three: Ranks) -> None:
+    for rank, (part, gathered, told, place, number) in enumerate(three.run(core_ranks.others)):
+        assert part == [2 + 4 * rank + place for place in range(4)]
+        assert gathered == [2 + place for place in range(12)]
+        assert told == [2.0] * 3
+        # Ranks 0 and 2 in the order of their keys, which is the other way round; rank 1 by itself.
+        assert (place, number) == {0: ([1, 2], 2), 1: ([0, 1], 1), 2: ([0, 2], 2)}[rank]
+
+
 def test_a_window(three: Ranks) -> None:
     assert three.run(core_ranks.reduce_window) == [[6.0] * 3] * SIZE
 

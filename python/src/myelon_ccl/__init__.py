@@ -24,7 +24,7 @@ from .errors import (
     SystemFailure,
     Unsupported,
 )
-from .types import DType, ReduceOp
+from .types import Collective, DType, ReduceOp
 
 if TYPE_CHECKING:
     from .torch import HookState as HookState
@@ -39,6 +39,7 @@ _OF_TORCH = ("HookState", "all_reduce", "communicator_of", "ddp_hook")
 __all__ = [
     "CPU_DEVICE",
     "Aborted",
+    "Collective",
     "Communicator",
     "CommunicatorFailed",
     "DType",

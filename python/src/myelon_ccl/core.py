@@ -18,7 +18,7 @@ from typing import Iterable, List, Optional, Sequence, Tuple, Union
 from . import _library
 from ._library import Handle, OperationStruct, UniqueIdStruct, check, int_array, library
 from .errors import InvalidArgument
-from .types import DType, ReduceOp
+from .types import Collective, DType, ReduceOp
 
 CPU_DEVICE = -1
 """The device number that stands for the CPU device, which runs the same kernels without a GPU, slowly."""
@@ -220,16 +220,67 @@ class Communicator:
             place.window = given.window._open() if given.window is not None else None
         check(library().myelonAllReduceBatch(self._open(), array, len(operations), stream))
 
-    def prepare(self, types: Iterable[Tuple[DTypeLike, ReduceOpLike]]) -> None:
-        """Compiles and loads all that these types and operators may need, at any size. Collective."""
+    def reduce_scatter(
+        self, input: int, output: int, count: int, dtype: DTypeLike, op: ReduceOpLike = ReduceOp.SUM, stream: int = 0
+    ) -> None:
+        """Reduces ``world_size * count`` elements and leaves rank r the r-th ``count`` of them in its ``output``.
+
+        In place, ``output`` is this rank's part of ``input``; else they do not overlap.
+        """
+        check(
+            library().myelonReduceScatter(
+                self._open(), input, output, count, DType.of(dtype), ReduceOp.of(op), stream
+            )
+        )
+
+    def all_gather(self, input: int, output: int, count: int, dtype: DTypeLike, stream: int = 0) -> None:
+        """Puts every rank's ``count`` elements of ``input`` one after the other into every rank's ``output``.
+
+        In place, ``input`` is this rank's part of ``output``; else they do not overlap.
+        """
+        check(library().myelonAllGather(self._open(), input, output, count, DType.of(dtype), stream))
+
+    def broadcast(self, input: int, output: int, count: int, dtype: DTypeLike, root: int, stream: int = 0) -> None:
+        """Puts the root's ``input`` into every rank's ``output``; the others' ``input`` is not looked at."""
+        check(library().myelonBroadcast(self._open(), input, output, count, DType.of(dtype), root, stream))
+
+    def barrier(self, stream: int = 0) -> None:
+        """Lets ``stream`` go on once the streams of all ranks have come to this barrier. The host does not wait."""
+        check(library().myelonBarrier(self._open(), stream))
+
+    def prepare(
+        self, types: Iterable[Tuple[DTypeLike, ReduceOpLike]], collective: Collective = Collective.ALL_REDUCE
+    ) -> None:
+        """Compiles and loads all that a collective of these types and operators may need, at any size. Collective itself.
+
+        Where the collective has no operator, any will do.
+        """
         dtypes, ops = _pairs(types)
-        check(library().myelonPrepare(self._open(), dtypes, ops, len(dtypes)))
+        check(library().myelonPrepareCollective(self._open(), collective, dtypes, ops, len(dtypes)))
 
     def register(self, address: int, bytes: int) -> "Window":
         """Makes memory reachable for all ranks, so that results go there without a copy. Collective."""
         handle = Handle()
         check(library().myelonRegister(self._open(), address, bytes, ctypes.byref(handle)))
         return Window(self, _value(handle))
+
+    def split(
+        self, color: Optional[int], key: int = 0, options: Optional[Options] = None
+    ) -> Optional["Communicator"]:
+        """A communicator of the ranks that give the same ``color``, ordered by (``key``, rank). Collective.
+
+        ``None`` as color takes part without joining a group, and gets ``None``.
+        """
+        if color is not None and color < 0:
+            raise InvalidArgument(f"color {color}: a color is 0 or more, and None takes part without joining a group")
+        handle = Handle()
+        with _OptionsHandle(options) as given:
+            check(
+                library().myelonCommSplit(
+                    self._open(), -1 if color is None else color, key, given, ctypes.byref(handle)
+                )
+            )
+        return Communicator(_value(handle)) if handle else None
 
     def status(self) -> None:
         """Raises what went wrong so far, without waiting for operations. Two loads where nothing did."""

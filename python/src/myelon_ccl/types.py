@@ -61,6 +61,15 @@ _SIZES = {
 }
 
 
+class Collective(enum.IntEnum):
+    """Which collective, where one is named as a value."""
+
+    ALL_REDUCE = 0
+    REDUCE_SCATTER = 1
+    ALL_GATHER = 2
+    BROADCAST = 3
+
+
 class ReduceOp(enum.IntEnum):
     """Reduction operator. A NaN anywhere gives NaN for ``MIN`` and ``MAX``; ``AVG`` is the sum divided by the world size."""
 
