@@ -80,6 +80,19 @@ def test_groups(start_ranks: Start, tmp_path: Path) -> None:
     ranks.run(torch_ranks.destroy)
 
 
+def test_other_collectives_on_myelon(start_ranks: Start, tmp_path: Path) -> None:
+    named = "all_reduce,reduce_scatter,all_gather,broadcast"
+    ranks, other = start_ranks(2, MYELON_TORCH_COLLECTIVES=named, MYELON_TORCH_STRICT="1"), start_ranks(2)
+    ranks.run(torch_ranks.init, str(tmp_path / "store"))
+    ranks.run(torch_ranks.other_collectives)
+    assert ranks.run(torch_ranks.engine) == ["myelon"] * 2
+    other.run(torch_ranks.init, str(tmp_path / "other"), torch_ranks.DELEGATE)
+    for replicas in (1, 2):
+        ours, theirs = ranks.run(torch_ranks.fsdp, replicas), other.run(torch_ranks.fsdp, replicas)
+        assert ours[0] == ours[1] and ours[0] == pytest.approx(theirs[0], rel=1e-5), f"{replicas} replicas"
+    assert ranks.run(torch_ranks.train, "plain")[0] == pytest.approx(other.run(torch_ranks.train, "plain")[0], rel=1e-5)
+
+
 def failures(outcomes: List[object]) -> List[Failure]:
     assert all(isinstance(outcome, Failure) for outcome in outcomes), outcomes
     return [outcome for outcome in outcomes if isinstance(outcome, Failure)]
@@ -123,6 +136,24 @@ def test_what_cannot_run_on_myelon_is_delegated_with_one_warning(start_ranks: St
     ranks.run(torch_ranks.init, str(tmp_path / "store"))
     for told in ranks.run(torch_ranks.warned, {"MYELON_VARIANT": "warp_drive"}):
         assert len(told) == 1 and "warp_drive" in told[0] and torch_ranks.DELEGATE.upper() in told[0], told
+
+
+def test_a_group_of_several_nodes_is_delegated_with_one_warning(start_ranks: Start, tmp_path: Path) -> None:
+    ranks = start_ranks(2)
+    ranks.run(torch_ranks.init, str(tmp_path / "store"))
+    ranks.run(torch_ranks.pretend_nodes)
+    for told in ranks.run(torch_ranks.warned, {}):
+        assert len(told) == 1 and "2 ranks are on 2 nodes" in told[0], told
+
+
+def test_more_ranks_than_a_node_has_are_refused_before_any_is_asked() -> None:
+    from myelon_ccl.torch.meeting import connect
+
+    def nobody(name: str, mine: str) -> List[str]:
+        raise AssertionError("asked")
+
+    with pytest.raises(torch_ranks.myelon_ccl.Unsupported, match="a group of 9 ranks"):
+        connect(nobody, 0, 9, torch.device("cpu"))
 
 
 def test_strict_makes_that_an_error(start_ranks: Start, tmp_path: Path) -> None:

@@ -204,6 +204,32 @@ def delegated() -> None:
         assert received.tolist() == [5.0, 5.0]
 
 
+def other_collectives() -> None:
+    """Those that MYELON_TORCH_COLLECTIVES names, of types that Myelon has and that it has not."""
+    for asynchronous in (False, True):
+        for dtype in (torch.float32, torch.bool, torch.int16):
+            piece = (values(RANK, 100, torch.float32) > 2).to(dtype).to(DEVICE)
+            whole = torch.zeros(100 * SIZE, dtype=dtype, device=DEVICE)
+            work = dist.all_gather_into_tensor(whole, piece, async_op=asynchronous)
+            if work is not None:
+                work.wait()
+            wanted = torch.cat([(values(rank, 100, torch.float32) > 2).to(dtype) for rank in range(SIZE)])
+            assert torch.equal(whole.cpu(), wanted), f"all-gather of {dtype}"
+            told = piece.clone()
+            work = dist.broadcast(told, src=1, async_op=asynchronous)
+            if work is not None:
+                work.wait()
+            assert torch.equal(told.cpu(), wanted[100:200]), f"broadcast of {dtype}"
+        for op in ("SUM", "MAX"):
+            whole = values(RANK, 30 * SIZE, torch.float32).to(DEVICE)
+            piece = torch.zeros(30, device=DEVICE)
+            work = dist.reduce_scatter_tensor(piece, whole, op=getattr(dist.ReduceOp, op), async_op=asynchronous)
+            if work is not None:
+                work.wait()
+            wanted = expected(op, 30 * SIZE, torch.float32, SIZE)[30 * RANK : 30 * RANK + 30]
+            assert torch.equal(piece.cpu().double(), wanted), f"reduce-scatter by {op}"
+
+
 def functional() -> None:
     from torch.distributed import _functional_collectives as functional_collectives
 
@@ -384,3 +410,10 @@ def warned(environment: Dict[str, str]) -> List[str]:
             assert tensor.tolist() == [float(SIZE)] * 3
     assert myelon_ccl.communicator_of() is None
     return [str(warning.message) for warning in caught if "Myelon" in str(warning.message)]
+
+
+def pretend_nodes() -> None:
+    """Every rank of the next group that comes up is on a node of its own."""
+    from myelon_ccl.torch import meeting
+
+    meeting._host = lambda: f"node {RANK}"  # type: ignore[assignment]

@@ -228,9 +228,7 @@ class Communicator:
         In place, ``output`` is this rank's part of ``input``; else they do not overlap.
         """
         check(
-            library().myelonReduceScatter(
-                self._open(), input, output, count, DType.of(dtype), ReduceOp.of(op), stream
-            )
+            library().myelonReduceScatter(self._open(), input, output, count, DType.of(dtype), ReduceOp.of(op), stream)
         )
 
     def all_gather(self, input: int, output: int, count: int, dtype: DTypeLike, stream: int = 0) -> None:
@@ -264,9 +262,7 @@ class Communicator:
         check(library().myelonRegister(self._open(), address, bytes, ctypes.byref(handle)))
         return Window(self, _value(handle))
 
-    def split(
-        self, color: Optional[int], key: int = 0, options: Optional[Options] = None
-    ) -> Optional["Communicator"]:
+    def split(self, color: Optional[int], key: int = 0, options: Optional[Options] = None) -> Optional["Communicator"]:
         """A communicator of the ranks that give the same ``color``, ordered by (``key``, rank). Collective.
 
         ``None`` as color takes part without joining a group, and gets ``None``.

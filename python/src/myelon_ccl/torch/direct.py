@@ -13,11 +13,10 @@ from ..core import Communicator
 from ..errors import InvalidArgument, Unsupported
 from ..types import ReduceOp
 from . import settings
-from .issue import Issuer, issuer_on
+from .issue import Issuer, Work, issuer_on
 from .mapping import op_of
 from .meeting import connect, over_group
 from .process_group import MyelonProcessGroup
-from .work import CpuWork, CudaWork
 
 _issuers: "WeakKeyDictionary[dist.ProcessGroup, Issuer]" = WeakKeyDictionary()
 _lock = threading.Lock()
@@ -28,7 +27,7 @@ def all_reduce(
     op: Union[ReduceOp, str, "dist.ReduceOp.RedOpType"] = ReduceOp.SUM,
     group: Optional["dist.ProcessGroup"] = None,
     async_op: bool = False,
-) -> Optional[Union[CudaWork, CpuWork]]:
+) -> Optional[Work]:
     """Reduces ``tensor`` in place over a group of any backend, on Myelon; the first call for a group brings it up.
 
     Ordered by the current stream. With ``async_op`` the caller's stream goes on and the returned work is waited for. Nothing

@@ -3,31 +3,74 @@
 from __future__ import annotations
 
 import threading
-from typing import List, Sequence, Set, Tuple, Union
+from typing import Callable, List, Sequence, Set, Tuple, Union
 
 import torch
 
 from ..core import Communicator, Operation
 from ..errors import InvalidArgument, Unsupported
-from ..types import DType, ReduceOp
+from ..types import Collective, DType, ReduceOp
 from .mapping import dtype_of
 from .work import CpuWork, CudaWork
 
 
+Queue = Callable[[int], None]
+"""Queues an operation on a stream, which is the current one by then."""
+Work = Union[CudaWork, CpuWork]
+
+
 class _Issuer:
-    """What issues the all-reduces of one group on this rank's device."""
+    """What issues the collectives of one group on this rank's device."""
 
     def __init__(self, communicator: Communicator, device: torch.device) -> None:
         self.communicator = communicator
         self.device = device
-        self._prepared: Set[Tuple[DType, ReduceOp]] = set()
+        self._prepared: Set[Tuple[Collective, DType, ReduceOp]] = set()
 
-    def _queue(self, tensors: Sequence[torch.Tensor], op: ReduceOp, stream: int) -> List[torch.Tensor]:
-        """Queues the all-reduces on ``stream`` and returns the memory that they use beside the tensors' own.
+    def all_reduce(self, tensors: Sequence[torch.Tensor], op: ReduceOp, asynchronous: bool) -> Work:
+        """Reduces each tensor in place. Not ``asynchronous``: in the order of the current stream, which needs no wait."""
+        return self._run(lambda stream: self._queue_all_reduce(tensors, op, stream), tensors, tensors, asynchronous)
 
-        A tensor with gaps, or in another order than its memory, goes through a copy: that the ranks' tensors are alike in
-        shape does not make them alike in strides. The caller has made ``stream`` the current one.
-        """
+    def reduce_scatter(self, output: torch.Tensor, input: torch.Tensor, op: ReduceOp, asynchronous: bool) -> Work:
+        """Reduces ``input`` and leaves this rank its part in ``output``."""
+
+        def queue(stream: int) -> None:
+            dtype = self._dtype(output)
+            self._prepare(Collective.REDUCE_SCATTER, dtype, op)
+            addresses = _address(input), _address(output)
+            self.communicator.reduce_scatter(*addresses, output.numel(), dtype, op, stream)
+
+        return self._run(queue, [output], [input, output], asynchronous)
+
+    def all_gather(self, output: torch.Tensor, input: torch.Tensor, asynchronous: bool) -> Work:
+        """Puts every rank's ``input`` into ``output``, one after the other."""
+
+        def queue(stream: int) -> None:
+            dtype, count = self._plain(input)
+            self._prepare(Collective.ALL_GATHER, dtype, ReduceOp.SUM)
+            self.communicator.all_gather(_address(input), _address(output), count, dtype, stream)
+
+        return self._run(queue, [output], [input, output], asynchronous)
+
+    def broadcast(self, tensor: torch.Tensor, root: int, asynchronous: bool) -> Work:
+        """Puts the root's tensor into every rank's."""
+
+        def queue(stream: int) -> None:
+            dtype, count = self._plain(tensor)
+            self._prepare(Collective.BROADCAST, dtype, ReduceOp.SUM)
+            self.communicator.broadcast(_address(tensor), _address(tensor), count, dtype, root, stream)
+
+        return self._run(queue, [tensor], [tensor], asynchronous)
+
+    def _run(
+        self, queue: Queue, results: Sequence[torch.Tensor], used: Sequence[torch.Tensor], asynchronous: bool
+    ) -> Work:
+        """Runs ``queue`` for the stream that the operation belongs on, and keeps what it uses for as long."""
+        raise NotImplementedError
+
+    def _queue_all_reduce(self, tensors: Sequence[torch.Tensor], op: ReduceOp, stream: int) -> None:
+        # WHY: a tensor with gaps, or in another order than its memory, goes through a copy: that the ranks' tensors are alike
+        # in shape does not make them alike in strides.
         operations, copies = [], []
         for tensor in tensors:
             memory = tensor.detach()
@@ -35,7 +78,7 @@ class _Issuer:
                 memory = memory.contiguous()
                 copies.append((tensor, memory))
             dtype = self._dtype(tensor)
-            self._prepare(dtype, op)
+            self._prepare(Collective.ALL_REDUCE, dtype, op)
             address = memory.data_ptr()
             operations.append(Operation(address, address, memory.numel(), dtype, op))
         if len(operations) == 1:
@@ -43,19 +86,16 @@ class _Issuer:
             self.communicator.all_reduce(only.input, only.output, only.count, only.dtype, only.op, stream)
         else:
             self.communicator.all_reduce_batch(operations, stream)
-        return self._copy_back(copies, stream)
-
-    def _copy_back(self, copies: List[Tuple[torch.Tensor, torch.Tensor]], stream: int) -> List[torch.Tensor]:
+        if copies:
+            self._before_copies(stream)
         for tensor, memory in copies:
             tensor.detach().copy_(memory)
-        return [memory for _, memory in copies]
+
+    def _before_copies(self, stream: int) -> None:
+        """Makes torch's next copy on this device see what ``stream`` has queued."""
 
     def _dtype(self, tensor: torch.Tensor) -> DType:
-        if tensor.device != self.device:
-            raise InvalidArgument(
-                f"a tensor on {tensor.device} in a group whose communicator is on {self.device}: a rank has one device; "
-                "set it with torch.cuda.set_device before the first collective"
-            )
+        self._check_place(tensor)
         dtype = dtype_of(tensor)
         if dtype is None or tensor.layout != torch.strided:
             raise Unsupported(
@@ -63,17 +103,30 @@ class _Issuer:
             )
         return dtype
 
-    def _prepare(self, dtype: DType, op: ReduceOp) -> None:
+    def _plain(self, tensor: torch.Tensor) -> Tuple[DType, int]:
+        """Type and count of what is only copied: bytes where Myelon does not have the type."""
+        self._check_place(tensor)
+        dtype = dtype_of(tensor)
+        return (DType.U8, tensor.numel() * tensor.element_size()) if dtype is None else (dtype, tensor.numel())
+
+    def _check_place(self, tensor: torch.Tensor) -> None:
+        if tensor.device != self.device:
+            raise InvalidArgument(
+                f"a tensor on {tensor.device} in a group whose communicator is on {self.device}: a rank has one device; "
+                "set it with torch.cuda.set_device before the first collective"
+            )
+
+    def _prepare(self, collective: Collective, dtype: DType, op: ReduceOp) -> None:
         # WHY: for all sizes at once, so that one eager operation makes every later capture of the type possible.
-        if (dtype, op) in self._prepared:
+        if (collective, dtype, op) in self._prepared:
             return
         if self.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
             raise InvalidArgument(
-                f"the first {op.name.lower()} of {dtype.name.lower()} in this group is inside a graph capture, where no kernel can "
-                "be compiled: run one before the capture"
+                f"the first {collective.name.lower()} of {dtype.name.lower()} by {op.name.lower()} in this group is inside a "
+                "graph capture, where no kernel can be compiled: run one before the capture"
             )
-        self.communicator.prepare([(dtype, op)])
-        self._prepared.add((dtype, op))
+        self.communicator.prepare([(dtype, op)], collective)
+        self._prepared.add((collective, dtype, op))
 
     def destroy(self) -> None:
         """Ends the communicator."""
@@ -87,23 +140,24 @@ class CudaIssuer(_Issuer):
         super().__init__(communicator, device)
         self._stream = torch.cuda.Stream(device)
 
-    def all_reduce(self, tensors: Sequence[torch.Tensor], op: ReduceOp, asynchronous: bool) -> CudaWork:
-        """Reduces tensors in place. Not ``asynchronous``: on the current stream, which needs no wait."""
+    def _run(
+        self, queue: Queue, results: Sequence[torch.Tensor], used: Sequence[torch.Tensor], asynchronous: bool
+    ) -> CudaWork:
         with torch.cuda.device(self.device):
             current = torch.cuda.current_stream()
             # WHY: inside a capture the communicator cannot order two streams, so everything stays on the capturing one.
             if not asynchronous or torch.cuda.is_current_stream_capturing():
-                self._queue(tensors, op, current.cuda_stream)
-                return CudaWork(self, tensors, current, None)
+                queue(current.cuda_stream)
+                return CudaWork(self, results, current, None)
             side = self._stream
             side.wait_stream(current)
             with torch.cuda.stream(side):
-                self._queue(tensors, op, side.cuda_stream)
+                queue(side.cuda_stream)
                 ended = side.record_event()
-            for tensor in tensors:
+            for tensor in used:
                 # The memory is not given to others before the side stream has passed, whatever becomes of the tensor.
                 tensor.record_stream(side)
-            return CudaWork(self, tensors, side, ended)
+            return CudaWork(self, results, side, ended)
 
 
 class CpuIssuer(_Issuer):
@@ -114,13 +168,14 @@ class CpuIssuer(_Issuer):
         self._lock = threading.Lock()
         self._in_use: List[torch.Tensor] = []
 
-    def all_reduce(self, tensors: Sequence[torch.Tensor], op: ReduceOp, asynchronous: bool) -> CpuWork:
-        """Reduces tensors in place. Not ``asynchronous``: the result is there on return."""
+    def _run(
+        self, queue: Queue, results: Sequence[torch.Tensor], used: Sequence[torch.Tensor], asynchronous: bool
+    ) -> CpuWork:
         with self._lock:
             # INVARIANT: memory is here from before an operation on it is queued until the stream has passed.
-            self._in_use.extend(tensors)
-            self._queue(tensors, op, 0)
-        work = CpuWork(self, tensors)
+            self._in_use.extend(used)
+            queue(0)
+        work = CpuWork(self, results)
         if not asynchronous:
             work.wait()
         return work
@@ -131,11 +186,15 @@ class CpuIssuer(_Issuer):
             self.communicator.synchronize()
             self._in_use.clear()
 
-    def _copy_back(self, copies: List[Tuple[torch.Tensor, torch.Tensor]], stream: int) -> List[torch.Tensor]:
+    def _before_copies(self, stream: int) -> None:
         # The host copies, so it waits for the result first.
-        if copies:
-            self.communicator.synchronize(stream)
-        return super()._copy_back(copies, stream)
+        self.communicator.synchronize(stream)
+
+
+def _address(tensor: torch.Tensor) -> int:
+    if not tensor.is_contiguous():
+        raise InvalidArgument(f"a tensor of strides {tensor.stride()}: this collective takes contiguous ones")
+    return tensor.data_ptr()
 
 
 Issuer = Union[CudaIssuer, CpuIssuer]

@@ -1,6 +1,6 @@
 """The backend ``myelon`` of ``torch.distributed``: a process group whose all-reduces run on Myelon.
 
-Everything else, and every all-reduce that Myelon does not take (other types and operators, sparse tensors, groups of one rank,
+So do the other collectives that ``MYELON_TORCH_COLLECTIVES`` names. Everything else, and every all-reduce that Myelon does not take (other types and operators, sparse tensors, groups of one rank,
 of more than 8 or of several nodes), is NCCL's, or gloo's on the CPU. Those are made as torch makes them and registered with
 this group, so code that asks a group for its backend finds them.
 """
@@ -14,7 +14,7 @@ from typing import Any, List, Optional
 
 import torch
 import torch.distributed as dist
-from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.distributed_c10d import AllgatherOptions, PrefixStore, Store
 
 from ..core import Communicator
 from ..errors import InvalidArgument, MyelonError
@@ -41,6 +41,7 @@ class MyelonProcessGroup(dist.ProcessGroup):
         self._lock = threading.Lock()
         self._issuer: Optional[Issuer] = None
         self._delegated = size == 1
+        self._collectives = settings.collectives()
         self._coalescing = False
         self._splits = 0
         self._register_delegates()
@@ -81,23 +82,53 @@ class MyelonProcessGroup(dist.ProcessGroup):
             opts.reduceOp, opts.asyncOp = op, True
             if timeout is not None:
                 opts.timeout = timeout
-        op = self._takes(tensors, opts)
-        if op is not None and len(tensors) == 1:
-            issuer = self._connected(tensors[0].device)
-            if issuer is not None:
-                return issuer.all_reduce(tensors, op, _is_async(opts))
+        op = self._reduces("all_reduce", tensors, opts)
+        issuer = self._issuer_for(tensors[0]) if op is not None and len(tensors) == 1 else None
+        if issuer is not None and op is not None:
+            return issuer.all_reduce(tensors, op, _is_async(opts))
         work: dist.Work = self._delegate(tensors).allreduce(tensors, opts)
         return work
 
     def allreduce_coalesced(self, tensors: List[torch.Tensor], opts: Any = None) -> dist.Work:
         """All-reduce of several tensors by one call, each by itself."""
         opts = dist.AllreduceCoalescedOptions() if opts is None else opts
-        op = self._takes(tensors, opts)
-        if op is not None:
-            issuer = self._connected(tensors[0].device)
-            if issuer is not None:
-                return issuer.all_reduce(tensors, op, _is_async(opts))
+        op = self._reduces("all_reduce", tensors, opts)
+        issuer = self._issuer_for(tensors[0]) if op is not None else None
+        if issuer is not None and op is not None:
+            return issuer.all_reduce(tensors, op, _is_async(opts))
         work: dist.Work = self._delegate(tensors).allreduce_coalesced(tensors, opts)
+        return work
+
+    def _reduce_scatter_base(self, output: torch.Tensor, input: torch.Tensor, opts: Any = None) -> dist.Work:
+        opts = dist.ReduceScatterOptions() if opts is None else opts
+        op = self._reduces("reduce_scatter", [output, input], opts)
+        issuer = self._issuer_for(output) if op is not None else None
+        if issuer is not None and op is not None:
+            return issuer.reduce_scatter(output, input, op, _is_async(opts))
+        work: dist.Work = self._delegate([output])._reduce_scatter_base(output, input, opts)
+        return work
+
+    def _allgather_base(self, output: torch.Tensor, input: torch.Tensor, opts: Any = None) -> dist.Work:
+        opts = AllgatherOptions() if opts is None else opts
+        issuer = self._issuer_for(output) if self._takes("all_gather", [output, input]) else None
+        if issuer is not None:
+            return issuer.all_gather(output, input, _is_async(opts))
+        work: dist.Work = self._delegate([output])._allgather_base(output, input, opts)
+        return work
+
+    def broadcast(self, tensors: Any, opts: Any = None, timeout: Optional[timedelta] = None) -> dist.Work:
+        """Broadcast of one tensor. In torch's forms: of a list with options, of a tensor with the root."""
+        tensors = [tensors] if isinstance(tensors, torch.Tensor) else tensors
+        if not isinstance(opts, dist.BroadcastOptions):
+            root = 0 if opts is None else opts
+            opts = dist.BroadcastOptions()
+            opts.rootRank = root
+            if timeout is not None:
+                opts.timeout = timeout
+        issuer = self._issuer_for(tensors[0]) if len(tensors) == 1 and self._takes("broadcast", tensors) else None
+        if issuer is not None:
+            return issuer.broadcast(tensors[0], opts.rootRank, _is_async(opts))
+        work: dist.Work = self._delegate(tensors).broadcast(tensors, opts)
         return work
 
     def _start_coalescing(self, device: torch.device) -> None:
@@ -157,14 +188,20 @@ class MyelonProcessGroup(dist.ProcessGroup):
     def _delegate(self, tensors: List[torch.Tensor]) -> Any:
         return self._get_backend(tensors[0].device)
 
-    def _takes(self, tensors: List[torch.Tensor], opts: Any) -> Optional[ReduceOp]:
-        """The operator where Myelon has this all-reduce, by what is equal on all ranks."""
-        if self._delegated or self._coalescing or not tensors:
+    def _takes(self, collective: str, tensors: List[torch.Tensor]) -> bool:
+        """Whether a collective of these tensors is for Myelon, by what is equal on all ranks."""
+        if self._delegated or self._coalescing or collective not in self._collectives or not tensors:
+            return False
+        return all(tensor.device.type == self._type and tensor.layout == torch.strided for tensor in tensors)
+
+    def _reduces(self, collective: str, tensors: List[torch.Tensor], opts: Any) -> Optional[ReduceOp]:
+        """The operator where Myelon has this reduction."""
+        if not self._takes(collective, tensors) or any(dtype_of(tensor) is None for tensor in tensors):
             return None
-        for tensor in tensors:
-            if tensor.device.type != self._type or tensor.layout != torch.strided or dtype_of(tensor) is None:
-                return None
         return op_of(opts.reduceOp)
+
+    def _issuer_for(self, tensor: torch.Tensor) -> Optional[Issuer]:
+        return self._connected(tensor.device)
 
     def _connected(self, device: torch.device) -> Optional[Issuer]:
         if self._issuer is None and not self._delegated:

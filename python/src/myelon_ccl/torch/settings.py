@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import FrozenSet
 
 import torch
 
@@ -36,6 +37,18 @@ def blocking_wait() -> bool:
 def strict() -> bool:
     """Whether a group that cannot run on Myelon is an error, in place of a warning and the other backend."""
     return _flag("MYELON_TORCH_STRICT")
+
+
+_OPS = ("all_reduce", "reduce_scatter", "all_gather", "broadcast")
+
+
+def collectives() -> FrozenSet[str]:
+    """Which collectives of a group run on Myelon: those of ``MYELON_TORCH_COLLECTIVES``, else all-reduce alone."""
+    named = os.environ.get("MYELON_TORCH_COLLECTIVES", "all_reduce")
+    chosen = frozenset(filter(None, (name.strip() for name in named.split(","))))
+    if not chosen <= set(_OPS):
+        raise InvalidArgument(f"MYELON_TORCH_COLLECTIVES is {named!r}: it takes {', '.join(_OPS)}, with commas between")
+    return chosen
 
 
 def _flag(name: str) -> bool:
