@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import multiprocessing
 import os
 import time
@@ -9,7 +10,7 @@ import traceback
 from typing import Any, Callable, Dict, List, Optional
 
 # Tenfold of what a slow machine needs: kernels of the CPU device are compiled at their first use.
-PATIENCE = 240.0
+PATIENCE = float(os.environ.get("MYELON_TEST_PATIENCE", "240"))
 
 
 class Failure:
@@ -35,10 +36,14 @@ def _serve(pipe: Any, environment: Dict[str, str], rank: int, size: int) -> None
         if task is None:
             return
         function, arguments = task
+        # Where a rank hangs is told before the parent loses patience.
+        faulthandler.dump_traceback_later(0.9 * PATIENCE)
         try:
             pipe.send(function(*arguments))
         except BaseException as error:  # noqa: BLE001, the parent judges
             pipe.send(Failure(error))
+        finally:
+            faulthandler.cancel_dump_traceback_later()
 
 
 class Ranks:
