@@ -131,6 +131,7 @@ struct VerifyArgs {
   u64* wrong;
   u64* operation;
   u64 seed;
+  u64 first;
   u32 rank;
   u32 world_size;
 };
@@ -161,7 +162,7 @@ static_assert(sizeof(LaneState) == 512, "LaneState differs from src/abi.rs");
 static_assert(sizeof(FaultRecord) == 112, "FaultRecord differs from src/abi.rs");
 static_assert(sizeof(ControlPage) == 120, "ControlPage differs from src/abi.rs");
 static_assert(sizeof(Args) == 272, "Args differs from src/abi.rs");
-static_assert(sizeof(VerifyArgs) == 48, "VerifyArgs differs from src/abi.rs");
+static_assert(sizeof(VerifyArgs) == 56, "VerifyArgs differs from src/abi.rs");
 static_assert(sizeof(PairArgs) == 104, "PairArgs differs from src/abi.rs");
 static_assert(sizeof(NeighbourArgs) == 32, "NeighbourArgs differs from src/abi.rs");
 static_assert(__builtin_offsetof(HeapState, peer_fault) == 128, "HeapState differs from src/abi.rs");

@@ -292,7 +292,9 @@ pub struct VerifyArgs {
     pub operation: u64,
     /// Seed of the run.
     pub seed: u64,
-    /// Rank whose data is written.
+    /// Place of the first element that is checked in the data of each rank.
+    pub first: u64,
+    /// Rank whose data is written; the first one whose data is reduced.
     pub rank: u32,
     /// Ranks whose data is reduced.
     pub world_size: u32,
@@ -351,7 +353,7 @@ const _: () = {
     assert!(size_of::<ControlPage>() == 120);
     assert!(size_of::<Args>() == 272);
     assert!(offset_of!(Args, layout) == 128);
-    assert!(size_of::<VerifyArgs>() == 48);
+    assert!(size_of::<VerifyArgs>() == 56);
     assert!(size_of::<PairArgs>() == 104);
     assert!(size_of::<NeighbourArgs>() == 32);
 };

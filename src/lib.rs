@@ -89,6 +89,12 @@
 //! Results are the same bits on every rank and in every run of one plan. 16- and 8-bit floats are accumulated in 32 bits and
 //! rounded once at the end, except where a variant's manifest entry says `rounding = "per_hop"`.
 //!
+//! # Other collectives
+//!
+//! [`Communicator::reduce_scatter`] and [`Communicator::all_gather`] are the halves of an all-reduce, [`Communicator::broadcast`] gives
+//! one rank's array to all. They are operations like any other, in the one sequence of the communicator; a [`Call`] is one of any
+//! [`Collective`] as a value.
+//!
 //! # Threads and streams
 //!
 //! A call queues work on a stream and returns; the result is there once the stream has passed it. Every rank issues the same

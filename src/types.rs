@@ -177,10 +177,22 @@ named_enum! {
     }
 }
 
+impl Default for Collective {
+    /// What is meant where none is named.
+    fn default() -> Self {
+        Self::AllReduce
+    }
+}
+
 impl Collective {
     /// Whether it reduces; else it moves bytes, whatever they mean.
     pub const fn has_operator(self) -> bool {
         matches!(self, Self::AllReduce | Self::ReduceScatter)
+    }
+
+    /// Whether what the ranks give or get is a part of a whole that has one for each of them.
+    pub const fn has_parts(self) -> bool {
+        matches!(self, Self::ReduceScatter | Self::AllGather)
     }
 
     /// The type and operator that its kernels are compiled for: where bytes are moved, one of each size of an element.

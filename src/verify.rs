@@ -3,6 +3,7 @@
 //! The kernels are those of `cuda/verify`. The number of an operation lies in device memory, so a captured graph works on new
 //! data at every replay.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::abi::{PACK_BYTES, VerifyArgs, bytes_of};
@@ -49,6 +50,28 @@ impl Tally {
         let [next, wrong] = counters.map(u64::from_ne_bytes);
         Ok((next, wrong))
     }
+
+    fn args(&self, of: &Part, data: DevicePtr, count: u64) -> VerifyArgs {
+        VerifyArgs {
+            data: data.0,
+            count,
+            wrong: self.counters.address().offset(8).0,
+            operation: self.counters.address().0,
+            seed: self.seed,
+            first: of.first,
+            rank: of.ranks.start,
+            world_size: of.ranks.end - of.ranks.start,
+        }
+    }
+}
+
+/// What a result is the reduction of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// The ranks whose data is reduced; of one, its data itself.
+    pub ranks: Range<u32>,
+    /// Place of the first element in their data.
+    pub first: u64,
 }
 
 /// The verifying kernels of one element type and operator on one device.
@@ -80,8 +103,9 @@ impl Verifier {
     /// # Safety
     /// `data` holds the request's elements, and with `tally` lives until the stream has passed; so for all that is queued here.
     pub unsafe fn fill(&self, tally: &Tally, data: DevicePtr, request: &Request, stream: &Stream) -> Result<()> {
+        let of = Part { ranks: tally.rank.0..tally.rank.0 + 1, first: 0 };
         // SAFETY: the caller's promise is this function's.
-        unsafe { self.launch(self.fill, self.grid(request), tally, data, request.count, stream) }
+        unsafe { self.launch(self.fill, self.grid(request), tally.args(&of, data, request.count), stream) }
     }
 
     /// Queues: makes sure that a result left over from earlier is not taken for a new one.
@@ -101,11 +125,37 @@ impl Verifier {
     /// # Safety
     /// As [`Verifier::fill`].
     pub unsafe fn check(&self, tally: &Tally, data: DevicePtr, request: &Request, stream: &Stream) -> Result<()> {
+        let all = Part { ranks: 0..tally.world_size.get(), first: 0 };
         // SAFETY: the caller's promise is this function's.
         unsafe {
-            self.launch(self.check, self.grid(request), tally, data, request.count, stream)?;
-            self.launch(self.next, 1, tally, data, 0, stream)
+            self.check_part(tally, &all, data, request, stream)?;
+            self.next(tally, stream)
         }
+    }
+
+    /// Queues: counts what is wrong where `data` should hold the reduction of a part of the tally's operation.
+    ///
+    /// # Safety
+    /// As [`Verifier::fill`].
+    pub unsafe fn check_part(
+        &self,
+        tally: &Tally,
+        of: &Part,
+        data: DevicePtr,
+        request: &Request,
+        stream: &Stream,
+    ) -> Result<()> {
+        // SAFETY: the caller's promise is this function's.
+        unsafe { self.launch(self.check, self.grid(request), tally.args(of, data, request.count), stream) }
+    }
+
+    /// Queues: goes on to the tally's next operation.
+    ///
+    /// # Safety
+    /// The tally lives until the stream has passed.
+    pub unsafe fn next(&self, tally: &Tally, stream: &Stream) -> Result<()> {
+        // SAFETY: the caller's promise is this function's; no element is touched.
+        unsafe { self.launch(self.next, 1, tally.args(&Part { ranks: 0..0, first: 0 }, DevicePtr(0), 0), stream) }
     }
 
     fn grid(&self, request: &Request) -> u32 {
@@ -117,25 +167,8 @@ impl Verifier {
     }
 
     /// # Safety
-    /// As [`Verifier::fill`].
-    unsafe fn launch(
-        &self,
-        kernel: KernelHandle,
-        grid: u32,
-        tally: &Tally,
-        data: DevicePtr,
-        count: u64,
-        stream: &Stream,
-    ) -> Result<()> {
-        let args = VerifyArgs {
-            data: data.0,
-            count,
-            wrong: tally.counters.address().offset(8).0,
-            operation: tally.counters.address().0,
-            seed: tally.seed,
-            rank: tally.rank.0,
-            world_size: tally.world_size.get(),
-        };
+    /// As [`Verifier::fill`], of what `args` names.
+    unsafe fn launch(&self, kernel: KernelHandle, grid: u32, args: VerifyArgs, stream: &Stream) -> Result<()> {
         let shape = LaunchShape { grid, block: VerifyKernel::THREADS, shared_bytes: 0, dependent: false };
         // SAFETY: `VerifyArgs` is what the verifying kernels take; operand and counters live by the caller's promise.
         unsafe { self.device.launch(kernel, shape, bytes_of(&args), stream.handle()) }
@@ -180,6 +213,18 @@ mod tests {
         bytes[4 * 123] ^= 1;
         data.upload(&bytes, &stream).unwrap();
         assert_eq!(check(), (8, 1));
+
+        // A part of one rank's data: what lies elsewhere is somebody else's.
+        for (first, ranks, expected) in [(0, 0..1, 0), (200, 0..1, 0), (200, 1..2, 290), (0, 0..2, 290)] {
+            tally.restart(7, &stream).unwrap();
+            fill();
+            let part = Request { count: 300, ..request };
+            let at = at.offset(4 * first);
+            // SAFETY: as above.
+            unsafe { verifier.check_part(&tally, &Part { ranks, first }, at, &part, &stream).unwrap() };
+            let (next, wrong) = tally.read(&stream).unwrap();
+            assert!(next == 7 && wrong >= expected && (expected > 0 || wrong == 0), "{first}: {wrong}");
+        }
 
         tally.restart(7, &stream).unwrap();
         // SAFETY: as above.

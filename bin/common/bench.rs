@@ -5,7 +5,7 @@ use std::cell::Cell;
 use myelon_ccl::device::DevicePtr;
 use myelon_ccl::device::handles::{Buffer, Graph, Stream};
 use myelon_ccl::memory::Window;
-use myelon_ccl::{Communicator, Error, Operation, Result};
+use myelon_ccl::{Call, Collective, Communicator, Error, Operation, Rank, Result};
 
 use myelon_ccl::measure::Baseline;
 use myelon_ccl::measure::overlap::NcclMemory;
@@ -26,6 +26,8 @@ const SET_ALIGNMENT: u64 = 256;
 /// What a bench has room for. Equal on all ranks.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Room {
+    /// What is measured.
+    pub(crate) collective: Collective,
     /// Size of the largest message.
     pub(crate) bytes: u64,
     /// Operations of the longest batch; 0 without batches.
@@ -53,6 +55,7 @@ pub(crate) struct Bench {
     tallies: Vec<Tally>,
     /// Bytes from set to set.
     set_bytes: u64,
+    collective: Collective,
     in_place: bool,
     rival: Option<Rival>,
     /// Verifications so far.
@@ -92,6 +95,7 @@ impl Bench {
             output,
             tallies,
             set_bytes,
+            collective: room.collective,
             in_place: room.in_place,
             rival,
             verified: Cell::new(0),
@@ -120,6 +124,43 @@ impl Bench {
 
     pub(crate) fn stream(&self) -> &Stream {
         &self.stream
+    }
+
+    /// What is measured.
+    pub(crate) fn collective(&self) -> Collective {
+        self.collective
+    }
+
+    /// Whether results replace their operands.
+    pub(crate) fn is_in_place(&self) -> bool {
+        self.in_place
+    }
+
+    fn parts(&self) -> u64 {
+        if self.collective.has_parts() { self.communicator.world_size().get().into() } else { 1 }
+    }
+
+    /// As many elements of a message as whole parts take.
+    pub(crate) fn whole_parts(&self, count: u64) -> u64 {
+        count / self.parts() * self.parts()
+    }
+
+    /// One rank's part of a message, or all of it where there are no parts: what a call is about.
+    pub(crate) fn part_of(&self, request: &Request) -> Request {
+        Request { count: request.count / self.parts(), ..*request }
+    }
+
+    /// A candidate's operation on a set of operands, as a call: a broadcast is from rank 0.
+    pub(crate) fn call(&self, engine: &Engine, request: &Request, set: usize) -> Call {
+        let Operands { mut input, mut output } = self.operands_of(engine, set);
+        let Request { count, dtype, op, .. } = self.part_of(request);
+        let own = u64::from(self.communicator.rank().0) * count * dtype.size_bytes() as u64;
+        match self.collective {
+            Collective::ReduceScatter if self.in_place => output = input.offset(own),
+            Collective::AllGather if self.in_place => input = output.offset(own),
+            _ => {}
+        }
+        Call { collective: self.collective, input, output, count, dtype, op, root: Rank(0) }
     }
 
     /// What counts the operations that are verified, one a set of operands.
@@ -158,7 +199,7 @@ impl Bench {
     /// Whether a baseline has the type and operator of this request.
     pub(crate) fn rival_supports(&self, baseline: Baseline, request: &Request) -> Result<bool> {
         let Some(rival) = &self.rival else { return Ok(false) };
-        rival.supports(request, self.operands(&Engine::Rival(baseline)), &self.stream)
+        rival.supports(&self.call(&Engine::Rival(baseline), request, 0), &self.stream)
     }
 
     /// Device memory that NCCL holds on this rank by now; none where it is not connected. Nobody else may have allocated since then.
@@ -169,22 +210,28 @@ impl Bench {
     /// Queues one operation.
     pub(crate) fn issue(&self, planned: &Planned) -> Result<()> {
         let (operation, stream) = (self.operation(planned, 0), self.stream.handle());
+        let call = self.call(&planned.engine, &planned.request, 0);
         match &planned.engine {
+            Engine::Rival(baseline) => self.issue_rival(*baseline, &call),
             // SAFETY: the operands have room for the largest size, and live until `drop` has synchronised the stream.
+            Engine::Auto if self.collective != Collective::AllReduce => unsafe {
+                self.communicator.call(&call, stream)
+            },
+            Engine::Variant(choice) if self.collective != Collective::AllReduce => {
+                // SAFETY: as above.
+                unsafe { self.communicator.call_as(choice, &call, stream) }
+            }
+            // SAFETY: as above.
             Engine::Auto => unsafe { self.communicator.all_reduce_operation(&operation, stream) },
             // SAFETY: as above.
             Engine::Variant(choice) => unsafe { self.communicator.all_reduce_as(choice, &operation, stream) },
-            Engine::Rival(baseline) => {
-                let Operation { input, output, .. } = operation;
-                self.issue_rival(*baseline, &planned.request, Operands { input, output })
-            }
         }
     }
 
-    fn issue_rival(&self, baseline: Baseline, request: &Request, operands: Operands) -> Result<()> {
+    fn issue_rival(&self, baseline: Baseline, call: &Call) -> Result<()> {
         match &self.rival {
             // SAFETY: as in `issue`.
-            Some(rival) => unsafe { rival.issue(request, operands, self.stream.handle()) },
+            Some(rival) => unsafe { rival.issue(call, self.stream.handle()) },
             None => Err(Error::unsupported(format!("{baseline} is not connected"))),
         }
     }
@@ -205,7 +252,7 @@ impl Bench {
             // SAFETY: as in `issue`.
             Engine::Variant(choice) => unsafe { self.communicator.all_reduce_batch_as(choice, batch, stream) },
             Engine::Rival(baseline) => batch.iter().try_for_each(|&Operation { input, output, .. }| {
-                self.issue_rival(*baseline, &planned.request, Operands { input, output })
+                self.issue_rival(*baseline, &Call { input, output, ..self.call(&planned.engine, &planned.request, 0) })
             }),
         }
     }

@@ -47,6 +47,7 @@ pub(crate) struct Planned {
     pub(crate) plan: Option<Plan>,
     /// Whether an operation is one launch of one kernel of Myelon's.
     pub(crate) is_one_launch: bool,
+    /// Of all parts together, where the bench's collective has parts.
     pub(crate) request: Request,
     pub(crate) issue: Issue,
     pub(crate) engine: Engine,
@@ -57,19 +58,19 @@ pub(crate) struct Planned {
 /// Errors: those of [`Communicator::choose`](myelon_ccl::Communicator::choose) and
 /// [`Communicator::plan`](myelon_ccl::Communicator::plan), the same on all ranks.
 pub(crate) fn plan(bench: &Bench, candidate: &Candidate, request: Request, issue: Issue) -> Result<Planned> {
-    let communicator = bench.communicator();
+    let (communicator, part) = (bench.communicator(), bench.part_of(&request));
     let (requested, choice, engine) = match candidate {
-        Candidate::Auto => (AUTO, communicator.choose(&request)?, Engine::Auto),
+        Candidate::Auto => (AUTO, communicator.choose_of(bench.collective(), &part)?, Engine::Auto),
         Candidate::Variant(name, shape) => {
             let choice = Choice { shape: *shape, ..Choice::of(Manifest::embedded().get(name)?) };
             (name.as_str(), choice.clone(), Engine::Variant(choice))
         }
     };
-    let plan = communicator.plan(&choice, &request)?;
+    let plan = communicator.plan(&choice, &part)?;
     Ok(Planned {
         requested: requested.to_owned(),
         variant: choice.variant.name.clone(),
-        is_one_launch: plan.pieces(request.count).count() * plan.launches().count() == 1,
+        is_one_launch: plan.pieces(part.count).count() * plan.launches().count() == 1,
         plan: Some(plan),
         request,
         issue,

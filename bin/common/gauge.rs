@@ -1,8 +1,11 @@
 //! One candidate verified, and several timed against each other, on this rank.
 
-use myelon_ccl::Result;
+use std::ops::Range;
+
 use myelon_ccl::device::handles::Event;
-use myelon_ccl::verify::Verifier;
+use myelon_ccl::variant::Request;
+use myelon_ccl::verify::{Part, Tally, Verifier};
+use myelon_ccl::{Call, Collective, Result};
 
 use super::bench::{Bench, Replay};
 use super::calls::Calls;
@@ -50,23 +53,25 @@ impl<'a> Gauge<'a> {
     ) -> Result<u64> {
         let (check, graph) = (self.check, planned.issue.graph);
         let (bench, stream, request) = (self.bench, self.bench.stream(), &planned.request);
-        let tallies = &bench.tallies()[..sets];
+        let (tallies, world_size) = (&bench.tallies()[..sets], bench.communicator().world_size());
         let once = || {
             for (set, tally) in tallies.iter().enumerate() {
-                let operands = bench.operands_of(&planned.engine, set);
+                let call = bench.call(&planned.engine, request, set);
+                let (inputs, outputs) = call.elements(world_size)?;
+                let of = |count| Request { count, ..*request };
                 // SAFETY: each set of operands has room for the largest size; they and the tallies live as long as the bench, which
                 // synchronises the stream before it goes.
-                unsafe { verifier.fill(tally, operands.input, request, stream)? };
-                if operands.output != operands.input {
+                unsafe { verifier.fill(tally, call.input, &of(inputs), stream)? };
+                if !bench.is_in_place() {
                     // SAFETY: as above.
-                    unsafe { verifier.poison(operands.output, request, stream)? };
+                    unsafe { verifier.poison(call.output, &of(outputs), stream)? };
                 }
             }
             calls.issue()?;
             tallies.iter().enumerate().try_for_each(|(set, tally)| {
-                let output = bench.operands_of(&planned.engine, set).output;
+                let call = bench.call(&planned.engine, request, set);
                 // SAFETY: as above.
-                unsafe { verifier.check(tally, output, request, stream) }
+                unsafe { check_result(bench, verifier, tally, &call) }
             })
         };
         for (set, tally) in (0..).zip(tallies) {
@@ -101,9 +106,11 @@ impl<'a> Gauge<'a> {
         let mut turns = Vec::new();
         for (place, planned) in planned.iter().enumerate() {
             turn(place);
-            let input = bench.operands(&planned.engine).input;
+            let call = bench.call(&planned.engine, &planned.request, 0);
+            let (inputs, _) = call.elements(bench.communicator().world_size())?;
+            let filled = Request { count: inputs, ..planned.request };
             // SAFETY: as in `verify`.
-            unsafe { verifier.fill(&bench.tallies()[0], input, &planned.request, stream)? };
+            unsafe { verifier.fill(&bench.tallies()[0], call.input, &filled, stream)? };
             let replay = match planned.issue.graph {
                 0 => None,
                 graph => Some(bench.capture(|| (0..graph).try_for_each(|_| bench.issue(planned)))?),
@@ -135,6 +142,29 @@ impl<'a> Gauge<'a> {
     }
 }
 
+/// Queues: counts what is wrong in the result of a call, and goes on to the next operation.
+///
+/// # Safety
+/// As [`Verifier::check`].
+unsafe fn check_result(bench: &Bench, verifier: &Verifier, tally: &Tally, call: &Call) -> Result<()> {
+    let (rank, ranks) = (bench.communicator().rank(), bench.communicator().world_size().get());
+    let part = call.request();
+    let check = |ranks: Range<u32>, first: u64, output| {
+        // SAFETY: the caller's promise is this function's.
+        unsafe { verifier.check_part(tally, &Part { ranks, first }, output, &part, bench.stream()) }
+    };
+    match call.collective {
+        Collective::AllReduce => check(0..ranks, 0, call.output)?,
+        Collective::ReduceScatter => check(0..ranks, u64::from(rank.0) * call.count, call.output)?,
+        Collective::AllGather => (0..ranks).try_for_each(|source| {
+            check(source..source + 1, 0, call.output.offset(u64::from(source) * part.bytes()))
+        })?,
+        Collective::Broadcast => check(call.root.0..call.root.0 + 1, 0, call.output)?,
+    }
+    // SAFETY: as above.
+    unsafe { verifier.next(tally, bench.stream()) }
+}
+
 /// One candidate while it is timed.
 struct Turn<'a> {
     planned: &'a Planned,
@@ -150,7 +180,6 @@ mod tests {
 
     use myelon_ccl::device::Device;
     use myelon_ccl::device::cpu::CpuDevice;
-    use myelon_ccl::variant::Request;
     use myelon_ccl::{Communicator, DType, Options, ReduceOp};
 
     use super::*;

@@ -3,7 +3,7 @@
 use myelon_ccl::baseline;
 use myelon_ccl::device::{DeviceKind, cuda};
 use myelon_ccl::variant::{Manifest, Shape, dtype_runs_on};
-use myelon_ccl::{DType, ReduceOp, Result, WorldSize};
+use myelon_ccl::{Collective, DType, ReduceOp, Result, WorldSize};
 
 use super::place::Place;
 
@@ -15,8 +15,8 @@ pub(crate) trait Surroundings {
     fn launched(&self) -> Option<WorldSize>;
     /// Whether libnccl can be loaded.
     fn has_nccl(&self) -> bool;
-    /// Names of the variants that can be asked for.
-    fn variants(&self) -> Vec<String>;
+    /// Names of the variants of a collective that can be asked for.
+    fn variants(&self, collective: Collective) -> Vec<String>;
     /// Whether `all` takes this variant.
     fn is_enabled(&self, variant: &str) -> bool;
     /// Why a variant cannot serve this, in words that follow "variant 'x' "; none if it can.
@@ -85,8 +85,9 @@ impl Surroundings for Here {
         baseline::version().is_ok()
     }
 
-    fn variants(&self) -> Vec<String> {
-        Manifest::embedded().all().map(|spec| spec.name.clone()).collect()
+    fn variants(&self, collective: Collective) -> Vec<String> {
+        let variants = Manifest::embedded().all().filter(|spec| spec.collective == collective);
+        variants.map(|spec| spec.name.clone()).collect()
     }
 
     fn is_enabled(&self, variant: &str) -> bool {
@@ -139,7 +140,8 @@ mod tests {
             assert_eq!(here.has(DeviceKind::Cuda, dtype).is_err(), dtype.is_fp8());
             here.has(DeviceKind::Cpu, dtype).unwrap();
         }
-        assert_eq!(here.variants().len(), Manifest::embedded().all().count());
+        let known: usize = Collective::ALL.iter().map(|&collective| here.variants(collective).len()).sum();
+        assert_eq!(known, Manifest::embedded().all().count());
         for spec in Manifest::embedded().all() {
             assert_eq!(here.is_enabled(&spec.name), spec.enabled);
             for &dtype in DType::ALL {

@@ -8,8 +8,7 @@ use myelon_ccl::device::handles::Stream;
 use myelon_ccl::device::{Device, StreamHandle, cuda};
 use myelon_ccl::measure::Baseline;
 use myelon_ccl::measure::overlap::NcclMemory;
-use myelon_ccl::variant::Request;
-use myelon_ccl::{Communicator, Error, Rank, Result};
+use myelon_ccl::{Call, Collective, Communicator, Error, Rank, Result};
 
 use super::bench::{Operands, Room};
 
@@ -79,18 +78,26 @@ impl Rival {
     /// Errors: [`Error::Unsupported`] before anything is queued, for a type that this NCCL lacks.
     ///
     /// # Safety
-    /// As [`NcclCommunicator::all_reduce`].
-    pub(crate) unsafe fn issue(&self, request: &Request, operands: Operands, stream: StreamHandle) -> Result<()> {
-        let Operands { input, output } = operands;
+    /// As [`Communicator::call`].
+    pub(crate) unsafe fn issue(&self, call: &Call, stream: StreamHandle) -> Result<()> {
+        let &Call { collective, input, output, count, dtype, op, root } = call;
+        let nccl = &self.communicator;
         // SAFETY: the caller's promise is this function's.
-        unsafe { self.communicator.all_reduce(input, output, request.count, request.dtype, request.op, stream) }
+        unsafe {
+            match collective {
+                Collective::AllReduce => nccl.all_reduce(input, output, count, dtype, op, stream),
+                Collective::ReduceScatter => nccl.reduce_scatter(input, output, count, dtype, op, stream),
+                Collective::AllGather => nccl.all_gather(input, output, count, dtype, stream),
+                Collective::Broadcast => nccl.broadcast(input, output, count, dtype, root, stream),
+            }
+        }
     }
 
     /// Whether this NCCL has the type and operator; the same answer on all ranks, which run one release of it.
-    pub(crate) fn supports(&self, request: &Request, operands: Operands, stream: &Stream) -> Result<bool> {
-        let nothing = Request { count: 0, ..*request };
+    pub(crate) fn supports(&self, call: &Call, stream: &Stream) -> Result<bool> {
+        let nothing = Call { count: 0, ..*call };
         // SAFETY: no element is touched.
-        match unsafe { self.issue(&nothing, operands, stream.handle()) } {
+        match unsafe { self.issue(&nothing, stream.handle()) } {
             Err(Error::Unsupported(detail)) => {
                 tracing::warn!(rank = self.rank.0, detail, "measured without NCCL");
                 Ok(false)

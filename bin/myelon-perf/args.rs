@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use myelon_ccl::measure::{Baseline, Bytes, MOST_BATCH};
 use myelon_ccl::variant::Lanes;
-use myelon_ccl::{DType, Error, Launching, Metadata, Output, Places, ReduceOp, SyncPolicy, Wait, WorldSize};
+use myelon_ccl::{
+    Collective, DType, Error, Launching, Metadata, Output, Places, ReduceOp, SyncPolicy, Wait, WorldSize,
+};
 
 use crate::compare::CompareArgs;
 use crate::values::{DeviceArg, OrAll, PlaceArgs, dtype, op, ranks};
@@ -102,6 +104,10 @@ pub(crate) struct SweepArgs {
     /// Issue this many operations by each call of the host's and time the call, baselines by a call each; 0 issues one by one.
     #[arg(long, value_name = "COUNT", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=i64::from(MOST_BATCH)), conflicts_with = "graph")]
     pub(crate) batch: u32,
+    /// What is measured: all_reduce, reduce_scatter, all_gather, or broadcast from rank 0; all_reduce unless told. A size is that of all
+    /// ranks' parts together, cut to whole parts.
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["batch", "registered", "ablate", "overlap", "csv"])]
+    pub(crate) collective: Option<Collective>,
     #[command(flatten)]
     pub(crate) place: PlaceArgs,
     /// Let several ranks use one GPU: for correctness only, their times mean nothing.

@@ -61,7 +61,7 @@ pub(crate) fn jobs(
     ranks: WorldSize,
     here: &dyn Surroundings,
 ) -> Result<Vec<Job>> {
-    let known = here.variants();
+    let known = here.variants(args.collective.unwrap_or_default());
     let given: Vec<&str> = args.variants.iter().map(String::as_str).collect();
     // WHY: times on the CPU mean nothing, so what the table chooses there is of no more interest than the rest.
     let given = match device {
@@ -165,6 +165,13 @@ mod tests {
         refused("--variant auto,pair", NODE, "runs over 2 ranks");
         refused("--variant pair -d all", NODE, "runs over 2 ranks");
         refused("-d e4m3,e5m2", Fake { nccl: false, ..NODE }, "e5m2 is too new");
+    }
+
+    #[test]
+    fn variants_are_those_of_the_collective() {
+        refused("--collective broadcast --variant ring", CPU, "of names fan");
+        let jobs = check("--collective broadcast --variant all", CPU).unwrap().jobs;
+        assert_eq!(jobs[0].candidates, [Candidate::Auto, Candidate::Variant("fan".into(), Shape::default())]);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use myelon_ccl::measure::{Baseline, Bytes, Series, SizeSweep, Step, output};
 use myelon_ccl::memory::HeapLimits;
 use myelon_ccl::table::LaneTable;
 use myelon_ccl::variant::Shape;
-use myelon_ccl::{DType, Error, Output, ReduceOp, Result, WorldSize};
+use myelon_ccl::{Collective, DType, Error, Output, ReduceOp, Result, WorldSize};
 
 use crate::against::baselines;
 use crate::args::SweepArgs;
@@ -21,6 +21,7 @@ use crate::studies::StudyRequest;
 /// A sweep that can run as it stands.
 #[derive(Clone, Debug)]
 pub(crate) struct SweepRequest {
+    pub(crate) collective: Collective,
     pub(crate) device: DeviceKind,
     pub(crate) ranks: WorldSize,
     pub(crate) placement: Placement,
@@ -77,6 +78,7 @@ impl SweepRequest {
             Some(studies) => (Vec::new(), studies.against()),
         };
         let request = Self {
+            collective: args.collective.unwrap_or_default(),
             device,
             ranks,
             placement: asked.placement(device, here),
@@ -138,7 +140,8 @@ impl SweepRequest {
     pub(crate) fn room(&self) -> Room {
         let (bytes, against) = (self.largest().map_or(0, |bytes| bytes.0), self.against.clone());
         let (window, registered) = (self.has_window(), self.registered);
-        Room { bytes, batch: self.most_batch(), in_place: self.in_place, against, window, registered }
+        let (collective, batch) = (self.collective, self.most_batch());
+        Room { collective, bytes, batch, in_place: self.in_place, against, window, registered }
     }
 
     /// A heap with room for all of them, and for what `auto` may take of these tables.
@@ -154,8 +157,8 @@ impl SweepRequest {
 
     /// What all rows of a type and operator have in common.
     pub(crate) fn series(&self, dtype: DType, op: ReduceOp) -> Series {
-        let &Self { ranks, in_place, registered, graph, batch, .. } = self;
-        Series { ranks, dtype, op, in_place, registered, graph, batch }
+        let &Self { collective, ranks, in_place, registered, graph, batch, .. } = self;
+        Series { collective, ranks, dtype, op, in_place, registered, graph, batch }
     }
 
     /// How it is measured, as a line of the table's header.

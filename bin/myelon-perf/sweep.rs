@@ -112,9 +112,11 @@ impl<'a> Sweep<'a> {
     /// The row of a candidate that took `time_us`, in its shape.
     pub(crate) fn row(&self, size: Bytes, planned: &Planned, time_us: Summary, wrong: Option<u64>) -> Row {
         let Request { dtype, op, registered, .. } = planned.request;
+        let collective = self.request.collective;
+        let size = if collective.has_parts() { Bytes(planned.request.bytes()) } else { size };
         let Issue { graph, batch } = planned.issue;
         let (ranks, in_place) = (self.bench.communicator().world_size(), self.request.in_place);
-        let series = Series { ranks, dtype, op, in_place, registered, graph, batch };
+        let series = Series { collective, ranks, dtype, op, in_place, registered, graph, batch };
         let row = Row::measured(series.at(size), &planned.requested, time_us, wrong);
         let row = Row { variant: planned.variant.clone(), ..row };
         match &planned.plan {
@@ -134,7 +136,7 @@ pub(crate) fn entrants(
     against: &[Baseline],
     issue: Issue,
 ) -> Result<Vec<Planned>> {
-    let (count, registered) = (size.elements(job.dtype), bench.is_registered());
+    let (count, registered) = (bench.whole_parts(size.elements(job.dtype)), bench.is_registered());
     let request = Request { count, dtype: job.dtype, op: job.op, registered };
     let plans = job.candidates.iter().map(|candidate| plan(bench, candidate, request, issue));
     let mut planned = plans.collect::<Result<Vec<_>>>()?;

@@ -38,7 +38,7 @@ MYELON_DEVICE void signal_all_gather(const Args& args) {
       // Each rank starts with another peer, so that they do not all load from one.
       const u32 source = (args.rank + distance) % kWorldSize;
       u8* target = part(source);
-      for_each_pack<8, T>(
+      for_each_pack<4, T>(
           step.packs, [&](u64 i) { return staging.load(source, i, k); },
           [&](u64 i, Pack<T> pack) { store_pack(target, step.first + i, args.count, pack); });
     }

@@ -45,7 +45,7 @@ MYELON_DEVICE void signal_broadcast(const Args& args) {
     if (is_root || k >= steps.count()) return;
     const Share own = shard(k, args.rank);
     const u64 first = steps.at(k).first + own.first;
-    for_each_pack<8, T>(
+    for_each_pack<4, T>(
         own.packs, [&](u64 i) { return staging.load(root, own.first + i, k); },
         [&](u64 i, Pack<T> pack) {
           if (passed_on) staging.store(own.first + i, pack, k);
@@ -61,7 +61,7 @@ MYELON_DEVICE void signal_broadcast(const Args& args) {
       if (source == root) continue;
       const Share part = shard(k, source);
       const u64 first = steps.at(k).first + part.first;
-      for_each_pack<8, T>(
+      for_each_pack<4, T>(
           part.packs, [&](u64 i) { return staging.load(source, part.first + i, k); },
           [&](u64 i, Pack<T> pack) { store_pack(args.output, first + i, args.count, pack); });
     }

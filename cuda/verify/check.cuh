@@ -1,4 +1,4 @@
-// check: counts the elements of a result that are not exactly the reduction of all ranks' test data.
+// check: counts the elements of a result that are not exactly the reduction of the test data of some ranks.
 #pragma once
 #include "verify/pattern.cuh"
 
@@ -13,10 +13,11 @@ MYELON_DEVICE void check(const VerifyArgs& args) {
   const T* data = static_cast<const T*>(args.data);
   u64 wrong = 0;
   for (u64 i = static_cast<u64>(cta_index()) * thread_count() + thread_index(); i < args.count; i += threads) {
-    auto expected = pattern_value<T, Op>(pattern_bits(args.seed, operation, 0, i));
-    for (u32 rank = 1; rank < args.world_size; ++rank) {
+    const u64 place = args.first + i;
+    auto expected = pattern_value<T, Op>(pattern_bits(args.seed, operation, args.rank, place));
+    for (u32 other = 1; other < args.world_size; ++other) {
       // As the variants do, round trips through the element type included: what is exact stays exact.
-      expected = Op::combine(expected, pattern_value<T, Op>(pattern_bits(args.seed, operation, rank, i)));
+      expected = Op::combine(expected, pattern_value<T, Op>(pattern_bits(args.seed, operation, args.rank + other, place)));
     }
     const auto rounded = A::widen(A::narrow(Op::finish(expected, args.world_size)));
     if (!(A::widen(data[i]) == rounded)) ++wrong;

@@ -59,7 +59,8 @@ impl Communicator {
     ) -> Result<()> {
         let find = || {
             each(operations, |operation| {
-                self.check_window(operation).and_then(|()| kernels.find(Collective::AllReduce, choice, &operation.request()))
+                self.check_window(operation)
+                    .and_then(|()| kernels.find(Collective::AllReduce, choice, &operation.request()))
             })
         };
         let mut found = find()?;

@@ -125,8 +125,7 @@ mod tests {
     /// On rank 1 of 3, with 4 floats.
     fn check(collective: Collective, input: u64, output: u64) -> Result<(), String> {
         let (input, output) = (DevicePtr(input), DevicePtr(output));
-        let call =
-            Call { collective, input, output, count: 4, dtype: DType::F32, op: ReduceOp::Sum, root: Rank(1) };
+        let call = Call { collective, input, output, count: 4, dtype: DType::F32, op: ReduceOp::Sum, root: Rank(1) };
         call.check(Rank(1), WorldSize::new(3).unwrap()).map_err(|error| error.to_string())
     }
 

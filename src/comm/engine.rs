@@ -132,6 +132,10 @@ impl KernelEngine {
         Ok((choice, origin))
     }
 
+    pub(super) fn choose_other(&self, collective: Collective) -> Result<&Choice> {
+        self.dispatcher.choose_other(collective)
+    }
+
     pub(super) fn plan(&self, choice: &Choice, request: &Request) -> Result<Plan> {
         let terrain = Terrain {
             device: self.kind,
@@ -153,12 +157,7 @@ impl KernelEngine {
     ///
     /// Errors: besides those of [`Plan::new`], [`Error::InvalidArgument`](crate::Error::InvalidArgument) for a grid that is
     /// not resident as a whole, and for a variant of another collective.
-    pub(super) fn find(
-        &self,
-        collective: Collective,
-        choice: Option<&Choice>,
-        request: &Request,
-    ) -> Result<Found<'_>> {
+    pub(super) fn find(&self, collective: Collective, choice: Option<&Choice>, request: &Request) -> Result<Found<'_>> {
         let choice = match choice {
             None if collective != Collective::AllReduce => Some(self.dispatcher.choose_other(collective)?),
             choice => choice,
@@ -217,7 +216,7 @@ impl KernelEngine {
 
     /// Plans of what a collective but all-reduce takes for these types and operators, at every size.
     pub(super) fn plans_of(&self, collective: Collective, types: &[(DType, ReduceOp)]) -> Result<Vec<Plan>> {
-        let choice = self.dispatcher.choose_other(collective)?;
+        let choice = self.choose_other(collective)?;
         let mut plans: Vec<Plan> = Vec::new();
         for &(dtype, op) in types {
             for size in self.dispatcher.sizes() {

@@ -206,6 +206,16 @@ impl Communicator {
         self.kernels()?.choose(request).map(|(choice, _)| choice)
     }
 
+    /// As [`Communicator::choose`], for a request of any collective: of one rank's part, where there are parts.
+    ///
+    /// Errors: as [`Communicator::choose`].
+    pub fn choose_of(&self, collective: Collective, request: &Request) -> Result<Choice> {
+        match collective {
+            Collective::AllReduce => self.choose(request),
+            _ => self.kernels()?.choose_other(collective).cloned(),
+        }
+    }
+
     /// How a request would run under a choice.
     pub fn plan(&self, choice: &Choice, request: &Request) -> Result<Plan> {
         self.kernels()?.plan(choice, request)

@@ -3,23 +3,25 @@
 use std::fmt;
 
 use crate::measure::size::Bytes;
-use crate::types::{DType, ReduceOp, WorldSize};
+use crate::types::{Collective, DType, ReduceOp, WorldSize};
 
 /// Most operations of a batch, [`Series::batch`]: together fewer than a stream queues before a call blocks.
 pub const MOST_BATCH: u32 = 256;
 
-/// One all-reduce as the ranks ask for it. Rows of equal cases can be held against each other.
+/// One operation as the ranks ask for it. Rows of equal cases can be held against each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Case {
     /// Everything but the size.
     pub series: Series,
-    /// Message size: the bytes that the elements take.
+    /// Message size: the bytes that the elements take, those of all parts together where a collective has parts.
     pub bytes: Bytes,
 }
 
 /// What the points of one curve, or the lines of one table, have in common.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Series {
+    /// What the ranks do. All-reduces come first.
+    pub collective: Collective,
     /// Ranks that take part.
     pub ranks: WorldSize,
     /// Element type.
@@ -42,6 +44,16 @@ impl Series {
         Case { series: self, bytes }
     }
 
+    /// What is done with what: `f32 sum`, `all_gather f32`.
+    pub fn what(self) -> String {
+        let Self { collective, dtype, op, .. } = self;
+        match collective {
+            Collective::AllReduce => format!("{dtype} {op}"),
+            _ if collective.has_operator() => format!("{collective} {dtype} {op}"),
+            _ => format!("{collective} {dtype}"),
+        }
+    }
+
     /// How the operations were issued and where the result went, for captions.
     pub fn mode(self) -> String {
         let issue = match (self.graph, self.batch) {
@@ -59,7 +71,7 @@ impl Series {
 impl fmt::Display for Series {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ranks = if self.ranks.get() == 1 { "rank" } else { "ranks" };
-        write!(f, "{} {ranks}, {} {}, {}", self.ranks, self.dtype, self.op, self.mode())
+        write!(f, "{} {ranks}, {}, {}", self.ranks, self.what(), self.mode())
     }
 }
 
@@ -71,6 +83,7 @@ mod tests {
     fn a_series_reads_as_a_caption() {
         let ranks = WorldSize::new(8).unwrap();
         let series = Series {
+            collective: Collective::AllReduce,
             ranks,
             dtype: DType::F32,
             op: ReduceOp::Sum,
@@ -84,5 +97,8 @@ mod tests {
         assert_eq!(series.to_string(), "1 rank, f32 sum, launched one by one, in place");
         let series = Series { batch: 8, registered: true, ..series };
         assert_eq!(series.to_string(), "1 rank, f32 sum, launched in batches of 8 operations, in place, registered");
+        let what = |collective| Series { collective, ..series }.what();
+        assert_eq!(what(Collective::ReduceScatter), "reduce_scatter f32 sum");
+        assert_eq!(what(Collective::Broadcast), "broadcast f32");
     }
 }

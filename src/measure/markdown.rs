@@ -33,7 +33,7 @@ pub fn provenance(provenance: &Provenance) -> String {
 pub fn table(provenance: &Provenance, standing: &Standing<'_>) -> String {
     let series = standing.series;
     let against: Vec<_> = Baseline::ALL.into_iter().filter(|&baseline| standing.has(baseline)).collect();
-    let mut text = format!("**{}, {} {}**: ", ranks(provenance, series.ranks), series.dtype, series.op);
+    let mut text = format!("**{}, {}**: ", ranks(provenance, series.ranks), series.what());
     let _ = write!(text, "p50 of the slowest rank in µs; {}", series.mode());
     if !against.is_empty() {
         let _ = write!(text, "; {}", provenance.nccl_state());

@@ -9,7 +9,7 @@ use crate::measure::provenance::Provenance;
 use crate::measure::size::Bytes;
 use crate::measure::stats::Summary;
 use crate::measure::stored::{Stored, json, lines};
-use crate::types::{DType, Launching, Metadata, Output, Places, ReduceOp, SyncPolicy, Wait, WorldSize};
+use crate::types::{Collective, DType, Launching, Metadata, Output, Places, ReduceOp, SyncPolicy, Wait, WorldSize};
 
 /// Number of the form described here. A change that an old reader would get wrong takes the next one.
 pub const SCHEMA: u32 = 1;
@@ -30,9 +30,12 @@ pub struct Results {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Row {
+    /// What the ranks did; an all-reduce in files older than this field.
+    #[serde(default)]
+    pub collective: Collective,
     /// Ranks that took part.
     pub ranks: WorldSize,
-    /// Message size.
+    /// Message size, of all parts together where the collective has parts.
     pub bytes: u64,
     /// Element type.
     pub dtype: DType,
@@ -109,8 +112,9 @@ impl Row {
     /// A row with its bandwidths filled in; both names alike, no lanes known: set what is.
     pub fn measured(case: Case, requested: &str, time_us: Summary, wrong: Option<u64>) -> Self {
         let Case { series, bytes } = case;
-        let bandwidth = Bandwidth::of_all_reduce(bytes, time_us.p50, series.ranks);
+        let bandwidth = Bandwidth::of(series.collective, bytes, time_us.p50, series.ranks);
         Self {
+            collective: series.collective,
             ranks: series.ranks,
             bytes: bytes.0,
             dtype: series.dtype,
@@ -144,8 +148,8 @@ impl Row {
 
     /// What was measured, apart from the candidate and its time.
     pub fn case(&self) -> Case {
-        let &Self { ranks, dtype, op, in_place, registered, graph, batch, bytes, .. } = self;
-        Series { ranks, dtype, op, in_place, registered, graph, batch }.at(Bytes(bytes))
+        let &Self { collective, ranks, dtype, op, in_place, registered, graph, batch, bytes, .. } = self;
+        Series { collective, ranks, dtype, op, in_place, registered, graph, batch }.at(Bytes(bytes))
     }
 
     /// Whether verification found a wrong element. A time of such a row means nothing.
@@ -209,6 +213,7 @@ pub(crate) mod tests {
     pub(crate) fn row(ranks: u32, bytes: u64, requested: &str, p50: f64) -> Row {
         let ranks = WorldSize::new(ranks).unwrap();
         let series = Series {
+            collective: Collective::AllReduce,
             ranks,
             dtype: DType::F32,
             op: ReduceOp::Sum,
@@ -234,8 +239,8 @@ pub(crate) mod tests {
             r#"{"schema":1,
 "provenance":{"date":"2026-11-20T10:00:00Z","version":"0.1.0","source_hash":"1a2b3c4d","gpu":"NVIDIA H200","gpus":8,"link":"NV18","driver":"580.159","cuda":"13.0","nccl":"2.28.9","nvls":"off","cpu":"Test CPU"},
 "rows":[
-{"ranks":8,"bytes":1024,"dtype":"f32","op":"sum","requested":"auto","variant":"ring","lanes":16,"threads":512,"chunk":4096,"stages":0,"stage_packs":0,"producer_warps":0,"slots":4,"wait":"spin","sync":null,"places":null,"metadata":null,"launch":null,"output":null,"in_place":false,"registered":false,"graph":20,"batch":0,"time_us":{"p50":4.0,"p99":6.0,"min":2.0},"host_us":2.5,"algbw_gbps":0.256,"busbw_gbps":0.448,"wrong":0},
-{"ranks":8,"bytes":1024,"dtype":"f32","op":"sum","requested":"nccl","variant":"nccl","lanes":0,"threads":0,"chunk":0,"stages":0,"stage_packs":0,"producer_warps":0,"slots":0,"wait":null,"sync":null,"places":null,"metadata":null,"launch":null,"output":null,"in_place":false,"registered":false,"graph":20,"batch":0,"time_us":{"p50":8.0,"p99":12.0,"min":4.0},"host_us":null,"algbw_gbps":0.128,"busbw_gbps":0.224,"wrong":null}
+{"collective":"all_reduce","ranks":8,"bytes":1024,"dtype":"f32","op":"sum","requested":"auto","variant":"ring","lanes":16,"threads":512,"chunk":4096,"stages":0,"stage_packs":0,"producer_warps":0,"slots":4,"wait":"spin","sync":null,"places":null,"metadata":null,"launch":null,"output":null,"in_place":false,"registered":false,"graph":20,"batch":0,"time_us":{"p50":4.0,"p99":6.0,"min":2.0},"host_us":2.5,"algbw_gbps":0.256,"busbw_gbps":0.448,"wrong":0},
+{"collective":"all_reduce","ranks":8,"bytes":1024,"dtype":"f32","op":"sum","requested":"nccl","variant":"nccl","lanes":0,"threads":0,"chunk":0,"stages":0,"stage_packs":0,"producer_warps":0,"slots":0,"wait":null,"sync":null,"places":null,"metadata":null,"launch":null,"output":null,"in_place":false,"registered":false,"graph":20,"batch":0,"time_us":{"p50":8.0,"p99":12.0,"min":4.0},"host_us":null,"algbw_gbps":0.128,"busbw_gbps":0.224,"wrong":null}
 ]}
 "#
         );
@@ -261,7 +266,9 @@ pub(crate) mod tests {
         let shape = "\"chunk\":0,\"stages\":0,\"stage_packs\":0,\"producer_warps\":0,\"slots\":0,\"wait\":null,\
                      \"sync\":null,\"places\":null,\"metadata\":null,\"launch\":null,\"output\":null,";
         let mut older = text.clone();
-        for part in [shape, "\"registered\":false,", "\"batch\":0,", "\"host_us\":null,"] {
+        for part in
+            ["\"collective\":\"all_reduce\",", shape, "\"registered\":false,", "\"batch\":0,", "\"host_us\":null,"]
+        {
             assert!(older.contains(part), "{part}");
             older = older.replace(part, "");
         }

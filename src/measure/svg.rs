@@ -13,6 +13,7 @@ use crate::measure::provenance::Provenance;
 use crate::measure::results::{Results, Row};
 use crate::measure::scale::LogAxis;
 use crate::measure::size::Bytes;
+use crate::types::Collective;
 
 const WIDTH: f64 = 960.0;
 const HEADING: f64 = 104.0;
@@ -115,7 +116,8 @@ fn curves<'a>(standing: &Standing<'a>) -> Vec<Curve<'a>> {
 
 /// The standings that differ in nothing but the ranks, of the kind with the most lines; the first kind of equal ones.
 fn of_one_kind(standings: Vec<Standing<'_>>) -> Vec<Standing<'_>> {
-    let kind = |series: Series| (series.dtype, series.op, series.in_place, series.graph, series.batch);
+    let kind =
+        |series: Series| (series.collective, series.dtype, series.op, series.in_place, series.graph, series.batch);
     let mut lines = BTreeMap::new();
     for standing in &standings {
         *lines.entry(kind(standing.series)).or_insert(0) += standing.lines.len();
@@ -125,7 +127,10 @@ fn of_one_kind(standings: Vec<Standing<'_>>) -> Vec<Standing<'_>> {
 }
 
 fn heading(svg: &mut String, provenance: &Provenance, series: Series, standings: &[Standing<'_>], height: f64) {
-    let title = format!("All-reduce, {} {}", series.dtype, series.op);
+    let title = match series.collective {
+        Collective::AllReduce => format!("All-reduce, {}", series.what()),
+        _ => series.what(),
+    };
     let software = if provenance.gpus == 0 { String::new() } else { format!(" · {}", provenance.nccl_state()) };
     let day = provenance.date.strftime("%Y-%m-%d");
     let about = format!("{}{software} · p50 of the slowest rank, {} · {day}", provenance.machine(), series.mode());

@@ -163,9 +163,7 @@ impl Source<'_> {
         if !variant.enabled {
             return Err(self.wrong(start, "variant", format!("{name} is disabled in the manifest")));
         }
-        variant
-            .implements(Collective::AllReduce)
-            .map_err(|error| self.wrong(start, "variant", error.to_string()))?;
+        variant.implements(Collective::AllReduce).map_err(|error| self.wrong(start, "variant", error.to_string()))?;
         let shape = fields.shape()?;
         variant.takes(&shape).map_err(|error| self.wrong(start, &name, error.to_string()))?;
         Ok((Row { from: from.0, choice: Choice { shape, ..Choice::of(variant) }, measured }, to.map(|to| to.0)))

@@ -79,9 +79,7 @@ impl Rule {
             if !variant.enabled {
                 return Err(wrong(key("variant"), format!("{} is disabled in the manifest", variant.name)));
             }
-            variant
-                .implements(Collective::AllReduce)
-                .map_err(|error| wrong(key("variant"), error.to_string()))?;
+            variant.implements(Collective::AllReduce).map_err(|error| wrong(key("variant"), error.to_string()))?;
             variant.takes(&raw.shape).map_err(|error| wrong(key("shape"), error.to_string()))?;
             for &ranks in raw.ranks.iter().flatten() {
                 WorldSize::new(ranks).map_err(|error| wrong(key("ranks"), error.to_string()))?;

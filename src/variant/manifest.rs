@@ -31,7 +31,7 @@ pub struct VariantSpec {
     /// One line for `--help` and tables.
     pub summary: String,
     /// The collective that it is a kernel of; an all-reduce if absent.
-    #[serde(default = "all_reduce")]
+    #[serde(default)]
     pub collective: Collective,
     /// Whether sweeps of all variants and `auto` may take it.
     pub enabled: bool,
@@ -100,10 +100,6 @@ pub struct Tuning {
     /// The shape; lanes and threads are always there. Each part is bounded by what the heap has.
     #[serde(flatten)]
     pub shape: Shape,
-}
-
-fn all_reduce() -> Collective {
-    Collective::AllReduce
 }
 
 fn compute_capability<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {

@@ -83,7 +83,9 @@ impl Bench {
         assert!(seen == others, "rank {rank}: {operation:?} wrote past its output");
         let difference = match collective {
             Collective::ReduceScatter => reference::first_difference(request.dtype, &result, &expected),
-            _ => result.iter().zip(&expected).position(|(seen, expected)| seen != expected).map(|at| at / size as usize),
+            _ => {
+                result.iter().zip(&expected).position(|(seen, expected)| seen != expected).map(|at| at / size as usize)
+            }
         };
         if let Some(element) = difference {
             let range = element * size as usize..(element + 1) * size as usize;

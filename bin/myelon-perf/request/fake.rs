@@ -25,8 +25,13 @@ impl Surroundings for Fake {
     fn has_nccl(&self) -> bool {
         self.nccl
     }
-    fn variants(&self) -> Vec<String> {
-        vec!["ring".into(), "pair".into(), "slow".into()]
+    fn variants(&self, collective: Collective) -> Vec<String> {
+        let names: &[&str] = match collective {
+            Collective::AllReduce => &["ring", "pair", "slow"],
+            Collective::Broadcast => &["fan"],
+            _ => &[],
+        };
+        names.iter().map(|&name| name.to_owned()).collect()
     }
     fn is_enabled(&self, variant: &str) -> bool {
         variant != "slow"

@@ -1,4 +1,4 @@
-//! Stored results as one page for a browser: curves with values under the pointer, filters, tables. Nothing is loaded from
+//! Stored all-reduces as one page for a browser: curves with values under the pointer, filters, tables. Nothing is loaded from
 //! elsewhere, so it works from a file, in an e-mail, and in ten years.
 //!
 //! What is shown of a row is decided here: which candidate stands for whom, how it is called, and what the hardware allows. The
@@ -16,7 +16,7 @@ use crate::measure::provenance::Provenance;
 use crate::measure::results::{Results, Row};
 use crate::measure::size::Bytes;
 use crate::measure::stored::json;
-use crate::types::WorldSize;
+use crate::types::{Collective, WorldSize};
 
 const PAGE: &str = include_str!("page.html");
 const STYLE: &str = include_str!("page.css");
@@ -85,9 +85,14 @@ impl<'a> Machine<'a> {
             baselines: if provenance.gpus == 0 { String::new() } else { provenance.nccl_state() },
             link: link.cloned().or_else(|| link_rate(provenance)),
             floor: Floor::of(provenance).map(|floor| FloorTimes::of(floor, &results.rows)),
-            rows: results.rows.iter().filter(|row| row.bytes > 0 && row.time_us.p50 > 0.0).map(Entry::of).collect(),
+            rows: results.rows.iter().filter(|row| is_shown(row)).map(Entry::of).collect(),
         }
     }
+}
+
+/// What has a place on logarithmic axes, and is what the floor is of.
+fn is_shown(row: &Row) -> bool {
+    row.collective == Collective::AllReduce && row.bytes > 0 && row.time_us.p50 > 0.0
 }
 
 /// The sentence of the README, and whether the times mean anything.
@@ -101,7 +106,7 @@ fn about(provenance: &Provenance) -> String {
 impl FloorTimes {
     fn of(floor: Floor, rows: &[Row]) -> Self {
         let mut sizes: BTreeMap<WorldSize, BTreeSet<u64>> = BTreeMap::new();
-        for row in rows.iter().filter(|row| row.bytes > 0) {
+        for row in rows.iter().filter(|row| is_shown(row)) {
             sizes.entry(row.ranks).or_default().insert(row.bytes);
         }
         let points = |(ranks, sizes): (WorldSize, BTreeSet<u64>)| {
