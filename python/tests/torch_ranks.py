@@ -192,10 +192,27 @@ def delegated() -> None:
     told = torch.full((4,), float(RANK), device=DEVICE)
     dist.broadcast(told, src=SIZE - 1)
     assert told.tolist() == [SIZE - 1.0] * 4
+    swapped = torch.zeros(2 * SIZE, device=DEVICE)
+    dist.all_to_all_single(swapped, torch.full((2 * SIZE,), float(RANK), device=DEVICE))
+    assert swapped[::2].tolist() == [float(rank) for rank in range(SIZE)]
+    flats = [torch.zeros(count * SIZE, device=DEVICE) for count in (2, 5)]
+    pieces = [torch.full((count,), float(RANK), device=DEVICE) for count in (2, 5)]
+    with dist._coalescing_manager():
+        for flat, own in zip(flats, pieces):
+            dist.all_gather_into_tensor(flat, own)
+    assert [flat.sum().item() for flat in flats] == [sum(range(SIZE)) * count for count in (2, 5)]
+    pieces = [torch.zeros(count, device=DEVICE) for count in (2, 5)]
+    with dist._coalescing_manager():
+        for own, count in zip(pieces, (2, 5)):
+            dist.reduce_scatter_tensor(own, torch.ones(count * SIZE, device=DEVICE))
+    assert [own.sum().item() for own in pieces] == [SIZE * count for count in (2, 5)]
     objects: List[Any] = [None] * SIZE
     dist.all_gather_object(objects, {"rank": RANK})
     assert [entry["rank"] for entry in objects] == list(range(SIZE))
-    dist.barrier()
+    # Many, each behind works whose tensors a thread of the backend lets go of.
+    for _ in range(200):
+        dist.broadcast(torch.zeros(4, device=DEVICE), src=0, async_op=True)
+        dist.barrier()
     if RANK == 0:
         dist.send(torch.full((2,), 5.0, device=DEVICE), dst=1)
     elif RANK == 1:

@@ -20,6 +20,7 @@ from ..core import Communicator
 from ..errors import InvalidArgument, MyelonError
 from ..types import ReduceOp
 from . import settings
+from .delegating import DelegatingProcessGroup
 from .issue import Issuer, issuer_on
 from .mapping import dtype_of, op_of
 from .meeting import connect, over_store
@@ -27,7 +28,7 @@ from .meeting import connect, over_store
 _DEFAULT_BACKEND = {"cuda": "NCCL", "cpu": "GLOO"}
 
 
-class MyelonProcessGroup(dist.ProcessGroup):
+class MyelonProcessGroup(DelegatingProcessGroup):
     """See the module. The communicator comes up at the first all-reduce that it is for, on the device of its tensor."""
 
     def __init__(self, store: Store, rank: int, size: int, timeout: timedelta, ranks: List[int]) -> None:
@@ -86,7 +87,7 @@ class MyelonProcessGroup(dist.ProcessGroup):
         issuer = self._issuer_for(tensors[0]) if op is not None and len(tensors) == 1 else None
         if issuer is not None and op is not None:
             return issuer.all_reduce(tensors, op, _is_async(opts))
-        work: dist.Work = self._delegate(tensors).allreduce(tensors, opts)
+        work: dist.Work = self.backend_of(tensors[0].device).allreduce(tensors, opts)
         return work
 
     def allreduce_coalesced(self, tensors: List[torch.Tensor], opts: Any = None) -> dist.Work:
@@ -96,7 +97,7 @@ class MyelonProcessGroup(dist.ProcessGroup):
         issuer = self._issuer_for(tensors[0]) if op is not None else None
         if issuer is not None and op is not None:
             return issuer.all_reduce(tensors, op, _is_async(opts))
-        work: dist.Work = self._delegate(tensors).allreduce_coalesced(tensors, opts)
+        work: dist.Work = self.backend_of(tensors[0].device).allreduce_coalesced(tensors, opts)
         return work
 
     def _reduce_scatter_base(self, output: torch.Tensor, input: torch.Tensor, opts: Any = None) -> dist.Work:
@@ -105,7 +106,7 @@ class MyelonProcessGroup(dist.ProcessGroup):
         issuer = self._issuer_for(output) if op is not None else None
         if issuer is not None and op is not None:
             return issuer.reduce_scatter(output, input, op, _is_async(opts))
-        work: dist.Work = self._delegate([output])._reduce_scatter_base(output, input, opts)
+        work: dist.Work = self.backend_of(output.device)._reduce_scatter_base(output, input, opts)
         return work
 
     def _allgather_base(self, output: torch.Tensor, input: torch.Tensor, opts: Any = None) -> dist.Work:
@@ -113,7 +114,7 @@ class MyelonProcessGroup(dist.ProcessGroup):
         issuer = self._issuer_for(output) if self._takes("all_gather", [output, input]) else None
         if issuer is not None:
             return issuer.all_gather(output, input, _is_async(opts))
-        work: dist.Work = self._delegate([output])._allgather_base(output, input, opts)
+        work: dist.Work = self.backend_of(output.device)._allgather_base(output, input, opts)
         return work
 
     def broadcast(self, tensors: Any, opts: Any = None, timeout: Optional[timedelta] = None) -> dist.Work:
@@ -128,7 +129,7 @@ class MyelonProcessGroup(dist.ProcessGroup):
         issuer = self._issuer_for(tensors[0]) if len(tensors) == 1 and self._takes("broadcast", tensors) else None
         if issuer is not None:
             return issuer.broadcast(tensors[0], opts.rootRank, _is_async(opts))
-        work: dist.Work = self._delegate(tensors).broadcast(tensors, opts)
+        work: dist.Work = self.backend_of(tensors[0].device).broadcast(tensors, opts)
         return work
 
     def _start_coalescing(self, device: torch.device) -> None:
@@ -184,9 +185,6 @@ class MyelonProcessGroup(dist.ProcessGroup):
 
     def _delegates(self) -> List[Any]:
         return [self._get_backend(device) for device in self._device_types]
-
-    def _delegate(self, tensors: List[torch.Tensor]) -> Any:
-        return self._get_backend(tensors[0].device)
 
     def _takes(self, collective: str, tensors: List[torch.Tensor]) -> bool:
         """Whether a collective of these tensors is for Myelon, by what is equal on all ranks."""
