@@ -156,6 +156,17 @@ def test_more_ranks_than_a_node_has_are_refused_before_any_is_asked() -> None:
         connect(nobody, 0, 9, torch.device("cpu"))
 
 
+def test_every_collective_that_a_subclass_can_have_is_the_packages_own() -> None:
+    """What is left to torch's C++ runs with the interpreter lock held, and can wait for a thread that needs it."""
+    from myelon_ccl.torch.process_group import MyelonProcessGroup
+
+    overridable = """allgather allgather_into_tensor_coalesced allreduce allreduce_coalesced alltoall_base barrier broadcast
+        reduce_scatter reduce_scatter_tensor_coalesced send recv abort"""
+    for name in overridable.split():
+        owner = next(owner for owner in MyelonProcessGroup.__mro__ if name in vars(owner))
+        assert owner.__module__.startswith("myelon_ccl."), f"{name} is {owner}'s"
+
+
 def test_strict_makes_that_an_error(start_ranks: Start, tmp_path: Path) -> None:
     ranks = start_ranks(2, MYELON_TORCH_STRICT="1")
     ranks.run(torch_ranks.init, str(tmp_path / "store"))
