@@ -18,6 +18,7 @@ constexpr u64 kLlBuffers = 2;
 constexpr u64 kStagingBuffers = 2;
 constexpr u64 kPackBytes = 16;
 constexpr u32 kStageFlagBytes = 256;
+constexpr u32 kMaxBuckets = 128;
 constexpr u32 kOperationBits = 24;
 constexpr u32 kDescriptorBits = 64 - kOperationBits;
 
@@ -125,6 +126,19 @@ struct Args {
   u32 padding;
 };
 
+struct BucketPlace {
+  const void* input;
+  void* output;
+};
+
+struct BucketArgs : Args {
+  u32 search_step;
+  u32 padding;
+  u32 first_pack[kMaxBuckets];
+  u32 elements[kMaxBuckets];
+  BucketPlace place[kMaxBuckets];
+};
+
 struct VerifyArgs {
   void* data;
   u64 count;
@@ -162,6 +176,8 @@ static_assert(sizeof(LaneState) == 512, "LaneState differs from src/abi.rs");
 static_assert(sizeof(FaultRecord) == 112, "FaultRecord differs from src/abi.rs");
 static_assert(sizeof(ControlPage) == 120, "ControlPage differs from src/abi.rs");
 static_assert(sizeof(Args) == 272, "Args differs from src/abi.rs");
+static_assert(sizeof(BucketArgs) == sizeof(Args) + 8 + 24 * kMaxBuckets, "BucketArgs differs from src/abi.rs");
+static_assert(sizeof(BucketArgs) <= 4096, "BucketArgs is more than a launch takes");
 static_assert(sizeof(VerifyArgs) == 56, "VerifyArgs differs from src/abi.rs");
 static_assert(sizeof(PairArgs) == 104, "PairArgs differs from src/abi.rs");
 static_assert(sizeof(NeighbourArgs) == 32, "NeighbourArgs differs from src/abi.rs");

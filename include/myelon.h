@@ -159,6 +159,16 @@ typedef struct {
     myelonWindow_t window;
 } myelonOperation_t;
 
+// One buffer of a list, for myelonAllReduceBuckets.
+typedef struct {
+    // First element of this rank's operand.
+    const void *input;
+    // First element of this rank's result; equals input to work in place, else does not overlap it.
+    void *output;
+    // Elements. Equal on all ranks.
+    size_t count;
+} myelonBucket_t;
+
 #ifdef __cplusplus
 extern "C" {
 #endif // __cplusplus
@@ -298,6 +308,19 @@ myelonStatus_t myelonAllReduceBatch(myelonComm_t comm,
                                     const myelonOperation_t *operations,
                                     size_t n,
                                     myelonStream_t stream);
+
+// Reduces a list of n buffers of one type by one operator as one operation: small ones, such as the gradients of many tensors, cost a
+// part of a launch each. Buckets have no order among themselves, and no output overlaps an operand of another one. All are checked
+// before anything is launched, and an error names the bucket by its place from 0. Otherwise as myelonAllReduce.
+myelonStatus_t myelonAllReduceBuckets(myelonComm_t comm,
+                                      const myelonBucket_t *buckets,
+                                      size_t n,
+                                      myelonDataType_t dtype,
+                                      myelonOp_t op,
+                                      myelonStream_t stream);
+
+// As myelonPrepare, for lists of buckets.
+myelonStatus_t myelonPrepareBuckets(myelonComm_t comm, const myelonDataType_t *dtypes, const myelonOp_t *ops, size_t n);
 
 // Copies the root's input into every rank's output; elsewhere input is ignored, and may be NULL. count elements. On the root output
 // equals input, or does not overlap it. Otherwise as myelonAllReduce.

@@ -3,7 +3,11 @@
 //! Sizes and offsets are asserted on both sides, so a change on one side does not compile on the other.
 //! All offsets are bytes from the start of a rank's heap; all addresses are as the launching rank maps them.
 
+mod buckets;
+
 use crate::types::MAX_WORLD_SIZE;
+
+pub use buckets::{BUCKETS_CODE, BucketArgs, BucketPlace, BucketTable, MAX_BUCKETS, SHAPE_BITS, buckets_descriptor};
 
 /// [`MAX_WORLD_SIZE`] as an array length.
 pub const MAX_WORLD: usize = MAX_WORLD_SIZE as usize;

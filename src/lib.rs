@@ -82,6 +82,8 @@
 //!   pair of ranks stores and loads test data there.
 //! - A [`Window`] is memory of the user's that [`Communicator::register`] made reachable for all ranks. Operations that name the
 //!   window of their output ([`Operation::window`]) can have results stored right into it.
+//! - [`Communicator::split`] makes communicators of some of the ranks, by color and key: a child beside its parent, with a heap
+//!   and operations of its own.
 //! - The engine of a communicator is Myelon's kernels. Where GPUs cannot reach each other's memory that is an error, or NCCL
 //!   with [`comm::Fallback::Nccl`] in [`Options::fallback`]; [`Communicator::engine`] says which one runs. On NCCL there are no
 //!   variants and plans, and NCCL's kernels have no deadline.
@@ -103,7 +105,13 @@
 //! one on the same thread waits for ever.
 //!
 //! [`Communicator::all_reduce_batch`] issues several operations by one call: in order, and all checked before the first is
-//! launched.
+//! launched. [`Communicator::all_reduce_buckets`] reduces a list of buffers as one operation, and in one launch where it fits: for
+//! small ones of one type and operator without an order among them, such as the gradients of many tensors.
+//!
+//! [`Communicator::barrier`] holds a stream until the streams of all ranks have come to it; the host goes on.
+//!
+//! Communicators that share ranks, a child and its parent, have sequences of their own, which only streams order. Ranks that are
+//! in both issue their operations in the same order.
 //!
 //! The first use of a data type and operator that was not prepared compiles and loads kernels, between barriers of all ranks'
 //! hosts. [`Options::prepare`] and [`Communicator::prepare_types`] do it ahead of time.
@@ -150,7 +158,7 @@ pub mod variant;
 pub mod verify;
 pub mod watch;
 
-pub use comm::{Call, Communicator, Fallback, Operation, Options};
+pub use comm::{Bucket, Call, Communicator, Fallback, Operation, Options};
 pub use error::{Error, Result};
 pub use memory::Window;
 pub use types::{

@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::abi::PACK_BYTES;
 use crate::error::Error;
 
 /// Most ranks one communicator can have: the GPUs of one NVLink node.
@@ -281,6 +282,11 @@ impl DType {
             Self::F32 | Self::I32 | Self::U32 => 4,
             Self::F64 | Self::I64 | Self::U64 => 8,
         }
+    }
+
+    /// Elements of a pack of 16 bytes.
+    pub const fn pack_elements(self) -> u64 {
+        PACK_BYTES / self.size_bytes() as u64
     }
 
     /// Whether the type is a float of any width.

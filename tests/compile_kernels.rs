@@ -49,9 +49,16 @@ fn sources(arch: &str) -> Vec<(KernelSource, bool)> {
                             let registered = shape.is_direct();
                             let request = Request { count: 1 << 20, dtype, op, registered };
                             let choice = Choice { variant: Arc::clone(variant), shape };
-                            let source = Plan::new(&terrain, &request, &choice).unwrap().kernel.source();
-                            if !sources.iter().any(|(known, _)| *known == source) {
-                                sources.push((source, true));
+                            let plan = Plan::new(&terrain, &request, &choice).unwrap();
+                            // Its code has nothing to do with shapes.
+                            let with_buckets = variant.buckets && shape == Shape::default();
+                            let of_buckets = with_buckets.then(|| plan.clone().of_buckets().unwrap());
+                            for source in
+                                [Some(plan), of_buckets].into_iter().flatten().map(|plan| plan.kernel.source())
+                            {
+                                if !sources.iter().any(|(known, _)| *known == source) {
+                                    sources.push((source, true));
+                                }
                             }
                         }
                     }

@@ -60,8 +60,11 @@ fn defaults() -> Vec<Default> {
                 let request = Request { count: bytes / 4, dtype: DType::F32, op: ReduceOp::Sum, registered: false };
                 let choice = Choice { variant: Arc::clone(variant), shape: Shape::default() };
                 let plan = Plan::new(&terrain, &request, &choice).unwrap();
-                if !defaults.iter().any(|known| known.key == plan.kernel) {
-                    defaults.push(Default { key: plan.kernel, shared_bytes: plan.shared_bytes });
+                let of_buckets = variant.buckets.then(|| plan.clone().of_buckets().unwrap());
+                for plan in [Some(plan), of_buckets].into_iter().flatten() {
+                    if !defaults.iter().any(|known| known.key == plan.kernel) {
+                        defaults.push(Default { key: plan.kernel, shared_bytes: plan.shared_bytes });
+                    }
                 }
             }
         }
@@ -107,8 +110,9 @@ fn document(compiler: &Nvrtc, defaults: &[Default], compiled: &[Compiled]) -> St
         let ResourceUsage { registers, spill_bytes, static_shared_bytes } = usage;
         writeln!(
             text,
-            "| `{}` | {} | {} | {registers} | {spill_bytes} | {} | {instructions} |",
+            "| `{}`{} | {} | {} | {registers} | {spill_bytes} | {} | {instructions} |",
             key.variant.name,
+            if key.buckets { " of buckets" } else { "" },
             key.world_size,
             key.threads,
             static_shared_bytes + shared_bytes

@@ -7,6 +7,7 @@
 // ORDER  None but the mailbox's (proto/sentinel.cuh, proto/ll.cuh): no barrier, no fence, no flag traffic.
 // COST   A rank of n sends (n - 1) x S bytes, twice that with LL; one hop. For messages where latency is everything.
 #pragma once
+#include "base/buckets.cuh"
 #include "base/team.cuh"
 #include "proto/mailbox.cuh"
 #include "reduce/operator.cuh"
@@ -21,8 +22,8 @@ MYELON_DEVICE void one_shot_push(const Args& args) {
   // What needs no memory comes before the launch's turn, while the launch before still runs.
   const Team<kWorldSize> team;
   const u32 packs = static_cast<u32>(pack_count<T>(args.count));
-  const SmallOperand<T> input(args.input, args.count);
-  const SmallOperand<T> output(args.output, args.count);
+  const typename Operands<T, Config::kBuckets>::Input input(args);
+  const typename Operands<T, Config::kBuckets>::Output output(args);
   const typename Mailbox::Route route(args, team.has_rank ? team.member : 0);
   const bool is_peer = team.has_rank && team.member != args.rank;
 

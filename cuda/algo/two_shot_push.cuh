@@ -9,6 +9,7 @@
 //        rank's input, directly or through the rank that reduced it, so the mailbox's argument holds here too.
 // COST   A rank sends 2 (n - 1) / n x S bytes, twice that with LL; two hops.
 #pragma once
+#include "base/buckets.cuh"
 #include "base/share.cuh"
 #include "proto/mailbox.cuh"
 #include "reduce/operator.cuh"
@@ -30,8 +31,9 @@ MYELON_DEVICE void two_shot_push(const Args& args) {
   // A mailbox holds a peer's part of the own shard, then from `results` on the peer's reduced shard. Shard 0 is the longest.
   const u64 results = cut(0, packs, kWorldSize, 0).packs;
   const Strided mine = grid_strided();
-  const SmallOperand<T> input(args.input, args.count);
-  const SmallOperand<T> output(args.output, args.count);
+  using Message = Operands<T, Config::kBuckets>;
+  const typename Message::Input input(args);
+  const typename Message::Output output(args);
   // Each rank starts with another peer and goes on by one, so that the traffic stays a permutation.
   auto peer_at = [&](u32 step) { return (args.rank + step) % kWorldSize; };
   auto shard_at = [&](u32 step) { return cut(0, packs, kWorldSize, peer_at(step)); };
@@ -55,7 +57,7 @@ MYELON_DEVICE void two_shot_push(const Args& args) {
     const Share shard = shard_at(step);
     for_each_pack<kUnroll, T>(
         Strided{mine.first + mine.step, mine.step}, shard.packs,
-        [&](u64 i) { return load_pack<T>(args.input, shard.first + i, args.count); },
+        [&](u64 i) { return Message::load(args, shard.first + i); },
         [&](u64 i, Pack<T> pack) { mailbox.send(route, i, mailbox.as_received(pack)); });
   }
   end_phase();
@@ -102,7 +104,7 @@ MYELON_DEVICE void two_shot_push(const Args& args) {
       MYELON_UNROLL
       for (u32 k = 0; k < kUnroll; ++k) {
         const u64 index = i + k * mine.step;
-        if (index < shard.packs) store_pack(args.output, shard.first + index, args.count, reduced[k].pack());
+        if (index < shard.packs) Message::store(args, shard.first + index, reduced[k].pack());
       }
     }
   }

@@ -1,4 +1,5 @@
-//! Several operations by one call: checked together, then launched in order.
+//! Several operations by one call: checked together, then launched in order, each by a launch of its own. A list of buffers that is
+//! one operation is in [`super::buckets`].
 
 use super::engine::{Engine, KernelEngine};
 use super::{Communicator, Operation};

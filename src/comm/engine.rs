@@ -1,5 +1,7 @@
 //! What runs the operations of a communicator: Myelon's kernels, or NCCL where those cannot reach the peers.
 
+mod buckets;
+
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -33,6 +35,8 @@ pub(super) struct KernelEngine {
     watch: Arc<Watch>,
     kernels: KernelTable,
     memo: Memo<Ready>,
+    /// Of lists of buckets.
+    bucket_memo: Memo<Ready>,
     barrier: KernelHandle,
     presence: Presence,
     copies: CopyStreams,
@@ -97,6 +101,7 @@ impl KernelEngine {
             watch,
             kernels: KernelTable::new(sharers),
             memo: Memo::new(),
+            bucket_memo: Memo::new(),
             barrier: agree(&**bootstrap, "loading the barrier", barrier::load(device, world_size))?,
             presence: Presence::of(&device.properties().identity),
             copies: CopyStreams::new(device),
@@ -127,7 +132,7 @@ impl KernelEngine {
         let Decision { choice, origin } = self.dispatcher.choose(request)?;
         let choice = match origin {
             Origin::Forced => choice.clone(),
-            Origin::Table(..) | Origin::Rule(_) => choice.within(self.heap.layout()),
+            Origin::Table(..) | Origin::Rule(_) | Origin::Manifest => choice.within(self.heap.layout()),
         };
         Ok((choice, origin))
     }
@@ -279,12 +284,7 @@ impl KernelEngine {
         let &Call { input, output, count, dtype, root, .. } = call;
         let element_bytes = dtype.size_bytes() as u64;
         let descriptor = call.descriptor();
-        let shape = LaunchShape {
-            grid: plan.lanes,
-            block: plan.kernel.threads,
-            shared_bytes: plan.shared_bytes,
-            dependent: plan.kernel.variant.dependent && self.presence.is_alone() && kernel.fits_twice(plan),
-        };
+        let shape = self.launch_shape(ready);
         let launches = plan.pieces(count).flat_map(|piece| plan.launches().map(move |steps| (piece, steps)));
         for ((offset, elements), steps) in launches {
             let args = Args {
@@ -312,6 +312,15 @@ impl KernelEngine {
             }
         }
         Ok(())
+    }
+
+    fn launch_shape(&self, Ready { plan, kernel }: &Ready) -> LaunchShape {
+        LaunchShape {
+            grid: plan.lanes,
+            block: plan.kernel.threads,
+            shared_bytes: plan.shared_bytes,
+            dependent: plan.kernel.variant.dependent && self.presence.is_alone() && kernel.fits_twice(plan),
+        }
     }
 
     /// Launches a meeting of all ranks' streams.

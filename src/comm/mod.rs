@@ -2,6 +2,8 @@
 
 mod barrier;
 mod batch;
+mod bucket;
+mod buckets;
 mod call;
 mod collectives;
 mod copies;
@@ -34,6 +36,7 @@ use crate::variant::{Choice, Plan, Request};
 use engine::{Engine, Found, KernelEngine};
 use order::{Order, Owner};
 
+pub use bucket::Bucket;
 pub use call::Call;
 pub use cuda_slices::Element;
 pub use operation::Operation;

@@ -23,6 +23,8 @@ pub struct Dispatcher {
     /// Whether every row of the table is trusted on the architecture, as on the machine that it was measured on.
     trusts_all: bool,
     rule: Arc<Rule>,
+    /// Variants with a form for lists of buckets that are trusted on the architecture.
+    for_buckets: Vec<Choice>,
     arch: String,
     ranks: WorldSize,
     sentinel: bool,
@@ -46,6 +48,8 @@ pub enum Origin<'a> {
     Table(&'a LaneTable, &'a Row),
     /// The row at this place of the rule, from 1.
     Rule(usize),
+    /// It is the last of the manifest with a form for buckets.
+    Manifest,
 }
 
 impl fmt::Display for Origin<'_> {
@@ -54,6 +58,7 @@ impl fmt::Display for Origin<'_> {
             Self::Forced => f.write_str("forced"),
             Self::Table(table, row) => write!(f, "{}, the row from {}", table.name(), Bytes(row.from)),
             Self::Rule(place) => write!(f, "row {place} of the rule"),
+            Self::Manifest => f.write_str("the last of the manifest with a form for buckets"),
         }
     }
 }
@@ -74,7 +79,10 @@ impl Dispatcher {
         let first = |&collective: &Collective| manifest.enabled_of(collective).find(|spec| spec.is_trusted_on(arch));
         let others = Collective::ALL.iter().filter(|&&collective| collective != Collective::AllReduce);
         let others = others.filter_map(first).map(Choice::of).collect();
-        Self { forced, others, table, trusts_all, rule: Rule::embedded(kind), arch: arch.to_owned(), ranks, sentinel }
+        let with_buckets = manifest.enabled().filter(|spec| spec.buckets && spec.is_trusted_on(arch));
+        let for_buckets = with_buckets.map(Choice::of).collect();
+        let (rule, arch) = (Rule::embedded(kind), arch.to_owned());
+        Self { forced, others, table, trusts_all, rule, for_buckets, arch, ranks, sentinel }
     }
 
     /// The choice for every request of a collective that has no tables: what was forced, if it is a variant of that collective, else
@@ -113,6 +121,24 @@ impl Dispatcher {
         }
         let (choice, place) = self.rule.choose(&self.arch, self.ranks, request)?;
         Ok(Decision { choice, origin: Origin::Rule(place) })
+    }
+
+    /// The choice for a list of buckets, of which `request` is the whole: what [`Dispatcher::choose`] says where that has a form
+    /// for buckets, else what the rule says, else the last variant of the manifest that has one. `None` where there is none.
+    ///
+    /// Errors: as [`Dispatcher::choose`].
+    pub fn choose_for_buckets(&self, request: &Request) -> Result<Option<Decision<'_>>> {
+        let decision = self.choose(request)?;
+        if decision.choice.variant.buckets {
+            return Ok(Some(decision));
+        }
+        let (choice, place) = self.rule.choose(&self.arch, self.ranks, request)?;
+        if choice.variant.buckets {
+            return Ok(Some(Decision { choice, origin: Origin::Rule(place) }));
+        }
+        let supports = |choice: &&Choice| choice.variant.supports(request.dtype, request.op).is_ok();
+        let last = self.for_buckets.iter().rev().find(supports);
+        Ok(last.map(|choice| Decision { choice, origin: Origin::Manifest }))
     }
 
     /// Sizes at which the choice can change, and every power of two to 4 GiB, at which rules and tunings do.
@@ -189,6 +215,27 @@ mod tests {
         let gather = dispatcher(Some("signal_all_gather"), "sm_90a", true);
         assert_eq!(decide(&gather, 256, DType::F32).0, "one_shot_push");
         assert_eq!(gather.choose_other(Collective::AllGather).unwrap(), gather.forced.as_ref().unwrap());
+    }
+
+    #[test]
+    fn a_list_of_buckets_gets_a_variant_that_has_a_form_for_them() {
+        let decide = |dispatcher: &Dispatcher, count, dtype| {
+            let request = Request { count, dtype, op: ReduceOp::Sum, registered: false };
+            let decision = dispatcher.choose_for_buckets(&request).unwrap();
+            decision.map(|Decision { choice, origin }| (choice.variant.name.clone(), origin.to_string()))
+        };
+        let some = |variant: &str, origin: &str| Some((variant.to_owned(), origin.to_owned()));
+        let hopper = dispatcher(None, "sm_90a", true);
+        assert_eq!(decide(&hopper, 256, DType::F32), some("one_shot_push", "the new table, the row from 0"));
+        // The table's variant has none, but the rule's has, or that of neither.
+        let (rule, manifest) = ("row 2 of the rule", "the last of the manifest with a form for buckets");
+        assert_eq!(decide(&hopper, 256, DType::I32), some("one_shot_push", rule));
+        assert_eq!(decide(&hopper, 1 << 19, DType::I32), some("two_shot_push", manifest));
+        let forced = |variant| dispatcher(Some(variant), "sm_90a", true);
+        assert_eq!(decide(&forced("two_shot_push"), 256, DType::F32), some("two_shot_push", "forced"));
+        assert_eq!(decide(&forced("ring"), 1 << 26, DType::F32), some("two_shot_push", manifest));
+        // None of them has been tried there.
+        assert_eq!(decide(&dispatcher(None, "sm_80", true), 256, DType::F32), None);
     }
 
     #[test]

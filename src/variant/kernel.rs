@@ -41,12 +41,14 @@ pub struct KernelKey {
     pub metadata: Metadata,
     /// How results get into the output.
     pub output: Output,
+    /// Whether the message is a list of buckets.
+    pub buckets: bool,
 }
 
 impl KernelKey {
     fn identity(&self) -> impl Hash + PartialEq + '_ {
         let stages = (self.stages, self.stage_packs, self.producer_warps);
-        let policies = (self.wait, self.sync, self.places, self.metadata, self.output);
+        let policies = (self.wait, self.sync, self.places, self.metadata, self.output, self.buckets);
         (&self.variant.name, self.dtype, self.op, self.world_size, self.threads, stages, self.sentinel, policies)
     }
 
@@ -62,7 +64,8 @@ impl KernelKey {
         let Self { dtype, op, world_size, threads, stages, stage_packs, producer_warps, sentinel, .. } = self;
         let Self { wait, sync, .. } = self;
         let (swizzled, notes) = (self.places == Places::Swizzled, self.metadata == Metadata::Shared);
-        let direct = self.output == Output::Direct;
+        let (direct, buckets) = (self.output == Output::Direct, self.buckets);
+        let args = if buckets { "BucketArgs" } else { "Args" };
         let name = &self.variant.name;
         // WHY: the policies are no part of Config: waits and phases lie below everything that is a template over it.
         let entry = format!(
@@ -80,8 +83,9 @@ impl KernelKey {
              \x20 static constexpr bool kSwizzled = {swizzled};\n\
              \x20 static constexpr bool kNotes = {notes};\n\
              \x20 static constexpr bool kDirect = {direct};\n\
+             \x20 static constexpr bool kBuckets = {buckets};\n\
              }};\n\
-             MYELON_KERNEL({threads}, Args, args) {{ {name}<{dtype}, {op}, Config>(args); }}\n\
+             MYELON_KERNEL({threads}, {args}, args) {{ {name}<{dtype}, {op}, Config>(args); }}\n\
              }}  // namespace myelon\n"
         );
         KernelSource { name: self.to_string(), entry }
@@ -129,6 +133,9 @@ impl fmt::Display for KernelKey {
         }
         if self.output != Output::Staged {
             write!(f, ", {} output", self.output)?;
+        }
+        if self.buckets {
+            f.write_str(", buckets")?;
         }
         f.write_str(">")
     }

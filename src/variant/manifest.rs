@@ -57,6 +57,9 @@ pub struct VariantSpec {
     /// Whether its launches may come up while the one before still runs (programmatic dependent launch).
     #[serde(default)]
     pub dependent: bool,
+    /// Whether it has a form for a list of buckets (`cuda/base/buckets.cuh`).
+    #[serde(default)]
+    pub buckets: bool,
     /// Architectures on which the protocol's hardware assumption has been tried; `None` where PTX guarantees what it needs.
     #[serde(default)]
     pub tried_on: Option<Vec<String>>,

@@ -103,6 +103,7 @@ impl Plan {
             places: shape.places.unwrap_or(Places::Coalesced),
             metadata: shape.metadata.unwrap_or(Metadata::Derived),
             output: request.output(&shape, &spec.parameters)?,
+            buckets: false,
         };
         let element_bytes = request.dtype.size_bytes() as u64;
         let world = u64::from(terrain.world_size.get());
@@ -143,6 +144,21 @@ impl Plan {
         let shared_bytes = kernel.shared_bytes();
         let chunk_bytes = chunk_bytes as u32;
         Ok(Self { kernel, lanes, shared_bytes, chunk_bytes, slots, piece_elements, launching })
+    }
+
+    /// The same plan where the message is a list of buckets, each of which begins with a pack of its own.
+    ///
+    /// Errors: [`Error::Unsupported`] where the variant has no such form.
+    pub fn of_buckets(mut self) -> Result<Self> {
+        let spec = &self.kernel.variant;
+        if !spec.buckets {
+            return Err(Error::unsupported(format!(
+                "variant {} has no form for buckets: choose one whose row in the manifest says buckets = true",
+                spec.name
+            )));
+        }
+        self.kernel.buckets = true;
+        Ok(self)
     }
 
     /// The parameters it runs with: all that the variant has.

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::abi::{BARRIER, ControlPage, Description, FaultCode, FaultRecord, describe};
+use crate::abi::{BARRIER, BUCKETS_CODE, ControlPage, Description, FaultCode, FaultRecord, SHAPE_BITS, describe};
 use crate::bootstrap::ControlEvent;
 use crate::device::{Device, DevicePtr, HostBlock};
 use crate::error::{Error, Result};
@@ -178,8 +178,12 @@ fn operation_text(descriptor: u64) -> String {
         return "a barrier".into();
     }
     let Description { count, collective, detail, dtype } = describe(descriptor);
-    let dtype = DType::ALL.iter().find(|value| **value as u8 == dtype).map_or("?", |value| value.name());
     let op = ReduceOp::ALL.iter().find(|value| **value as u8 == detail).map_or("?", |value| value.name());
+    if dtype == BUCKETS_CODE {
+        let (buckets, shape) = (count >> SHAPE_BITS, count & ((1 << SHAPE_BITS) - 1));
+        return format!("{op} of {buckets} buckets, whose type and counts have the hash {shape:#x}");
+    }
+    let dtype = DType::ALL.iter().find(|value| **value as u8 == dtype).map_or("?", |value| value.name());
     match Collective::ALL.iter().find(|value| **value as u8 == collective) {
         Some(Collective::AllReduce) | None => format!("{op} of {count} {dtype}"),
         Some(Collective::ReduceScatter) => format!("reduce_scatter {op} of {count} {dtype} a rank"),

@@ -99,7 +99,7 @@ fn of_panic(panic: Box<dyn Any + Send>) -> Fault {
         Ok(text) => *text,
         Err(panic) => panic.downcast_ref::<&str>().map_or("a panic without words", |text| text).to_owned(),
     };
-    let origin = ORIGIN.take().map_or(String::new(), |origin| format!(" at {origin}"));
+    let origin = ORIGIN.try_with(Cell::take).ok().flatten().map_or(String::new(), |origin| format!(" at {origin}"));
     let text = format!("a fault of the library{origin}: {message}; please report it");
     Fault { status: myelonStatus_t::myelonInternalError, text, info: myelonErrorInfo_t::NONE }
 }
@@ -112,7 +112,8 @@ fn hush() {
         let print = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| {
             if GUARDED.get() {
-                ORIGIN.set(info.location().map(ToString::to_string));
+                let origin = info.location().map(ToString::to_string);
+                let _ = ORIGIN.try_with(|place| place.set(origin));
             } else {
                 print(info);
             }

@@ -1,15 +1,16 @@
-//! All-reduce, alone and in batches.
+//! All-reduce: alone, in batches, over buckets.
 
 use std::ffi::c_void;
 
-use myelon::Operation;
 use myelon::device::DevicePtr;
+use myelon::{Bucket, Operation};
 
 use crate::border::list;
 use crate::codes::{DataTypeCode, OpCode, data_type, myelonStatus_t, operator};
 use crate::communicator::known;
 use crate::guard::{Fault, guard};
 use crate::handles::{myelonComm_t, myelonStream_t, myelonWindow_t, stream_handle};
+use crate::options::pairs;
 
 /// One all-reduce as a value, for myelonAllReduceBatch.
 #[repr(C)]
@@ -88,6 +89,63 @@ pub unsafe extern "C" fn myelonAllReduceBatch(
         // SAFETY: the same, in the words of the header.
         unsafe { communicator.all_reduce_batch(&batch, stream_handle(stream)) }?;
         Ok(())
+    })
+}
+
+/// One buffer of a list, for myelonAllReduceBuckets.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct myelonBucket_t {
+    /// First element of this rank's operand.
+    pub input: *const c_void,
+    /// First element of this rank's result; equals input to work in place, else does not overlap it.
+    pub output: *mut c_void,
+    /// Elements. Equal on all ranks.
+    pub count: usize,
+}
+
+/// Reduces a list of n buffers of one type by one operator as one operation: small ones, such as the gradients of many tensors, cost a
+/// part of a launch each. Buckets have no order among themselves, and no output overlaps an operand of another one. All are checked
+/// before anything is launched, and an error names the bucket by its place from 0. Otherwise as myelonAllReduce.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn myelonAllReduceBuckets(
+    comm: myelonComm_t,
+    buckets: *const myelonBucket_t,
+    n: usize,
+    dtype: DataTypeCode,
+    op: OpCode,
+    stream: myelonStream_t,
+) -> myelonStatus_t {
+    guard("myelonAllReduceBuckets", || {
+        // SAFETY: the caller's word.
+        let (communicator, given) = unsafe { (known(comm)?, list(buckets, n, "buckets")?) };
+        let (dtype, op) = (data_type(dtype)?, operator(op)?);
+        let buckets: Vec<_> = given
+            .iter()
+            .map(|&myelonBucket_t { input, output, count }| Bucket {
+                input: pointer(input),
+                output: pointer(output),
+                count: count as u64,
+            })
+            .collect();
+        // SAFETY: the same, in the words of the header.
+        unsafe { communicator.all_reduce_buckets(&buckets, dtype, op, stream_handle(stream)) }?;
+        Ok(())
+    })
+}
+
+/// As myelonPrepare, for lists of buckets.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn myelonPrepareBuckets(
+    comm: myelonComm_t,
+    dtypes: *const DataTypeCode,
+    ops: *const OpCode,
+    n: usize,
+) -> myelonStatus_t {
+    guard("myelonPrepareBuckets", || {
+        // SAFETY: the caller's word.
+        let (communicator, pairs) = unsafe { (known(comm)?, pairs(dtypes, ops, n)?) };
+        Ok(communicator.prepare_buckets(&pairs)?)
     })
 }
 

@@ -92,6 +92,8 @@ static void no_handle(void) {
     FAILS(myelonInvalidArgument, "comm is NULL", myelonBarrier(NULL, NULL));
     FAILS(myelonInvalidArgument, "comm is NULL", myelonPrepareCollective(NULL, myelonCollectiveAllGather, NULL, NULL, 0));
     FAILS(myelonInvalidArgument, "comm is NULL", myelonCommSplit(NULL, 0, 0, NULL, &comm));
+    FAILS(myelonInvalidArgument, "comm is NULL", myelonAllReduceBuckets(NULL, NULL, 0, myelonF32, myelonSum, NULL));
+    FAILS(myelonInvalidArgument, "comm is NULL", myelonPrepareBuckets(NULL, NULL, NULL, 0));
     FAILS(myelonInvalidArgument, "comm is NULL", myelonRegister(NULL, data, sizeof data, &window));
     FAILS(myelonInvalidArgument, "window is NULL", myelonWindowIsZeroCopy(NULL, &number));
     OK(myelonCommDestroy(NULL));

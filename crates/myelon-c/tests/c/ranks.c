@@ -113,6 +113,27 @@ static void parts(struct rank *rank, myelonComm_t comm) {
     for (int i = 0; i < COUNT; i++) EXPECT(part[i] == gathered[rank->number * COUNT + i] && told[i] == 100 + i);
 }
 
+static void buckets(struct rank *rank, myelonComm_t comm) {
+    float first[COUNT], second[7], into[7];
+    const myelonDataType_t type = myelonF32;
+    const myelonOp_t op = myelonSum;
+    for (int i = 0; i < COUNT; i++) first[i] = (float)(rank->number * i);
+    for (int i = 0; i < 7; i++) second[i] = (float)rank->number;
+    myelonBucket_t list[] = {{first, first, COUNT}, {NULL, NULL, 0}, {second, into, 7}};
+    OK(myelonPrepareBuckets(comm, &type, &op, 1));
+    OK(myelonAllReduceBuckets(comm, list, 3, myelonF32, myelonSum, NULL));
+    OK(myelonAllReduceBuckets(comm, NULL, 0, myelonF32, myelonSum, NULL));
+    OK(myelonCommSynchronize(comm, NULL));
+    for (int i = 0; i < COUNT; i++) EXPECT(first[i] == (float)(3 * i));
+    for (int i = 0; i < 7; i++) EXPECT(second[i] == (float)rank->number && into[i] == 3);
+
+    FAILS(myelonInvalidArgument, "buckets is NULL", myelonAllReduceBuckets(comm, NULL, 2, myelonF32, myelonSum, NULL));
+    FAILS(myelonInvalidArgument, "op is 9", myelonAllReduceBuckets(comm, list, 3, myelonF32, (myelonOp_t)9, NULL));
+    list[2].output = second + 1;
+    FAILS(myelonInvalidArgument, "bucket 2", myelonAllReduceBuckets(comm, list, 3, myelonF32, myelonSum, NULL));
+    OK(myelonCommStatus(comm));
+}
+
 // Ranks 0 and 2 in one child, in turned order; rank 1 in none.
 static void split(struct rank *rank, myelonComm_t comm) {
     myelonComm_t child = comm;
@@ -198,6 +219,7 @@ int main(void) {
     on_all_ranks(60, batch);
     on_all_ranks(60, parts);
     on_all_ranks(60, split);
+    on_all_ranks(60, buckets);
     on_all_ranks(0.5, stall);
     on_all_ranks(0, give_up);
     double begin = now();
