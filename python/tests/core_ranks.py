@@ -67,6 +67,16 @@ def reduce_batch() -> List[List[float]]:
     return [list(piece) for piece in pieces]
 
 
+def reduce_buckets() -> List[List[float]]:
+    pieces = [array.array("f", [here.rank + 1.0] * count) for count in (1, 1000, 17)]
+    here.prepare_buckets([("f32", "avg")])
+    here.all_reduce_buckets(
+        [myelon.Bucket(address(piece), address(piece), len(piece)) for piece in pieces], "f32", "avg"
+    )
+    here.synchronize()
+    return [list(piece) for piece in pieces]
+
+
 def reduce_window() -> List[float]:
     memory = (ctypes.c_float * 4096)(*([here.rank + 1.0] * 4096))
     start = ctypes.addressof(memory)

@@ -20,6 +20,7 @@ def graph() -> None:
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         dist.all_reduce(warm_up)
+        dist.group.WORLD.allreduce_coalesced([warm_up, torch.ones(3, device=DEVICE)]).wait()
     torch.cuda.current_stream().wait_stream(stream)
 
     counts = (100, 70_001, 5_000_000)

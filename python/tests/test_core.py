@@ -71,6 +71,10 @@ def test_a_batch_is_each_of_its_operations(three: Ranks) -> None:
     assert three.run(core_ranks.reduce_batch) == [[[6.0] * 1, [6.0] * 1000, [6.0] * 17]] * SIZE
 
 
+def test_buckets_are_each_reduced(three: Ranks) -> None:
+    assert three.run(core_ranks.reduce_buckets) == [[[2.0] * 1, [2.0] * 1000, [2.0] * 17]] * SIZE
+
+
 def test_the_other_collectives_and_groups(three: Ranks) -> None:
     for rank, (part, gathered, told, place, number) in enumerate(three.run(core_ranks.others)):
         assert part == [2 + 4 * rank + place for place in range(4)]

@@ -38,7 +38,7 @@ def test_streams_and_graphs(two: Ranks, what: str) -> None:
 
 def test_an_unprepared_operation_is_refused_in_a_capture(two: Ranks) -> None:
     for told in two.run(cuda_ranks.first_in_a_capture):
-        assert "prod of f64" in told and "run one before the capture" in told
+        assert "all_reduce of f64 by prod" in told and "run one before the capture" in told
 
 
 def test_the_host_runs_ahead(two: Ranks) -> None:

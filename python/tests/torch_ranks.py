@@ -136,6 +136,10 @@ def coalesced() -> None:
         dist.all_reduce_coalesced(tensors, async_op=True).wait()
     for tensor in tensors:
         check(tensor, "SUM", torch.float32, "coalesced, asynchronous")
+    tensors = [values(RANK, 40, torch.float32).to(DEVICE), values(RANK, 7, torch.int64).to(DEVICE)]
+    dist.group.WORLD.allreduce_coalesced(tensors).wait()
+    for tensor in tensors:
+        check(tensor, "SUM", tensor.dtype, "coalesced, of two types")
     tensors = [values(RANK, count, torch.float32).to(DEVICE) for count in (5, 70)]
     with dist._coalescing_manager(async_ops=True) as manager:
         for tensor in tensors:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .core import CPU_DEVICE, Communicator, Operation, Options, UniqueId, Window, version
+from .core import CPU_DEVICE, Bucket, Communicator, Operation, Options, UniqueId, Window, version
 from .errors import (
     Aborted,
     CommunicatorFailed,
@@ -39,6 +39,7 @@ _OF_TORCH = ("HookState", "all_reduce", "communicator_of", "ddp_hook")
 __all__ = [
     "CPU_DEVICE",
     "Aborted",
+    "Bucket",
     "Collective",
     "Communicator",
     "CommunicatorFailed",

@@ -36,6 +36,12 @@ class OperationStruct(ctypes.Structure):
     ]
 
 
+class BucketStruct(ctypes.Structure):
+    """``myelonBucket_t``."""
+
+    _fields_ = [("input", ctypes.c_void_p), ("output", ctypes.c_void_p), ("count", ctypes.c_size_t)]
+
+
 class ErrorInfoStruct(ctypes.Structure):
     """``myelonErrorInfo_t``; -1 where the error has no such number."""
 
@@ -65,6 +71,8 @@ _TAKES = {
     "myelonPrepare": [Handle, ctypes.POINTER(_INT), ctypes.POINTER(_INT), ctypes.c_size_t],
     "myelonAllReduce": [Handle, _POINTER, _POINTER, _COUNT, _INT, _INT, _STREAM],
     "myelonAllReduceBatch": [Handle, ctypes.POINTER(OperationStruct), ctypes.c_size_t, _STREAM],
+    "myelonAllReduceBuckets": [Handle, ctypes.POINTER(BucketStruct), ctypes.c_size_t, _INT, _INT, _STREAM],
+    "myelonPrepareBuckets": [Handle, ctypes.POINTER(_INT), ctypes.POINTER(_INT), ctypes.c_size_t],
     "myelonReduceScatter": [Handle, _POINTER, _POINTER, _COUNT, _INT, _INT, _STREAM],
     "myelonAllGather": [Handle, _POINTER, _POINTER, _COUNT, _INT, _STREAM],
     "myelonBroadcast": [Handle, _POINTER, _POINTER, _COUNT, _INT, _INT, _STREAM],

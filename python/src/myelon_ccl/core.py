@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Iterable, List, Optional, Sequence, Tuple, Union
 
 from . import _library
-from ._library import Handle, OperationStruct, UniqueIdStruct, check, int_array, library
+from ._library import BucketStruct, Handle, OperationStruct, UniqueIdStruct, check, int_array, library
 from .errors import InvalidArgument
 from .types import Collective, DType, ReduceOp
 
@@ -76,6 +76,15 @@ class Operation:
     dtype: DTypeLike
     op: ReduceOpLike = ReduceOp.SUM
     window: Optional["Window"] = None
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """One buffer of a list that is reduced as one operation; ``output`` is ``input`` or does not overlap any."""
+
+    input: int
+    output: int
+    count: int
 
 
 class _OptionsHandle:
@@ -220,6 +229,19 @@ class Communicator:
             place.window = given.window._open() if given.window is not None else None
         check(library().myelonAllReduceBatch(self._open(), array, len(operations), stream))
 
+    def all_reduce_buckets(
+        self, buckets: Sequence[Bucket], dtype: DTypeLike, op: ReduceOpLike = ReduceOp.SUM, stream: int = 0
+    ) -> None:
+        """Reduces a list of buffers as one operation and, where they fit, by one launch."""
+        array = (BucketStruct * len(buckets))()
+        for place, given in zip(array, buckets):
+            place.input, place.output, place.count = given.input, given.output, given.count
+        check(
+            library().myelonAllReduceBuckets(
+                self._open(), array, len(buckets), DType.of(dtype), ReduceOp.of(op), stream
+            )
+        )
+
     def reduce_scatter(
         self, input: int, output: int, count: int, dtype: DTypeLike, op: ReduceOpLike = ReduceOp.SUM, stream: int = 0
     ) -> None:
@@ -255,6 +277,11 @@ class Communicator:
         """
         dtypes, ops = _pairs(types)
         check(library().myelonPrepareCollective(self._open(), collective, dtypes, ops, len(dtypes)))
+
+    def prepare_buckets(self, types: Iterable[Tuple[DTypeLike, ReduceOpLike]]) -> None:
+        """As :meth:`prepare`, for :meth:`all_reduce_buckets`."""
+        dtypes, ops = _pairs(types)
+        check(library().myelonPrepareBuckets(self._open(), dtypes, ops, len(dtypes)))
 
     def register(self, address: int, bytes: int) -> "Window":
         """Makes memory reachable for all ranks, so that results go there without a copy. Collective."""

@@ -7,7 +7,7 @@ from typing import Callable, List, Sequence, Set, Tuple, Union
 
 import torch
 
-from ..core import Communicator, Operation
+from ..core import Bucket, Communicator, Operation
 from ..errors import InvalidArgument, Unsupported
 from ..types import Collective, DType, ReduceOp
 from .mapping import dtype_of
@@ -25,7 +25,7 @@ class _Issuer:
     def __init__(self, communicator: Communicator, device: torch.device) -> None:
         self.communicator = communicator
         self.device = device
-        self._prepared: Set[Tuple[Collective, DType, ReduceOp]] = set()
+        self._prepared: Set[Tuple[str, DType, ReduceOp]] = set()
 
     def all_reduce(self, tensors: Sequence[torch.Tensor], op: ReduceOp, asynchronous: bool) -> Work:
         """Reduces each tensor in place. Not ``asynchronous``: in the order of the current stream, which needs no wait."""
@@ -36,7 +36,7 @@ class _Issuer:
 
         def queue(stream: int) -> None:
             dtype = self._dtype(output)
-            self._prepare(Collective.REDUCE_SCATTER, dtype, op)
+            self._prepare_collective(Collective.REDUCE_SCATTER, dtype, op)
             addresses = _address(input), _address(output)
             self.communicator.reduce_scatter(*addresses, output.numel(), dtype, op, stream)
 
@@ -47,7 +47,7 @@ class _Issuer:
 
         def queue(stream: int) -> None:
             dtype, count = self._plain(input)
-            self._prepare(Collective.ALL_GATHER, dtype, ReduceOp.SUM)
+            self._prepare_collective(Collective.ALL_GATHER, dtype, ReduceOp.SUM)
             self.communicator.all_gather(_address(input), _address(output), count, dtype, stream)
 
         return self._run(queue, [output], [input, output], asynchronous)
@@ -57,7 +57,7 @@ class _Issuer:
 
         def queue(stream: int) -> None:
             dtype, count = self._plain(tensor)
-            self._prepare(Collective.BROADCAST, dtype, ReduceOp.SUM)
+            self._prepare_collective(Collective.BROADCAST, dtype, ReduceOp.SUM)
             self.communicator.broadcast(_address(tensor), _address(tensor), count, dtype, root, stream)
 
         return self._run(queue, [tensor], [tensor], asynchronous)
@@ -77,19 +77,27 @@ class _Issuer:
             if not memory.is_contiguous():
                 memory = memory.contiguous()
                 copies.append((tensor, memory))
-            dtype = self._dtype(tensor)
-            self._prepare(Collective.ALL_REDUCE, dtype, op)
             address = memory.data_ptr()
-            operations.append(Operation(address, address, memory.numel(), dtype, op))
-        if len(operations) == 1:
-            only = operations[0]
-            self.communicator.all_reduce(only.input, only.output, only.count, only.dtype, only.op, stream)
-        else:
-            self.communicator.all_reduce_batch(operations, stream)
+            operations.append(Operation(address, address, memory.numel(), self._dtype(tensor), op))
+        self._reduce(operations, {DType.of(operation.dtype) for operation in operations}, op, stream)
         if copies:
             self._before_copies(stream)
         for tensor, memory in copies:
             tensor.detach().copy_(memory)
+
+    def _reduce(self, operations: Sequence[Operation], dtypes: Set[DType], op: ReduceOp, stream: int) -> None:
+        """One all-reduce, or several of one type as one operation, or a batch of several types."""
+        if len(operations) > 1 and len(dtypes) == 1:
+            (dtype,) = dtypes
+            self._prepare("a list of buckets", dtype, op, lambda: self.communicator.prepare_buckets([(dtype, op)]))
+            buckets = [Bucket(given.input, given.output, given.count) for given in operations]
+            return self.communicator.all_reduce_buckets(buckets, dtype, op, stream)
+        for dtype in sorted(dtypes):
+            self._prepare_collective(Collective.ALL_REDUCE, dtype, op)
+        if len(operations) > 1:
+            return self.communicator.all_reduce_batch(operations, stream)
+        only = operations[0]
+        self.communicator.all_reduce(only.input, only.output, only.count, only.dtype, only.op, stream)
 
     def _before_copies(self, stream: int) -> None:
         """Makes torch's next copy on this device see what ``stream`` has queued."""
@@ -116,17 +124,21 @@ class _Issuer:
                 "set it with torch.cuda.set_device before the first collective"
             )
 
-    def _prepare(self, collective: Collective, dtype: DType, op: ReduceOp) -> None:
+    def _prepare_collective(self, collective: Collective, dtype: DType, op: ReduceOp) -> None:
+        what = collective.name.lower()
+        self._prepare(what, dtype, op, lambda: self.communicator.prepare([(dtype, op)], collective))
+
+    def _prepare(self, what: str, dtype: DType, op: ReduceOp, prepare: Callable[[], None]) -> None:
         # WHY: for all sizes at once, so that one eager operation makes every later capture of the type possible.
-        if (collective, dtype, op) in self._prepared:
+        if (what, dtype, op) in self._prepared:
             return
         if self.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
             raise InvalidArgument(
-                f"the first {collective.name.lower()} of {dtype.name.lower()} by {op.name.lower()} in this group is inside a "
+                f"the first {what} of {dtype.name.lower()} by {op.name.lower()} in this group is inside a "
                 "graph capture, where no kernel can be compiled: run one before the capture"
             )
-        self.communicator.prepare([(dtype, op)], collective)
-        self._prepared.add((collective, dtype, op))
+        prepare()
+        self._prepared.add((what, dtype, op))
 
     def destroy(self) -> None:
         """Ends the communicator."""
