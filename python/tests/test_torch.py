@@ -17,7 +17,7 @@ from ranks import Failure, Ranks  # noqa: E402
 if ON_CUDA and torch.cuda.device_count() < 2:
     pytest.skip("MYELON_TEST_DEVICE=cuda needs two GPUs", allow_module_level=True)
 
-FULL = ON_CUDA or os.environ.get("MYELON_TEST_FULL") == "1"
+FULL = os.environ.get("MYELON_TEST_FULL") == "1"
 Start = Callable[..., Ranks]
 
 
