@@ -161,7 +161,8 @@ def test_every_collective_that_a_subclass_can_have_is_the_packages_own() -> None
     from myelon_ccl.torch.process_group import MyelonProcessGroup
 
     overridable = """allgather allgather_into_tensor_coalesced allreduce allreduce_coalesced alltoall_base barrier broadcast
-        reduce_scatter reduce_scatter_tensor_coalesced send recv abort"""
+        reduce_scatter reduce_scatter_tensor_coalesced send recv abort reduce gather scatter alltoall all_gather_single
+        reduce_scatter_single all_to_all_single all_gather_single_coalesced reduce_scatter_single_coalesced"""
     for name in overridable.split():
         owner = next(owner for owner in MyelonProcessGroup.__mro__ if name in vars(owner))
         assert owner.__module__.startswith("myelon_ccl."), f"{name} is {owner}'s"

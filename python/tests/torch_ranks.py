@@ -196,6 +196,15 @@ def delegated() -> None:
     told = torch.full((4,), float(RANK), device=DEVICE)
     dist.broadcast(told, src=SIZE - 1)
     assert told.tolist() == [SIZE - 1.0] * 4
+    total = torch.full((3,), float(RANK), device=DEVICE)
+    dist.reduce(total, dst=1)
+    assert RANK != 1 or total.tolist() == [float(sum(range(SIZE)))] * 3
+    mine = torch.full((2,), float(RANK), device=DEVICE)
+    parts = [torch.zeros(2, device=DEVICE) for _ in range(SIZE)]
+    dist.gather(mine, parts if RANK == 0 else None, dst=0)
+    assert RANK != 0 or [int(part[0]) for part in parts] == list(range(SIZE))
+    dist.scatter(mine, parts if RANK == 0 else None, src=0)
+    assert mine.tolist() == [float(RANK)] * 2
     swapped = torch.zeros(2 * SIZE, device=DEVICE)
     dist.all_to_all_single(swapped, torch.full((2 * SIZE,), float(RANK), device=DEVICE))
     assert swapped[::2].tolist() == [float(rank) for rank in range(SIZE)]

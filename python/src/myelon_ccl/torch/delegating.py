@@ -58,6 +58,24 @@ class DelegatingProcessGroup(dist.ProcessGroup):
         calls = [lambda o=o, i=i: backend._reduce_scatter_base(o, i, *rest) for o, i in zip(outputs, inputs)]
         return _coalesced(backend, calls)
 
+    def reduce(self, tensors: Any, *rest: Any, **named: Any) -> dist.Work:
+        tensors = [tensors] if isinstance(tensors, torch.Tensor) else tensors
+        return _work(self.backend_of(tensors[0].device).reduce(tensors, *rest, **named))
+
+    def gather(self, outputs: Any, inputs: List[torch.Tensor], *rest: Any, **named: Any) -> dist.Work:
+        return _work(self.backend_of(inputs[0].device).gather(outputs, inputs, *rest, **named))
+
+    def scatter(self, outputs: List[torch.Tensor], *rest: Any, **named: Any) -> dist.Work:
+        return _work(self.backend_of(outputs[0].device).scatter(outputs, *rest, **named))
+
+    def alltoall(self, outputs: List[torch.Tensor], *rest: Any, **named: Any) -> dist.Work:
+        return _work(self.backend_of(outputs[0].device).alltoall(outputs, *rest, **named))
+
+    # What releases of torch from 2.15 on call the same.
+    all_gather_single_coalesced = allgather_into_tensor_coalesced
+    reduce_scatter_single_coalesced = reduce_scatter_tensor_coalesced
+    all_to_all_single = alltoall_base
+
     def send(self, tensors: List[torch.Tensor], rank: int, tag: int = 0) -> dist.Work:
         return _work(self.backend_of(tensors[0].device).send(tensors, rank, tag))
 

@@ -55,11 +55,11 @@ class MyelonProcessGroup(DelegatingProcessGroup):
             options._timeout = self._timeout
             options.global_ranks_in_group = self._ranks
             nccl = dist.ProcessGroupNCCL(PrefixStore("nccl/", self._store), rank, size, options)
-            nccl._set_sequence_number_for_group()
+            _number(nccl)
             self._register_backend(torch.device("cuda"), kinds.NCCL, nccl)
         if dist.is_gloo_available():
             gloo = dist.ProcessGroupGloo(PrefixStore("gloo/", self._store), rank, size, timeout=self._timeout)
-            gloo._set_sequence_number_for_group()
+            _number(gloo)
             self._register_backend(torch.device("cpu"), kinds.GLOO, gloo)
         self._set_default_backend(getattr(kinds, _DEFAULT_BACKEND[self._type]))
 
@@ -116,6 +116,10 @@ class MyelonProcessGroup(DelegatingProcessGroup):
             return issuer.all_gather(output, input, _is_async(opts))
         work: dist.Work = self.backend_of(output.device)._allgather_base(output, input, opts)
         return work
+
+    # What releases of torch from 2.15 on call the same.
+    all_gather_single = _allgather_base
+    reduce_scatter_single = _reduce_scatter_base
 
     def broadcast(self, tensors: Any, opts: Any = None, timeout: Optional[timedelta] = None) -> dist.Work:
         """Broadcast of one tensor. In torch's forms: of a list with options, of a tensor with the root."""
@@ -230,6 +234,12 @@ class MyelonProcessGroup(DelegatingProcessGroup):
     def issuer(self, device: torch.device) -> Optional[Issuer]:
         """What issues this group's all-reduces, brought up where it was not; ``None`` where they are delegated. Collective."""
         return self._connected(device)
+
+
+def _number(backend: Any) -> None:
+    """Lets a backend number its collectives, which it does by itself from torch 2.15 on."""
+    if torch.__version__ < (2, 15):
+        backend._set_sequence_number_for_group()
 
 
 def _is_async(opts: Any) -> bool:
