@@ -4,8 +4,9 @@
 #   ci/build_gpu_bundle.sh [DIRECTORY]        default target/gpu-bundle
 #
 # DIRECTORY gets myelon-perf, myelon-tune and myelon-doctor (release, stripped), tests/NAME for each integration test, gpu.sh, the C
-# library with its example (c/), the Python wheel with its tests and what runs them (python/), the lane tables, the stored results that new ones are held against, and VERSION. The programs need a C library at least as new as the
-# building machine's, and find CUDA at run time.
+# library with its example (c/), the Python wheel with its tests and what runs them (python/), libmyelon_nccl.so with the PyTorch
+# programs that try it (torch/), the lane tables, the stored results that new ones are held against, and VERSION. The programs need a
+# C library at least as new as the building machine's, and find CUDA at run time.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -15,12 +16,14 @@ messages=$(mktemp)
 trap 'rm -f "$messages"' EXIT
 
 cargo build --release --bins
+cargo build --release -p myelon-nccl
 cargo test --release --no-run --tests --message-format=json >"$messages"
 
 rm -rf "$bundle"
 mkdir -p "$bundle/tests"
 cp "$release"/myelon-{perf,tune,doctor} "$bundle/"
-cp ci/gpu.sh "$bundle/"
+cp "$release/libmyelon_nccl.so" ci/gpu.sh "$bundle/"
+cp -r examples/torch "$bundle/"
 ci/install_c.sh --prefix "$bundle/c"
 cp examples/c/all_reduce.c "$bundle/c/"
 # pytest travels too: the machine may reach no package index. What older Pythons need beside it is named.

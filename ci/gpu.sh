@@ -5,7 +5,8 @@
 #
 # What myelon-doctor finds; the example in C; the fault tests, the litmus and the soak on all GPUs, and a small sweep on two under compute-sanitizer where there is one; for
 # every world size from 2 to the number of visible GPUs: conformance, an eager sweep, a sweep of graph replays, the studies of
-# patterns, what waits do to neighbours, overlaps with a product of matrices, and a short sweep under mpirun where there is one.
+# patterns, what waits do to neighbours, overlaps with a product of matrices, and a short sweep under mpirun where there is one; and on
+# two GPUs PyTorch over NCCL's stand-in, where there is PyTorch.
 # Sweeps are held against the stored ones of such a machine, and auto against the best variant and the baselines (myelon-perf
 # compare). Every command has a deadline; one that fails or hangs does not stop the rest. JSON, logs and report.html go to $OUT; a
 # summary comes last. Exit status: 0 all well, 1 something failed, 2 nothing to run on.
@@ -26,7 +27,6 @@
 #   SOAK_OPERATIONS=1000000 SOAK_SEED=1     random operations, a tenth of them again between processes; 5000 on the CPU
 #   PYTHON=python3         the Python that has torch, for the tests of torch.distributed and its benchmark
 #   TORCH_RUNS=5           runs of each engine in that benchmark; 0: none
-#   PRELOAD                libmyelon_nccl.so, to be measured in NCCL's place too
 #   TEST_SECONDS=600 SWEEP_SECONDS=600      deadlines
 # CUDA_VISIBLE_DEVICES limits the GPUs used. NCCL_NVLS_ENABLE, TORCH_SYMM_MEM_DISABLE_MULTICAST and NVSHMEM_DISABLE_NVLS are
 # left as found and reported: they are the machine's, and change what NCCL can do.
@@ -230,20 +230,20 @@ fi
 # torch.distributed over Myelon. Packages go to a folder of their own: the machine's Python stays as it is.
 python=${PYTHON:-python3}
 if [[ ! -d $bundle/python ]] || ! "$python" -c 'import torch' 2>/dev/null; then
-  summary+=("$(printf '%5s  %-18s %s' 2 torch "skipped: no python/ in the bundle, or $python has no torch")")
+  summary+=("$(printf '%5s  %-18s %s' 2 torch-backend "skipped: no python/ in the bundle, or $python has no torch")")
 elif ! "$python" -m pip install --quiet --no-index --find-links "$bundle/python/wheels" --upgrade --target "$out/python" myelon-ccl pytest \
   >"$out/logs/torch-install.log" 2>&1; then
   failures=$((failures + 1))
-  summary+=("$(printf '%5s  %-18s %s' 2 torch 'FAIL  does not install: logs/torch-install.log')")
+  summary+=("$(printf '%5s  %-18s %s' 2 torch-backend 'FAIL  does not install: logs/torch-install.log')")
 else
   must_say=' passed'
-  judges=yes step "${#gpus[@]}" torch "$test_seconds" env PYTHONPATH="$out/python" "$python" -m pytest -q -p no:cacheprovider "$bundle/python/tests"
+  judges=yes step "${#gpus[@]}" torch-backend "$test_seconds" env PYTHONPATH="$out/python" "$python" -m pytest -q -p no:cacheprovider "$bundle/python/tests"
   must_say=
   if [[ ${TORCH_RUNS:-5} != 0 && $device != cpu ]]; then
     for ranks in "${sizes[@]}"; do
       judges=yes step "$ranks" torch-bench "$sweep_seconds" env PYTHONPATH="$out/python" "$python" "$bundle/python/bench/run.py" --ranks "$ranks" \
         --results "$out" --runs "${TORCH_RUNS:-5}" --commit "$(sed -n 's/^commit //p' "$bundle/VERSION")" \
-        --source-hash "$(sed -nE 's/.*"source_hash": *"([0-9a-f]+)".*/\1/p' "$out/doctor.json" | head -n 1)" ${PRELOAD:+--preload "$PRELOAD"}
+        --source-hash "$(sed -nE 's/.*"source_hash": *"([0-9a-f]+)".*/\1/p' "$out/doctor.json" | head -n 1)" --preload "$bundle/libmyelon_nccl.so"
     done
   fi
 fi
@@ -282,6 +282,13 @@ for ranks in "${sizes[@]}"; do
     summary+=("$(printf '%5s  %-18s %s' "$ranks" mpirun 'skipped: no mpirun here')")
   fi
 done
+
+# NCCL's stand-in under PyTorch, beside plain NCCL.
+if [[ $device == cpu || ! -e $bundle/libmyelon_nccl.so ]] || ! timeout 120 python3 -c 'import torch' 2>/dev/null; then
+  summary+=("$(printf '%5s  %-18s %s' 2 torch 'skipped: needs GPUs, libmyelon_nccl.so in the bundle, and PyTorch')")
+else
+  judges=yes step 2 torch "$((2 * test_seconds))" python3 "$bundle/torch/compare.py" "$bundle/libmyelon_nccl.so"
+fi
 
 # The sweeps as a page for a browser; without one there is nothing to show.
 timeout 60 "$bundle/myelon-perf" report "$out"/*.json -o "$out/report.html" >"$out/logs/report.log" 2>&1 || true

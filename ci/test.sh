@@ -12,7 +12,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-steps=(nvrtc system nextest fmt house shell clippy clippy_mpi msrv deny doc tests doctests c python torch perf tune browser mpi)
+steps=(nvrtc system nextest fmt house shell clippy clippy_mpi msrv deny doc tests doctests c nccl python torch perf tune browser mpi ddp)
 
 declare -A about=(
   [nvrtc]='NVRTC from pip, so that every kernel is compiled for GPUs too'
@@ -29,12 +29,14 @@ declare -A about=(
   [tests]='all tests'
   [doctests]='examples in the docs'
   [c]='the C library: its header is current, its symbols, C and C++ programs built with it'
+  [nccl]="NCCL's stand-in before a pretended NCCL, on CPU ranks"
   [python]='the Python package: a wheel is built, installed and tested; the table of docs/TORCH.md is current'
   [torch]='torch.distributed over Myelon, on CPU tensors'
   [perf]='myelon-perf, all variants on 4 CPU ranks; generated tables and plots are current'
   [tune]='myelon-tune on 4 CPU ranks, and myelon-perf with the table that it wrote'
   [browser]='a report page in Chromium: filters, pointer, keyboard'
   [mpi]='myelon-perf, myelon-tune and an example under mpirun'
+  [ddp]='examples/ddp_mlp: its tests, and a model trained by threads and under mpirun'
 )
 
 venv=$PWD/target/ci-venv
@@ -200,6 +202,16 @@ step_tests() {
 
 step_doctests() { bounded 600 cargo test --doc; }
 
+step_nccl() {
+  bounded 600 cargo clippy -p myelon-nccl --all-targets -- -D warnings
+  RUSTDOCFLAGS=-Dwarnings bounded 600 cargo doc -p myelon-nccl --no-deps
+  if cargo nextest --version >/dev/null 2>&1; then
+    bounded 600 cargo nextest run -p myelon-nccl
+  else
+    bounded 600 cargo test -p myelon-nccl --no-fail-fast
+  fi
+}
+
 step_c() {
   if ! has cc || ! has pkg-config; then skip 'needs gcc and pkg-config (Debian package names)'; fi
   if cargo nextest --version >/dev/null 2>&1; then
@@ -338,6 +350,31 @@ step_mpi() {
   bounded 600 cargo build --example processes
   bounded 120 mpirun --allow-run-as-root --oversubscribe -np 2 "$binaries/examples/processes" | sort | tee "$out/processes.txt"
   [[ $(<"$out/processes.txt") == $'rank 0 of 2: 2\nrank 1 of 2: 2' ]] || { echo 'the example says something else'; return 1; }
+}
+
+# A model trained to the end tells digits apart.
+check_training() {
+  grep -E '"(accuracy|samples_per_second|waited)"' "$1"
+  grep -qE '"accuracy": (1.0|0\.9[5-9])' "$1" || { echo "less than 95 % of the test's images are told right"; return 1; }
+}
+
+step_ddp() {
+  bounded 600 cargo clippy -p ddp-mlp --all-targets -- -D warnings
+  RUSTDOCFLAGS=-Dwarnings bounded 300 cargo doc -p ddp-mlp --no-deps
+  if cargo nextest --version >/dev/null 2>&1; then
+    bounded 600 cargo nextest run -p ddp-mlp
+  else
+    bounded 600 cargo test -p ddp-mlp --no-fail-fast
+  fi
+  # The program that the tests have built: without them it would be another one, with all of the library again.
+  local training=("$binaries/ddp-mlp" --device cpu --hidden 256 --bucket-kib 64 --rate 0.2 --epochs 10)
+  rm -f "$out"/ddp-*.json
+  bounded 120 "${training[@]}" --ranks 2 --json "$out/ddp-threads.json"
+  check_training "$out/ddp-threads.json"
+  if has mpirun; then
+    bounded 120 mpirun --allow-run-as-root --oversubscribe -np 2 "${training[@]}" --dtype bf16 --json "$out/ddp-mpi.json"
+    check_training "$out/ddp-mpi.json"
+  fi
 }
 
 # What earlier steps, or earlier runs, have brought.

@@ -79,7 +79,7 @@ impl Communicator {
             }
             Err(error) => return Err(error),
         };
-        let order = Order::new(&device)?;
+        let order = Order::new(&device, options.transient_streams)?;
         let told = AtomicBool::new(false);
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         let communicator = Self { engine: ManuallyDrop::new(engine), device, bootstrap, order, id, told };

@@ -119,7 +119,8 @@ impl Communicator {
     /// # Safety
     /// - `input` and `output` are valid for `count` elements on this rank's device until the stream has passed the operation.
     /// - `stream` belongs to this rank's device and exists until [`Communicator::synchronize`] on it, the communicator's drop, or
-    ///   the next operation has returned. As the next counts one with elements, without an error, outside a capture.
+    ///   the next operation has returned. As the next counts one with elements, without an error, outside a capture. With
+    ///   [`Options::transient_streams`] until this call has returned.
     /// - Where the operation was captured, every replay has ended before the communicator is dropped, or an operand freed.
     pub unsafe fn all_reduce(
         &self,
@@ -267,6 +268,29 @@ impl Communicator {
     pub fn synchronize(&self, stream: StreamHandle) -> Result<()> {
         self.order.synchronize(stream)?;
         self.status()
+    }
+
+    /// Makes later work of `stream` wait for the operation that was issued last, for work that is not this communicator's. Waits for
+    /// nothing inside a capture.
+    ///
+    /// # Safety
+    /// `stream` belongs to this rank's device and exists; without [`Options::transient_streams`] so does that of the last operation.
+    pub unsafe fn follow(&self, stream: StreamHandle) -> Result<()> {
+        self.order.follow(stream)
+    }
+
+    /// Whether the operation that was issued last has ended. Replays of graphs are not known here.
+    pub fn is_idle(&self) -> bool {
+        self.order.is_idle()
+    }
+
+    /// Whether a kernel of this rank has ended without its data. Where none has, what [`Communicator::status`] says of a peer that is
+    /// lost may be of one that ended after all operations had.
+    pub fn has_fault(&self) -> bool {
+        match &*self.engine {
+            Engine::Kernels(kernels) => kernels.watch().has_fault(),
+            Engine::Nccl(nccl) => nccl.check().is_err(),
+        }
     }
 
     /// What went wrong so far, without waiting for operations.

@@ -31,6 +31,9 @@ pub struct Options {
     pub share_devices: bool,
     /// What to do where ranks cannot reach each other's memory; [`Fallback::Refuse`] by default.
     pub fallback: Fallback,
+    /// Whether streams may be destroyed as soon as their work has ended, without a word to the communicator: every operation outside
+    /// captures is then followed by an event of its own.
+    pub transient_streams: bool,
     /// Types and operators to compile and load at once; none by default, `f32` sums with [`Options::from_env`].
     pub prepare: Vec<(DType, ReduceOp)>,
 }
@@ -45,6 +48,7 @@ impl Default for Options {
             sentinel: true,
             share_devices: false,
             fallback: Fallback::Refuse,
+            transient_streams: false,
             prepare: Vec::new(),
         }
     }

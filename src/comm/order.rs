@@ -20,7 +20,7 @@ struct State {
     /// Operations so far, captured ones aside.
     issued: u64,
     event: Event,
-    /// Set once a second stream was seen: from then on every operation is followed by a record of `event`.
+    /// Set from the start, or once a second stream was seen: from then on every operation is followed by a record of `event`.
     several_streams: bool,
 }
 
@@ -41,9 +41,10 @@ struct Turn<'a> {
 }
 
 impl Order {
-    pub(super) fn new(device: &Arc<dyn Device>) -> Result<Self> {
+    /// With `several_streams` every operation has a mark of its own from the first one on, and no stream is touched after its call.
+    pub(super) fn new(device: &Arc<dyn Device>, several_streams: bool) -> Result<Self> {
         let event = Event::new(device)?;
-        let state = State { last: None, issued: 0, event, several_streams: false };
+        let state = State { last: None, issued: 0, event, several_streams };
         Ok(Self { device: Arc::clone(device), state: Mutex::new(state) })
     }
 
@@ -64,6 +65,11 @@ impl Order {
         launched.and(ended)
     }
 
+    /// Makes later work of `stream` wait for the last operation.
+    pub(super) fn follow(&self, stream: StreamHandle) -> Result<()> {
+        Turn { device: &*self.device, state: self.state(), stream }.follow_the_last()
+    }
+
     /// Waits until `stream` has passed everything queued, and then has no more to do with it, unless another thread goes on.
     pub(super) fn synchronize(&self, stream: StreamHandle) -> Result<()> {
         let issued = self.state().issued;
@@ -77,8 +83,12 @@ impl Order {
 
     /// Whether the last operation has ended, as far as its stream can tell. Replays of graphs are not known here.
     pub(super) fn is_idle(&self) -> bool {
-        // A stream of a dead context, or one that is gone: nothing runs there any more.
-        self.state().last.as_ref().is_none_or(|last| self.device.stream_is_idle(last.stream).unwrap_or(true))
+        let state = self.state();
+        // A dead context, or a stream that is gone: nothing runs there any more.
+        state.last.as_ref().is_none_or(|last| match state.several_streams {
+            true => state.event.is_reached().unwrap_or(true),
+            false => self.device.stream_is_idle(last.stream).unwrap_or(true),
+        })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -90,7 +100,10 @@ impl Turn<'_> {
     fn follow_the_last(&mut self) -> Result<()> {
         let (state, stream) = (&mut *self.state, self.stream);
         let last = state.last.as_ref().map(|last| last.stream);
-        let Some(last) = last.filter(|&last| last != stream) else { return Ok(()) };
+        // One handle, and on another thread another stream: behind a mark that is there, waiting for it is right on all of them.
+        let is_any = state.several_streams && stream == StreamHandle::PER_THREAD;
+        let is_another = |&last: &StreamHandle| last != stream || is_any;
+        let Some(last) = last.filter(is_another) else { return Ok(()) };
         // Captured work cannot wait for work outside the capture: there the user orders the replays.
         if self.device.is_capturing(stream)? {
             return Ok(());
@@ -142,7 +155,7 @@ mod tests {
     #[test]
     fn a_stream_that_was_waited_for_may_go() {
         let device: Arc<dyn Device> = CpuDevice::new(0).unwrap();
-        let order = Order::new(&device).unwrap();
+        let order = Order::new(&device, false).unwrap();
         let streams = [(); 3].map(|()| Stream::new(&device).unwrap());
         for stream in &streams {
             order.issue(stream.handle(), None, || Ok(())).unwrap();
@@ -161,7 +174,7 @@ mod tests {
     #[test]
     fn a_capture_does_not_hide_the_operation_before_it() {
         let device: Arc<dyn Device> = CpuDevice::new(0).unwrap();
-        let (order, large) = (Order::new(&device).unwrap(), 64 << 20);
+        let (order, large) = (Order::new(&device, false).unwrap(), 64 << 20);
         let (data, seen) = (Buffer::new(&device, large).unwrap(), Buffer::new(&device, 1).unwrap());
         let [first, second] = [(); 2].map(|()| Stream::new(&device).unwrap());
         data.fill(0, &first).unwrap();
@@ -189,7 +202,7 @@ mod tests {
     #[test]
     fn a_captured_operation_leaves_the_order_as_it_was() {
         let device: Arc<dyn Device> = CpuDevice::new(0).unwrap();
-        let order = Order::new(&device).unwrap();
+        let order = Order::new(&device, false).unwrap();
         let [first, second] = [(); 2].map(|()| Stream::new(&device).unwrap());
         let issue = |stream: &Stream| order.issue(stream.handle(), None, || Ok(()));
         let capture = |stream: &Stream| drop(stream.capture(|| issue(stream)).unwrap());
@@ -210,9 +223,23 @@ mod tests {
     }
 
     #[test]
+    fn with_marks_from_the_start_a_stream_may_go_after_its_call() {
+        let device: Arc<dyn Device> = CpuDevice::new(0).unwrap();
+        let order = Order::new(&device, true).unwrap();
+        let [first, second] = [(); 2].map(|()| Stream::new(&device).unwrap());
+        order.issue(first.handle(), None, || Ok(())).unwrap();
+        drop(first);
+        order.follow(second.handle()).unwrap();
+        order.issue(second.handle(), None, || Ok(())).unwrap();
+        second.synchronize().unwrap();
+        drop(second);
+        assert!(order.is_idle());
+    }
+
+    #[test]
     fn work_that_fails_may_have_queued_something() {
         let device: Arc<dyn Device> = CpuDevice::new(0).unwrap();
-        let order = Order::new(&device).unwrap();
+        let order = Order::new(&device, false).unwrap();
         let streams = [(); 2].map(|()| Stream::new(&device).unwrap());
         for stream in &streams {
             let error = order.issue(stream.handle(), None, || Err(Error::invalid("the second of two launches")));
@@ -224,7 +251,7 @@ mod tests {
     #[test]
     fn no_operation_overtakes_one_whose_stream_is_being_captured() {
         let device: Arc<dyn Device> = CpuDevice::new(0).unwrap();
-        let order = Order::new(&device).unwrap();
+        let order = Order::new(&device, false).unwrap();
         let [first, second] = [(); 2].map(|()| Stream::new(&device).unwrap());
         let issue = |stream: &Stream| order.issue(stream.handle(), None, || Ok(()));
         issue(&first).unwrap();
@@ -245,7 +272,7 @@ mod tests {
     #[test]
     fn a_stream_with_an_owner_lives_as_long_as_it_has_the_last_operation() {
         let device: Arc<dyn Device> = CpuDevice::new(0).unwrap();
-        let order = Order::new(&device).unwrap();
+        let order = Order::new(&device, false).unwrap();
         let owners = [(); 3].map(|()| Arc::new(Stream::new(&device).unwrap()));
         let issue = |owner: &Arc<Stream>| order.issue(owner.handle(), Some(Arc::clone(owner) as Owner), || Ok(()));
         let kept = || owners.each_ref().map(|owner| Arc::strong_count(owner) > 1);

@@ -61,6 +61,11 @@ raw_handle!(
     /// A stream: `CUstream` on CUDA, a worker queue on the CPU. Zero is CUDA's default stream.
     StreamHandle
 );
+impl StreamHandle {
+    /// CUDA's default stream of the calling thread: on every thread another one.
+    pub const PER_THREAD: Self = Self(2);
+}
+
 raw_handle!(
     /// An event: `CUevent` on CUDA.
     EventHandle

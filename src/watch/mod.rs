@@ -67,6 +67,12 @@ impl Watch {
         self.word(std::mem::offset_of!(ControlPage, abort)).store(1, Ordering::Release);
     }
 
+    /// Whether a kernel of this rank has ended without its data.
+    pub fn has_fault(&self) -> bool {
+        // ORDER: [fault] consume: as in `check`.
+        self.word(std::mem::offset_of!(ControlPage, fault)).load(Ordering::Acquire) != FaultCode::None as u32
+    }
+
     /// What went wrong so far, if anything. Costs two loads when nothing did. Waits only where a peer's kernel was told to
     /// stop and nobody has said why yet, a second at most and once.
     pub fn check(&self) -> Result<()> {

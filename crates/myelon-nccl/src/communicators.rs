@@ -1,0 +1,121 @@
+//! What Myelon knows of each real communicator, beside its handle.
+
+use std::sync::{Arc, LazyLock};
+
+use arc_swap::ArcSwap;
+use myelon_ccl::device::{DeviceKind, StreamHandle};
+use myelon_ccl::{Call, Collective, Communicator, Error, Operation};
+
+use crate::abi::Comm;
+use crate::cuda::CurrentContext;
+use crate::route::Prepared;
+use crate::sequence::Sequence;
+
+/// A communicator that was made through this library and not destroyed yet.
+pub(crate) struct Entry {
+    comm: usize,
+    /// The rank, for messages.
+    pub(crate) rank: u32,
+    /// Myelon's side; absent where everything is forwarded.
+    pub(crate) attached: Option<Attached>,
+}
+
+/// Myelon beside a real communicator, on all ranks of it.
+pub(crate) struct Attached {
+    pub(crate) communicator: Communicator,
+    pub(crate) prepared: Prepared,
+    pub(crate) sequence: Sequence,
+}
+
+impl Attached {
+    fn is_cpu(&self) -> bool {
+        self.communicator.device().properties().kind == DeviceKind::Cpu
+    }
+
+    /// Runs work that may change the thread's current context.
+    pub(crate) fn bound<R>(&self, work: impl FnOnce() -> R) -> R {
+        let _kept = self.keep_context();
+        work()
+    }
+
+    /// What puts the thread's current context back when dropped.
+    pub(crate) fn keep_context(&self) -> Option<CurrentContext> {
+        (!self.is_cpu()).then(CurrentContext::keep)
+    }
+
+    /// Queues calls in order. On the CPU device, which has no streams that a caller could wait for, they have ended then.
+    pub(crate) fn issue(&self, calls: &[Call], stream: StreamHandle) -> Result<(), Error> {
+        self.bound(|| {
+            self.sequence.before_myelon(stream)?;
+            let issued = self.queue(calls, stream);
+            let noted = self.sequence.after_myelon(stream);
+            issued.and(noted)?;
+            if !self.is_cpu() {
+                return Ok(());
+            }
+            let ended = self.communicator.synchronize(stream);
+            // Without a fault the data are there, whatever became of a peer since.
+            if self.communicator.has_fault() { ended } else { Ok(()) }
+        })
+    }
+
+    fn queue(&self, calls: &[Call], stream: StreamHandle) -> Result<(), Error> {
+        let reduces = calls.len() > 1 && calls.iter().all(|call| call.collective == Collective::AllReduce);
+        if reduces {
+            let operation = |call: &Call| Operation::of(&call.request(), call.input, call.output);
+            let operations: Vec<_> = calls.iter().map(operation).collect();
+            // SAFETY: buffers and stream are what the caller of ncclAllReduce promises of them; streams may go after the call.
+            return unsafe { self.communicator.all_reduce_batch(&operations, stream) };
+        }
+        // SAFETY: as above, of the caller of each function.
+        calls.iter().try_for_each(|call| unsafe { self.communicator.call(call, stream) })
+    }
+}
+
+/// Sorted by handle. Written when a communicator comes or goes, read at every call without a lock.
+static ENTRIES: LazyLock<ArcSwap<Vec<Arc<Entry>>>> = LazyLock::new(ArcSwap::default);
+
+/// What is known of a handle.
+pub(crate) fn find(comm: Comm) -> Option<Arc<Entry>> {
+    let entries = ENTRIES.load();
+    let place = entries.binary_search_by_key(&(comm as usize), |entry| entry.comm).ok()?;
+    Some(Arc::clone(&entries[place]))
+}
+
+/// Puts an entry for a new handle, in place of one that an earlier communicator left.
+pub(crate) fn insert(comm: Comm, rank: u32, attached: Option<Attached>) {
+    let entry = Arc::new(Entry { comm: comm as usize, rank, attached });
+    ENTRIES.rcu(|before| {
+        let mut after: Vec<_> = before.iter().filter(|known| known.comm != entry.comm).cloned().collect();
+        let place = after.partition_point(|known| known.comm < entry.comm);
+        after.insert(place, Arc::clone(&entry));
+        after
+    });
+}
+
+/// Takes a handle out: from now on its calls are forwarded.
+pub(crate) fn remove(comm: Comm) -> Option<Arc<Entry>> {
+    let entry = find(comm)?;
+    ENTRIES.rcu(|before| before.iter().filter(|known| known.comm != entry.comm).cloned().collect::<Vec<_>>());
+    Some(entry)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn handles_are_found_replaced_and_forgotten() {
+        let comms = [0x30usize, 0x10, 0x20].map(|address| address as Comm);
+        for (rank, comm) in comms.into_iter().enumerate() {
+            insert(comm, rank as u32, None);
+        }
+        assert_eq!(comms.map(|comm| find(comm).unwrap().rank), [0, 1, 2]);
+        insert(comms[1], 7, None);
+        assert_eq!(find(comms[1]).unwrap().rank, 7);
+        assert_eq!(remove(comms[1]).unwrap().rank, 7);
+        assert!(find(comms[1]).is_none() && remove(comms[1]).is_none());
+        assert!(find(std::ptr::null_mut()).is_none());
+        assert!(find(comms[0]).is_some() && find(comms[2]).is_some());
+    }
+}

@@ -1,0 +1,166 @@
+//! Calls between `ncclGroupStart` and `ncclGroupEnd`.
+//!
+//! What Myelon takes inside a group is kept until the outermost end and launched there, before the real group ends. What is
+//! forwarded goes into the real group as it comes. Both are in the order of their calls among themselves, and on every rank
+//! Myelon's come first. So one group may hold both, and who runs a call does not depend on what else is in the group: a rank's groups
+//! may hold sends and receives that other ranks' do not, and a choice by them would differ between ranks.
+
+use std::cell::RefCell;
+use std::ffi::c_int;
+use std::sync::Arc;
+
+use myelon_ccl::Call;
+use myelon_ccl::device::StreamHandle;
+
+use crate::abi::{Comm, SUCCESS, Stream};
+use crate::communicators::Entry;
+use crate::log::{self, Named};
+use crate::real::call_real;
+use crate::route::Reason;
+use crate::{attach, failure};
+
+/// What a thread has in its group.
+struct Group {
+    depth: u32,
+    /// Myelon's operations.
+    queued: Vec<Queued>,
+    /// Communicators and streams that NCCL's operations of the group are on.
+    touched: Vec<(Arc<Entry>, StreamHandle)>,
+    /// Where the group's new communicators will be.
+    made: Vec<*mut Comm>,
+}
+
+struct Queued {
+    entry: Arc<Entry>,
+    call: Call,
+    stream: StreamHandle,
+}
+
+thread_local! {
+    static GROUP: RefCell<Group> =
+        const { RefCell::new(Group { depth: 0, queued: Vec::new(), touched: Vec::new(), made: Vec::new() }) };
+}
+
+fn with<R>(work: impl FnOnce(&mut Group) -> R) -> R {
+    GROUP.with(|group| work(&mut group.borrow_mut()))
+}
+
+/// Whether the thread is inside a group.
+pub(crate) fn is_open() -> bool {
+    with(|group| group.depth > 0)
+}
+
+pub(crate) fn handle(stream: Stream) -> StreamHandle {
+    StreamHandle(stream as u64)
+}
+
+/// `ncclGroupStart`.
+pub(crate) fn start() -> c_int {
+    let code = call_real!(ncclGroupStart());
+    if code == SUCCESS {
+        with(|group| group.depth += 1);
+    }
+    code
+}
+
+/// `ncclGroupEnd`.
+pub(crate) fn end() -> c_int {
+    let outermost = with(|group| {
+        group.depth = group.depth.saturating_sub(1);
+        (group.depth == 0).then(|| {
+            (std::mem::take(&mut group.queued), std::mem::take(&mut group.touched), std::mem::take(&mut group.made))
+        })
+    });
+    let Some((queued, touched, made)) = outermost else { return call_real!(ncclGroupEnd()) };
+    let launched = launch(&queued);
+    for (entry, stream) in &touched {
+        before_nccl(entry, *stream);
+    }
+    // Also after a failure: the real group is open.
+    let ended = call_real!(ncclGroupEnd());
+    for (entry, stream) in &touched {
+        after_nccl(entry, *stream);
+    }
+    if ended == SUCCESS && !made.is_empty() {
+        return attach::several(&made);
+    }
+    if launched == SUCCESS { ended } else { launched }
+}
+
+/// Keeps a call of Myelon's for the end of the group.
+pub(crate) fn keep(entry: Arc<Entry>, call: Call, stream: StreamHandle) {
+    with(|group| group.queued.push(Queued { entry, call, stream }));
+}
+
+/// Takes note of a communicator that the end of the group brings.
+pub(crate) fn will_make(comm: *mut Comm) {
+    with(|group| group.made.push(comm));
+}
+
+/// Launches in order; what follows each other on one communicator and stream, by one call.
+fn launch(queued: &[Queued]) -> c_int {
+    let same = |a: &Queued, b: &Queued| Arc::ptr_eq(&a.entry, &b.entry) && a.stream == b.stream;
+    let mut code = SUCCESS;
+    for run in queued.chunk_by(same) {
+        let calls: Vec<_> = run.iter().map(|queued| queued.call).collect();
+        let attached = run[0].entry.attached.as_ref().expect("only calls of attached communicators are kept");
+        if let Err(error) = attached.issue(&calls, run[0].stream) {
+            code = failure::of(&error);
+        }
+    }
+    code
+}
+
+/// A call that NCCL runs, of a function that Myelon never takes.
+pub(crate) fn by_nccl(
+    entry: Option<Arc<Entry>>,
+    name: Named,
+    bytes: u64,
+    stream: Stream,
+    call: impl FnOnce() -> c_int,
+) -> c_int {
+    forwarded(entry, name, Reason::OtherFunction, bytes, stream, call)
+}
+
+/// A call that NCCL runs, in order with Myelon's.
+pub(crate) fn forwarded(
+    entry: Option<Arc<Entry>>,
+    name: Named,
+    reason: Reason,
+    bytes: u64,
+    stream: Stream,
+    call: impl FnOnce() -> c_int,
+) -> c_int {
+    log::count(name, Err(reason), bytes);
+    let Some(entry) = entry.filter(|entry| entry.attached.is_some()) else { return call() };
+    let stream = handle(stream);
+    if is_open() {
+        let code = call();
+        with(|group| {
+            let known = group.touched.iter().any(|(known, on)| Arc::ptr_eq(known, &entry) && *on == stream);
+            if !known {
+                group.touched.push((entry, stream));
+            }
+        });
+        return code;
+    }
+    before_nccl(&entry, stream);
+    let code = call();
+    after_nccl(&entry, stream);
+    code
+}
+
+/// WHY: a failure is said and not returned: the call itself is NCCL's, and may succeed.
+fn before_nccl(entry: &Entry, stream: StreamHandle) {
+    let Some(attached) = &entry.attached else { return };
+    if let Err(error) = attached.bound(|| attached.sequence.before_nccl(&attached.communicator, stream)) {
+        log::warn(&format!("rank {}: NCCL's operation could not be put behind Myelon's: {error}", entry.rank));
+    }
+}
+
+fn after_nccl(entry: &Entry, stream: StreamHandle) {
+    let Some(attached) = &entry.attached else { return };
+    if let Err(error) = attached.bound(|| attached.sequence.after_nccl(stream)) {
+        log::warn(&format!("rank {}: Myelon's next operation is not put behind NCCL's: {error}", entry.rank));
+    }
+}

@@ -1,0 +1,336 @@
+// A program that uses NCCL, one scenario a run: `ranks SCENARIO [RANKS]`. Ends with 0 where all went as it should, else says what did not.
+//
+// Linked to libnccl.so.2 as programs are; or, built with -DOPENED, opens the file in NCCL_SO_PATH and looks every function up, as Python
+// packages do.
+#include "nccl.h"
+
+#include <atomic>
+#include <cmath>
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include <dlfcn.h>
+#include <spawn.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#ifdef OPENED
+static void *symbol(const char *name) {
+  static void *library = dlopen(getenv("NCCL_SO_PATH"), RTLD_NOW | RTLD_LOCAL);
+  void *found = library ? dlsym(library, name) : nullptr;
+  if (!found) fprintf(stderr, "%s: %s\n", name, dlerror()), exit(9);
+  return found;
+}
+#define NCCL(function) reinterpret_cast<decltype(&function)>(symbol(#function))
+#else
+#define NCCL(function) function
+#endif
+
+static void check(bool holds, const char *what, int line, long seen) {
+  if (holds) return;
+  fprintf(stderr, "line %d: %s does not hold, seen %ld; last error: %s\n", line, what, seen, NCCL(ncclGetLastError)(nullptr));
+  _exit(1);
+}
+static void equal(long seen, long expected, const char *what, int line) { check(seen == expected, what, line, seen); }
+#define CHECK(condition) check(condition, #condition, __LINE__, 0)
+#define EQUAL(code, expected) equal(code, expected, #code " == " #expected, __LINE__)
+#define OK(code) EQUAL(code, ncclSuccess)
+
+static int ranks = 2;
+
+// `work` on a thread a rank, with a communicator of all.
+static void on_threads(const std::function<void(ncclComm_t, int)> &work, bool destroy = true) {
+  ncclUniqueId id;
+  OK(NCCL(ncclGetUniqueId)(&id));
+  std::vector<std::thread> threads;
+  for (int rank = 0; rank < ranks; rank++)
+    threads.emplace_back([&, rank] {
+      ncclComm_t comm;
+      OK(NCCL(ncclCommInitRank)(&comm, ranks, id, rank));
+      work(comm, rank);
+      if (destroy) OK(NCCL(ncclCommDestroy)(comm));
+    });
+  for (auto &thread : threads) thread.join();
+}
+
+template <typename T> static std::vector<T> filled(size_t count, T value) { return std::vector<T>(count, value); }
+
+template <typename T> static void all_are(const std::vector<T> &values, T expected, int line) {
+  for (T value : values) check(value == expected, "every value is as expected", line, long(value));
+}
+
+static float sum() { return ranks * (ranks + 1) / 2; }
+
+// Types and operators, in place and not, nothing at all, and what Myelon does not have.
+static void values(ncclComm_t comm, int rank) {
+  float one = rank + 1;
+  for (size_t count : {size_t(1), size_t(1000), size_t(10007)}) {
+    auto input = filled(count, one), output = filled(count, 0.f);
+    OK(NCCL(ncclAllReduce)(input.data(), output.data(), count, ncclFloat32, ncclSum, comm, nullptr));
+    all_are(output, sum(), __LINE__), all_are(input, one, __LINE__);
+    OK(NCCL(ncclAllReduce)(input.data(), input.data(), count, ncclFloat32, ncclSum, comm, nullptr));
+    all_are(input, sum(), __LINE__);
+  }
+  OK(NCCL(ncclAllReduce)(nullptr, nullptr, 0, ncclFloat32, ncclSum, comm, nullptr));
+  // Not prepared, so the pretended NCCL's.
+  auto doubles = filled(100, double(one));
+  OK(NCCL(ncclAllReduce)(doubles.data(), doubles.data(), 100, ncclFloat64, ncclSum, comm, nullptr));
+  all_are(doubles, double(sum()), __LINE__);
+  auto maxima = filled(100, one);
+  OK(NCCL(ncclAllReduce)(maxima.data(), maxima.data(), 100, ncclFloat32, ncclMax, comm, nullptr));
+  all_are(maxima, float(ranks), __LINE__);
+  // Not a type of anybody's.
+  EQUAL(NCCL(ncclAllReduce)(maxima.data(), maxima.data(), 1, 77, ncclSum, comm, nullptr), ncclInvalidArgument);
+  CHECK(strstr(NCCL(ncclGetLastError)(nullptr), "pretended"));
+  // Overlapping, on every rank alike: Myelon's own refusal, in words.
+  std::vector<float> overlapping(20);
+  EQUAL(NCCL(ncclAllReduce)(&overlapping[0], &overlapping[1], 10, ncclFloat32, ncclSum, comm, nullptr), ncclInvalidArgument);
+  CHECK(strstr(NCCL(ncclGetLastError)(comm), "overlap"));
+}
+
+static void identity(ncclComm_t comm, int rank) {
+  int seen;
+  OK(NCCL(ncclGetVersion)(&seen)), EQUAL(seen, 22809);
+  OK(NCCL(ncclCommUserRank)(comm, &seen)), EQUAL(seen, rank);
+  OK(NCCL(ncclCommCount)(comm, &seen)), EQUAL(seen, ranks);
+  OK(NCCL(ncclCommCuDevice)(comm, &seen)), EQUAL(seen, 100 + rank);
+  OK(NCCL(ncclCommGetAsyncError)(comm, &seen)), EQUAL(seen, ncclSuccess);
+  CHECK(strstr(NCCL(ncclGetErrorString)(ncclSystemError), "pretended"));
+  EQUAL(NCCL(ncclCommCount)(nullptr, &seen), ncclInvalidArgument);
+  // Functions that this NCCL does not have.
+  uint64_t value;
+  EQUAL(NCCL(ncclCommMemStats)(comm, 0, &value), ncclInvalidUsage);
+  if (ranks == 1) CHECK(strstr(NCCL(ncclGetLastError)(nullptr), "ncclCommMemStats"));
+  ncclComm_t grown;
+  EQUAL(NCCL(ncclCommGrow)(comm, ranks, nullptr, rank, &grown, nullptr), ncclInvalidUsage);
+}
+
+// Nested groups, of both engines' calls and of several communicators; nothing has happened before the outermost end.
+static void groups(ncclComm_t comm, int rank) {
+  ncclComm_t half;
+  OK(NCCL(ncclCommSplit)(comm, rank % 2, -rank, &half, nullptr));
+  int members;
+  OK(NCCL(ncclCommCount)(half, &members));
+  float one = rank + 1, of_half = 0;
+  for (int other = rank % 2; other < ranks; other += 2) of_half += other + 1;
+  for (int round = 0; round < 3; round++) {
+    auto first = filled(100, one), second = filled(200, one), third = filled(50, one), gathered = filled(ranks, 0.f);
+    auto spread = filled(5, one);
+    OK(NCCL(ncclGroupStart)());
+    OK(NCCL(ncclAllReduce)(first.data(), first.data(), 100, ncclFloat32, ncclSum, comm, nullptr));
+    // Only one rank sends: who runs the other calls must not depend on it.
+    if (rank == 0) OK(NCCL(ncclSend)(first.data(), 1, ncclFloat32, 1, comm, nullptr));
+    OK(NCCL(ncclGroupStart)());
+    OK(NCCL(ncclAllReduce)(second.data(), second.data(), 200, ncclFloat32, ncclSum, half, nullptr));
+    OK(NCCL(ncclAllGather)(&one, gathered.data(), 1, ncclFloat32, comm, nullptr));
+    OK(NCCL(ncclGroupEnd)());
+    OK(NCCL(ncclAllReduce)(third.data(), third.data(), 50, ncclFloat32, ncclSum, comm, nullptr));
+    OK(NCCL(ncclBroadcast)(spread.data(), spread.data(), 5, ncclFloat32, ranks - 1, comm, nullptr));
+    usleep(20000);
+    all_are(first, one, __LINE__), all_are(second, one, __LINE__), all_are(third, one, __LINE__), all_are(gathered, 0.f, __LINE__);
+    OK(NCCL(ncclGroupEnd)());
+    all_are(first, sum(), __LINE__), all_are(second, of_half, __LINE__), all_are(third, sum(), __LINE__);
+    all_are(spread, float(ranks), __LINE__);
+    for (int other = 0; other < ranks; other++) CHECK(gathered[other] == other + 1);
+  }
+  OK(NCCL(ncclCommDestroy)(half));
+}
+
+// Collectives beside the all-reduce, alone and in a group, in place and not.
+static void others(ncclComm_t comm, int rank) {
+  const size_t count = 1000;
+  float one = rank + 1;
+  auto expected = [&](const std::vector<float> &gathered) {
+    for (size_t i = 0; i < gathered.size(); i++) CHECK(gathered[i] == i / count + 1);
+  };
+  for (bool grouped : {false, true}) {
+    auto own = filled(count, one), gathered = filled(ranks * count, 0.f), in_place = filled(ranks * count, one);
+    auto spread = filled(count, one), root_in = filled(count, one), root_out = filled(count, 0.f);
+    auto whole = filled(ranks * count, one), part = filled(count, 0.f);
+    std::vector<unsigned char> bytes(3 * ranks, rank);
+    if (grouped) OK(NCCL(ncclGroupStart)());
+    OK(NCCL(ncclAllGather)(own.data(), gathered.data(), count, ncclFloat32, comm, nullptr));
+    OK(NCCL(ncclAllGather)(&in_place[rank * count], in_place.data(), count, ncclFloat32, comm, nullptr));
+    OK(NCCL(ncclAllGather)(&bytes[3 * rank], bytes.data(), 3, ncclUint8, comm, nullptr));
+    OK(NCCL(ncclBcast)(spread.data(), count, ncclFloat32, ranks - 1, comm, nullptr));
+    OK(NCCL(ncclBroadcast)(rank == 1 ? root_in.data() : nullptr, root_out.data(), count, ncclFloat32, 1, comm, nullptr));
+    OK(NCCL(ncclReduceScatter)(whole.data(), part.data(), count, ncclFloat32, ncclSum, comm, nullptr));
+    if (grouped) OK(NCCL(ncclGroupEnd)());
+    expected(gathered), expected(in_place);
+    for (int i = 0; i < 3 * ranks; i++) CHECK(bytes[i] == i / 3);
+    all_are(spread, float(ranks), __LINE__), all_are(root_out, 2.f, __LINE__), all_are(part, sum(), __LINE__);
+    OK(NCCL(ncclReduceScatter)(whole.data(), &whole[rank * count], count, ncclFloat32, ncclSum, comm, nullptr));
+    for (size_t i = 0; i < count; i++) CHECK(whole[rank * count + i] == sum());
+    OK(NCCL(ncclAllReduce)(part.data(), part.data(), count, ncclFloat32, ncclSum, comm, nullptr));
+    all_are(part, sum() * ranks, __LINE__);
+  }
+}
+
+// The library's own call of ncclBroadcast, inside ncclBcast, is nobody else's business.
+static void itself(ncclComm_t comm, int rank) {
+  auto data = filled(10, float(rank));
+  OK(NCCL(ncclBcast)(data.data(), 10, ncclFloat32, 1, comm, nullptr));
+  all_are(data, 1.f, __LINE__);
+  OK(NCCL(ncclCommFinalize)(comm));
+}
+
+// A rank that waits alone is freed by an abort of another of its threads.
+static void abort_ends_the_wait() {
+  std::atomic<int> waiting{0};
+  on_threads(
+      [&](ncclComm_t comm, int rank) {
+        if (rank == 0) {
+          std::thread aborter([&] {
+            while (!waiting) usleep(1000);
+            usleep(300000);
+            OK(NCCL(ncclCommAbort)(comm));
+          });
+          auto data = filled(1000, 1.f);
+          waiting = 1;
+          int code = NCCL(ncclAllReduce)(data.data(), data.data(), 1000, ncclFloat32, ncclSum, comm, nullptr);
+          CHECK(code != ncclSuccess);
+          CHECK(strstr(NCCL(ncclGetLastError)(nullptr), "ncclCommAbort"));
+          aborter.join();
+          waiting = 2;
+        } else {
+          while (waiting != 2) usleep(1000);
+          OK(NCCL(ncclCommAbort)(comm));
+        }
+      },
+      false);
+}
+
+// Ranks of one thread, by ncclCommInitAll and by a group of ncclCommInitRank.
+static void one_thread() {
+  for (bool all : {true, false}) {
+    std::vector<ncclComm_t> comms(ranks);
+    ncclUniqueId id;
+    OK(NCCL(ncclGetUniqueId)(&id));
+    if (all) OK(NCCL(ncclCommInitAll)(comms.data(), ranks, nullptr));
+    else {
+      OK(NCCL(ncclGroupStart)());
+      for (int rank = 0; rank < ranks; rank++) OK(NCCL(ncclCommInitRank)(&comms[rank], ranks, id, rank));
+      OK(NCCL(ncclGroupEnd)());
+    }
+    std::vector<std::vector<float>> data;
+    for (int rank = 0; rank < ranks; rank++) data.push_back(filled(100, rank + 1.f));
+    OK(NCCL(ncclGroupStart)());
+    for (int rank = 0; rank < ranks; rank++)
+      OK(NCCL(ncclAllReduce)(data[rank].data(), data[rank].data(), 100, ncclFloat32, ncclSum, comms[rank], nullptr));
+    OK(NCCL(ncclGroupEnd)());
+    for (auto &values : data) all_are(values, sum(), __LINE__);
+    for (auto comm : comms) OK(NCCL(ncclCommDestroy)(comm));
+  }
+}
+
+// A group with one new communicator for each thread, as programs write it that can have more.
+static void grouped_init() {
+  ncclUniqueId id;
+  OK(NCCL(ncclGetUniqueId)(&id));
+  std::vector<std::thread> threads;
+  for (int rank = 0; rank < ranks; rank++)
+    threads.emplace_back([&, rank] {
+      ncclComm_t comm;
+      OK(NCCL(ncclGroupStart)());
+      OK(NCCL(ncclCommInitRank)(&comm, ranks, id, rank));
+      OK(NCCL(ncclGroupEnd)());
+      auto data = filled(100, rank + 1.f);
+      OK(NCCL(ncclAllReduce)(data.data(), data.data(), 100, ncclFloat32, ncclSum, comm, nullptr));
+      all_are(data, sum(), __LINE__);
+      OK(NCCL(ncclCommDestroy)(comm));
+    });
+  for (auto &thread : threads) thread.join();
+}
+
+// A configuration goes through as it is; one that does not block keeps Myelon out.
+static void configured(int blocking) {
+  ncclUniqueId id;
+  OK(NCCL(ncclGetUniqueId)(&id));
+  std::vector<std::thread> threads;
+  for (int rank = 0; rank < ranks; rank++)
+    threads.emplace_back([&, rank] {
+      ncclConfig_t config{sizeof(ncclConfig_t), 0xcafebeef, 22809, blocking, INT32_MIN, INT32_MIN, INT32_MIN, nullptr, 41 + rank};
+      ncclComm_t comm;
+      EQUAL(NCCL(ncclCommInitRankConfig)(&comm, ranks, id, rank, &config), blocking ? ncclSuccess : ncclInProgress);
+      auto data = filled(100, rank + 1.f);
+      OK(NCCL(ncclAllReduce)(data.data(), data.data(), 100, ncclFloat32, ncclSum, comm, nullptr));
+      all_are(data, sum(), __LINE__);
+      OK(NCCL(ncclCommDestroy)(comm));
+    });
+  for (auto &thread : threads) thread.join();
+}
+
+static std::string hex(const ncclUniqueId &id) {
+  std::string text;
+  char digits[3];
+  for (unsigned char byte : id.internal) snprintf(digits, 3, "%02x", byte), text += digits;
+  return text;
+}
+
+// `ranks process RANKS RANK ID`: one rank of `processes`.
+static void process(int rank, const char *text) {
+  ncclUniqueId id;
+  for (int i = 0; i < 128; i++) id.internal[i] = strtol(std::string(text + 2 * i, 2).c_str(), nullptr, 16);
+  ncclComm_t comm;
+  OK(NCCL(ncclCommInitRank)(&comm, ranks, id, rank));
+  auto data = filled(1000, rank + 1.f);
+  OK(NCCL(ncclAllReduce)(data.data(), data.data(), 1000, ncclFloat32, ncclSum, comm, nullptr));
+  all_are(data, sum(), __LINE__);
+  // Well, though a rank may be about to end.
+  int error;
+  OK(NCCL(ncclCommGetAsyncError)(comm, &error));
+  EQUAL(error, ncclSuccess);
+  if (rank == ranks - 1) raise(SIGKILL);
+  EQUAL(NCCL(ncclAllReduce)(data.data(), data.data(), 1000, ncclFloat32, ncclSum, comm, nullptr), ncclRemoteError);
+  CHECK(strstr(NCCL(ncclGetLastError)(nullptr), "lost rank"));
+  OK(NCCL(ncclCommAbort)(comm));
+}
+
+// Ranks as processes, of which the last is killed: the others hear of it.
+static void processes() {
+  ncclUniqueId id;
+  OK(NCCL(ncclGetUniqueId)(&id));
+  auto name = hex(id), count = std::to_string(ranks);
+  std::vector<pid_t> children;
+  for (int rank = 0; rank < ranks; rank++) {
+    auto own = std::to_string(rank);
+    const char *arguments[] = {"ranks", "process", count.c_str(), own.c_str(), name.c_str(), nullptr};
+    pid_t child;
+    CHECK(posix_spawn(&child, "/proc/self/exe", nullptr, nullptr, const_cast<char **>(arguments), environ) == 0);
+    children.push_back(child);
+  }
+  for (int rank = 0; rank < ranks; rank++) {
+    int status;
+    CHECK(waitpid(children[rank], &status, 0) == children[rank]);
+    if (rank == ranks - 1) CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+    else CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+  }
+}
+
+int main(int count, char **arguments) {
+  std::string scenario = count > 1 ? arguments[1] : "";
+  if (count > 2) ranks = atoi(arguments[2]);
+  if (scenario == "values") on_threads(values);
+  else if (scenario == "identity") on_threads(identity);
+  else if (scenario == "groups") on_threads(groups);
+  else if (scenario == "others") on_threads(others);
+  else if (scenario == "itself") on_threads(itself);
+  else if (scenario == "abort") abort_ends_the_wait();
+  else if (scenario == "one_thread") one_thread();
+  else if (scenario == "grouped_init") grouped_init();
+  else if (scenario == "blocking") configured(1);
+  else if (scenario == "non_blocking") configured(0);
+  else if (scenario == "processes") processes();
+  else if (scenario == "process") process(atoi(arguments[3]), arguments[4]);
+  else if (scenario == "version") {
+    int version = 0, code = NCCL(ncclGetVersion)(&version);
+    printf("%d %d %s\n", code, version, NCCL(ncclGetLastError)(nullptr));
+  } else return fprintf(stderr, "unknown scenario '%s'\n", scenario.c_str()), 2;
+  return 0;
+}

@@ -1,0 +1,160 @@
+//! `libmyelon_nccl.so` before a pretended NCCL, ranks on the CPU device: what is taken, what is forwarded and how, and how it ends.
+//!
+//! Every scenario of `tests/fake/ranks.cc` checks its results itself.
+
+mod finding;
+mod rig;
+mod surface;
+
+use rig::{Run, stand_in};
+
+/// The exchanges of ranks that agree: two gathers of a frame each.
+const EXCHANGED: usize = 2;
+
+#[test]
+fn all_reduces_are_taken_and_the_rest_is_forwarded_untouched() {
+    let ran = Run::preloaded(&["values"]).run().well();
+    // Six of three sizes, in place and not, one of nothing and one that is refused, on two ranks.
+    assert_eq!(ran.counted("ncclAllReduce", "Myelon"), 16, "{}", ran.output);
+    let theirs = ran.calls("AllReduce");
+    assert_eq!(theirs.len(), 6, "{theirs:#?}");
+    assert_eq!(theirs.iter().filter(|line| line.contains("count=100 type=8 op=0")).count(), 2);
+    assert_eq!(theirs.iter().filter(|line| line.contains("count=100 type=7 op=2")).count(), 2);
+    assert_eq!(theirs.iter().filter(|line| line.contains("count=1 type=77 op=0")).count(), 2);
+    assert_eq!(ran.counted("ncclAllReduce", "NCCL: a data type that Myelon lacks"), 2);
+    assert_eq!(ran.counted("ncclAllReduce", "NCCL: type and operator not in MYELON_NCCL_PREPARE"), 4);
+    // The id came whole, by value.
+    assert!(ran.calls("InitRank").iter().all(|line| line.ends_with("last=90")), "{:?}", ran.calls("InitRank"));
+}
+
+#[test]
+fn four_ranks_agree_too() {
+    let ran = Run::preloaded(&["values", "4"]).run().well();
+    assert_eq!(ran.counted("ncclAllReduce", "Myelon"), 32, "{}", ran.output);
+}
+
+#[test]
+fn opened_by_path_it_is_the_same() {
+    let fake = rig::Built::get().fake();
+    let ran = Run::opening(&stand_in(), &["values"]).with("MYELON_NCCL_LIB", fake).run().well();
+    assert_eq!(ran.counted("ncclAllReduce", "Myelon"), 16, "{}", ran.output);
+}
+
+#[test]
+fn who_a_rank_is_only_nccl_says() {
+    let ran = Run::preloaded(&["identity"]).run().well();
+    assert!(ran.output.contains("the NCCL in use has no ncclCommGrow"), "{}", ran.output);
+}
+
+#[test]
+fn groups_nest_and_hold_both_engines_calls_of_several_communicators() {
+    let ran = Run::preloaded(&["groups", "4"]).run().well();
+    // Three rounds of three all-reduces on four ranks; halves of two ranks are attached as well.
+    assert_eq!(ran.counted("ncclAllReduce", "Myelon"), 36, "{}", ran.output);
+    assert_eq!(ran.counted("ncclAllGather", "NCCL"), 12);
+    assert_eq!(ran.calls("Send").len(), 3);
+    // Every group of the program's is the pretended library's as well, beside those of the exchanges.
+    let exchanges = 4 * EXCHANGED * 2;
+    assert_eq!(ran.calls("GroupStart").len(), 4 * 3 * 2 + exchanges);
+    assert_eq!(ran.calls("GroupEnd").len(), 4 * 3 * 2 + exchanges);
+}
+
+/// Twelve calls and two in place, and two all-reduces, on three ranks.
+#[test]
+fn other_collectives_are_forwarded_unless_they_are_asked_for() {
+    let names = [("ncclAllGather", 6), ("ncclBcast", 2), ("ncclBroadcast", 2), ("ncclReduceScatter", 4)];
+    let counted = |ran: &rig::Ran, by: &str| names.map(|(name, _)| ran.counted(name, by));
+    let all = names.map(|(_, calls)| 3 * calls);
+    let forwarded = Run::preloaded(&["others", "3"]).run().well();
+    assert_eq!(counted(&forwarded, "NCCL: not a function that Myelon takes"), all, "{}", forwarded.output);
+    let taken = Run::preloaded(&["others", "3"]).with("MYELON_NCCL_COLLECTIVES", "all").run().well();
+    assert_eq!(counted(&taken, "Myelon"), all, "{}", taken.output);
+    assert_eq!(taken.calls("ReduceScatter").len(), 0);
+    for ran in [forwarded, taken] {
+        assert_eq!(ran.counted("ncclAllReduce", "Myelon"), 6, "{}", ran.output);
+    }
+}
+
+#[test]
+fn a_communicator_of_one_rank_is_left_alone() {
+    let ran = Run::preloaded(&["groups", "2"]).run().well();
+    assert_eq!(ran.counted("ncclAllReduce", "Myelon"), 12, "{}", ran.output);
+    assert_eq!(ran.counted("ncclAllReduce", "NCCL: the communicator is not attached"), 6);
+    assert!(ran.output.contains("of 1 ranks: forwarded: Myelon is for 2 to 8"), "{}", ran.output);
+}
+
+#[test]
+fn the_librarys_calls_of_its_own_functions_are_not_taken() {
+    let ran = Run::preloaded(&["itself"]).run().well();
+    assert_eq!(ran.calls("Broadcast").len(), 2, "through the loader, and so through the stand-in");
+    assert_eq!((ran.counted("ncclBcast", "NCCL"), ran.counted("ncclBroadcast", "NCCL")), (2, 0), "{}", ran.output);
+    // Finalized by the program: destroying it does so no second time.
+    assert_eq!(ran.calls("Finalize").len(), 2);
+    assert!(ran.calls("Destroy").iter().all(|line| line.ends_with("finalized=1")));
+}
+
+#[test]
+fn an_abort_ends_a_wait() {
+    let ran = Run::preloaded(&["abort"]).run().well();
+    assert_eq!(ran.calls("Abort").len(), 2);
+}
+
+#[test]
+fn ranks_of_one_thread_are_left_alone() {
+    let ran = Run::preloaded(&["one_thread", "3"]).run().well();
+    assert_eq!(ran.counted("ncclAllReduce", "Myelon"), 0, "{}", ran.output);
+    assert_eq!(ran.counted("ncclAllReduce", "NCCL: the communicator is not attached"), 6);
+    assert!(ran.output.contains("rank 0 made 3 communicators in one group"), "{}", ran.output);
+}
+
+#[test]
+fn a_communicator_made_in_a_group_of_its_own_is_attached() {
+    let ran = Run::preloaded(&["grouped_init"]).run().well();
+    assert_eq!(ran.counted("ncclAllReduce", "Myelon"), 2, "{}", ran.output);
+}
+
+#[test]
+fn a_configuration_goes_through_as_it_is() {
+    let ran = Run::preloaded(&["blocking"]).run().well();
+    assert_eq!(ran.counted("ncclAllReduce", "Myelon"), 2, "{}", ran.output);
+    let configured = ran.calls("InitRankConfig");
+    assert_eq!(configured.len(), 2);
+    for (rank, share) in [(0, 41), (1, 42)] {
+        let expected = format!("rank={rank} of=2 ");
+        let line = configured.iter().find(|line| line.contains(&expected)).unwrap();
+        assert!(line.ends_with(&format!("size=48 version=22809 blocking=1 share={share}")), "{line}");
+    }
+}
+
+#[test]
+fn a_communicator_that_does_not_block_is_left_alone() {
+    let ran = Run::preloaded(&["non_blocking"]).run().well();
+    assert_eq!(ran.counted("ncclAllReduce", "NCCL: the communicator is not attached"), 2, "{}", ran.output);
+    assert_eq!(ran.calls("AllGather").len(), 0, "nobody waits for an exchange");
+}
+
+#[test]
+fn a_killed_rank_is_an_error_on_the_others() {
+    let ran = Run::preloaded(&["processes", "3"]).run().well();
+    assert!(ran.output.contains("by Myelon"), "{}", ran.output);
+}
+
+#[test]
+fn turned_off_it_only_forwards() {
+    let ran = Run::preloaded(&["groups", "4"]).with("MYELON_NCCL_DISABLE", "1").run().well();
+    assert_eq!(ran.counted("ncclAllReduce", "Myelon"), 0, "{}", ran.output);
+    assert_eq!(ran.calls("AllReduce").len(), 36);
+    assert_eq!(ran.calls("AllGather").len(), 12, "the program's, and no exchange");
+}
+
+#[test]
+fn a_wrong_setting_is_told_and_everything_forwarded() {
+    for (variable, value, words) in
+        [("MYELON_VARIANT", "warp_drive", "warp_drive"), ("MYELON_TIMEOUT", "soon", "MYELON_TIMEOUT")]
+    {
+        let ran = Run::preloaded(&["grouped_init"]).with(variable, value).run().well();
+        assert_eq!(ran.counted("ncclAllReduce", "NCCL: the communicator is not attached"), 2, "{}", ran.output);
+        let told: Vec<_> = ran.output.lines().filter(|line| line.contains("NCCL runs everything")).collect();
+        assert!(told.len() == 1 && told[0].contains(words), "{}", ran.output);
+    }
+}
