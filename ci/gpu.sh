@@ -25,6 +25,8 @@
 #   TUNE_SECONDS=420                        budget of myelon-tune for one world size, and a sweep with its table; unset: neither
 #   LITMUS_TRIES=100000000                  messages of each pattern between every two GPUs
 #   SOAK_OPERATIONS=1000000 SOAK_SEED=1     random operations, a tenth of them again between processes; 5000 on the CPU
+#   PYTHON=python3         the Python that has torch, for the tests of torch.distributed and its benchmark
+#   TORCH_RUNS=5           runs of each engine in that benchmark; 0: none
 #   TEST_SECONDS=600 SWEEP_SECONDS=600      deadlines
 # CUDA_VISIBLE_DEVICES limits the GPUs used. NCCL_NVLS_ENABLE, TORCH_SYMM_MEM_DISABLE_MULTICAST and NVSHMEM_DISABLE_NVLS are
 # left as found and reported: they are the machine's, and change what NCCL can do.
@@ -222,6 +224,27 @@ if [[ -f $bundle/c/all_reduce.c ]]; then
     must_say=", 0 wrong (myelon on the $where)"
     judges=yes step "$ranks" c "$test_seconds" "$out/all_reduce" --ranks "$ranks"
     must_say=
+  fi
+fi
+
+# torch.distributed over Myelon. Packages go to a folder of their own: the machine's Python stays as it is.
+python=${PYTHON:-python3}
+if [[ ! -d $bundle/python ]] || ! "$python" -c 'import torch' 2>/dev/null; then
+  summary+=("$(printf '%5s  %-18s %s' 2 torch-backend "skipped: no python/ in the bundle, or $python has no torch")")
+elif ! "$python" -m pip install --quiet --no-index --find-links "$bundle/python/wheels" --upgrade --target "$out/python" myelon-ccl pytest \
+  >"$out/logs/torch-install.log" 2>&1; then
+  failures=$((failures + 1))
+  summary+=("$(printf '%5s  %-18s %s' 2 torch-backend 'FAIL  does not install: logs/torch-install.log')")
+else
+  must_say=' passed'
+  judges=yes step "${#gpus[@]}" torch-backend "$test_seconds" env PYTHONPATH="$out/python" "$python" -m pytest -q -p no:cacheprovider "$bundle/python/tests"
+  must_say=
+  if [[ ${TORCH_RUNS:-5} != 0 && $device != cpu ]]; then
+    for ranks in "${sizes[@]}"; do
+      judges=yes step "$ranks" torch-bench "$sweep_seconds" env PYTHONPATH="$out/python" "$python" "$bundle/python/bench/run.py" --ranks "$ranks" \
+        --results "$out" --runs "${TORCH_RUNS:-5}" --commit "$(sed -n 's/^commit //p' "$bundle/VERSION")" \
+        --source-hash "$(sed -nE 's/.*"source_hash": *"([0-9a-f]+)".*/\1/p' "$out/doctor.json" | head -n 1)" --preload "$bundle/libmyelon_nccl.so"
+    done
   fi
 fi
 

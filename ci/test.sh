@@ -7,11 +7,12 @@
 #   ci/test.sh --list      the steps
 #
 # A step that lacks something on this machine is skipped and says what. Environment: MYELON_NVRTC_LIB (an NVRTC of
-# your own), MYELON_BROWSER (a Chromium of your own), MYELON_CACHE (compiled kernels; default target/ci-cache), MYELON_CI_INSTALL=0 (install nothing).
+# your own), MYELON_BROWSER (a Chromium of your own), MYELON_CACHE (compiled kernels; default target/ci-cache), MYELON_CI_INSTALL=0 (install nothing),
+# MYELON_CI_TORCH=0 (do not install torch, 3 GB, for the tests with it; 100 seconds with them on 2 cores and a fast network).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-steps=(nvrtc system nextest fmt house shell clippy clippy_mpi msrv deny doc tests doctests c nccl perf tune browser mpi ddp)
+steps=(nvrtc system nextest fmt house shell clippy clippy_mpi msrv deny doc tests doctests c nccl python torch perf tune browser mpi ddp)
 
 declare -A about=(
   [nvrtc]='NVRTC from pip, so that every kernel is compiled for GPUs too'
@@ -29,6 +30,8 @@ declare -A about=(
   [doctests]='examples in the docs'
   [c]='the C library: its header is current, its symbols, C and C++ programs built with it'
   [nccl]="NCCL's stand-in before a pretended NCCL, on CPU ranks"
+  [python]='the Python package: a wheel is built, installed and tested; the table of docs/TORCH.md is current'
+  [torch]='torch.distributed over Myelon, on CPU tensors'
   [perf]='myelon-perf, all variants on 4 CPU ranks; generated tables and plots are current'
   [tune]='myelon-tune on 4 CPU ranks, and myelon-perf with the table that it wrote'
   [browser]='a report page in Chromium: filters, pointer, keyboard'
@@ -37,6 +40,7 @@ declare -A about=(
 )
 
 venv=$PWD/target/ci-venv
+python_venv=$PWD/target/ci-python
 tools=$PWD/target/ci-tools
 out=$PWD/target/ci-out
 skip_reason=$out/skip-reason
@@ -215,6 +219,51 @@ step_c() {
   else
     bounded 600 cargo test --no-fail-fast --package myelon-c
   fi
+}
+
+# A virtual environment with pytest, apart from the one that has NVRTC: tests see what a user of the wheel has.
+make_python_venv() {
+  [[ ! -x $python_venv/bin/pytest ]] || return 0
+  has python3 || skip 'needs python3, 3.9 or newer, with its venv module (Debian: python3-venv)'
+  may_install || skip 'needs pip install pytest setuptools'
+  if ! bounded 120 python3 -m venv "$python_venv"; then
+    rm -rf "$python_venv"
+    skip "needs python3's venv module (Debian: python3-venv)"
+  fi
+  bounded 180 "$python_venv/bin/pip" install --quiet --disable-pip-version-check pytest 'setuptools>=77' ||
+    skip 'pip install pytest setuptools failed, see above'
+}
+
+# The wheel of a debug build, which the other steps have paid for, put into the environment.
+install_wheel() {
+  make_python_venv
+  bounded 900 cargo build --package myelon-c
+  rm -rf "$out/wheel"
+  MYELON_CCL_LIB=$(realpath "$binaries/libmyelon_ccl.so") bounded 180 "$python_venv/bin/pip" wheel --quiet \
+    --disable-pip-version-check --no-build-isolation --no-deps --wheel-dir "$out/wheel" ./python
+  bounded 120 "$python_venv/bin/pip" install --quiet --disable-pip-version-check --force-reinstall --no-deps "$out"/wheel/*.whl
+}
+
+# Tests of the package as it is installed, from a folder where nothing else of that name lies.
+package_tests() { (cd python/tests && bounded 900 "$python_venv/bin/python" -m pytest -q "$@"); }
+
+step_python() {
+  install_wheel
+  [[ $(ls "$out/wheel") == myelon_ccl-*-py3-none-manylinux_2_*.whl ]] || { echo 'a wheel of another kind:'; ls "$out/wheel"; return 1; }
+  package_tests test_core.py test_bench.py
+  shopt -s nullglob
+  bounded 60 "$python_venv/bin/python" python/bench/report.py docs/TORCH.md results/*/torch-*.json --check
+}
+
+step_torch() {
+  install_wheel
+  if ! "$python_venv/bin/python" -c 'import torch' 2>/dev/null; then
+    if ! may_install || [[ ${MYELON_CI_TORCH:-1} == 0 ]]; then skip "needs torch in ${python_venv#"$PWD"/} (3 GB), which MYELON_CI_TORCH=1 installs"; fi
+    # Machines with GPUs have the oldest release that is tested; this is the newest.
+    bounded 300 "$python_venv/bin/pip" install --quiet --disable-pip-version-check 'torch==2.15.*' numpy ||
+      skip 'pip install torch failed or took longer than 300 s, see above'
+  fi
+  package_tests test_torch.py test_cuda.py
 }
 
 # Builds myelon-perf and ends the step where it cannot sweep yet.

@@ -1,0 +1,367 @@
+"""A communicator on plain addresses: everything the C library does, without torch.
+
+An address is an ``int``: of device memory where the communicator is on a GPU, of memory of the process where it is on the
+CPU device. A stream is an ``int`` too, a ``cudaStream_t``; 0 is the default stream. A call queues work on its stream and
+returns; the result is there once the stream has passed it, and :meth:`Communicator.synchronize` waits for that. All ranks
+issue the same operations in the same order.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+import weakref
+from dataclasses import dataclass
+from typing import Iterable, List, Optional, Sequence, Tuple, Union
+
+from . import _library
+from ._library import BucketStruct, Handle, OperationStruct, UniqueIdStruct, check, int_array, library
+from .errors import InvalidArgument
+from .types import Collective, DType, ReduceOp
+
+CPU_DEVICE = -1
+"""The device number that stands for the CPU device, which runs the same kernels without a GPU, slowly."""
+
+DTypeLike = Union[DType, int, str]
+ReduceOpLike = Union[ReduceOp, int, str]
+
+
+def version() -> int:
+    """Version of the library: major * 10000 + minor * 100 + patch."""
+    number = ctypes.c_int()
+    check(library().myelonGetVersion(ctypes.byref(number)))
+    return number.value
+
+
+@dataclass(frozen=True)
+class UniqueId:
+    """The name of a group that does not exist yet, to pass from one rank to the others.
+
+    Whoever has these bytes can join the group: pass them over a channel that only its ranks read.
+    """
+
+    data: bytes
+
+    @classmethod
+    def create(cls) -> "UniqueId":
+        """A new one. The process that makes it is where the others meet, so it joins the group itself."""
+        struct = UniqueIdStruct()
+        check(library().myelonGetUniqueId(ctypes.byref(struct)))
+        return cls(bytes(struct.bytes))
+
+    def __repr__(self) -> str:
+        return "UniqueId(...)"
+
+
+@dataclass(frozen=True)
+class Options:
+    """Settings of a communicator, alike on all ranks; what is ``None`` is as the environment says (``MYELON_TIMEOUT``, ...).
+
+    ``timeout``: the longest wait inside a kernel in seconds; 0 waits until aborted. ``prepare``: types and operators whose
+    kernels are compiled and loaded at once, a condition for capturing them into a graph.
+    """
+
+    timeout: Optional[float] = None
+    prepare: Optional[Sequence[Tuple[DTypeLike, ReduceOpLike]]] = None
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One all-reduce of a batch: ``count`` elements of ``input`` into ``output``, which is ``input`` or does not overlap it."""
+
+    input: int
+    output: int
+    count: int
+    dtype: DTypeLike
+    op: ReduceOpLike = ReduceOp.SUM
+    window: Optional["Window"] = None
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """One buffer of a list that is reduced as one operation; ``output`` is ``input`` or does not overlap any."""
+
+    input: int
+    output: int
+    count: int
+
+
+class _OptionsHandle:
+    """The C library's options for the length of a ``with``; none where everything is as the environment says."""
+
+    def __init__(self, options: Optional[Options]) -> None:
+        self._options = options
+        self._handle = Handle()
+
+    def __enter__(self) -> Optional[Handle]:
+        options = self._options
+        if options is None:
+            return None
+        loaded = library()
+        check(loaded.myelonOptionsCreate(ctypes.byref(self._handle)))
+        try:
+            if options.timeout is not None:
+                check(loaded.myelonOptionsSetTimeout(self._handle, options.timeout))
+            if options.prepare is not None:
+                dtypes, ops = _pairs(options.prepare)
+                check(loaded.myelonOptionsSetPrepare(self._handle, dtypes, ops, len(dtypes)))
+        except BaseException:
+            self.__exit__()
+            raise
+        return self._handle
+
+    def __exit__(self, *_: object) -> None:
+        if self._handle:
+            library().myelonOptionsDestroy(self._handle)
+            self._handle = Handle()
+
+
+def _pairs(
+    types: Iterable[Tuple[DTypeLike, ReduceOpLike]],
+) -> "Tuple[ctypes.Array[ctypes.c_int], ctypes.Array[ctypes.c_int]]":
+    both: List[Tuple[int, int]] = [(DType.of(dtype), ReduceOp.of(op)) for dtype, op in types]
+    return int_array([dtype for dtype, _ in both]), int_array([op for _, op in both])
+
+
+def _release(handle: int, process: int) -> None:
+    """What the end of a communicator does, also at the end of the process."""
+    # WHY: a forked child has the Python object, but not the threads and connections; the parent's are none of its business.
+    if os.getpid() != process:
+        return
+    loaded = library()
+    died_of = getattr(sys, "last_value", None)
+    if died_of is not None and not hasattr(sys, "ps1"):
+        # Peers learn at once what would else look like a rank that went away.
+        why = f"the process ends with {type(died_of).__name__}: {died_of}"
+        loaded.myelonCommAbort(handle, why.encode(errors="replace").replace(b"\0", b""))
+    loaded.myelonCommDestroy(handle)
+
+
+class Communicator:
+    """A group of 1 to 8 ranks of one node that reduce together, seen from one of them.
+
+    May be shared by threads, whose calls take turns. After an error of :class:`~myelon_ccl.errors.CommunicatorFailed` it is of
+    no further use; a new one works. It ends by :meth:`destroy`, at the end of a ``with``, when it is collected, or with the process.
+    """
+
+    def __init__(self, handle: int) -> None:
+        self._handle: Optional[int] = handle
+        self._end = weakref.finalize(self, _release, handle, os.getpid())
+        self._rank = self._number("myelonCommRank")
+        self._world_size = self._number("myelonCommWorldSize")
+        self._device = self._number("myelonCommDevice")
+
+    @classmethod
+    def init_rank(
+        cls,
+        world_size: int,
+        unique_id: UniqueId,
+        rank: int,
+        device: int = CPU_DEVICE,
+        options: Optional[Options] = None,
+    ) -> "Communicator":
+        """Joins the group of ``unique_id`` as ``rank``; returns once all ranks have. ``device`` is a CUDA ordinal."""
+        handle = Handle()
+        struct = _library.unique_id_struct(unique_id.data)
+        if device != CPU_DEVICE:
+            _library.offer_nvrtc()
+        with _OptionsHandle(options) as given:
+            check(
+                library().myelonCommInitRank(
+                    ctypes.byref(handle), world_size, ctypes.byref(struct), rank, device, given
+                )
+            )
+        return cls(_value(handle))
+
+    @classmethod
+    def from_env(cls, options: Optional[Options] = None) -> "Communicator":
+        """Joins the job of the launcher (torchrun, Open MPI, MPICH, Slurm, or ``MYELON_RANK``) that started this process."""
+        handle = Handle()
+        _library.offer_nvrtc()
+        with _OptionsHandle(options) as given:
+            check(library().myelonCommInitEnv(ctypes.byref(handle), given))
+        return cls(_value(handle))
+
+    @property
+    def rank(self) -> int:
+        """This rank."""
+        return self._rank
+
+    @property
+    def world_size(self) -> int:
+        """Ranks in the group."""
+        return self._world_size
+
+    @property
+    def device(self) -> int:
+        """The CUDA ordinal of this rank's device, or :data:`CPU_DEVICE`."""
+        return self._device
+
+    @property
+    def engine(self) -> str:
+        """What runs the operations: ``myelon``, or ``nccl`` after a fallback."""
+        text = ctypes.c_char_p()
+        check(library().myelonCommEngine(self._open(), ctypes.byref(text)))
+        return (text.value or b"").decode()
+
+    def all_reduce(
+        self,
+        input: int,
+        output: int,
+        count: int,
+        dtype: DTypeLike,
+        op: ReduceOpLike = ReduceOp.SUM,
+        stream: int = 0,
+    ) -> None:
+        """Reduces ``count`` elements of every rank's ``input`` into every rank's ``output``.
+
+        ``output`` is ``input`` or does not overlap it. Both stay valid until the stream has passed the operation.
+        """
+        check(library().myelonAllReduce(self._open(), input, output, count, DType.of(dtype), ReduceOp.of(op), stream))
+
+    def all_reduce_batch(self, operations: Sequence[Operation], stream: int = 0) -> None:
+        """Several all-reduces by one call: in order, and all checked before the first is launched."""
+        array = (OperationStruct * len(operations))()
+        for place, given in zip(array, operations):
+            place.input, place.output, place.count = given.input, given.output, given.count
+            place.dtype, place.op = DType.of(given.dtype), ReduceOp.of(given.op)
+            place.window = given.window._open() if given.window is not None else None
+        check(library().myelonAllReduceBatch(self._open(), array, len(operations), stream))
+
+    def all_reduce_buckets(
+        self, buckets: Sequence[Bucket], dtype: DTypeLike, op: ReduceOpLike = ReduceOp.SUM, stream: int = 0
+    ) -> None:
+        """Reduces a list of buffers as one operation and, where they fit, by one launch."""
+        array = (BucketStruct * len(buckets))()
+        for place, given in zip(array, buckets):
+            place.input, place.output, place.count = given.input, given.output, given.count
+        check(
+            library().myelonAllReduceBuckets(
+                self._open(), array, len(buckets), DType.of(dtype), ReduceOp.of(op), stream
+            )
+        )
+
+    def reduce_scatter(
+        self, input: int, output: int, count: int, dtype: DTypeLike, op: ReduceOpLike = ReduceOp.SUM, stream: int = 0
+    ) -> None:
+        """Reduces ``world_size * count`` elements and leaves rank r the r-th ``count`` of them in its ``output``.
+
+        In place, ``output`` is this rank's part of ``input``; else they do not overlap.
+        """
+        check(
+            library().myelonReduceScatter(self._open(), input, output, count, DType.of(dtype), ReduceOp.of(op), stream)
+        )
+
+    def all_gather(self, input: int, output: int, count: int, dtype: DTypeLike, stream: int = 0) -> None:
+        """Puts every rank's ``count`` elements of ``input`` one after the other into every rank's ``output``.
+
+        In place, ``input`` is this rank's part of ``output``; else they do not overlap.
+        """
+        check(library().myelonAllGather(self._open(), input, output, count, DType.of(dtype), stream))
+
+    def broadcast(self, input: int, output: int, count: int, dtype: DTypeLike, root: int, stream: int = 0) -> None:
+        """Puts the root's ``input`` into every rank's ``output``; the others' ``input`` is not looked at."""
+        check(library().myelonBroadcast(self._open(), input, output, count, DType.of(dtype), root, stream))
+
+    def barrier(self, stream: int = 0) -> None:
+        """Lets ``stream`` go on once the streams of all ranks have come to this barrier. The host does not wait."""
+        check(library().myelonBarrier(self._open(), stream))
+
+    def prepare(
+        self, types: Iterable[Tuple[DTypeLike, ReduceOpLike]], collective: Collective = Collective.ALL_REDUCE
+    ) -> None:
+        """Compiles and loads all that a collective of these types and operators may need, at any size. Collective itself.
+
+        Where the collective has no operator, any will do.
+        """
+        dtypes, ops = _pairs(types)
+        check(library().myelonPrepareCollective(self._open(), collective, dtypes, ops, len(dtypes)))
+
+    def prepare_buckets(self, types: Iterable[Tuple[DTypeLike, ReduceOpLike]]) -> None:
+        """As :meth:`prepare`, for :meth:`all_reduce_buckets`."""
+        dtypes, ops = _pairs(types)
+        check(library().myelonPrepareBuckets(self._open(), dtypes, ops, len(dtypes)))
+
+    def register(self, address: int, bytes: int) -> "Window":
+        """Makes memory reachable for all ranks, so that results go there without a copy. Collective."""
+        handle = Handle()
+        check(library().myelonRegister(self._open(), address, bytes, ctypes.byref(handle)))
+        return Window(self, _value(handle))
+
+    def split(self, color: Optional[int], key: int = 0, options: Optional[Options] = None) -> Optional["Communicator"]:
+        """A communicator of the ranks that give the same ``color``, ordered by (``key``, rank). Collective.
+
+        ``None`` as color takes part without joining a group, and gets ``None``.
+        """
+        if color is not None and color < 0:
+            raise InvalidArgument(f"color {color}: a color is 0 or more, and None takes part without joining a group")
+        handle = Handle()
+        with _OptionsHandle(options) as given:
+            check(
+                library().myelonCommSplit(
+                    self._open(), -1 if color is None else color, key, given, ctypes.byref(handle)
+                )
+            )
+        return Communicator(_value(handle)) if handle else None
+
+    def status(self) -> None:
+        """Raises what went wrong so far, without waiting for operations. Two loads where nothing did."""
+        check(library().myelonCommStatus(self._open()))
+
+    def synchronize(self, stream: int = 0) -> None:
+        """Waits until ``stream`` has passed everything queued, and raises what went wrong with the operations on it."""
+        check(library().myelonCommSynchronize(self._open(), stream))
+
+    def abort(self, why: str = "aborted") -> None:
+        """Ends every running and future operation, on this rank at once and on its peers as soon as they hear of it."""
+        check(library().myelonCommAbort(self._open(), why.encode(errors="replace").replace(b"\0", b"")))
+
+    def destroy(self) -> None:
+        """Gives everything back, after a bounded wait for the last operation. Doing it again does nothing."""
+        self._handle = None
+        self._end()
+
+    def __enter__(self) -> "Communicator":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.destroy()
+
+    def __repr__(self) -> str:
+        state = "" if self._handle is not None else ", destroyed"
+        return f"Communicator(rank={self._rank}, world_size={self._world_size}, device={self._device}{state})"
+
+    def _open(self) -> int:
+        if self._handle is None:
+            raise InvalidArgument("the communicator was destroyed before this call: make a new one")
+        return self._handle
+
+    def _number(self, name: str) -> int:
+        number = ctypes.c_int()
+        check(getattr(library(), name)(self._open(), ctypes.byref(number)))
+        return number.value
+
+
+class Window:
+    """Memory that all ranks registered, each its own. The communicator outlives it."""
+
+    def __init__(self, communicator: Communicator, handle: int) -> None:
+        self._communicator = communicator
+        self._handle: Optional[int] = handle
+
+    def deregister(self) -> None:
+        """Gives the window back. Collective; operations that name it have ended."""
+        handle, self._handle = self._open(), None
+        check(library().myelonDeregister(handle))
+
+    def _open(self) -> int:
+        if self._handle is None:
+            raise InvalidArgument("the window was deregistered before this call: register the memory again")
+        self._communicator._open()
+        return self._handle
+
+
+def _value(handle: ctypes.c_void_p) -> int:
+    assert handle.value is not None, "a call that succeeded has set its handle"
+    return handle.value

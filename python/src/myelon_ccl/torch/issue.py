@@ -1,0 +1,217 @@
+"""Tensors in, operations of a communicator out, on the right stream and with the memory kept alive."""
+
+from __future__ import annotations
+
+import threading
+from typing import Callable, List, Sequence, Set, Tuple, Union
+
+import torch
+
+from ..core import Bucket, Communicator, Operation
+from ..errors import InvalidArgument, Unsupported
+from ..types import Collective, DType, ReduceOp
+from .mapping import dtype_of
+from .work import CpuWork, CudaWork
+
+
+Queue = Callable[[int], None]
+"""Queues an operation on a stream, which is the current one by then."""
+Work = Union[CudaWork, CpuWork]
+
+
+class _Issuer:
+    """What issues the collectives of one group on this rank's device."""
+
+    def __init__(self, communicator: Communicator, device: torch.device) -> None:
+        self.communicator = communicator
+        self.device = device
+        self._prepared: Set[Tuple[str, DType, ReduceOp]] = set()
+
+    def all_reduce(self, tensors: Sequence[torch.Tensor], op: ReduceOp, asynchronous: bool) -> Work:
+        """Reduces each tensor in place. Not ``asynchronous``: in the order of the current stream, which needs no wait."""
+        return self._run(lambda stream: self._queue_all_reduce(tensors, op, stream), tensors, tensors, asynchronous)
+
+    def reduce_scatter(self, output: torch.Tensor, input: torch.Tensor, op: ReduceOp, asynchronous: bool) -> Work:
+        """Reduces ``input`` and leaves this rank its part in ``output``."""
+
+        def queue(stream: int) -> None:
+            dtype = self._dtype(output)
+            self._prepare_collective(Collective.REDUCE_SCATTER, dtype, op)
+            addresses = _address(input), _address(output)
+            self.communicator.reduce_scatter(*addresses, output.numel(), dtype, op, stream)
+
+        return self._run(queue, [output], [input, output], asynchronous)
+
+    def all_gather(self, output: torch.Tensor, input: torch.Tensor, asynchronous: bool) -> Work:
+        """Puts every rank's ``input`` into ``output``, one after the other."""
+
+        def queue(stream: int) -> None:
+            dtype, count = self._plain(input)
+            self._prepare_collective(Collective.ALL_GATHER, dtype, ReduceOp.SUM)
+            self.communicator.all_gather(_address(input), _address(output), count, dtype, stream)
+
+        return self._run(queue, [output], [input, output], asynchronous)
+
+    def broadcast(self, tensor: torch.Tensor, root: int, asynchronous: bool) -> Work:
+        """Puts the root's tensor into every rank's."""
+
+        def queue(stream: int) -> None:
+            dtype, count = self._plain(tensor)
+            self._prepare_collective(Collective.BROADCAST, dtype, ReduceOp.SUM)
+            self.communicator.broadcast(_address(tensor), _address(tensor), count, dtype, root, stream)
+
+        return self._run(queue, [tensor], [tensor], asynchronous)
+
+    def _run(
+        self, queue: Queue, results: Sequence[torch.Tensor], used: Sequence[torch.Tensor], asynchronous: bool
+    ) -> Work:
+        """Runs ``queue`` for the stream that the operation belongs on, and keeps what it uses for as long."""
+        raise NotImplementedError
+
+    def _queue_all_reduce(self, tensors: Sequence[torch.Tensor], op: ReduceOp, stream: int) -> None:
+        # WHY: a tensor with gaps, or in another order than its memory, goes through a copy: that the ranks' tensors are alike
+        # in shape does not make them alike in strides.
+        operations, copies = [], []
+        for tensor in tensors:
+            memory = tensor.detach()
+            if not memory.is_contiguous():
+                memory = memory.contiguous()
+                copies.append((tensor, memory))
+            address = memory.data_ptr()
+            operations.append(Operation(address, address, memory.numel(), self._dtype(tensor), op))
+        self._reduce(operations, {DType.of(operation.dtype) for operation in operations}, op, stream)
+        if copies:
+            self._before_copies(stream)
+        for tensor, memory in copies:
+            tensor.detach().copy_(memory)
+
+    def _reduce(self, operations: Sequence[Operation], dtypes: Set[DType], op: ReduceOp, stream: int) -> None:
+        """One all-reduce, or several of one type as one operation, or a batch of several types."""
+        if len(operations) > 1 and len(dtypes) == 1:
+            (dtype,) = dtypes
+            self._prepare("a list of buckets", dtype, op, lambda: self.communicator.prepare_buckets([(dtype, op)]))
+            buckets = [Bucket(given.input, given.output, given.count) for given in operations]
+            return self.communicator.all_reduce_buckets(buckets, dtype, op, stream)
+        for dtype in sorted(dtypes):
+            self._prepare_collective(Collective.ALL_REDUCE, dtype, op)
+        if len(operations) > 1:
+            return self.communicator.all_reduce_batch(operations, stream)
+        only = operations[0]
+        self.communicator.all_reduce(only.input, only.output, only.count, only.dtype, only.op, stream)
+
+    def _before_copies(self, stream: int) -> None:
+        """Makes torch's next copy on this device see what ``stream`` has queued."""
+
+    def _dtype(self, tensor: torch.Tensor) -> DType:
+        self._check_place(tensor)
+        dtype = dtype_of(tensor)
+        if dtype is None or tensor.layout != torch.strided:
+            raise Unsupported(
+                f"a {tensor.layout} tensor of {tensor.dtype}: Myelon has no such type; use torch.distributed for it"
+            )
+        return dtype
+
+    def _plain(self, tensor: torch.Tensor) -> Tuple[DType, int]:
+        """Type and count of what is only copied: bytes where Myelon does not have the type."""
+        self._check_place(tensor)
+        dtype = dtype_of(tensor)
+        return (DType.U8, tensor.numel() * tensor.element_size()) if dtype is None else (dtype, tensor.numel())
+
+    def _check_place(self, tensor: torch.Tensor) -> None:
+        if tensor.device != self.device:
+            raise InvalidArgument(
+                f"a tensor on {tensor.device} in a group whose communicator is on {self.device}: a rank has one device; "
+                "set it with torch.cuda.set_device before the first collective"
+            )
+
+    def _prepare_collective(self, collective: Collective, dtype: DType, op: ReduceOp) -> None:
+        what = collective.name.lower()
+        self._prepare(what, dtype, op, lambda: self.communicator.prepare([(dtype, op)], collective))
+
+    def _prepare(self, what: str, dtype: DType, op: ReduceOp, prepare: Callable[[], None]) -> None:
+        # WHY: for all sizes at once, so that one eager operation makes every later capture of the type possible.
+        if (what, dtype, op) in self._prepared:
+            return
+        if self.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+            raise InvalidArgument(
+                f"the first {what} of {dtype.name.lower()} by {op.name.lower()} in this group is inside a "
+                "graph capture, where no kernel can be compiled: run one before the capture"
+            )
+        prepare()
+        self._prepared.add((what, dtype, op))
+
+    def destroy(self) -> None:
+        """Ends the communicator."""
+        self.communicator.destroy()
+
+
+class CudaIssuer(_Issuer):
+    """Issues on the current stream, or on a stream of its own where the caller goes on meanwhile."""
+
+    def __init__(self, communicator: Communicator, device: torch.device) -> None:
+        super().__init__(communicator, device)
+        self._stream = torch.cuda.Stream(device)
+
+    def _run(
+        self, queue: Queue, results: Sequence[torch.Tensor], used: Sequence[torch.Tensor], asynchronous: bool
+    ) -> CudaWork:
+        with torch.cuda.device(self.device):
+            current = torch.cuda.current_stream()
+            # WHY: inside a capture the communicator cannot order two streams, so everything stays on the capturing one.
+            if not asynchronous or torch.cuda.is_current_stream_capturing():
+                queue(current.cuda_stream)
+                return CudaWork(self, results, current, None)
+            side = self._stream
+            side.wait_stream(current)
+            with torch.cuda.stream(side):
+                queue(side.cuda_stream)
+                ended = side.record_event()
+            for tensor in used:
+                # The memory is not given to others before the side stream has passed, whatever becomes of the tensor.
+                tensor.record_stream(side)
+            return CudaWork(self, results, side, ended)
+
+
+class CpuIssuer(_Issuer):
+    """Issues on the one stream of the CPU device."""
+
+    def __init__(self, communicator: Communicator, device: torch.device) -> None:
+        super().__init__(communicator, device)
+        self._lock = threading.Lock()
+        self._in_use: List[torch.Tensor] = []
+
+    def _run(
+        self, queue: Queue, results: Sequence[torch.Tensor], used: Sequence[torch.Tensor], asynchronous: bool
+    ) -> CpuWork:
+        with self._lock:
+            # INVARIANT: memory is here from before an operation on it is queued until the stream has passed.
+            self._in_use.extend(used)
+            queue(0)
+        work = CpuWork(self, results)
+        if not asynchronous:
+            work.wait()
+        return work
+
+    def finish(self) -> None:
+        """Waits until everything queued has ended, and raises what went wrong."""
+        with self._lock:
+            self.communicator.synchronize()
+            self._in_use.clear()
+
+    def _before_copies(self, stream: int) -> None:
+        # The host copies, so it waits for the result first.
+        self.communicator.synchronize(stream)
+
+
+def _address(tensor: torch.Tensor) -> int:
+    if not tensor.is_contiguous():
+        raise InvalidArgument(f"a tensor of strides {tensor.stride()}: this collective takes contiguous ones")
+    return tensor.data_ptr()
+
+
+Issuer = Union[CudaIssuer, CpuIssuer]
+
+
+def issuer_on(communicator: Communicator, device: torch.device) -> Issuer:
+    """The kind that the device needs."""
+    return CpuIssuer(communicator, device) if device.type == "cpu" else CudaIssuer(communicator, device)

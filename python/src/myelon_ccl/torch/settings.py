@@ -1,0 +1,58 @@
+"""What the environment says to the torch side; the C library reads its own variables."""
+
+from __future__ import annotations
+
+import os
+from typing import FrozenSet
+
+import torch
+
+from ..core import Options
+from ..errors import InvalidArgument
+
+
+def options() -> Options:
+    """Options of a communicator that torch code uses: no deadline in kernels unless the user has set one.
+
+    WHY: a rank of a training job may be late by minutes, at a checkpoint or in a data loader, and nothing is wrong.
+    """
+    return Options(timeout=None if "MYELON_TIMEOUT" in os.environ else 0.0, prepare=[])
+
+
+def device_type() -> str:
+    """Which tensors run on Myelon: ``MYELON_TORCH_DEVICE``, or those of CUDA where there is a GPU, else those of the CPU."""
+    named = os.environ.get("MYELON_TORCH_DEVICE", "")
+    if named in ("cuda", "cpu"):
+        return named
+    if named:
+        raise InvalidArgument(f"MYELON_TORCH_DEVICE is {named!r}: it takes cuda or cpu")
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def blocking_wait() -> bool:
+    """Whether ``Work.wait`` holds the host until the result is there and known to be good."""
+    return _flag("MYELON_TORCH_BLOCKING_WAIT")
+
+
+def strict() -> bool:
+    """Whether a group that cannot run on Myelon is an error, in place of a warning and the other backend."""
+    return _flag("MYELON_TORCH_STRICT")
+
+
+_OPS = ("all_reduce", "reduce_scatter", "all_gather", "broadcast")
+
+
+def collectives() -> FrozenSet[str]:
+    """Which collectives of a group run on Myelon: those of ``MYELON_TORCH_COLLECTIVES``, else all-reduce alone."""
+    named = os.environ.get("MYELON_TORCH_COLLECTIVES", "all_reduce")
+    chosen = frozenset(filter(None, (name.strip() for name in named.split(","))))
+    if not chosen <= set(_OPS):
+        raise InvalidArgument(f"MYELON_TORCH_COLLECTIVES is {named!r}: it takes {', '.join(_OPS)}, with commas between")
+    return chosen
+
+
+def _flag(name: str) -> bool:
+    value = os.environ.get(name, "0")
+    if value not in ("0", "1"):
+        raise InvalidArgument(f"{name} is {value!r}: it takes 0 or 1")
+    return value == "1"

@@ -1,0 +1,181 @@
+"""What ranks run in the tests of core: everything here is called in a process of its own, without torch."""
+
+from __future__ import annotations
+
+import array
+import atexit
+import ctypes
+import os
+import sys
+import time
+from typing import Any, List, Optional
+
+import myelon_ccl as myelon
+
+TYPECODES = {
+    "f32": "f",
+    "f64": "d",
+    "i8": "b",
+    "u8": "B",
+    "i32": "i",
+    "u32": "I",
+    "i64": "q",
+    "u64": "Q",
+}
+
+here: Any = None
+
+
+def create_id() -> bytes:
+    return myelon.UniqueId.create().data
+
+
+def join(unique_id: bytes, timeout: Optional[float] = None) -> str:
+    global here
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    options = myelon.Options(timeout=timeout, prepare=[("f32", "sum")])
+    here = myelon.Communicator.init_rank(size, myelon.UniqueId(unique_id), rank, options=options)
+    assert (here.rank, here.world_size, here.device) == (rank, size, myelon.CPU_DEVICE)
+    assert "torch" not in sys.modules, "core needs no torch"
+    return here.engine
+
+
+def address(values: array.array) -> int:
+    return values.buffer_info()[0]
+
+
+def reduce(dtype: str, op: str, values: List[Any], in_place: bool = True) -> List[Any]:
+    data = array.array(TYPECODES[dtype], values)
+    output = data if in_place else array.array(TYPECODES[dtype], bytes(len(data) * data.itemsize))
+    here.all_reduce(address(data), address(output), len(data), dtype, op)
+    here.synchronize()
+    if not in_place:
+        assert list(data) == values, "the input stays as it was"
+    return list(output)
+
+
+def reduce_own(dtype: str, op: str, count: int, in_place: bool) -> List[Any]:
+    """Values of rank r: r + 1, r + 2, ..."""
+    return reduce(dtype, op, [here.rank + 1 + place for place in range(count)], in_place)
+
+
+def reduce_batch() -> List[List[float]]:
+    pieces = [array.array("f", [here.rank + 1.0] * count) for count in (1, 1000, 17)]
+    operations = [myelon.Operation(address(piece), address(piece), len(piece), "f32", "sum") for piece in pieces]
+    here.all_reduce_batch(operations)
+    here.synchronize()
+    return [list(piece) for piece in pieces]
+
+
+def reduce_buckets() -> List[List[float]]:
+    pieces = [array.array("f", [here.rank + 1.0] * count) for count in (1, 1000, 17)]
+    here.prepare_buckets([("f32", "avg")])
+    here.all_reduce_buckets(
+        [myelon.Bucket(address(piece), address(piece), len(piece)) for piece in pieces], "f32", "avg"
+    )
+    here.synchronize()
+    return [list(piece) for piece in pieces]
+
+
+def reduce_window() -> List[float]:
+    memory = (ctypes.c_float * 4096)(*([here.rank + 1.0] * 4096))
+    start = ctypes.addressof(memory)
+    window = here.register(start, 4 * 4096)
+    here.all_reduce_batch([myelon.Operation(start, start, 4096, "f32", "sum", window)])
+    here.synchronize()
+    window.deregister()
+    return list(memory[:3])
+
+
+def others() -> List[Any]:
+    """Reduce-scatter, all-gather, broadcast and barrier, and two groups of a split."""
+    rank, size = here.rank, here.world_size
+    whole = array.array("i", [rank + place for place in range(4 * size)])
+    part = array.array("i", [0] * 4)
+    here.prepare([("i32", "max")], myelon.Collective.REDUCE_SCATTER)
+    here.reduce_scatter(address(whole), address(part), 4, "i32", "max")
+    gathered = array.array("i", [0] * (4 * size))
+    here.all_gather(address(part), address(gathered), 4, "i32")
+    told = array.array("d", [float(rank)] * 3)
+    here.broadcast(address(told), address(told), 3, "f64", size - 1)
+    here.barrier()
+    here.synchronize()
+    half = here.split(rank % 2, key=size - rank)
+    place = [half.rank, half.world_size]
+    number = array.array("i", [rank])
+    half.all_reduce(address(number), address(number), 1, "i32")
+    half.synchronize()
+    half.destroy()
+    assert here.split(None) is None
+    return [list(part), list(gathered), list(told), place, number[0]]
+
+
+def wrong_calls() -> List[str]:
+    data = array.array("f", [1.0])
+    told = []
+    for call in (
+        lambda: here.all_reduce(address(data) + 1, address(data) + 1, 1, "f32"),
+        lambda: here.all_reduce(address(data), address(data), 1, "f31"),
+        lambda: here.all_reduce(address(data), address(data), 1, "f32", 9),
+    ):
+        try:
+            call()
+        except ValueError as error:
+            assert isinstance(error, myelon.InvalidArgument), type(error)
+            told.append(str(error))
+    reduce("f32", "sum", [1.0])
+    return told
+
+
+def wait_for_peers() -> float:
+    """One all-reduce that the peers do not join; returns how long it took to fail."""
+    start = time.monotonic()
+    try:
+        reduce("f32", "sum", [1.0] * 1000)
+    except myelon.MyelonError as error:
+        error.waited = time.monotonic() - start  # type: ignore[attr-defined]
+        raise
+    return time.monotonic() - start
+
+
+def status() -> None:
+    here.status()
+
+
+def abort(why: str) -> None:
+    here.abort(why)
+
+
+def end_with_an_exception() -> None:
+    """Ends the process as an exception that nobody caught does."""
+    try:
+        raise KeyError("a batch without labels")
+    except KeyError as error:
+        sys.last_value = error
+    atexit._run_exitfuncs()
+    os._exit(1)
+
+
+def die() -> None:
+    os._exit(9)
+
+
+def destroy() -> List[str]:
+    here.destroy()
+    here.destroy()
+    try:
+        here.status()
+    except myelon.InvalidArgument as error:
+        return [repr(here), str(error)]
+    return []
+
+
+def fork_and_use() -> List[float]:
+    """A forked child that ends leaves the communicator of its parent alone."""
+    child = os.fork()
+    if child == 0:
+        here.destroy()
+        os._exit(0)
+    _, how = os.waitpid(child, 0)
+    assert how == 0
+    return reduce("f32", "sum", [1.0])

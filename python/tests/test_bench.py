@@ -1,0 +1,69 @@
+"""The table of docs/TORCH.md is made of stored runs and nothing else."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Dict
+
+BENCH = Path(__file__).resolve().parent.parent / "bench"
+PAGE = "# Title\n\n<!-- results:torch -->\n<!-- /results -->\n\nThe end.\n"
+
+
+def stored() -> Dict[str, Any]:
+    def run(engine: str, ms: float) -> Dict[str, Any]:
+        return {"engine": engine, "ddp": {"ms": 2 * ms}, "decode": {"ms": ms}, "decode_sums": {"ms": ms / 2}}
+
+    runs = [run(engine, ms) for turn in (0.0, 1.0, 5.0) for engine, ms in (("nccl", 12 + turn), ("myelon", 6 + turn))]
+    given = dict.fromkeys(["torch", "nccl", "nvls", "gpu", "commit", "source_hash"], "x")
+    return {
+        "schema": 1,
+        "provenance": {**given, "date": "2026-01-02T03:04:05Z", "gpus": 2},
+        "ranks": 2,
+        "medians": {
+            "nccl": {"ddp": 26.0, "decode": 13.0, "decode_sums": 6.5},
+            "myelon": {"ddp": 14.0, "decode": 7.0, "decode_sums": 3.5},
+        },
+        "runs": runs,
+    }
+
+
+def report(page: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, str(BENCH / "report.py"), str(page), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
+def test_the_table_is_written_and_checked(tmp_path: Path) -> None:
+    page, file = tmp_path / "page.md", tmp_path / "torch-2.json"
+    page.write_text(PAGE)
+    file.write_text(json.dumps(stored()))
+    assert report(page, str(file), "--check").returncode != 0
+    assert report(page, str(file)).returncode == 0
+    text = page.read_text()
+    assert "| backend `myelon` | 14.000 (1.86×) | 7.000 (1.86×) | 3.500 (1.86×) |" in text, text
+    assert text.startswith("# Title\n") and text.endswith("<!-- /results -->\n\nThe end.\n")
+    assert report(page, str(file), "--check").returncode == 0
+    page.write_text(text.replace("14.000", "13.000"))
+    told = report(page, str(file), "--check")
+    assert told.returncode != 0 and "not what the stored runs say" in told.stderr
+    # Without results the page says so.
+    assert report(page).returncode == 0 and "Not measured yet." in page.read_text()
+
+
+def test_medians_that_are_not_those_of_the_runs_are_refused(tmp_path: Path) -> None:
+    page, file = tmp_path / "page.md", tmp_path / "torch-2.json"
+    page.write_text(PAGE)
+    changed = stored()
+    changed["medians"]["myelon"]["ddp"] = 1.0
+    file.write_text(json.dumps(changed))
+    told = report(page, str(file))
+    assert told.returncode != 0 and "not those of its runs" in told.stderr and page.read_text() == PAGE
+
+
+def test_a_page_without_its_marks_is_refused(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("# Title\n")
+    told = report(page)
+    assert told.returncode != 0 and "put them where the table goes" in told.stderr

@@ -1,0 +1,175 @@
+"""torch.distributed over Myelon: on CPU tensors, or with MYELON_TEST_DEVICE=cuda on GPUs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Callable, Iterator, List
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="torch is not installed")
+
+import torch_ranks  # noqa: E402
+from conftest import ON_CUDA  # noqa: E402
+from ranks import Failure, Ranks  # noqa: E402
+
+if ON_CUDA and torch.cuda.device_count() < 2:
+    pytest.skip("MYELON_TEST_DEVICE=cuda needs two GPUs", allow_module_level=True)
+
+FULL = os.environ.get("MYELON_TEST_FULL") == "1"
+Start = Callable[..., Ranks]
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ranks]:
+    ranks = Ranks(2)
+    assert ranks.run(torch_ranks.init, str(tmp_path_factory.mktemp("store") / "two")) == ["myelon"] * 2
+    yield ranks
+    ranks.close()
+
+
+def test_types_and_operators(two: Ranks) -> None:
+    pairs = [(dtype, op) for dtype in torch_ranks.DTYPES for op in torch_ranks.OPS]
+    if not FULL:
+        # Each kernel is compiled once: every type, and every operator of a float and of an integer.
+        pairs = [(dtype, op) for dtype, op in pairs if op == "SUM" or dtype in ("float32", "int64")]
+    two.run(torch_ranks.all_types_and_operators, pairs)
+    assert two.run(torch_ranks.engine) == ["myelon"] * 2
+
+
+@pytest.mark.parametrize("what", ["sizes", "asynchronous", "futures", "coalesced", "gaps", "delegated", "functional"])
+def test_operations(two: Ranks, what: str) -> None:
+    two.run(getattr(torch_ranks, what))
+
+
+def test_ddp_has_the_losses_of_the_other_backend(two: Ranks, start_ranks: Start, tmp_path: Path) -> None:
+    other = start_ranks(2)
+    other.run(torch_ranks.init, str(tmp_path / "store"), torch_ranks.DELEGATE)
+    for how, tolerance in (("plain", 1e-5), ("bf16", 0.05)):
+        ours, theirs = two.run(torch_ranks.train, how), other.run(torch_ranks.train, how)
+        assert ours[0] == ours[1], "all ranks have the same losses"
+        assert ours[0] == pytest.approx(theirs[0], rel=tolerance), how
+        assert len(set(ours[0])) > 1, "the model learns"
+    # The hook, on a model whose group is the other backend's.
+    hooked = other.run(torch_ranks.train, "hook")
+    assert hooked[0] == pytest.approx(other.run(torch_ranks.train, "plain")[0], rel=1e-5)
+    assert other.run(torch_ranks.direct) == ["myelon"] * 2
+
+
+def test_fsdp2_has_the_losses_of_the_other_backend(two: Ranks, start_ranks: Start, tmp_path: Path) -> None:
+    other = start_ranks(2)
+    other.run(torch_ranks.init, str(tmp_path / "store"), torch_ranks.DELEGATE)
+    for replicas in (1, 2):
+        ours, theirs = two.run(torch_ranks.fsdp, replicas), other.run(torch_ranks.fsdp, replicas)
+        assert ours[0] == ours[1] and ours[0] == pytest.approx(theirs[0], rel=1e-5), f"{replicas} replicas"
+
+
+def test_the_hook_on_a_group_of_myelon(two: Ranks) -> None:
+    assert two.run(torch_ranks.train, "hook")[0] == pytest.approx(two.run(torch_ranks.train, "plain")[0], rel=1e-5)
+
+
+def test_groups(start_ranks: Start, tmp_path: Path) -> None:
+    size = min(4, torch.cuda.device_count()) if ON_CUDA else 4
+    ranks = start_ranks(size)
+    ranks.run(torch_ranks.init, str(tmp_path / "store"))
+    for rank, told in enumerate(ranks.run(torch_ranks.groups)):
+        assert told["backend"] == "myelon" and told["own"] and told["alone"] == [1.0] * 3
+        if rank in (0, size - 1):
+            assert told["part"] == size + 1
+    ranks.run(torch_ranks.destroy)
+
+
+def test_other_collectives_on_myelon(start_ranks: Start, tmp_path: Path) -> None:
+    named = "all_reduce,reduce_scatter,all_gather,broadcast"
+    ranks, other = start_ranks(2, MYELON_TORCH_COLLECTIVES=named, MYELON_TORCH_STRICT="1"), start_ranks(2)
+    ranks.run(torch_ranks.init, str(tmp_path / "store"))
+    ranks.run(torch_ranks.other_collectives)
+    assert ranks.run(torch_ranks.engine) == ["myelon"] * 2
+    other.run(torch_ranks.init, str(tmp_path / "other"), torch_ranks.DELEGATE)
+    for replicas in (1, 2):
+        ours, theirs = ranks.run(torch_ranks.fsdp, replicas), other.run(torch_ranks.fsdp, replicas)
+        assert ours[0] == ours[1] and ours[0] == pytest.approx(theirs[0], rel=1e-5), f"{replicas} replicas"
+    assert ranks.run(torch_ranks.train, "plain")[0] == pytest.approx(other.run(torch_ranks.train, "plain")[0], rel=1e-5)
+
+
+def failures(outcomes: List[object]) -> List[Failure]:
+    assert all(isinstance(outcome, Failure) for outcome in outcomes), outcomes
+    return [outcome for outcome in outcomes if isinstance(outcome, Failure)]
+
+
+def test_a_rank_that_dies_is_an_exception_in_the_others(start_ranks: Start, tmp_path: Path) -> None:
+    ranks = start_ranks(2)
+    ranks.run(torch_ranks.init, str(tmp_path / "store"))
+    for rank in (0, 1):
+        ranks.tell(rank, torch_ranks.wait_for_peers, True)
+    (failure,) = failures([ranks.hear(0, patience=45)])
+    assert failure.kind == "PeerLost" and failure.fields["peer"] == 1, failure
+
+
+def test_a_rank_that_dies_ends_a_step_of_ddp(start_ranks: Start, tmp_path: Path) -> None:
+    ranks = start_ranks(2)
+    ranks.run(torch_ranks.init, str(tmp_path / "store"))
+    for rank in (0, 1):
+        ranks.tell(rank, torch_ranks.train, "plain", 1000, 2)
+    (failure,) = failures([ranks.hear(0, patience=60)])
+    assert "rank 0 lost rank 1" in failure.message or "onnection" in failure.message, failure
+
+
+def test_an_abort_ends_the_waits_of_all_ranks(start_ranks: Start, tmp_path: Path) -> None:
+    ranks = start_ranks(2)
+    ranks.run(torch_ranks.init, str(tmp_path / "store"))
+    for failure in failures(ranks.outcomes(torch_ranks.abort_group, patience=45)):
+        assert failure.kind == "Aborted" and "rank 1 aborted its process group" in failure.message, failure
+
+
+def test_operations_that_differ_are_told_with_both_sides(start_ranks: Start, tmp_path: Path) -> None:
+    ranks = start_ranks(2)
+    ranks.run(torch_ranks.init, str(tmp_path / "store"))
+    told = failures(ranks.outcomes(torch_ranks.mismatch, patience=45))
+    assert any(failure.kind == "PeerMismatch" for failure in told), told
+    assert any("sum of 100 f32" in failure.message and "sum of 101 f32" in failure.message for failure in told), told
+
+
+def test_what_cannot_run_on_myelon_is_delegated_with_one_warning(start_ranks: Start, tmp_path: Path) -> None:
+    ranks = start_ranks(2)
+    ranks.run(torch_ranks.init, str(tmp_path / "store"))
+    for told in ranks.run(torch_ranks.warned, {"MYELON_VARIANT": "warp_drive"}):
+        assert len(told) == 1 and "warp_drive" in told[0] and torch_ranks.DELEGATE.upper() in told[0], told
+
+
+def test_a_group_of_several_nodes_is_delegated_with_one_warning(start_ranks: Start, tmp_path: Path) -> None:
+    ranks = start_ranks(2)
+    ranks.run(torch_ranks.init, str(tmp_path / "store"))
+    ranks.run(torch_ranks.pretend_nodes)
+    for told in ranks.run(torch_ranks.warned, {}):
+        assert len(told) == 1 and "2 ranks are on 2 nodes" in told[0], told
+
+
+def test_more_ranks_than_a_node_has_are_refused_before_any_is_asked() -> None:
+    from myelon_ccl.torch.meeting import connect
+
+    def nobody(name: str, mine: str) -> List[str]:
+        raise AssertionError("asked")
+
+    with pytest.raises(torch_ranks.myelon_ccl.Unsupported, match="a group of 9 ranks"):
+        connect(nobody, 0, 9, torch.device("cpu"))
+
+
+def test_every_collective_that_a_subclass_can_have_is_the_packages_own() -> None:
+    """What is left to torch's C++ runs with the interpreter lock held, and can wait for a thread that needs it."""
+    from myelon_ccl.torch.process_group import MyelonProcessGroup
+
+    overridable = """allgather allgather_into_tensor_coalesced allreduce allreduce_coalesced alltoall_base barrier broadcast
+        reduce_scatter reduce_scatter_tensor_coalesced send recv abort reduce gather scatter alltoall all_gather_single
+        reduce_scatter_single all_to_all_single all_gather_single_coalesced reduce_scatter_single_coalesced"""
+    for name in overridable.split():
+        owner = next(owner for owner in MyelonProcessGroup.__mro__ if name in vars(owner))
+        assert owner.__module__.startswith("myelon_ccl."), f"{name} is {owner}'s"
+
+
+def test_strict_makes_that_an_error(start_ranks: Start, tmp_path: Path) -> None:
+    ranks = start_ranks(2, MYELON_TORCH_STRICT="1")
+    ranks.run(torch_ranks.init, str(tmp_path / "store"))
+    for failure in failures(ranks.outcomes(torch_ranks.warned, {"MYELON_VARIANT": "warp_drive"})):
+        assert "warp_drive" in failure.message, failure
