@@ -32,7 +32,7 @@ def table(stored: Dict[str, Any]) -> str:
     lines = [
         f"Measured on {given['date'][:10]} on {ranks} of {given['gpus']}x {given['gpu']}; torch {given['torch']}, "
         f"NCCL {given['nccl']}, NVLS {given['nvls']}; Myelon at commit `{given['commit']}`, sources `{given['source_hash']}`. "
-        f"Medians of {turns} runs that took turns; in brackets NCCL's time divided by the row's.",
+        f"Medians of {turns} {'run' if turns == 1 else 'runs'} of each, which took turns; in brackets NCCL's time divided by the row's.",
         "",
         "| collectives by | training step, ms | token, ms | its all-reduces alone, ms |",
         "|:---|---:|---:|---:|",

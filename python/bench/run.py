@@ -1,6 +1,6 @@
 """Measures torch on NCCL, on NCCL with a library preloaded in its place, and on Myelon: interleaved, medians kept.
 
-    python python/bench/run.py --ranks 2 --results results/2x-h100 --preload target/release/libmyelon_nccl.so
+    python python/bench/run.py --ranks 2 --results results/2x-h200 --preload target/release/libmyelon_nccl.so
 
 Writes ``torch-RANKS.json`` with every run, the medians and the provenance; ``report.py`` makes the table of docs/TORCH.md of it.
 What the program cannot know is passed in: ``--commit`` and ``--source-hash`` (that of the kernels, as ``myelon-doctor`` says).
@@ -57,6 +57,20 @@ def check(runs: List[Dict[str, Any]]) -> None:
             raise SystemExit(f"engines disagree on the {key} of {measure}: {values}; nothing was written")
 
 
+def write(runs: List[Dict[str, Any]], arguments: argparse.Namespace) -> Path:
+    """The file with these runs, in place of the one with fewer."""
+    check(runs)
+    provenance = {**runs[0]["provenance"], "commit": arguments.commit, "source_hash": arguments.source_hash}
+    lines = [json.dumps({key: value for key, value in run.items() if key != "provenance"}) for run in runs]
+    arguments.results.mkdir(parents=True, exist_ok=True)
+    path = arguments.results / f"torch-{arguments.ranks}.json"
+    path.write_text(
+        f'{{"schema":{SCHEMA},\n"provenance":{json.dumps(provenance)},\n"ranks":{arguments.ranks},\n'
+        f'"medians":{json.dumps(medians(runs))},\n"runs":[\n' + ",\n".join(lines) + "\n]}\n"
+    )
+    return path
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ranks", type=int, required=True)
@@ -79,15 +93,8 @@ def main() -> None:
                 runs.append(run)
                 times = ", ".join(f"{measure} {run[measure]['ms']:.3f} ms" for measure in MEASURES)
                 print(f"run {turn + 1} of {arguments.runs}, {engine}: {times}", flush=True)
-    check(runs)
-    provenance = {**runs[0]["provenance"], "commit": arguments.commit, "source_hash": arguments.source_hash}
-    lines = [json.dumps({key: value for key, value in run.items() if key != "provenance"}) for run in runs]
-    arguments.results.mkdir(parents=True, exist_ok=True)
-    path = arguments.results / f"torch-{arguments.ranks}.json"
-    path.write_text(
-        f'{{"schema":{SCHEMA},\n"provenance":{json.dumps(provenance)},\n"ranks":{arguments.ranks},\n'
-        f'"medians":{json.dumps(medians(runs))},\n"runs":[\n' + ",\n".join(lines) + "\n]}\n"
-    )
+            # After each turn: an end before the last loses one turn at most.
+            path = write(runs, arguments)
     print(f"wrote {path}")
 
 
