@@ -4,7 +4,7 @@
 #   ci/gpu.sh [BUNDLE]     BUNDLE as ci/build_gpu_bundle.sh made it; default target/gpu-bundle, or the script's own folder
 #
 # What myelon-doctor finds; the example in C; the fault tests, the litmus and the soak on all GPUs, and a small sweep on two under compute-sanitizer where there is one; for
-# every world size from 2 to the number of visible GPUs: conformance, an eager sweep, a sweep of graph replays, the studies of
+# every world size from 2 to the number of visible GPUs: conformance, an eager sweep, sweeps of graph replays of every collective, the studies of
 # patterns, what waits do to neighbours, overlaps with a product of matrices, and a short sweep under mpirun where there is one; and on
 # two GPUs PyTorch over NCCL's stand-in, where there is PyTorch.
 # Sweeps are held against the stored ones of such a machine, and auto against the best variant and the baselines (myelon-perf
@@ -262,15 +262,20 @@ for tool in memcheck synccheck; do
   fi
 done
 for ranks in "${sizes[@]}"; do
-  if [[ -x $bundle/tests/conformance ]]; then
-    step "$ranks" conformance "$test_seconds" "$bundle/tests/conformance" --test-threads=1
-  else
-    summary+=("$(printf '%5s  %-18s %s' "$ranks" conformance 'skipped: not in the bundle')")
-  fi
+  for test in conformance collectives; do
+    if [[ -x $bundle/tests/$test ]]; then
+      step "$ranks" "$test" "$test_seconds" "$bundle/tests/$test" --test-threads=1
+    else
+      summary+=("$(printf '%5s  %-18s %s' "$ranks" "$test" 'skipped: not in the bundle')")
+    fi
+  done
   sweep_step "$ranks" eager "${perf[@]}" --ranks "$ranks" "${sweep[@]}"
   sweep_step "$ranks" graph "${perf[@]}" --ranks "$ranks" "${sweep[@]}" -G 20
   judge "$ranks" eager
   judge "$ranks" graph
+  for collective in reduce_scatter all_gather broadcast; do
+    sweep_step "$ranks" "$collective" "${perf[@]}" --ranks "$ranks" "${sweep[@]}" -G 20 --collective "$collective"
+  done
   [[ -z ${TUNE_SECONDS:-} ]] || tune_steps "$ranks"
   sweep_step "$ranks" ablation "${perf[@]}" --ranks "$ranks" --ablate --budget "$ablation_seconds"
   sweep_step "$ranks" neighbour "$bundle/myelon-perf" neighbour --device "$device" --ranks "$ranks"
