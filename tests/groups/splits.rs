@@ -94,7 +94,9 @@ fn life(parent: Communicator) {
 #[test]
 fn threads_split() {
     if with_own_devices(RANKS) < RANKS {
-        return println!("skipped: {RANKS} ranks as threads make communicators beside operations, each on a GPU of its own");
+        return println!(
+            "skipped: {RANKS} ranks as threads make communicators beside operations, each on a GPU of its own"
+        );
     }
     on_ranks(RANKS, &options(), life);
 }
