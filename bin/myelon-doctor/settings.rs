@@ -12,7 +12,7 @@ const ABOUT: &str = "settings";
 const OWN: &str = "MYELON_";
 
 /// The variables that README.md lists; a test compares.
-const KNOWN: [&str; 23] = [
+const KNOWN: [&str; 33] = [
     "MYELON_TIMEOUT",
     "MYELON_LANE_TABLE",
     "MYELON_VARIANT",
@@ -29,6 +29,16 @@ const KNOWN: [&str; 23] = [
     "MYELON_CUDA_LIB",
     "MYELON_NVRTC_LIB",
     "MYELON_NCCL_LIB",
+    "MYELON_NCCL_DISABLE",
+    "MYELON_NCCL_LOG",
+    "MYELON_NCCL_COLLECTIVES",
+    "MYELON_NCCL_PREPARE",
+    "MYELON_NCCL_DEVICE",
+    "MYELON_CCL_LIB",
+    "MYELON_TORCH_COLLECTIVES",
+    "MYELON_TORCH_DEVICE",
+    "MYELON_TORCH_STRICT",
+    "MYELON_TORCH_BLOCKING_WAIT",
     "MYELON_CUBLAS_LIB",
     "MYELON_CUBLASLT_LIB",
     "MYELON_KERNEL_TREE",
