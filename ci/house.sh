@@ -184,15 +184,25 @@ rule_floors() {
 
 # Makes both mirrors of $tree.
 make_mirrors() {
-  local file
   rm -rf "$scratch/text" "$scratch/code"
-  sources "src bin cuda" "rs cuh cu h cc cpp" >"$scratch/files"
+  mirrored >"$scratch/files"
+  mirror <"$scratch/files"
+}
+
+# The files of $tree that have mirrors.
+mirrored() { sources "src bin cuda" "rs cuh cu h cc cpp"; }
+
+# Mirrors the files that standard input names.
+mirror() {
+  local file names=()
   while read -r file; do
+    names+=("$file")
     mkdir -p "$scratch/text/${file%/*}" "$scratch/code/${file%/*}"
     # awk never sees an empty file, and the rules expect every file in the mirrors.
     touch "$scratch/text/$file" "$scratch/code/$file"
-  done <"$scratch/files"
-  (cd "$tree" && xargs -r awk -v text="$scratch/text/" -v code="$scratch/code/" -f "$here/ci/mirror.awk" <"$scratch/files")
+  done
+  ((${#names[@]} == 0)) ||
+    (cd "$tree" && printf '%s\n' "${names[@]}" | xargs awk -v text="$scratch/text/" -v code="$scratch/code/" -f "$here/ci/mirror.awk")
 }
 
 check_tree() {
@@ -216,7 +226,7 @@ plant() {
   mkdir -p "$tree/${file%/*}"
   [[ ! -e $tree/$file ]] || cp "$tree/$file" "$scratch/kept"
   cat >"$tree/$file"
-  make_mirrors
+  mirror_again "$file"
   output=$("rule_$rule" | grep -F "$file:" || true)
   planted=$((planted + 1))
   if [[ $line == - && -n $output ]]; then
@@ -228,6 +238,14 @@ plant() {
   fi
   rm "$tree/$file"
   [[ ! -e $scratch/kept ]] || mv "$scratch/kept" "$tree/$file"
+  mirror_again "$file"
+}
+
+# Brings the mirrors of one file up to date: of all, each time, is most of what the self-test would take.
+mirror_again() {
+  rm -f "$scratch/text/$1" "$scratch/code/$1"
+  mirrored >"$scratch/files"
+  { grep -Fx "$1" "$scratch/files" || true; } | mirror
 }
 
 self_test() {
@@ -235,6 +253,7 @@ self_test() {
   mkdir -p "$tree"
   local folder
   for folder in src bin cuda; do [[ ! -d $folder ]] || cp -r "$folder" "$tree/"; done
+  make_mirrors
   # shellcheck source=ci/house_plants.sh
   source "$here/ci/house_plants.sh"
   echo "house self-test: $((planted - missed)) of $planted plants behaved"

@@ -169,6 +169,7 @@ plant floors src/memory/tests.rs - <<'END'
 use crate::comm::Communicator;
 END
 mkdir -p "$tree/src/table" && echo 'use crate::variant::Planted;' >"$tree/src/table/sideways.rs"
+mirror_again src/table/sideways.rs
 plant floors src/variant/planted.rs 1 <<'END'
 use crate::table::Planted;
 END
