@@ -187,35 +187,25 @@ step_deny() {
 
 step_doc() { RUSTDOCFLAGS=-Dwarnings bounded 600 cargo doc --no-deps --workspace; }
 
-step_tests() {
-  local target
-  for target in conformance compile_kernels faults bootstrap; do
-    [[ -f tests/$target.rs || -f tests/$target/main.rs ]] || echo "note: there is no test target $target yet"
-  done
+# `tests_of PACKAGE`: its tests. All members are always built together: alone, each would have the library built again, with only the
+# features of dependencies that it asks for itself.
+tests_of() {
   if cargo nextest --version >/dev/null 2>&1; then
-    bounded 1200 cargo nextest run
+    bounded 1200 cargo nextest run --workspace -E "package($1)"
   else
-    bounded 1200 cargo test --no-fail-fast --lib --bins --tests
+    bounded 1200 cargo test --no-fail-fast --lib --bins --tests --package "$1"
   fi
 }
 
-step_doctests() { bounded 600 cargo test --doc; }
+step_tests() { tests_of myelon-ccl; }
 
-step_nccl() {
-  if cargo nextest --version >/dev/null 2>&1; then
-    bounded 600 cargo nextest run -p myelon-nccl
-  else
-    bounded 600 cargo test -p myelon-nccl --no-fail-fast
-  fi
-}
+step_doctests() { bounded 600 cargo test --workspace --doc; }
+
+step_nccl() { tests_of myelon-nccl; }
 
 step_c() {
   if ! has cc || ! has pkg-config; then skip 'needs gcc and pkg-config (Debian package names)'; fi
-  if cargo nextest --version >/dev/null 2>&1; then
-    bounded 600 cargo nextest run --package myelon-c
-  else
-    bounded 600 cargo test --no-fail-fast --package myelon-c
-  fi
+  tests_of myelon-c
 }
 
 # A virtual environment with pytest, apart from the one that has NVRTC: tests see what a user of the wheel has.
@@ -234,7 +224,7 @@ make_python_venv() {
 # The wheel of a debug build, which the other steps have paid for, put into the environment.
 install_wheel() {
   make_python_venv
-  bounded 900 cargo build --package myelon-c
+  bounded 900 cargo build --workspace --lib
   rm -rf "$out/wheel"
   MYELON_CCL_LIB=$(realpath "$binaries/libmyelon_ccl.so") bounded 180 "$python_venv/bin/pip" wheel --quiet \
     --disable-pip-version-check --no-build-isolation --no-deps --wheel-dir "$out/wheel" ./python
@@ -265,7 +255,7 @@ step_torch() {
 
 # Builds myelon-perf and ends the step where it cannot sweep yet.
 need_perf() {
-  bounded 900 cargo build --bin myelon-perf
+  bounded 900 cargo build --workspace --bin myelon-perf
   [[ -n $(bounded 30 "$binaries/myelon-perf" --help) ]] || skip 'myelon-perf does nothing yet'
 }
 
@@ -291,7 +281,7 @@ step_perf() {
 
 step_tune() {
   need_perf
-  bounded 600 cargo build --bin myelon-tune
+  bounded 600 cargo build --workspace --bin myelon-tune
   local table=$out/lanes.toml log=$out/lanes.log
   rm -f "$table" "$out/tuned.json"
   bounded 300 "$binaries/myelon-tune" --device cpu --ranks 4 -b 1K -e 64K -f 8 -n 2 -G 2 --budget 30 -o "$table"
@@ -337,14 +327,14 @@ step_mpi() {
     "$binaries/myelon-perf" --device cpu -b 1K -e 16K -f 4 -n 2 -w 1 --variant all --json "$out/mpi.json"
   check_results "$out/mpi.json"
 
-  bounded 600 cargo build --bin myelon-tune
+  bounded 600 cargo build --workspace --bin myelon-tune
   rm -f "$out/mpi-lanes.toml"
   bounded 300 mpirun --allow-run-as-root --oversubscribe -np 2 "$binaries/myelon-tune" \
     --device cpu -b 1K -e 4K -f 4 -n 2 -G 2 --variant two_shot_push -d f32 -o "$out/mpi-lanes.toml"
   grep -q 'complete = true' "$out/mpi-lanes.toml"
 
   # The example that the README shows, as its first lines say to start it: two ranks of ones make twos.
-  bounded 600 cargo build --example processes
+  bounded 600 cargo build --workspace --example processes
   bounded 120 mpirun --allow-run-as-root --oversubscribe -np 2 "$binaries/examples/processes" | sort | tee "$out/processes.txt"
   [[ $(<"$out/processes.txt") == $'rank 0 of 2: 2\nrank 1 of 2: 2' ]] || { echo 'the example says something else'; return 1; }
 }
@@ -356,14 +346,7 @@ check_training() {
 }
 
 step_ddp() {
-  bounded 600 cargo clippy -p ddp-mlp --all-targets -- -D warnings
-  RUSTDOCFLAGS=-Dwarnings bounded 300 cargo doc -p ddp-mlp --no-deps
-  if cargo nextest --version >/dev/null 2>&1; then
-    bounded 600 cargo nextest run -p ddp-mlp
-  else
-    bounded 600 cargo test -p ddp-mlp --no-fail-fast
-  fi
-  # The program that the tests have built: without them it would be another one, with all of the library again.
+  tests_of ddp-mlp
   local training=("$binaries/ddp-mlp" --device cpu --hidden 256 --bucket-kib 64 --rate 0.2 --epochs 10)
   rm -f "$out"/ddp-*.json
   bounded 120 "${training[@]}" --ranks 2 --json "$out/ddp-threads.json"
