@@ -197,6 +197,9 @@ tests_of() {
   fi
 }
 
+# Programs and examples, as the tests of all members have built them.
+build_all() { bounded 900 cargo test --workspace --no-run --quiet; }
+
 step_tests() { tests_of myelon-ccl; }
 
 step_doctests() { bounded 600 cargo test --workspace --doc; }
@@ -224,7 +227,7 @@ make_python_venv() {
 # The wheel of a debug build, which the other steps have paid for, put into the environment.
 install_wheel() {
   make_python_venv
-  bounded 900 cargo build --workspace --lib
+  bounded 900 cargo build --package myelon-c
   rm -rf "$out/wheel"
   MYELON_CCL_LIB=$(realpath "$binaries/libmyelon_ccl.so") bounded 180 "$python_venv/bin/pip" wheel --quiet \
     --disable-pip-version-check --no-build-isolation --no-deps --wheel-dir "$out/wheel" ./python
@@ -255,7 +258,7 @@ step_torch() {
 
 # Builds myelon-perf and ends the step where it cannot sweep yet.
 need_perf() {
-  bounded 900 cargo build --workspace --bin myelon-perf
+  build_all
   [[ -n $(bounded 30 "$binaries/myelon-perf" --help) ]] || skip 'myelon-perf does nothing yet'
 }
 
@@ -281,7 +284,6 @@ step_perf() {
 
 step_tune() {
   need_perf
-  bounded 600 cargo build --workspace --bin myelon-tune
   local table=$out/lanes.toml log=$out/lanes.log
   rm -f "$table" "$out/tuned.json"
   bounded 300 "$binaries/myelon-tune" --device cpu --ranks 4 -b 1K -e 64K -f 8 -n 2 -G 2 --budget 30 -o "$table"
@@ -327,14 +329,12 @@ step_mpi() {
     "$binaries/myelon-perf" --device cpu -b 1K -e 16K -f 4 -n 2 -w 1 --variant all --json "$out/mpi.json"
   check_results "$out/mpi.json"
 
-  bounded 600 cargo build --workspace --bin myelon-tune
   rm -f "$out/mpi-lanes.toml"
   bounded 300 mpirun --allow-run-as-root --oversubscribe -np 2 "$binaries/myelon-tune" \
     --device cpu -b 1K -e 4K -f 4 -n 2 -G 2 --variant two_shot_push -d f32 -o "$out/mpi-lanes.toml"
   grep -q 'complete = true' "$out/mpi-lanes.toml"
 
   # The example that the README shows, as its first lines say to start it: two ranks of ones make twos.
-  bounded 600 cargo build --workspace --example processes
   bounded 120 mpirun --allow-run-as-root --oversubscribe -np 2 "$binaries/examples/processes" | sort | tee "$out/processes.txt"
   [[ $(<"$out/processes.txt") == $'rank 0 of 2: 2\nrank 1 of 2: 2' ]] || { echo 'the example says something else'; return 1; }
 }
