@@ -14,21 +14,16 @@ use myelon_ccl::variant::{
 use myelon_ccl::{DType, Error, ReduceOp, WorldSize};
 
 /// Architectures that kernels are written for: Ampere, Hopper, Blackwell.
-const ARCHITECTURES: [&str; 3] = ["sm_80", HOPPER, "sm_100a"];
-const HOPPER: &str = "sm_90a";
+const ARCHITECTURES: [&str; 3] = ["sm_80", "sm_90a", "sm_100a"];
 /// Most bytes a thread may spill: what saving state around the cold wait costs where eight ranks fill the registers.
 const MOST_SPILLED: u32 = 96;
-
-/// Types of every size, accumulated in themselves or in f32: what other architectures than Hopper compile.
-const TYPES: [DType; 5] = [DType::F32, DType::Bf16, DType::F64, DType::E4m3, DType::I32];
 
 /// Every type with sum, every operator with f32; eight ranks, and two for the commonest. All of everything with MYELON_TEST_FULL=1.
 fn sources(arch: &str) -> Vec<(KernelSource, bool)> {
     let full = std::env::var("MYELON_TEST_FULL").is_ok_and(|value| value == "1");
     let mut sources: Vec<_> = Work::ALL.iter().map(|&work| (neighbour_kernel(work, 1024), true)).collect();
     sources.extend([1, 2, 8].map(|ranks| (barrier_kernel(WorldSize::new(ranks).unwrap()), true)));
-    let types = if full || arch == HOPPER { DType::ALL } else { &TYPES };
-    for &dtype in types.iter().filter(|&&dtype| dtype_runs_on(dtype, arch).is_ok()) {
+    for &dtype in DType::ALL.iter().filter(|&&dtype| dtype_runs_on(dtype, arch).is_ok()) {
         for &op in ReduceOp::ALL {
             if !full && dtype != DType::F32 && op != ReduceOp::Sum {
                 continue;
