@@ -95,11 +95,11 @@ def killed(library: str, _ranks: int) -> list[str]:
 def main() -> int:
     parts = {part.__name__: part for part in [checks, training, killed]}
     parser = argparse.ArgumentParser()
-    parser.add_argument("library")
+    parser.add_argument("stand_in", metavar="libmyelon_nccl.so")
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("parts", nargs="*", metavar="checks|training|killed")
     options = parser.parse_args()
-    library = str(pathlib.Path(options.library).resolve())
+    library = str(pathlib.Path(options.stand_in).resolve())
     problems = []
     for part in options.parts or parts:
         problems += parts[part](library, options.ranks)

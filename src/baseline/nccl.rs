@@ -41,13 +41,13 @@ impl NcclCommunicator {
         patience: Duration,
     ) -> Result<Self> {
         let prepared = prepare(rank, world, ordinal);
-        let ours = prepared.as_ref().map(|prepared| (prepared.library.version, prepared.id.as_ref()));
+        let ours = prepared.as_ref().map(|prepared| (prepared.nccl.version, prepared.id.as_ref()));
         let contributions = all_gather(&agreement::contribution(ours))?;
         // The own failure says more than the verdict that is made of it.
-        let Prepared { library, context, .. } = prepared?;
+        let Prepared { nccl, context, .. } = prepared?;
         let id = agreement::agree(rank, world.get(), &contributions)?;
-        let handle = start(library, context.clone(), world, id, patience)?;
-        Ok(Self { shared: Arc::new(Shared::new(library, context, patience, handle)) })
+        let handle = start(nccl, context.clone(), world, id, patience)?;
+        Ok(Self { shared: Arc::new(Shared::new(nccl, context, patience, handle)) })
     }
 
     /// Release of NCCL in use.
@@ -278,7 +278,7 @@ fn moved_type(dtype: DType, version: NcclVersion) -> Result<ncclDataType_t> {
 }
 
 struct Prepared {
-    library: RankLibrary,
+    nccl: RankLibrary,
     context: Context,
     id: Option<ncclUniqueId>,
 }
@@ -292,12 +292,12 @@ fn prepare(rank: Rank, world: WorldSize, ordinal: u32) -> Result<Prepared> {
     topology::device(ordinal)?;
     let context = Context::new(ordinal)?;
     if rank != Rank(0) {
-        return Ok(Prepared { library, context, id: None });
+        return Ok(Prepared { nccl: library, context, id: None });
     }
     let mut id = ncclUniqueId { internal: [0; 128] };
     // SAFETY: the id goes to a local.
     library.check("ncclGetUniqueId", unsafe { (library.functions.ncclGetUniqueId)(&mut id) })?;
-    Ok(Prepared { library, context, id: Some(id) })
+    Ok(Prepared { nccl: library, context, id: Some(id) })
 }
 
 fn start(

@@ -73,7 +73,7 @@ fn open_driver() -> Result<Driver> {
     // SAFETY: only opens and closes libraries by name.
     if !unsafe { sys::is_culib_present() } {
         return Err(Error::LibraryMissing {
-            library: locate::DRIVER.library,
+            library: locate::DRIVER.stem,
             purpose: locate::DRIVER.purpose,
             searched: vec![format!("{} (it does not call itself libcuda.so.1)", found.origin)],
         });

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 /// `F` is an `extern "C"` function pointer type with the signature that the library gives `name`.
 pub(crate) unsafe fn function<F: Copy>(found: &Found, name: &CStr) -> Option<F> {
     // SAFETY: the type is the caller's promise; the library is never closed, so the copied pointer stays valid.
-    unsafe { found.library.get::<F>(name.to_bytes_with_nul()) }.ok().map(|symbol| *symbol)
+    unsafe { found.opened.get::<F>(name.to_bytes_with_nul()) }.ok().map(|symbol| *symbol)
 }
 
 /// As [`function`], for one that the library must have.

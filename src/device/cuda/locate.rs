@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 #[derive(Debug)]
 pub struct Wanted {
     /// Usual name: `libnvrtc`.
-    pub library: &'static str,
+    pub stem: &'static str,
     /// What it is needed for, and the variable that overrides the search.
     pub purpose: &'static str,
     /// Variable that names the file; nothing else is tried where it is set.
@@ -30,7 +30,7 @@ pub struct Wanted {
 
 /// The CUDA driver.
 pub const DRIVER: Wanted = Wanted {
-    library: "libcuda",
+    stem: "libcuda",
     purpose: "drives NVIDIA GPUs and comes with their driver; MYELON_CUDA_LIB overrides the search",
     variable: "MYELON_CUDA_LIB",
     names: &["libcuda.so.1"],
@@ -40,7 +40,7 @@ pub const DRIVER: Wanted = Wanted {
 
 /// The run-time compiler.
 pub const NVRTC: Wanted = Wanted {
-    library: "libnvrtc",
+    stem: "libnvrtc",
     purpose: "compiles kernels at run time; `pip install nvidia-cuda-nvrtc` brings it, MYELON_NVRTC_LIB overrides the search",
     variable: "MYELON_NVRTC_LIB",
     names: &["libnvrtc.so.13", "libnvrtc.so.12"],
@@ -50,7 +50,7 @@ pub const NVRTC: Wanted = Wanted {
 
 /// The baseline that Myelon is measured against and falls back to.
 pub const NCCL: Wanted = Wanted {
-    library: "libnccl",
+    stem: "libnccl",
     purpose: "is the baseline and the fallback; `pip install nvidia-nccl-cu13` brings it, MYELON_NCCL_LIB overrides the search",
     variable: "MYELON_NCCL_LIB",
     names: &["libnccl.so.2"],
@@ -60,7 +60,7 @@ pub const NCCL: Wanted = Wanted {
 
 /// What computes beside an all-reduce where the two are measured together.
 pub const CUBLAS: Wanted = Wanted {
-    library: "libcublas",
+    stem: "libcublas",
     purpose: "multiplies matrices beside all-reduces; `pip install nvidia-cublas` brings it, MYELON_CUBLAS_LIB overrides the search",
     variable: "MYELON_CUBLAS_LIB",
     names: &["libcublas.so.13", "libcublas.so.12"],
@@ -70,7 +70,7 @@ pub const CUBLAS: Wanted = Wanted {
 
 /// What cuBLAS needs beside it.
 pub const CUBLAS_LT: Wanted = Wanted {
-    library: "libcublasLt",
+    stem: "libcublasLt",
     purpose: "comes with cuBLAS; MYELON_CUBLASLT_LIB overrides the search",
     variable: "MYELON_CUBLASLT_LIB",
     names: &["libcublasLt.so.13", "libcublasLt.so.12"],
@@ -82,7 +82,7 @@ pub const CUBLAS_LT: Wanted = Wanted {
 #[derive(Clone, Debug)]
 pub struct Found {
     /// The open library.
-    pub library: &'static Library,
+    pub opened: &'static Library,
     /// Name or path it was opened by.
     pub origin: String,
 }
@@ -96,12 +96,12 @@ pub fn open(wanted: &Wanted, accept: &dyn Fn(&Found) -> Result<(), String>) -> R
     let attempt = |name: &Path, flags| match open_library(name, flags) {
         Err(detail) => Err(detail),
         Ok(library) => {
-            let found = Found { library, origin: name.display().to_string() };
+            let found = Found { opened: library, origin: name.display().to_string() };
             accept(&found).map(|()| found)
         }
     };
     let visibility = RTLD_NOW | if wanted.global { RTLD_GLOBAL } else { RTLD_LOCAL };
-    let missing = |searched| Error::LibraryMissing { library: wanted.library, purpose: wanted.purpose, searched };
+    let missing = |searched| Error::LibraryMissing { library: wanted.stem, purpose: wanted.purpose, searched };
 
     if let Some(path) = std::env::var_os(wanted.variable).filter(|path| !path.is_empty()) {
         // WHY: an override that does not open is an error and not a hint; silently using another library would hide it.
@@ -294,7 +294,7 @@ mod tests {
     #[test]
     fn a_missing_library_says_where_it_was_looked_for() {
         const NOWHERE: Wanted = Wanted {
-            library: "libnowhere",
+            stem: "libnowhere",
             purpose: "is for this test",
             variable: "MYELON_TEST_NOWHERE_LIB",
             names: &["libnowhere-myelon.so.7"],
@@ -310,7 +310,7 @@ mod tests {
     #[test]
     fn a_library_that_is_turned_down_is_listed_with_the_reason() {
         const LIBC: Wanted = Wanted {
-            library: "libc",
+            stem: "libc",
             purpose: "is always there",
             variable: "MYELON_TEST_LIBC_LIB",
             names: &["libc.so.6"],

@@ -16,7 +16,7 @@ const FIRST_WITH_CACHE: CudaVersion = CudaVersion { major: 12, minor: 9 };
 /// Compiles for one architecture; safe to use from several threads, each with a program of its own.
 #[derive(Debug)]
 pub struct Nvrtc {
-    library: Library,
+    nvrtc: Library,
     arch: String,
     options: Vec<CString>,
 }
@@ -38,19 +38,19 @@ impl Nvrtc {
 
     fn open(arch: &str, driver: Option<CudaVersion>) -> Result<Self> {
         let library = Library::open(driver)?;
-        let compiler = Self { options: options(arch, library.version)?, arch: arch.to_owned(), library };
+        let compiler = Self { options: options(arch, library.version)?, arch: arch.to_owned(), nvrtc: library };
         compiler.check_arch()?;
         Ok(compiler)
     }
 
     /// Release of the library.
     pub fn version(&self) -> CudaVersion {
-        self.library.version
+        self.nvrtc.version
     }
 
     /// Name or path that the library was opened by.
     pub fn origin(&self) -> &str {
-        &self.library.origin
+        &self.nvrtc.origin
     }
 
     /// Architecture it compiles for.
@@ -79,20 +79,20 @@ impl Nvrtc {
     fn check_arch(&self) -> Result<()> {
         let mut count = 0;
         // SAFETY: the count goes to a local.
-        self.library.check("nvrtcGetNumSupportedArchs", unsafe {
-            (self.library.functions.nvrtcGetNumSupportedArchs)(&mut count)
+        self.nvrtc.check("nvrtcGetNumSupportedArchs", unsafe {
+            (self.nvrtc.functions.nvrtcGetNumSupportedArchs)(&mut count)
         })?;
         let mut known: Vec<c_int> = vec![0; usize::try_from(count).unwrap_or(0)];
         // SAFETY: the array holds as many entries as NVRTC just said it writes.
-        self.library.check("nvrtcGetSupportedArchs", unsafe {
-            (self.library.functions.nvrtcGetSupportedArchs)(known.as_mut_ptr())
+        self.nvrtc.check("nvrtcGetSupportedArchs", unsafe {
+            (self.nvrtc.functions.nvrtcGetSupportedArchs)(known.as_mut_ptr())
         })?;
         match arch_number(&self.arch) {
             Some(number) if known.contains(&number) => Ok(()),
             _ => Err(Error::unsupported(format!(
                 "NVRTC {} ({}) cannot compile for '{}': it knows {}; MYELON_NVRTC_LIB can name another release",
-                self.library.version,
-                self.library.origin,
+                self.nvrtc.version,
+                self.nvrtc.origin,
                 self.arch,
                 known.iter().map(|arch| format!("sm_{arch}")).collect::<Vec<_>>().join(", ")
             ))),
@@ -110,10 +110,10 @@ impl Nvrtc {
         let texts = headers.iter().map(|(_, header)| text(header)).collect::<Result<Vec<_>>>()?;
         let (names, texts, options) = (pointers(&names), pointers(&texts), pointers(&self.options));
 
-        let mut program = OpenProgram { handle: std::ptr::null_mut(), library: &self.library };
+        let mut program = OpenProgram { handle: std::ptr::null_mut(), nvrtc: &self.nvrtc };
         // SAFETY: both arrays have as many terminated strings as the count says; NVRTC copies what it is given.
-        self.library.check("nvrtcCreateProgram", unsafe {
-            (self.library.functions.nvrtcCreateProgram)(
+        self.nvrtc.check("nvrtcCreateProgram", unsafe {
+            (self.nvrtc.functions.nvrtcCreateProgram)(
                 &mut program.handle,
                 entry.as_ptr(),
                 name.as_ptr(),
@@ -124,13 +124,13 @@ impl Nvrtc {
         })?;
         // SAFETY: the program exists; the array has as many terminated strings as the count says.
         let outcome = unsafe {
-            (self.library.functions.nvrtcCompileProgram)(program.handle, options.len() as c_int, options.as_ptr())
+            (self.nvrtc.functions.nvrtcCompileProgram)(program.handle, options.len() as c_int, options.as_ptr())
         };
         let log = program.log()?;
         if outcome == ERROR_COMPILATION {
             return Err(failed(log));
         }
-        self.library.check("nvrtcCompileProgram", outcome).map_err(|error| failed(format!("{error}\n{log}")))?;
+        self.nvrtc.check("nvrtcCompileProgram", outcome).map_err(|error| failed(format!("{error}\n{log}")))?;
         Ok((program.cubin()?, log))
     }
 }
@@ -138,7 +138,7 @@ impl Nvrtc {
 impl Compiler for Nvrtc {
     fn identity(&self) -> String {
         let options: Vec<_> = self.options.iter().map(|option| option.to_string_lossy()).collect();
-        format!("nvrtc {} ({} bytes) {}", self.library.version, self.library.file_bytes, options.join(" "))
+        format!("nvrtc {} ({} bytes) {}", self.nvrtc.version, self.nvrtc.file_bytes, options.join(" "))
     }
 
     fn extension(&self) -> &'static str {
@@ -158,7 +158,7 @@ impl Compiler for Nvrtc {
 /// A program that is destroyed when dropped.
 struct OpenProgram<'a> {
     handle: Program,
-    library: &'a Library,
+    nvrtc: &'a Library,
 }
 
 impl OpenProgram<'_> {
@@ -167,8 +167,8 @@ impl OpenProgram<'_> {
         let bytes = unsafe {
             self.read(
                 "nvrtcGetProgramLog",
-                self.library.functions.nvrtcGetProgramLogSize,
-                self.library.functions.nvrtcGetProgramLog,
+                self.nvrtc.functions.nvrtcGetProgramLogSize,
+                self.nvrtc.functions.nvrtcGetProgramLog,
             )?
         };
         Ok(String::from_utf8_lossy(&bytes).trim_end_matches('\0').to_owned())
@@ -177,7 +177,7 @@ impl OpenProgram<'_> {
     fn cubin(&self) -> Result<Vec<u8>> {
         // SAFETY: as in `log`.
         unsafe {
-            self.read("nvrtcGetCUBIN", self.library.functions.nvrtcGetCUBINSize, self.library.functions.nvrtcGetCUBIN)
+            self.read("nvrtcGetCUBIN", self.nvrtc.functions.nvrtcGetCUBINSize, self.nvrtc.functions.nvrtcGetCUBIN)
         }
     }
 
@@ -191,10 +191,10 @@ impl OpenProgram<'_> {
     ) -> Result<Vec<u8>> {
         let mut bytes = 0;
         // SAFETY: the program is live; the size goes to a local.
-        self.library.check(call, unsafe { size(self.handle, &mut bytes) })?;
+        self.nvrtc.check(call, unsafe { size(self.handle, &mut bytes) })?;
         let mut buffer = vec![0u8; bytes];
         // SAFETY: the buffer has the size that the pair's first function gave.
-        self.library.check(call, unsafe { content(self.handle, buffer.as_mut_ptr().cast()) })?;
+        self.nvrtc.check(call, unsafe { content(self.handle, buffer.as_mut_ptr().cast()) })?;
         Ok(buffer)
     }
 }
@@ -203,7 +203,7 @@ impl Drop for OpenProgram<'_> {
     fn drop(&mut self) {
         if !self.handle.is_null() {
             // SAFETY: created by nvrtcCreateProgram and not used afterwards.
-            unsafe { (self.library.functions.nvrtcDestroyProgram)(&mut self.handle) };
+            unsafe { (self.nvrtc.functions.nvrtcDestroyProgram)(&mut self.handle) };
         }
     }
 }

@@ -9,7 +9,7 @@ use myelon_ccl::device::cuda::locate::{NCCL, Places};
 
 /// A library with NCCL's functions, open for good.
 pub(super) struct Found {
-    pub(super) library: &'static Library,
+    pub(super) opened: &'static Library,
 }
 
 const NAME: &str = "libnccl.so.2";
@@ -25,7 +25,7 @@ pub(super) fn find() -> Result<Found, String> {
     let mut refused = Vec::new();
     let mut attempt = |name: &Path, flags: c_int| match open(name, flags) {
         Ok(library) => match check(&library) {
-            Ok(()) => Some(Found { library: Box::leak(Box::new(library)) }),
+            Ok(()) => Some(Found { opened: Box::leak(Box::new(library)) }),
             Err(why) => {
                 refused.push(format!("{} ({why})", name.display()));
                 None

@@ -21,7 +21,7 @@ pub(crate) fn real() -> Result<&'static Functions, &'static str> {
         if let Err(why) = &found {
             log::warn(why);
         }
-        found.map(|found| Functions::of(found.library))
+        found.map(|found| Functions::of(found.opened))
     });
     found.as_ref().map_err(String::as_str)
 }
