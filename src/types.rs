@@ -270,6 +270,9 @@ named_enum! {
         Staged = 0 "staged",
         /// Stored there by the rank before, without a copy; the output lies in a registered window.
         Direct = 1 "direct",
+        /// As direct, and what is reduced on the way lands there too, in place of slots: input and output lie apart on every rank.
+        /// A failed operation leaves nothing of the outputs of a window, also where the rank has not called it.
+        Landing = 2 "landing",
     }
 }
 

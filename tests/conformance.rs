@@ -128,10 +128,11 @@ fn counts_that_the_grid_does_not_divide() {
                 let per_pack = 16 / dtype.size_bytes() as u64;
                 // Two warps, besides the default: the fewest that variants with producer warps run with.
                 let threads = (lanes % 2 == 0).then_some(64);
-                let output = Some(Output::Direct).filter(|_| variant.parameters.has_direct_output() && lanes > 3);
+                let output = [Output::Landing, Output::Direct, Output::Staged][lanes as usize % 3];
+                let output = Some(output).filter(|&output| variant.parameters.has_output(output));
                 let shape = Shape { lanes: Some(Lanes::UpTo(lanes)), threads, output, ..Shape::default() };
                 let choice = Choice { variant: Arc::clone(&variant), shape };
-                let request = |count| Request { count, dtype, op, registered: output.is_some() };
+                let request = |count| Request { count, dtype, op, registered: shape.is_direct() };
                 let plan = |count| bench.communicator.plan(&choice, &request(count)).unwrap();
                 let whole = plan(most / dtype.size_bytes() as u64);
                 let shapes = [plan(1).kernel.threads, whole.kernel.threads];

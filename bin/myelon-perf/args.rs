@@ -153,7 +153,7 @@ pub(crate) struct SweepArgs {
     /// Run each named variant with its steps launched in these ways: persistent is one launch, per_step is one a step.
     #[arg(long, value_name = "NAME,..", value_delimiter = ',')]
     pub(crate) launch: Vec<Launching>,
-    /// Run each named variant with its results brought into the output in these ways: staged, or with --registered direct.
+    /// Run each named variant with its results brought into the output in these ways: staged, or with --registered direct, landing.
     #[arg(long, value_name = "NAME,..", value_delimiter = ',')]
     pub(crate) output: Vec<Output>,
     /// Measure nccl or nccl_symmetric too, for a ratio column; nccl unless told if it is installed, `none` for neither.

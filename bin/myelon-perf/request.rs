@@ -65,8 +65,14 @@ impl SweepRequest {
         if args.repeats == 0 {
             return Err(Error::invalid("-n 0 measures nothing: use 1 or more"));
         }
-        if args.output.contains(&Output::Direct) && !args.registered {
-            return Err(Error::invalid("--output direct stores results into registered memory: add --registered"));
+        if let Some(output) = args.output.iter().find(|&&output| output != Output::Staged) {
+            if !args.registered {
+                let message = format!("--output {output} stores results into registered memory: add --registered");
+                return Err(Error::invalid(message));
+            }
+            if args.in_place && args.output.contains(&Output::Landing) {
+                return Err(Error::invalid("--output landing needs an output beside the input: leave --in-place out"));
+            }
         }
         let shares_gpus = device == DeviceKind::Cuda && args.share_gpus && ranks.get() > here.gpus();
         if args.overlap {
@@ -273,6 +279,7 @@ mod tests {
         refused("--json x --csv ./x", CPU, "--json and --csv both name x");
         refused("-n 0", CPU, "-n 0 measures nothing");
         refused("--variant ring --output staged,direct", CPU, "add --registered");
+        refused("--variant ring_copy_engine --output landing --registered --in-place", CPU, "leave --in-place out");
         let request = check("-n 1 -w 2 -c 3 -G 4 --in-place --registered --share-gpus", CPU).unwrap();
         assert_eq!((request.check, request.json.is_none(), request.csv.is_none()), (3, true, true));
         let settings =

@@ -3,6 +3,7 @@
 // WHAT   Shards go round once to be reduced and once more as the result. The host issues the copies (src/comm/copies.rs); this
 //        kernel lets them go, and reduces what they bring (proto/copy_ring.cuh).
 //        in --copy--> slot of r + 1;  slot + in --> out --copy--> slot of r + 1;  slot --> out --copy--> slot of r + 1
+//        Direct: results are copied from output to output (kDirect). Landing: all is, and reduced in the output (kLanding).
 // WHO    All warps of the grid take part in each chunk, but the first: one of its threads lets copies go. Warps never meet; each
 //        waits for a chunk by itself.
 // ORDER  [copy-credit] slots that are free; [copy-go] bytes to a copy; [copy-arrived] a copy to the warps; [copy-taken] warps to
@@ -21,7 +22,7 @@ MYELON_DEVICE void ring_copy_engine(const Args& args) {
   constexpr u32 kWorldSize = Config::kWorldSize;
   const Context context(args);
   const RingSchedule<kWorldSize> schedule(args, {0, pack_count<T>(args.count)});
-  const CopyRing<kWorldSize> ring(context, schedule.rounds());
+  const CopyRing<kWorldSize, Config::kDirect, Config::kLanding> ring(context, schedule.rounds());
   Announcement(context, kWorldSize).check(context);
   MailboxUse use = {};
   use.copy_credits = ring.credits_after();
@@ -48,8 +49,9 @@ MYELON_DEVICE void ring_copy_engine(const Args& args) {
 
     const u32 step = ring.step(copy) + 1;
     const Share chunk = schedule.chunk(schedule.part(ring.round(copy)), step);
-    const u8* received = ring.slot(copy);
+    const u8* received = Config::kLanding ? nullptr : ring.slot(copy);
     auto slot = [&](u64 i) {
+      if (Config::kLanding) return load_pack<T>(args.output, chunk.first + i, args.count);
       Pack<T> pack;
       pack.bytes = ld_weak_16(received + i * kPackBytes);
       return pack;
@@ -64,7 +66,7 @@ MYELON_DEVICE void ring_copy_engine(const Args& args) {
       for_each_pack<kCopyUnroll, T>(mine, chunk.packs, [&](u64 i) { return reduced(i).partial(); }, keep_of_chunk);
     } else if (step == kWorldSize - 1) {
       for_each_pack<kCopyUnroll, T>(mine, chunk.packs, [&](u64 i) { return reduced(i).result(kWorldSize); }, keep_of_chunk);
-    } else {
+    } else if (!Config::kDirect) {
       for_each_pack<kCopyUnroll, T>(mine, chunk.packs, slot, keep_of_chunk);
     }
 

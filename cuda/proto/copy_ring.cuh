@@ -12,6 +12,12 @@
 // The slots of all lanes' rings together are cut into `args.slots` of `args.chunk_bytes`; copy i goes to slot i modulo their
 // number. What is taken out of a slot goes to the output, and the next copy leaves from there, so no slot waits for a copy.
 //
+// With direct outputs, results have no slots: they go from output to output, and `taken` says only that all warps know. With
+// landing outputs nothing has: what comes is reduced where it lies.
+// INVARIANT: a copy into an output goes only once that rank's operation has begun, so that what its stream did with it before has
+// ended. A result is made of what the rank had there, so it is the last that comes: in place the input was read, and a sum on its way
+// has been copied on.
+//
 // Words of copies are 0 or 1, for a captured stream operation has constants only; a fill before the launch makes them 0. Credits
 // only grow, across operations too: one when the receiver's operation has begun, then one for each slot it has emptied.
 //
@@ -24,7 +30,7 @@
 
 namespace myelon {
 
-template <u32 kWorldSize>
+template <u32 kWorldSize, bool kDirect, bool kLanding>
 class CopyRing {
  public:
   // Copies of one round: every step but the last sends.
@@ -42,9 +48,12 @@ class CopyRing {
   MYELON_DEVICE u32 step(u64 copy) const { return static_cast<u32>(copy / rounds_); }
   MYELON_DEVICE u64 round(u64 copy) const { return copy % rounds_; }
 
-  MYELON_DEVICE u64 credits_after() const { return credits_ + 1 + copies(); }
+  // Those that go through slots, which are the first. Mirror of Plan::copies.
+  MYELON_DEVICE u64 in_slots() const { return kLanding ? 0 : kDirect ? (kWorldSize - 1) * rounds_ : copies(); }
 
-  // The slot of a copy that comes: in our own memory.
+  MYELON_DEVICE u64 credits_after() const { return credits_ + 1 + in_slots(); }
+
+  // The slot of a copy that comes to one: in our own memory.
   MYELON_DEVICE const u8* slot(u64 copy) const {
     const u64 offset = copy % context_.args.slots * context_.args.chunk_bytes;
     return context_.in_heap<u8>(context_.args.rank, context_.args.layout.ring + offset);
@@ -57,7 +66,7 @@ class CopyRing {
   MYELON_DEVICE void take(u64 copy, u64 warps) const {
     // ORDER: [copy-taken] publish: the warp's reads of the slot and stores to the output are before its count, and those of all
     // warps before what the last one stores below.
-    if (atomic_add_acq_rel_gpu(&words(copy)->taken, 1) + 1 < warps) return;
+    if (atomic_add_acq_rel_gpu(&words(copy)->taken, 1) + 1 < warps || copy >= in_slots()) return;
     // ORDER: [copy-credit] credit: the slot is empty. Credits only grow: the last warp of the copy before gave its credit before it
     // counted itself here.
     st_release_sys(&state(previous())->copy_credit, credits_ + 2 + copy);
@@ -76,7 +85,7 @@ class CopyRing {
       }
       go(copy);
     }
-    wait_for_credits(copies());
+    wait_for_credits(in_slots());
   }
 
  private:
@@ -94,7 +103,7 @@ class CopyRing {
 
   MYELON_DEVICE bool may_go(u64 copy, u64 warps) const {
     const u64 slots = context_.args.slots;
-    if (!wait_for_credits(copy < slots ? 0 : copy + 1 - slots)) return false;
+    if (!wait_for_credits(copy < slots || copy >= in_slots() ? 0 : copy + 1 - slots)) return false;
     if (copy < rounds_) return true;
     // It sends on what came a step earlier. Who waits for that knows better what is wrong.
     return wait_for_sequence(context_, &words(copy - rounds_)->taken, warps, previous(), nullptr, 2);

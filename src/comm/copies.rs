@@ -141,6 +141,7 @@ struct Route {
     input: DevicePtr,
     output: DevicePtr,
     next_slots: DevicePtr,
+    next_output: DevicePtr,
     own_words: DevicePtr,
     next_words: DevicePtr,
 }
@@ -154,6 +155,7 @@ impl Route {
             input: DevicePtr(args.input),
             output: DevicePtr(args.output),
             next_slots: next.offset(args.layout.ring),
+            next_output: DevicePtr(args.next_output),
             own_words: heap(args.rank).offset(args.layout.copies),
             next_words: next.offset(args.layout.copies),
         }
@@ -169,12 +171,17 @@ impl Route {
             Source::Input => self.input,
             Source::Output => self.output,
         };
-        // SAFETY: the caller's promise; the plan keeps copies within operands, slots and words.
+        let target = match copy.slot {
+            Some(slot) => self.next_slots.offset(slot),
+            None => self.next_output.offset(copy.offset),
+        };
+        // SAFETY: the caller's promise; the plan keeps copies within operands, slots and words. The next rank's output is as large as
+        // the own one.
         unsafe {
-            // ORDER: [copy-go] consume: the bytes are ready, the slot is free. The kernel sets the word however it ends.
+            // ORDER: [copy-go] consume: the bytes are ready, their place is free. The kernel sets the word however it ends.
             device.wait_value(words(self.own_words).offset(go), 1, stream)?;
             if copy.bytes > 0 {
-                device.copy(self.next_slots.offset(copy.slot), source.offset(copy.offset), copy.bytes, stream)?;
+                device.copy(target, source.offset(copy.offset), copy.bytes, stream)?;
             }
             // ORDER: [copy-arrived] publish: behind the copy.
             device.write_value(words(self.next_words).offset(arrived), 1, stream)

@@ -259,10 +259,17 @@ impl KernelEngine {
         operation: &Operation<'_>,
         stream: StreamHandle,
     ) -> Result<()> {
+        let way = ready.plan.kernel.output;
+        if way == Output::Landing && operation.input == operation.output {
+            return Err(Error::invalid(
+                "output=landing: sums on their way land in the output, so it lies apart from the input on every rank; ask for \
+                 output=direct to work in place",
+            ));
+        }
         // A plan with direct outputs is one of an operation in a zero-copy window.
         let next_output = operation
             .window
-            .filter(|_| ready.plan.kernel.output == Output::Direct)
+            .filter(|_| way != Output::Staged)
             .and_then(|window| window.at(self.next, window.offset_of(operation.output)));
         // SAFETY: the caller's promise is this function's.
         unsafe { self.launch_call(device, ready, &Call::all_reduce(operation), next_output, stream) }

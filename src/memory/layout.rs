@@ -8,7 +8,7 @@ use crate::abi::{
 };
 use crate::device::DeviceKind;
 use crate::error::{Error, Result};
-use crate::types::WorldSize;
+use crate::types::{Output, WorldSize};
 use crate::variant::Shape;
 
 /// What a heap has room for. Equal on all ranks; bounds the footprint of a communicator.
@@ -80,7 +80,8 @@ impl HeapLimits {
     fn with_room_for(self, shape: &Shape) -> Self {
         let lanes = self.lanes.max(shape.lanes.map_or(0, |lanes| lanes.most(u64::MAX)));
         let ring_slots = self.ring_slots.max(shape.slots.unwrap_or(0));
-        let chunk = shape.chunk.map_or(0, |chunk| chunk.0);
+        // What lands in outputs needs no slots.
+        let chunk = shape.chunk.filter(|_| shape.output != Some(Output::Landing)).map_or(0, |chunk| chunk.0);
         // A chunk beyond those of lanes is a copy's: the slots of all lanes together have room for some of them.
         let slot_bytes = if chunk <= MOST_LANE_CHUNK {
             chunk
@@ -246,6 +247,8 @@ mod tests {
         let with_chunk = |chunk| limits.with_room_for(&Shape { chunk: Some(Bytes(chunk)), ..Shape::default() });
         assert_eq!(with_chunk(16 << 20), limits);
         assert_eq!(with_chunk(64 << 20).slot_bytes, 1 << 20);
+        let output = Some(Output::Landing);
+        assert_eq!(limits.with_room_for(&Shape { chunk: Some(Bytes(64 << 20)), output, ..Shape::default() }), limits);
         for spec in Manifest::embedded().all().filter(|spec| spec.transfer == Transfer::Kernel) {
             let beyond = Shape { chunk: Some(Bytes(MOST_LANE_CHUNK + 16)), ..Shape::default() };
             assert!(spec.takes(&beyond).is_err(), "{} has larger chunks", spec.name);

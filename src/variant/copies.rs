@@ -3,7 +3,7 @@
 use super::plan::Plan;
 use super::properties::Transfer;
 use crate::abi::PACK_BYTES;
-use crate::types::Rank;
+use crate::types::{Output, Rank};
 
 /// Where a copy takes its bytes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,8 +25,8 @@ pub struct Copy {
     pub offset: u64,
     /// Bytes; 0 where a short message has nothing for the step.
     pub bytes: u64,
-    /// First byte of its slot in the next rank's slots.
-    pub slot: u64,
+    /// First byte of its slot in the next rank's slots; none where it lands in the next rank's output, at `offset`.
+    pub slot: Option<u64>,
 }
 
 impl Plan {
@@ -43,6 +43,12 @@ impl Plan {
         let (world, rounds, rank) = (self.world(), self.rounds(count), u64::from(rank.0));
         let (slots, chunk_bytes) = (u64::from(self.slots), u64::from(self.chunk_bytes));
         let bytes = count * self.kernel.dtype.size_bytes() as u64;
+        // What is sent from step n - 1 on is a result.
+        let in_slots = match self.kernel.output {
+            Output::Staged => self.copy_count(count),
+            Output::Direct => (world - 1) * rounds,
+            Output::Landing => 0,
+        };
         // WHY: a step of every round before the next step of any: what a copy sends on came as many copies before, so the next copy can
         // go while this one travels.
         (0..self.copy_count(count)).map(move |index| {
@@ -55,7 +61,7 @@ impl Plan {
                 source: if step == 0 { Source::Input } else { Source::Output },
                 offset,
                 bytes: end.saturating_sub(offset),
-                slot: index % slots * chunk_bytes,
+                slot: (index < in_slots).then(|| index % slots * chunk_bytes),
             }
         })
     }
@@ -95,13 +101,13 @@ mod tests {
     use crate::types::{DType, ReduceOp, WorldSize};
     use crate::variant::{Choice, Manifest, Request, Shape, Terrain};
 
-    fn plan(ranks: u32, request: &Request, chunk: u64) -> Plan {
+    fn plan(ranks: u32, request: &Request, chunk: u64, output: Output) -> Plan {
         let world_size = WorldSize::new(ranks).unwrap();
         let limits = HeapLimits { copies: 64, ..HeapLimits::of(DeviceKind::Cpu, world_size) };
         let (layout, _) = limits.layout(world_size).unwrap();
         let terrain = Terrain { device: DeviceKind::Cpu, world_size, layout: &layout, sentinel: true, arch: "cpu" };
         let variant = Manifest::embedded().enabled().find(|spec| spec.transfer == Transfer::CopyEngine).unwrap();
-        let shape = Shape { chunk: Some(Bytes(chunk)), ..Shape::default() };
+        let shape = Shape { chunk: Some(Bytes(chunk)), output: Some(output), ..Shape::default() };
         Plan::new(&terrain, request, &Choice { variant: Arc::clone(variant), shape }).unwrap()
     }
 
@@ -113,9 +119,10 @@ mod tests {
             count in 1u64..40_000,
             dtype in proptest::sample::select(DType::ALL.iter().copied().filter(|dtype| !dtype.is_fp8()).collect::<Vec<_>>()),
             chunk in (1u64..40).prop_map(|packs| packs * PACK_BYTES),
+            output in proptest::sample::select(Output::ALL),
         ) {
-            let request = Request { count, dtype, op: ReduceOp::Sum, registered: false };
-            let plan = plan(ranks, &request, chunk);
+            let request = Request { count, dtype, op: ReduceOp::Sum, registered: output != Output::Staged };
+            let plan = plan(ranks, &request, chunk, output);
             let size = dtype.size_bytes() as u64;
             for (first, elements) in plan.pieces(count) {
                 let all: Vec<Vec<Copy>> = (0..ranks).map(|rank| plan.copies(elements, Rank(rank)).collect()).collect();
@@ -140,8 +147,10 @@ mod tests {
                     }
                 }
                 for copy in all.iter().flatten() {
-                    prop_assert!(copy.bytes <= chunk && copy.slot + chunk <= u64::from(plan.slots) * chunk);
-                    prop_assert_eq!(copy.slot, copy.index % u64::from(plan.slots) * chunk);
+                    prop_assert!(copy.bytes <= chunk);
+                    let is_result = copy.index / rounds + 1 >= u64::from(ranks);
+                    let has_slot = output == Output::Staged || output == Output::Direct && !is_result;
+                    prop_assert_eq!(copy.slot, has_slot.then(|| copy.index % u64::from(plan.slots) * chunk));
                     prop_assert_eq!(copy.source == Source::Input, copy.index < rounds);
                 }
             }
@@ -151,9 +160,9 @@ mod tests {
     #[test]
     fn nobody_to_copy_to_means_no_copies() {
         let request = Request { count: 1 << 20, dtype: DType::F32, op: ReduceOp::Sum, registered: false };
-        let alone = plan(1, &request, 4096);
+        let alone = plan(1, &request, 4096, Output::Staged);
         assert_eq!((alone.pieces(request.count).count(), alone.copies(request.count, Rank(0)).count()), (1, 0));
-        let several = plan(2, &request, 4096);
+        let several = plan(2, &request, 4096, Output::Staged);
         // 32 rounds of two chunks a launch.
         assert_eq!((several.pieces(request.count).count(), several.slots), (4 << 20 >> 18, 32));
     }

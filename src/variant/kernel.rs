@@ -64,7 +64,7 @@ impl KernelKey {
         let Self { dtype, op, world_size, threads, stages, stage_packs, producer_warps, sentinel, .. } = self;
         let Self { wait, sync, .. } = self;
         let (swizzled, notes) = (self.places == Places::Swizzled, self.metadata == Metadata::Shared);
-        let (direct, buckets) = (self.output == Output::Direct, self.buckets);
+        let (direct, landing, buckets) = (self.output != Output::Staged, self.output == Output::Landing, self.buckets);
         let args = if buckets { "BucketArgs" } else { "Args" };
         let name = &self.variant.name;
         // WHY: the policies are no part of Config: waits and phases lie below everything that is a template over it.
@@ -83,6 +83,7 @@ impl KernelKey {
              \x20 static constexpr bool kSwizzled = {swizzled};\n\
              \x20 static constexpr bool kNotes = {notes};\n\
              \x20 static constexpr bool kDirect = {direct};\n\
+             \x20 static constexpr bool kLanding = {landing};\n\
              \x20 static constexpr bool kBuckets = {buckets};\n\
              }};\n\
              MYELON_KERNEL({threads}, {args}, args) {{ {name}<{dtype}, {op}, Config>(args); }}\n\

@@ -58,9 +58,9 @@ impl Parameters {
         !self.slots.is_empty()
     }
 
-    /// Whether results can be stored right into a registered output.
-    pub fn has_direct_output(&self) -> bool {
-        self.output.contains(&Output::Direct)
+    /// Whether results can get into the output in this way.
+    pub fn has_output(&self, output: Output) -> bool {
+        self.output.contains(&output)
     }
 
     /// `shape` without the parameters that the variant does not have.

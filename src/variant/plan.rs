@@ -13,7 +13,7 @@ use crate::abi::{HeapLayout, PACK_BYTES};
 use crate::device::DeviceKind;
 use crate::error::{Error, Result};
 use crate::measure::Bytes;
-use crate::types::{Launching, Metadata, Places, SyncPolicy, Wait, WorldSize};
+use crate::types::{Launching, Metadata, Output, Places, SyncPolicy, Wait, WorldSize};
 
 /// How a request will run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,7 +107,7 @@ impl Plan {
         };
         let element_bytes = request.dtype.size_bytes() as u64;
         let world = u64::from(terrain.world_size.get());
-        let most_chunk = most_chunk(spec, layout);
+        let most_chunk = most_chunk(spec, Some(kernel.output), layout);
         let chunk = shape.chunk.map_or(most_chunk, |chunk| chunk.0).min(most_chunk);
         let chunk_bytes = if spec.parameters.has_chunk() { chunk / PACK_BYTES * PACK_BYTES } else { 0 };
         let launching = shape.launch.unwrap_or(Launching::Persistent);
@@ -137,6 +137,7 @@ impl Plan {
         let lanes = worthwhile.max(piece_bytes.div_ceil(cell_bytes)).clamp(1, u64::from(most_lanes)) as u32;
         let slots = shape.slots.unwrap_or(layout.ring_slots).min(layout.ring_slots);
         let slots = match spec.transfer {
+            Transfer::CopyEngine if kernel.output == Output::Landing => 0,
             Transfer::CopyEngine => (slot_region(layout) / chunk_bytes) as u32,
             Transfer::Kernel if spec.parameters.has_slots() => slots,
             Transfer::Kernel => 0,

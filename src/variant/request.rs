@@ -33,12 +33,12 @@ impl Request {
     /// Errors: [`Error::InvalidArgument`] for a direct output that is not registered.
     pub(super) fn output(&self, shape: &Shape, parameters: &Parameters) -> Result<Output> {
         match shape.output {
-            Some(Output::Direct) if !self.registered => Err(Error::invalid(
-                "output=direct: results go straight into windows, and this output lies in none that is zero-copy: register it on \
-                 all ranks and name the window in the operation, or ask for output=staged",
-            )),
+            Some(output @ (Output::Direct | Output::Landing)) if !self.registered => Err(Error::invalid(format!(
+                "output={output}: results go straight into windows, and this output lies in none that is zero-copy: register it on \
+                 all ranks and name the window in the operation, or ask for output=staged"
+            ))),
             Some(output) => Ok(output),
-            None if self.registered && parameters.has_direct_output() => Ok(Output::Direct),
+            None if self.registered && parameters.has_output(Output::Direct) => Ok(Output::Direct),
             None => Ok(Output::Staged),
         }
     }

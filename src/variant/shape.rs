@@ -68,7 +68,7 @@ impl Shape {
 impl Shape {
     /// Whether it is for registered outputs only.
     pub fn is_direct(&self) -> bool {
-        self.output == Some(Output::Direct)
+        matches!(self.output, Some(Output::Direct | Output::Landing))
     }
 
     /// Every one of `shapes` with every one of `values`, as `set` puts it there; as they are where there are no values.

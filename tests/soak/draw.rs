@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use myelon_ccl::measure::Bytes;
 use myelon_ccl::variant::{Choice, Lanes, Manifest, Plan, Request, Shape};
-use myelon_ccl::{Communicator, DType, Error, Rank, ReduceOp};
+use myelon_ccl::{Communicator, DType, Error, Output, Rank, ReduceOp};
 
 use crate::support::Random;
 
@@ -190,7 +190,8 @@ impl Draw {
             ..choice.shape
         };
         let choice = Choice { variant: Arc::clone(&choice.variant), shape };
-        Operation { choice, request, in_place: random.below(2) == 0, stream, skew: random.next() }
+        let in_place = random.below(2) == 0 && choice.shape.output != Some(Output::Landing);
+        Operation { choice, request, in_place, stream, skew: random.next() }
     }
 
     /// Nothing, a few, edges, and anything; large ones seldom, for they take longest.

@@ -21,7 +21,7 @@ use myelon_ccl::device::{DeviceKind, DevicePtr, cuda, source};
 use myelon_ccl::measure::{Bytes, Provenance};
 use myelon_ccl::memory::{HeapLimits, Window};
 use myelon_ccl::variant::{Choice, Lanes, Manifest, Request, Shape, Transfer, VariantSpec};
-use myelon_ccl::{self as ccl, Collective, Communicator, DType, Options, Rank, ReduceOp};
+use myelon_ccl::{self as ccl, Collective, Communicator, DType, Options, Output, Rank, ReduceOp};
 
 /// SplitMix64: the same decisions on every rank from one seed.
 #[derive(Clone)]
@@ -255,6 +255,7 @@ impl Bench {
         // What goes straight into outputs needs them in windows, at one offset on all ranks.
         let registered = choice.shape.is_direct();
         let request = &Request { registered, ..*request };
+        let in_place = &(*in_place && choice.shape.output != Some(Output::Landing));
         let skew = if registered { *seed % 5 } else { skew };
         let skew = GUARD + skew * request.dtype.size_bytes() as u64;
         let inputs: Vec<_> = world_size.ranks().map(|rank| reference::input(request, *seed, rank)).collect();
