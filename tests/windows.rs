@@ -172,6 +172,12 @@ fn what_is_wrong_is_told_before_anything_is_launched() {
         let message = |operation| rig.issue(&ring(None), operation).unwrap_err().to_string();
         let outside = rig.operation(&window, BYTES + 4);
         assert!(message(&outside).contains("do not lie in the window"), "{}", message(&outside));
+        let landing = Choice {
+            shape: Shape { output: Some(Output::Landing), ..Shape::default() },
+            ..Choice::of(Manifest::embedded().get("ring_copy_engine").unwrap())
+        };
+        let message = rig.issue(&landing, &rig.operation(&window, 0)).unwrap_err().to_string();
+        assert!(message.contains("apart from the input"), "{message}");
         rig.works(&window);
         rig.communicator.deregister(window).unwrap();
     });

@@ -53,7 +53,8 @@ impl Choice {
             Lanes::UpTo(lanes) => Lanes::UpTo(lanes.min(layout.lane_count)),
             Lanes::BySize => Lanes::BySize,
         });
-        let chunk = self.shape.chunk.map(|chunk| Bytes(chunk.0.min(most_chunk(&self.variant, self.shape.output, layout))));
+        let chunk =
+            self.shape.chunk.map(|chunk| Bytes(chunk.0.min(most_chunk(&self.variant, self.shape.output, layout))));
         let slots = self.shape.slots.map(|slots| slots.min(layout.ring_slots));
         Self { shape: Shape { lanes, chunk, slots, ..self.shape }, variant: Arc::clone(&self.variant) }
     }

@@ -92,6 +92,8 @@ fn barriers_and_all_reduces_take_turns() {
     const COUNT: u64 = 3000;
     on_ranks(RANKS, &options(), |communicator| {
         let device = communicator.device();
+        // Not by a call: kernels are loaded once a device has nothing to do, and on a shared one a peer may wait for us.
+        communicator.prepare_types(&[(DType::U32, ReduceOp::Max), (DType::F32, ReduceOp::Sum)]).unwrap();
         let streams = [(); 2].map(|()| Stream::new(device).unwrap());
         let data = Buffer::new(device, 4 * COUNT).unwrap();
         data.upload(&1_u32.to_ne_bytes().repeat(COUNT as usize), &streams[0]).unwrap();
