@@ -59,6 +59,16 @@ text { fill: #9198a1 }
 }
 ";
 
+/// Of the curves that few pictures have.
+const PEERS: &str = "
+.mscclpp.line { stroke: #8250df } .mscclpp.mark { fill: #8250df }
+.torch_symm_mem.line { stroke: #1a7f37 } .torch_symm_mem.mark { fill: #1a7f37 }
+@media (prefers-color-scheme: dark) {
+.mscclpp.line { stroke: #bc8cff } .mscclpp.mark { fill: #bc8cff }
+.torch_symm_mem.line { stroke: #56d364 } .torch_symm_mem.mark { fill: #56d364 }
+}
+";
+
 /// A complete SVG file, without scripts, fonts or anything else to load.
 ///
 /// Of several types, operators and modes it shows the one with the most sizes measured, at every world size; wrong
@@ -69,8 +79,10 @@ pub fn plot(results: &Results) -> Result<String> {
     let standings = of_one_kind(Standing::of(&results.rows));
     let first = standings.first().ok_or_else(|| Error::invalid("no rows to plot: measure something first"))?;
     let height = HEADING + PANEL.pitch_y * standings.len() as f64;
+    let has_peers = Baseline::among(&results.rows).iter().any(|baseline| !baseline.is_of_nccl());
+    let peers = if has_peers { PEERS } else { "" };
     let mut svg = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" width=\"{WIDTH}\" height=\"{height}\" role=\"img\" aria-labelledby=\"title\">\n<style>{STYLE}</style>\n"
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" width=\"{WIDTH}\" height=\"{height}\" role=\"img\" aria-labelledby=\"title\">\n<style>{STYLE}{peers}</style>\n"
     );
     heading(&mut svg, &results.provenance, first.series, &standings, height);
     for (row, standing) in standings.iter().enumerate() {
@@ -131,7 +143,7 @@ fn heading(svg: &mut String, provenance: &Provenance, series: Series, standings:
         Collective::AllReduce => format!("All-reduce, {}", series.what()),
         _ => series.what(),
     };
-    let software = if provenance.gpus == 0 { String::new() } else { format!(" · {}", provenance.nccl_state()) };
+    let software = if provenance.gpus == 0 { String::new() } else { format!(" · {}", provenance.libraries()) };
     let day = provenance.date.strftime("%Y-%m-%d");
     let about = format!("{}{software} · p50 of the slowest rank, {} · {day}", provenance.machine(), series.mode());
     card(svg, [WIDTH, height], [24, 38, 60], &title, &about);
