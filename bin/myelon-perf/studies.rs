@@ -56,6 +56,12 @@ impl StudyRequest {
         for study in &mut studies {
             study.groups.retain(|group| group.ranks.as_ref().is_none_or(|listed| listed.contains(&ranks)));
             for group in &mut study.groups {
+                if let Some(other) = group.against.iter().find(|baseline| !baseline.is_of_nccl()) {
+                    let (study, group) = (&study.name, &group.title);
+                    return Err(Error::unsupported(format!(
+                        "study {study}, {group}: studies are held against nccl and nccl_symmetric, not {other}"
+                    )));
+                }
                 if !has_rivals(device, shares_gpus, here) {
                     group.against.clear();
                 }

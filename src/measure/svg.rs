@@ -222,6 +222,8 @@ fn mark(class: &str, x: f64, y: f64) -> String {
     let shape = match class {
         "nccl" => Mark::Square,
         "nccl_symmetric" => Mark::Diamond,
+        "mscclpp" => Mark::Triangle,
+        "torch_symm_mem" => Mark::Square,
         _ => Mark::Circle,
     };
     shape.at(class, x, y)
