@@ -130,8 +130,16 @@ impl Provenance {
 
     /// What Myelon was measured beside: NCCL, and what else there was.
     pub fn libraries(&self) -> String {
-        let nccl = (self.nccl != NOT_FOUND || self.peers.is_empty()).then(|| self.nccl_state());
-        nccl.into_iter().chain(self.peers.values().cloned()).collect::<Vec<_>>().join("; ")
+        match self.peers_state() {
+            peers if peers.is_empty() => self.nccl_state(),
+            peers if self.nccl == NOT_FOUND => peers,
+            peers => format!("{}; {peers}", self.nccl_state()),
+        }
+    }
+
+    /// What was measured besides NCCL; empty where nothing was.
+    pub fn peers_state(&self) -> String {
+        self.peers.values().map(String::as_str).collect::<Vec<_>>().join("; ")
     }
 }
 

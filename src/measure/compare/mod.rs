@@ -204,7 +204,7 @@ fn shape(row: &Row) -> impl PartialEq + use<> {
 }
 
 fn fields(provenance: &Provenance) -> [(&'static str, String); 11] {
-    let Provenance { date: _, version, source_hash, gpu, gpus, link, driver, cuda, nccl, nvls, cpu, peers } =
+    let Provenance { date: _, version, source_hash, gpu, gpus, link, driver, cuda, nccl, nvls, cpu, peers: _ } =
         provenance;
     let text = |text: &String| text.clone();
     [
@@ -218,7 +218,7 @@ fn fields(provenance: &Provenance) -> [(&'static str, String); 11] {
         ("NCCL", text(nccl)),
         ("NVLS", text(nvls)),
         ("processor", text(cpu)),
-        ("peers", peers.values().cloned().collect::<Vec<_>>().join("; ")),
+        ("peers", provenance.peers_state()),
     ]
 }
 
