@@ -277,8 +277,8 @@ step_perf() {
   check_results "$out/perf.json"
 
   # The tables and plots that are committed are those of the results that are.
-  bounded 60 "$binaries/myelon-perf" report results/*/{eager,graph}-*.json --readme README.md --svg docs/plots/allreduce.svg --check
   shopt -s nullglob
+  bounded 60 "$binaries/myelon-perf" report results/*/{eager,graph,symm_mem}-*.json --readme README.md --svg docs/plots/allreduce.svg --check
   bounded 60 "$binaries/myelon-perf" report results/*/ablation-*.json --patterns docs/PATTERNS.md \
     --neighbours results/*/neighbour-*.json --overlaps results/*/overlap-*.json --check
 }

@@ -1,6 +1,7 @@
 //! `myelon-doctor` as scripts see it: JSON, and a status that says whether all-reduce works here.
 #![cfg(feature = "cli")]
 
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use serde_json::Value;
@@ -13,7 +14,7 @@ fn doctor(arguments: &[&str], settings: &[(&str, &str)]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_myelon-doctor"));
     for (name, _) in std::env::vars_os() {
         let name = name.to_string_lossy();
-        if ["MYELON_", "OMPI_", "PMI", "CUDA_"].iter().any(|prefix| name.starts_with(prefix)) {
+        if ["MYELON_", "OMPI_", "PMI", "CUDA_", "MSCCLPP_"].iter().any(|prefix| name.starts_with(prefix)) {
             command.env_remove(&*name);
         }
     }
@@ -81,6 +82,45 @@ fn what_is_wrong_is_named() {
     assert!(says(&typo, "warning", "nothing reads MYELON_TIMEOT"), "{}", typo["findings"]);
     let secret = doctor(&["--no-trial"], &[("MYELON_SECRET", "hush-hush")]);
     assert!(!String::from_utf8_lossy(&secret.stdout).contains("hush-hush"), "secrets stay secret");
+}
+
+/// A library with NCCL's functions that does nothing but say this version.
+fn pretended_nccl(directory: &Path, version: u32) -> PathBuf {
+    let names =
+        ["GetUniqueId", "CommInitRank", "CommDestroy", "CommAbort", "CommGetAsyncError", "GetErrorString", "AllReduce"];
+    let others = ["ReduceScatter", "AllGather", "Broadcast", "GroupStart", "GroupEnd"];
+    let functions: String =
+        names.iter().chain(&others).map(|name| format!("int nccl{name}() {{ return 0; }}\n")).collect();
+    let (source, library) = (directory.join("nccl.cc"), directory.join(format!("pretended-{version}.so")));
+    let get_version = format!("int ncclGetVersion(int* code) {{ *code = {version}; return 0; }}\n");
+    std::fs::write(&source, format!("extern \"C\" {{\n{functions}{get_version}}}\n")).unwrap();
+    let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".into());
+    let ended = Command::new(compiler).args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&source).output().unwrap();
+    assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+    library
+}
+
+#[test]
+fn mscclpp_is_looked_at_where_it_is_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mscclpp, nccl) = (pretended_nccl(directory.path(), 900), pretended_nccl(directory.path(), 22_803));
+    let named = |library: &Path, settings: &[(&str, &str)]| {
+        let library = [("MYELON_MSCCLPP_LIB", library.to_str().unwrap())];
+        let examination = examined(&["--device", "cpu", "--no-trial"], &[&library[..], settings].concat(), 0);
+        examination["libraries"].as_array().unwrap().last().unwrap().clone()
+    };
+    let off = ("MSCCLPP_FORCE_DISABLE_NVLS", "1");
+    let found = named(&mscclpp, &[off, ("MSCCLPP_NCCL_SYMMETRIC_MEMORY", "1")]);
+    assert_eq!(found["name"], "MSCCL++");
+    assert_eq!(found["version"], "0.9.0, NVLS off, symmetric memory on", "{found}");
+    let refused = |library: &Path, settings: &[(&str, &str)], expected: &str| {
+        let found = named(library, settings);
+        assert!(found["missing"].as_str().unwrap().contains(expected), "{found}");
+    };
+    refused(&mscclpp, &[], "set MSCCLPP_FORCE_DISABLE_NVLS=1");
+    refused(&mscclpp, &[off, ("MSCCLPP_NCCL_LIB_PATH", "libnccl.so.2")], "MSCCLPP_NCCL_LIB_PATH is set");
+    refused(&nccl, &[off], "says it is release 2.28.3");
+    refused(Path::new("/nowhere/libmscclpp_nccl.so"), &[off], "/nowhere/libmscclpp_nccl.so from MYELON_MSCCLPP_LIB");
 }
 
 #[test]

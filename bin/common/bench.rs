@@ -199,7 +199,7 @@ impl Bench {
     /// Whether a baseline has the type and operator of this request.
     pub(crate) fn rival_supports(&self, baseline: Baseline, request: &Request) -> Result<bool> {
         let Some(rival) = &self.rival else { return Ok(false) };
-        rival.supports(&self.call(&Engine::Rival(baseline), request, 0), &self.stream)
+        rival.supports(baseline, &self.call(&Engine::Rival(baseline), request, 0), &self.stream)
     }
 
     /// Device memory that NCCL holds on this rank by now; none where it is not connected. Nobody else may have allocated since then.
@@ -231,7 +231,7 @@ impl Bench {
     fn issue_rival(&self, baseline: Baseline, call: &Call) -> Result<()> {
         match &self.rival {
             // SAFETY: as in `issue`.
-            Some(rival) => unsafe { rival.issue(call, self.stream.handle()) },
+            Some(rival) => unsafe { rival.issue(baseline, call, self.stream.handle()) },
             None => Err(Error::unsupported(format!("{baseline} is not connected"))),
         }
     }
@@ -286,6 +286,7 @@ impl Bench {
             self.communicator.abort("the sweep failed on this rank");
             if let Some(rival) = &self.rival {
                 rival.abort();
+                rival.end_with_stuck(&self.communicator, &self.stream);
             }
         }
         // What went wrong was reported by the call that noticed.

@@ -78,12 +78,12 @@ pub(crate) fn plan(bench: &Bench, candidate: &Candidate, request: Request, issue
     })
 }
 
-/// The libraries among `against` that have the type and operator.
+/// The libraries among `against` that have the type and operator. Collective.
 pub(crate) fn rivals(bench: &Bench, against: &[Baseline], request: Request, issue: Issue) -> Result<Vec<Planned>> {
-    let mut planned = Vec::new();
+    let mut all = Vec::new();
     for &baseline in against {
         if bench.rival_supports(baseline, &request)? {
-            planned.push(Planned {
+            let planned = Planned {
                 requested: baseline.name().to_owned(),
                 variant: baseline.name().to_owned(),
                 plan: None,
@@ -91,8 +91,14 @@ pub(crate) fn rivals(bench: &Bench, against: &[Baseline], request: Request, issu
                 request,
                 issue,
                 engine: Engine::Rival(baseline),
-            });
+            };
+            // WHY: MSCCL++ connects the ranks for a size at its first operation, by calls that a capture may refuse.
+            if baseline == Baseline::Mscclpp {
+                bench.issue(&planned)?;
+                bench.finish()?;
+            }
+            all.push(planned);
         }
     }
-    Ok(planned)
+    Ok(all)
 }

@@ -15,6 +15,10 @@ pub(crate) trait Surroundings {
     fn launched(&self) -> Option<WorldSize>;
     /// Whether libnccl can be loaded.
     fn has_nccl(&self) -> bool;
+    /// Whether MSCCL++ can be loaded and may be measured.
+    ///
+    /// Errors: one that says what is missing or in the way, and how to change that.
+    fn has_mscclpp(&self) -> Result<()>;
     /// Names of the variants of a collective that can be asked for.
     fn variants(&self, collective: Collective) -> Vec<String>;
     /// Whether `all` takes this variant.
@@ -83,6 +87,10 @@ impl Surroundings for Here {
 
     fn has_nccl(&self) -> bool {
         baseline::version().is_ok()
+    }
+
+    fn has_mscclpp(&self) -> Result<()> {
+        baseline::mscclpp_version().map(drop)
     }
 
     fn variants(&self, collective: Collective) -> Vec<String> {

@@ -1,4 +1,4 @@
-//! What is loaded or run beside the driver: compilers, NCCL, MPI.
+//! What is loaded or run beside the driver: compilers, NCCL, MSCCL++ where it is named, MPI.
 
 use myelon_ccl::baseline;
 use myelon_ccl::device::cpu::{CpuCompiler, version_line};
@@ -52,12 +52,21 @@ impl Library {
             .map(|compiler| (compiler.version().to_owned(), Some(compiler.program().to_owned())));
         let mpi = version_line("mpirun").map(|version| (version, Some("mpirun".to_owned())));
         let mpi = mpi.ok_or_else(|| myelon_ccl::Error::unsupported("there is no mpirun on PATH (Debian: openmpi-bin)"));
-        vec![
+        let mut libraries = vec![
             Self::new("NVRTC", Need::Gpu, nvrtc),
             Self::new("NCCL", Need::Nobody, nccl),
             Self::new("C++ compiler", Need::Cpu, cpp),
             Self::new("MPI", Need::Nobody, mpi),
-        ]
+        ];
+        // Nobody misses it who has not named it.
+        if let Some(file) = std::env::var_os(locate::MSCCLPP.variable).filter(|file| !file.is_empty()) {
+            let found = baseline::mscclpp_version().map(|version| {
+                let version = format!("{version}, {}", baseline::mscclpp_settings());
+                (version, Some(file.to_string_lossy().into_owned()))
+            });
+            libraries.push(Self::new("MSCCL++", Need::Nobody, found));
+        }
+        libraries
     }
 
     /// What is to be said of one that is missing, where kernels run on GPUs or on the CPU.

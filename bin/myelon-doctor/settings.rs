@@ -12,7 +12,7 @@ const ABOUT: &str = "settings";
 const OWN: &str = "MYELON_";
 
 /// The variables that README.md lists; a test compares.
-const KNOWN: [&str; 33] = [
+const KNOWN: [&str; 34] = [
     "MYELON_TIMEOUT",
     "MYELON_LANE_TABLE",
     "MYELON_VARIANT",
@@ -29,6 +29,7 @@ const KNOWN: [&str; 33] = [
     "MYELON_CUDA_LIB",
     "MYELON_NVRTC_LIB",
     "MYELON_NCCL_LIB",
+    "MYELON_MSCCLPP_LIB",
     "MYELON_NCCL_DISABLE",
     "MYELON_NCCL_LOG",
     "MYELON_NCCL_COLLECTIVES",
@@ -61,12 +62,14 @@ const INTERNAL: [&str; 8] = [
 ];
 
 /// Variables of others that matter here.
-const OTHERS: [&str; 7] = [
+const OTHERS: [&str; 9] = [
     "CUDA_VISIBLE_DEVICES",
     "CUDA_DEVICE_MAX_CONNECTIONS",
     "CUDA_LAUNCH_BLOCKING",
     "CUDA_HOME",
     "CXX",
+    "MSCCLPP_FORCE_DISABLE_NVLS",
+    "MSCCLPP_NCCL_SYMMETRIC_MEMORY",
     "NCCL_NVLS_ENABLE",
     "XDG_CACHE_HOME",
 ];

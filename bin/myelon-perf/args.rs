@@ -156,7 +156,7 @@ pub(crate) struct SweepArgs {
     /// Run each named variant with its results brought into the output in these ways: staged, or with --registered direct, landing.
     #[arg(long, value_name = "NAME,..", value_delimiter = ',')]
     pub(crate) output: Vec<Output>,
-    /// Measure nccl or nccl_symmetric too, for a ratio column; nccl unless told if it is installed, `none` for neither.
+    /// Measure nccl, nccl_symmetric or mscclpp too, for a ratio column; nccl unless told if it is installed, `none` for none.
     #[arg(long, value_name = "NAME,..", value_delimiter = ',', value_parser = against)]
     pub(crate) against: Option<Vec<Against>>,
     /// Let each result replace its operand.

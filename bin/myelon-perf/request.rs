@@ -252,7 +252,7 @@ mod tests {
         assert_eq!(sizes("--overlap -b 1M", NODE), [1 << 10]);
         assert_eq!(sizes("--overlap -e 1M", NODE), [1 << 10]);
         assert_eq!(sizes("--overlap -b 1M -e 4M", NODE), [1 << 10, 4 << 10]);
-        assert_eq!(check("--overlap", NODE).unwrap().against, Baseline::ALL);
+        assert_eq!(check("--overlap", NODE).unwrap().against, Baseline::OF_NCCL);
         refused("--overlap", Fake { nccl: false, ..NODE }, "libcublas not found");
     }
 

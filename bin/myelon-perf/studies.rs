@@ -56,6 +56,12 @@ impl StudyRequest {
         for study in &mut studies {
             study.groups.retain(|group| group.ranks.as_ref().is_none_or(|listed| listed.contains(&ranks)));
             for group in &mut study.groups {
+                if let Some(other) = group.against.iter().find(|baseline| !baseline.is_of_nccl()) {
+                    let (study, group) = (&study.name, &group.title);
+                    return Err(Error::unsupported(format!(
+                        "study {study}, {group}: studies are held against nccl and nccl_symmetric, not {other}"
+                    )));
+                }
                 if !has_rivals(device, shares_gpus, here) {
                     group.against.clear();
                 }
@@ -229,6 +235,12 @@ candidates = [{ label = "c", variant = "ring", slots = 16, lanes = 128, chunk = 
     fn a_bad_file_and_other_flags_are_refused() {
         let directory = tempfile::tempdir().unwrap();
         refused(&file(&directory, ""), CPU, "study a: it measures nothing");
+        let others = RING.replace("\"nccl\"", "\"mscclpp\"");
+        refused(
+            &file(&directory, &others),
+            NODE,
+            "study a, ring: studies are held against nccl and nccl_symmetric, not mscclpp",
+        );
         refused("--ablate=/nonexistent/x.toml", CPU, "cannot read /nonexistent/x.toml");
         refused("--ablate --lanes 4", CPU, "leave --lanes and its like out");
         refused("--ablate -c 0", CPU, "results of studies are always verified");

@@ -1,6 +1,9 @@
 //! The loop of one rank: every case verified, then timed, candidates taking turns.
 
-use myelon_ccl::measure::{Baseline, Bytes, Row, Series, Summary};
+use std::collections::BTreeMap;
+
+use myelon_ccl::baseline;
+use myelon_ccl::measure::{Baseline, Bytes, Provenance, Row, Series, Summary};
 use myelon_ccl::variant::{Plan, Request};
 use myelon_ccl::verify::Verifier;
 use myelon_ccl::{Rank, Result};
@@ -22,7 +25,7 @@ pub(crate) fn run(bench: &Bench, request: &SweepRequest, printer: &mut Option<Pr
     if communicator.rank() == Rank(0) {
         let caution = machine::caution(request.device, &seats);
         let cases = (request.jobs.len() * request.sizes.clone().count()) as u64;
-        let provenance = machine::provenance(communicator)?;
+        let provenance = Provenance { peers: peers(&request.against)?, ..machine::provenance(communicator)? };
         *printer = Some(Printer::start(request, provenance, &machine::lines(&seats), caution, cases));
     }
     let mut sweep = Sweep::new(bench, request);
@@ -33,6 +36,16 @@ pub(crate) fn run(bench: &Bench, request: &SweepRequest, printer: &mut Option<Pr
         printer.host_time(sweep.host.summary());
     }
     Ok(sweep.wrong)
+}
+
+/// What [`Provenance::peers`] says of these libraries.
+fn peers(against: &[Baseline]) -> Result<BTreeMap<String, String>> {
+    let mut peers = BTreeMap::new();
+    if against.contains(&Baseline::Mscclpp) {
+        let it = format!("MSCCL++ {}, {}", baseline::mscclpp_version()?, baseline::mscclpp_settings());
+        peers.insert(Baseline::Mscclpp.name().to_owned(), it);
+    }
+    Ok(peers)
 }
 
 /// Cases, one after another, each verified and then timed.

@@ -1,7 +1,8 @@
-"""The table of docs/TORCH.md is made of stored runs and nothing else."""
+"""Of stored runs: the table of docs/TORCH.md is made of them and nothing else, and others' are in the form of Myelon's."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -67,3 +68,33 @@ def test_a_page_without_its_marks_is_refused(tmp_path: Path) -> None:
     page.write_text("# Title\n")
     told = report(page)
     assert told.returncode != 0 and "put them where the table goes" in told.stderr
+
+
+def form() -> Any:
+    """The module that knows the form of results."""
+    spec = importlib.util.spec_from_file_location("stored", BENCH / "stored.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_rows_of_others_have_the_form_of_myelons(tmp_path: Path) -> None:
+    its = form()
+    common = {"ranks": 8, "size": 1024, "dtype": "f32", "requested": "torch_symm_mem", "graph": 20, "wrong": 0}
+    one_shot = its.row(variant="one_shot_all_reduce_out", in_place=False, samples_us=[6.0, 5.0, 7.0, 9.0], **common)
+    two_shot = its.row(variant="two_shot_all_reduce_", in_place=True, samples_us=[8.0], **common)
+    assert one_shot["time_us"] == {"p50": 6.0, "p99": 9.0, "min": 5.0}
+    assert its.slowest([[1.0, 5.0], [2.0, 4.0]]) == [2.0, 5.0]
+    given = its.provenance("NVIDIA H200", 8, "580.159", {"torch_symm_mem": "PyTorch 2.10.0 symmetric memory, NVLS off"})
+    given.update(date="2026-11-21T10:00:00Z", gpus=8, cpu="Test")
+    its.write(tmp_path / "new" / "run.json", given, [one_shot, two_shot])
+    # `myelon-perf report` reads the same file in a test of its own.
+    expected = (Path(__file__).resolve().parent / "symm_mem.json").read_text()
+    assert (tmp_path / "new" / "run.json").read_text() == expected
+
+
+def test_sizes_are_read_as_myelon_perf_reads_them() -> None:
+    its = form()
+    assert its.sizes(its.size_of("1K"), its.size_of("1m"), 4) == [1 << 10, 1 << 12, 1 << 14, 1 << 16, 1 << 18, 1 << 20]
+    assert its.size_of("512") == 512

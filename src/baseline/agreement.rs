@@ -6,7 +6,7 @@ use std::ffi::c_char;
 
 use cudarc::nccl::sys::ncclUniqueId;
 
-use super::library::NcclVersion;
+use super::library::{NcclVersion, Provider};
 use crate::error::{Error, Result};
 use crate::types::Rank;
 
@@ -27,7 +27,7 @@ pub(super) fn contribution(prepared: Result<(NcclVersion, Option<&ncclUniqueId>)
 ///
 /// Errors: [`Error::Nccl`] that names the first rank that cannot take part, [`Error::PeerMismatch`] where versions
 /// differ, [`Error::Bootstrap`] where the contributions themselves are wrong.
-pub(super) fn agree(rank: Rank, ranks: u32, contributions: &[Vec<u8>]) -> Result<ncclUniqueId> {
+pub(super) fn agree(provider: Provider, rank: Rank, ranks: u32, contributions: &[Vec<u8>]) -> Result<ncclUniqueId> {
     let malformed = |detail: String| Error::Bootstrap { rank, phase: "exchanging NCCL's unique id", detail };
     if contributions.len() != ranks as usize {
         return Err(malformed(format!("expected {ranks} contributions, got {}", contributions.len())));
@@ -39,7 +39,7 @@ pub(super) fn agree(rank: Rank, ranks: u32, contributions: &[Vec<u8>]) -> Result
         };
         match u32::from_le_bytes(*version) {
             0 => {
-                let detail = format!("rank {peer} cannot use NCCL: {}", String::from_utf8_lossy(rest));
+                let detail = format!("rank {peer} cannot use {}: {}", provider.label(), String::from_utf8_lossy(rest));
                 return Err(Error::Nccl { rank, call: "ncclCommInitRank", detail });
             }
             version => versions.push((peer, NcclVersion::from_code(version))),
@@ -50,7 +50,7 @@ pub(super) fn agree(rank: Rank, ranks: u32, contributions: &[Vec<u8>]) -> Result
         return Err(Error::PeerMismatch {
             rank,
             peer: *peer,
-            what: "NCCL's version".into(),
+            what: format!("{}'s version", provider.label()),
             ours: ours.to_string(),
             theirs: theirs.to_string(),
         });
@@ -78,7 +78,7 @@ mod tests {
     fn all_ranks_take_the_id_of_rank_0() {
         let contributions = [able(22_803, Some(id(7))), able(22_803, None), able(22_803, None)];
         for rank in 0..3 {
-            assert_eq!(agree(Rank(rank), 3, &contributions).unwrap().internal, id(7).internal);
+            assert_eq!(agree(Provider::Nccl, Rank(rank), 3, &contributions).unwrap().internal, id(7).internal);
         }
     }
 
@@ -86,14 +86,16 @@ mod tests {
     fn a_rank_that_cannot_stops_all_with_its_reason() {
         let unable = contribution(Err(&Error::unsupported("no library here")));
         for rank in 0..2 {
-            let message = agree(Rank(rank), 2, &[able(22_803, Some(id(1))), unable.clone()]).unwrap_err().to_string();
+            let message = agree(Provider::Nccl, Rank(rank), 2, &[able(22_803, Some(id(1))), unable.clone()])
+                .unwrap_err()
+                .to_string();
             assert!(message.contains("rank 1 cannot use NCCL: no library here"), "{message}");
         }
     }
 
     #[test]
     fn different_versions_name_both_sides() {
-        let error = agree(Rank(1), 2, &[able(22_803, Some(id(1))), able(22_703, None)]).unwrap_err();
+        let error = agree(Provider::Nccl, Rank(1), 2, &[able(22_803, Some(id(1))), able(22_703, None)]).unwrap_err();
         assert_eq!(error.to_string(), "rank 1 and rank 0 disagree on NCCL's version: 2.27.3 here, 2.28.3 there");
     }
 
@@ -106,7 +108,7 @@ mod tests {
             (&[able(22_803, None), able(22_803, None)], "id of 0 bytes, expected 128"),
         ];
         for (contributions, part) in cases {
-            let message = agree(Rank(0), 2, contributions).unwrap_err().to_string();
+            let message = agree(Provider::Nccl, Rank(0), 2, contributions).unwrap_err().to_string();
             assert!(message.contains(part), "{message}");
         }
     }

@@ -1,14 +1,15 @@
-//! The NCCL library: its functions, its version, its names for types and operators.
+//! The NCCL library, or another with its functions: what it has, its version, its names for types and operators.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::fmt;
 
 use cudarc::nccl::sys::{cudaStream_t, ncclComm_t, ncclDataType_t, ncclRedOp_t, ncclUniqueId, ncclWindow_t};
 
+use super::mscclpp;
 use crate::device::cuda::functions::function_table;
 use crate::device::cuda::locate;
 use crate::error::{Error, Result};
-use crate::types::{DType, Rank, ReduceOp};
+use crate::types::{Collective, DType, Rank, ReduceOp};
 
 function_table! {
     /// Functions of NCCL, as `nccl.h` declares them. `ncclResult_t` is taken as its integer: a newer NCCL may have
@@ -39,12 +40,32 @@ function_table! {
     }
 }
 
+/// Whose library is behind NCCL's functions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Provider {
+    /// NCCL itself.
+    Nccl,
+    /// MSCCL++, which has NCCL's functions in a library of its own; only its all-reduces are taken. It has no abort: a kernel
+    /// of it that waits for a lost rank runs on. It keeps state of a rank in the process, which holds one rank only.
+    Mscclpp,
+}
+
+impl Provider {
+    /// Its name for people.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Nccl => "NCCL",
+            Self::Mscclpp => "MSCCL++",
+        }
+    }
+}
+
 /// A release of NCCL, ordered by age.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NcclVersion(u32);
 
 impl NcclVersion {
-    /// From NCCL's own number: 22803 is 2.28.3.
+    /// From NCCL's own number: 22803 is 2.28.3. MSCCL++ numbers its own releases so: 900 is 0.9.0.
     pub const fn from_code(code: u32) -> Self {
         Self(code)
     }
@@ -64,42 +85,53 @@ impl fmt::Display for NcclVersion {
 /// First release with sums and the like of 8-bit floats.
 const FIRST_WITH_FP8: NcclVersion = NcclVersion(22_400);
 /// First release whose version number has the form that [`NcclVersion`] reads, and with averages.
-const OLDEST: NcclVersion = NcclVersion(21_000);
+pub(super) const OLDEST: NcclVersion = NcclVersion(21_000);
 
 /// Version of the NCCL that would be used.
 ///
 /// Errors: [`Error::LibraryMissing`] without NCCL, [`Error::Unsupported`] where it is too old.
 pub fn version() -> Result<NcclVersion> {
-    Library::open().map(|library| library.version)
+    Library::open(Provider::Nccl).map(|library| library.version)
 }
 
-/// NCCL, open for good.
+/// NCCL or another library with its functions, open for good.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Library {
     pub(super) functions: Functions,
     pub(super) version: NcclVersion,
+    provider: Provider,
 }
 
 impl Library {
-    pub(super) fn open() -> Result<Self> {
-        let found = locate::open(&locate::NCCL, &|_| Ok(()))?;
+    pub(super) fn open(provider: Provider) -> Result<Self> {
+        let wanted = match provider {
+            Provider::Nccl => &locate::NCCL,
+            Provider::Mscclpp => {
+                // INVARIANT: before it is opened, for it reads its environment once.
+                mscclpp::check_environment(&|name| std::env::var(name).ok())?;
+                &locate::MSCCLPP
+            }
+        };
+        let found = locate::open(wanted, &|_| Ok(()))?;
         let functions = Functions::load(&found)?;
         let mut code: c_int = 0;
         // SAFETY: the number goes to a local.
         let outcome = unsafe { (functions.ncclGetVersion)(&mut code) };
         let version = NcclVersion(u32::try_from(code).unwrap_or(0));
-        if outcome != 0 || version < OLDEST {
+        if provider == Provider::Mscclpp {
+            mscclpp::check_version(version, &found.origin)?;
+        } else if outcome != 0 || version < OLDEST {
             return Err(Error::unsupported(format!(
                 "NCCL {version} ({}) is older than {OLDEST}: install a newer release, or name one with MYELON_NCCL_LIB",
                 found.origin
             )));
         }
-        Ok(Self { functions, version })
+        Ok(Self { functions, version, provider })
     }
 
     /// For the calls of one rank.
     pub(super) fn of(self, rank: Rank) -> RankLibrary {
-        RankLibrary { functions: self.functions, version: self.version, rank }
+        RankLibrary { functions: self.functions, version: self.version, provider: self.provider, rank }
     }
 }
 
@@ -108,10 +140,34 @@ impl Library {
 pub(super) struct RankLibrary {
     pub(super) functions: Functions,
     pub(super) version: NcclVersion,
+    pub(super) provider: Provider,
     pub(super) rank: Rank,
 }
 
 impl RankLibrary {
+    /// The library's names for what a reduction is of.
+    ///
+    /// Errors: [`Error::Unsupported`] for what this library or this release of it lacks.
+    pub(super) fn reduction(
+        &self,
+        collective: Collective,
+        dtype: DType,
+        op: ReduceOp,
+    ) -> Result<(ncclDataType_t, ncclRedOp_t)> {
+        if self.provider == Provider::Mscclpp {
+            mscclpp::check_request(collective, dtype, op)?;
+        }
+        Ok((data_type(dtype, self.version)?, operator(op)))
+    }
+
+    /// The library's name for a type of the same size that every release has, for what only moves bytes.
+    ///
+    /// Errors: as [`RankLibrary::reduction`].
+    pub(super) fn moved_type(&self, collective: Collective, dtype: DType) -> Result<ncclDataType_t> {
+        let (dtype, op) = collective.compiled_for(dtype, ReduceOp::Sum);
+        self.reduction(collective, dtype, op).map(|(dtype, _)| dtype)
+    }
+
     /// Turns NCCL's result into ours.
     pub(super) fn check(&self, call: &'static str, code: c_int) -> Result<()> {
         if code == 0 {
@@ -125,6 +181,9 @@ impl RankLibrary {
             if !last.trim().is_empty() {
                 detail = format!("{detail}: {}", last.trim());
             }
+        }
+        if self.provider != Provider::Nccl {
+            detail = format!("{}: {detail}", self.provider.label());
         }
         Err(Error::Nccl { rank: self.rank, call, detail })
     }
@@ -141,7 +200,7 @@ fn text(string: *const c_char) -> String {
 /// NCCL's name for an element type.
 ///
 /// Errors: [`Error::Unsupported`] for one that this release lacks.
-pub(super) fn data_type(dtype: DType, version: NcclVersion) -> Result<ncclDataType_t> {
+fn data_type(dtype: DType, version: NcclVersion) -> Result<ncclDataType_t> {
     if dtype.is_fp8() && version < FIRST_WITH_FP8 {
         return Err(Error::unsupported(format!(
             "NCCL {version} cannot reduce {dtype}: {FIRST_WITH_FP8} is the first that can"
@@ -164,7 +223,7 @@ pub(super) fn data_type(dtype: DType, version: NcclVersion) -> Result<ncclDataTy
 }
 
 /// NCCL's name for an operator.
-pub(super) fn operator(op: ReduceOp) -> ncclRedOp_t {
+fn operator(op: ReduceOp) -> ncclRedOp_t {
     match op {
         ReduceOp::Sum => ncclRedOp_t::ncclSum,
         ReduceOp::Prod => ncclRedOp_t::ncclProd,
@@ -208,7 +267,7 @@ mod tests {
 
     #[test]
     fn the_library_opens_where_there_is_one() {
-        match Library::open() {
+        match Library::open(Provider::Nccl) {
             Ok(library) => {
                 assert!(library.version >= OLDEST);
                 let library = library.of(Rank(3));

@@ -3,18 +3,23 @@
 //! Two forms: plain, on any buffer, and with symmetric windows ([`SymmetricBuffer`], NCCL 2.27 and newer), which is the
 //! faster of the two at small sizes and so the one to beat. NCCL reads its own environment; nothing here changes it.
 //!
-//! And cuBLAS, whose [`MatrixProduct`] is what all-reduces are measured beside. Both libraries are loaded at run time.
+//! MSCCL++ has NCCL's functions in a library of its own ([`Provider::Mscclpp`]), and its all-reduces are measured through them.
+//!
+//! And cuBLAS, whose [`MatrixProduct`] is what all-reduces are measured beside. All are loaded at run time.
 
 mod agreement;
 mod bounded;
+mod connect;
 mod cublas;
 mod library;
 mod live;
+mod mscclpp;
 mod nccl;
 mod window;
 
 pub use self::cublas::{CublasVersion, MatrixProduct, cublas_version};
-pub use self::library::{NcclVersion, version};
+pub use self::library::{NcclVersion, Provider, version};
+pub use self::mscclpp::{mscclpp_settings, mscclpp_version};
 pub use self::nccl::{AllGather, NcclCommunicator, group};
 pub use self::window::SymmetricBuffer;
 

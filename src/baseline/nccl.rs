@@ -4,14 +4,10 @@ use std::ffi::c_int;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cudarc::nccl::sys::{ncclComm_t, ncclDataType_t, ncclUniqueId};
-
 use super::agreement;
-use super::bounded::within;
-use super::library::{Library, NcclVersion, RankLibrary, data_type, operator};
-use super::live::{Handle, PARTING_PATIENCE, Shared, no_return};
-use crate::device::cuda::driver::Context;
-use crate::device::cuda::topology;
+use super::connect::{Prepared, prepare, start};
+use super::library::{Library, NcclVersion, Provider};
+use super::live::{PARTING_PATIENCE, Shared};
 use crate::device::{DevicePtr, StreamHandle};
 use crate::error::{Error, Result};
 use crate::types::{Collective, DType, Rank, ReduceOp, WorldSize};
@@ -40,12 +36,24 @@ impl NcclCommunicator {
         ordinal: u32,
         patience: Duration,
     ) -> Result<Self> {
-        let prepared = prepare(rank, world, ordinal);
+        Self::connect_to(Provider::Nccl, all_gather, rank, world, ordinal, patience)
+    }
+
+    /// As [`NcclCommunicator::connect`], with this library behind NCCL's functions.
+    pub fn connect_to(
+        provider: Provider,
+        all_gather: &AllGather<'_>,
+        rank: Rank,
+        world: WorldSize,
+        ordinal: u32,
+        patience: Duration,
+    ) -> Result<Self> {
+        let prepared = prepare(provider, rank, world, ordinal);
         let ours = prepared.as_ref().map(|prepared| (prepared.nccl.version, prepared.id.as_ref()));
         let contributions = all_gather(&agreement::contribution(ours))?;
         // The own failure says more than the verdict that is made of it.
         let Prepared { nccl, context, .. } = prepared?;
-        let id = agreement::agree(rank, world.get(), &contributions)?;
+        let id = agreement::agree(provider, rank, world.get(), &contributions)?;
         let handle = start(nccl, context.clone(), world, id, patience)?;
         Ok(Self { shared: Arc::new(Shared::new(nccl, context, patience, handle)) })
     }
@@ -57,7 +65,7 @@ impl NcclCommunicator {
 
     /// Whether this release reduces a type; [`Error::Unsupported`] if not.
     pub fn supports(&self, dtype: DType) -> Result<()> {
-        data_type(dtype, self.version()).map(drop)
+        self.shared.nccl.reduction(Collective::AllReduce, dtype, ReduceOp::Sum).map(drop)
     }
 
     /// Queues an all-reduce of `count` elements; `output` may equal `input`.
@@ -75,7 +83,11 @@ impl NcclCommunicator {
         op: ReduceOp,
         stream: StreamHandle,
     ) -> Result<()> {
-        let (dtype, count) = (data_type(dtype, self.version())?, elements(count)?);
+        let ((dtype, op), count) = (self.shared.nccl.reduction(Collective::AllReduce, dtype, op)?, elements(count)?);
+        if count == 0 && self.shared.nccl.provider == Provider::Mscclpp {
+            // MSCCL++ refuses what has no elements.
+            return Ok(());
+        }
         self.shared.context.bind()?;
         self.shared.call("ncclAllReduce", |library, handle| {
             // SAFETY: the communicator is live and locked; buffers and stream are the caller's promise.
@@ -85,7 +97,7 @@ impl NcclCommunicator {
                     output.0 as usize as *mut _,
                     count,
                     dtype,
-                    operator(op),
+                    op,
                     handle.get(),
                     stream.0 as usize as *mut _,
                 )
@@ -108,7 +120,8 @@ impl NcclCommunicator {
         op: ReduceOp,
         stream: StreamHandle,
     ) -> Result<()> {
-        let (dtype, count) = (data_type(dtype, self.version())?, elements(count)?);
+        let ((dtype, op), count) =
+            (self.shared.nccl.reduction(Collective::ReduceScatter, dtype, op)?, elements(count)?);
         self.shared.context.bind()?;
         self.shared.call("ncclReduceScatter", |library, handle| {
             // SAFETY: the communicator is live and locked; buffers and stream are the caller's promise.
@@ -118,7 +131,7 @@ impl NcclCommunicator {
                     output.0 as usize as *mut _,
                     count,
                     dtype,
-                    operator(op),
+                    op,
                     handle.get(),
                     stream.0 as usize as *mut _,
                 )
@@ -140,7 +153,7 @@ impl NcclCommunicator {
         dtype: DType,
         stream: StreamHandle,
     ) -> Result<()> {
-        let (dtype, count) = (moved_type(dtype, self.version())?, elements(count)?);
+        let (dtype, count) = (self.shared.nccl.moved_type(Collective::AllGather, dtype)?, elements(count)?);
         self.shared.context.bind()?;
         self.shared.call("ncclAllGather", |library, handle| {
             // SAFETY: the communicator is live and locked; buffers and stream are the caller's promise.
@@ -172,7 +185,7 @@ impl NcclCommunicator {
         root: Rank,
         stream: StreamHandle,
     ) -> Result<()> {
-        let (dtype, count) = (moved_type(dtype, self.version())?, elements(count)?);
+        let (dtype, count) = (self.shared.nccl.moved_type(Collective::Broadcast, dtype)?, elements(count)?);
         // WHY: NCCL looks at the input of every rank, and it may be null where it is ignored.
         let input = if self.shared.nccl.rank == root { input } else { output };
         self.shared.context.bind()?;
@@ -257,7 +270,7 @@ impl Drop for NcclCommunicator {
 ///
 /// Errors: those of `work`, else [`Error::Nccl`] where the group does not start or end.
 pub fn group<T>(rank: Rank, work: impl FnOnce() -> Result<T>) -> Result<T> {
-    let library = Library::open()?.of(rank);
+    let library = Library::open(Provider::Nccl)?.of(rank);
     // SAFETY: no arguments; the group is ended below on every path that does not unwind.
     library.check("ncclGroupStart", unsafe { (library.functions.ncclGroupStart)() })?;
     let outcome = work();
@@ -270,57 +283,6 @@ pub fn group<T>(rank: Rank, work: impl FnOnce() -> Result<T>) -> Result<T> {
 
 fn elements(count: u64) -> Result<usize> {
     usize::try_from(count).map_err(|_| Error::invalid(format!("{count} elements do not fit the address space")))
-}
-
-/// NCCL's name for a type of the same size that every release has, for what only moves bytes.
-fn moved_type(dtype: DType, version: NcclVersion) -> Result<ncclDataType_t> {
-    data_type(Collective::AllGather.compiled_for(dtype, ReduceOp::Sum).0, version)
-}
-
-struct Prepared {
-    nccl: RankLibrary,
-    context: Context,
-    id: Option<ncclUniqueId>,
-}
-
-/// All that can fail on this rank alone; rank 0 makes the id.
-fn prepare(rank: Rank, world: WorldSize, ordinal: u32) -> Result<Prepared> {
-    if rank.0 >= world.get() {
-        return Err(Error::invalid(format!("rank {rank} in a world of {world} ranks, which are counted from 0")));
-    }
-    let library = Library::open()?.of(rank);
-    topology::device(ordinal)?;
-    let context = Context::new(ordinal)?;
-    if rank != Rank(0) {
-        return Ok(Prepared { nccl: library, context, id: None });
-    }
-    let mut id = ncclUniqueId { internal: [0; 128] };
-    // SAFETY: the id goes to a local.
-    library.check("ncclGetUniqueId", unsafe { (library.functions.ncclGetUniqueId)(&mut id) })?;
-    Ok(Prepared { nccl: library, context, id: Some(id) })
-}
-
-fn start(
-    library: RankLibrary,
-    context: Context,
-    world: WorldSize,
-    id: ncclUniqueId,
-    patience: Duration,
-) -> Result<Handle> {
-    // WHY: a blocking communicator, connected on a thread that can be left behind. NCCL's own non-blocking mode hands
-    // every later collective to a thread, which would make the baseline slower than NCCL is.
-    let rank = library.rank;
-    let connected = within(patience, move || {
-        context.bind()?;
-        let mut communicator: ncclComm_t = std::ptr::null_mut();
-        // SAFETY: the world is at most 8 and the rank below it; the pointer goes to a local.
-        let code = unsafe {
-            (library.functions.ncclCommInitRank)(&mut communicator, world.get() as c_int, id, rank.0 as c_int)
-        };
-        library.check("ncclCommInitRank", code)?;
-        Ok(Handle::new(communicator))
-    })?;
-    connected.unwrap_or_else(|| Err(no_return(rank, "ncclCommInitRank", patience)))
 }
 
 #[cfg(test)]

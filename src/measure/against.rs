@@ -22,17 +22,25 @@ pub enum Baseline {
     Nccl,
     /// NCCL on buffers registered as symmetric windows.
     NcclSymmetric,
+    /// MSCCL++ through NCCL's functions, on plain buffers, without NVLink multicast.
+    Mscclpp,
+    /// PyTorch's operators on symmetric memory, without NVLink multicast; measured by `python/bench/symm_mem.py`.
+    TorchSymmMem,
 }
 
 impl Baseline {
     /// Every baseline, in the order of columns.
-    pub const ALL: [Self; 2] = [Self::Nccl, Self::NcclSymmetric];
+    pub const ALL: [Self; 4] = [Self::Nccl, Self::NcclSymmetric, Self::Mscclpp, Self::TorchSymmMem];
+    /// Those of NCCL.
+    pub const OF_NCCL: [Self; 2] = [Self::Nccl, Self::NcclSymmetric];
 
     /// Its name on the command line and in [`Row::requested`].
     pub const fn name(self) -> &'static str {
         match self {
             Self::Nccl => "nccl",
             Self::NcclSymmetric => "nccl_symmetric",
+            Self::Mscclpp => "mscclpp",
+            Self::TorchSymmMem => "torch_symm_mem",
         }
     }
 
@@ -41,7 +49,19 @@ impl Baseline {
         match self {
             Self::Nccl => "NCCL",
             Self::NcclSymmetric => "NCCL symmetric",
+            Self::Mscclpp => "MSCCL++",
+            Self::TorchSymmMem => "PyTorch symmetric memory",
         }
+    }
+
+    /// Whether NCCL is what runs.
+    pub fn is_of_nccl(self) -> bool {
+        Self::OF_NCCL.contains(&self)
+    }
+
+    /// Those that any of these rows measured, in the order of columns.
+    pub fn among(rows: &[Row]) -> Vec<Self> {
+        Self::ALL.into_iter().filter(|&baseline| rows.iter().any(|row| Self::of(row) == Some(baseline))).collect()
     }
 
     /// The baseline that this row measured; none if it measured Myelon.
@@ -208,8 +228,11 @@ mod tests {
 
     #[test]
     fn the_ratio_is_to_the_fastest_baseline() {
-        let rows = [row(2, 64, "auto", 2.0), row(2, 64, "nccl", 6.0), row(2, 64, "nccl_symmetric", 3.0)];
+        let mut rows = vec![row(2, 64, "auto", 2.0), row(2, 64, "nccl", 6.0), row(2, 64, "nccl_symmetric", 3.0)];
         assert_eq!(Standing::of(&rows)[0].lines[0].ratio(), Some(1.5));
+        rows.push(row(2, 64, "mscclpp", 1.0));
+        assert_eq!(Standing::of(&rows)[0].lines[0].ratio(), Some(0.5));
+        assert_eq!(Baseline::among(&rows), [Baseline::Nccl, Baseline::NcclSymmetric, Baseline::Mscclpp]);
     }
 
     #[test]

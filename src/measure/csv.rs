@@ -7,8 +7,8 @@ use crate::measure::against::Baseline;
 use crate::measure::output;
 use crate::measure::results::Results;
 
-/// The columns, in order: the JSON's fields, then a ratio for each [`Baseline`].
-const COLUMNS: [&str; 32] = [
+/// The columns, in order: the JSON's fields. Behind them is a ratio for each [`Baseline`] that has rows.
+const COLUMNS: [&str; 30] = [
     "ranks",
     "bytes",
     "dtype",
@@ -39,8 +39,6 @@ const COLUMNS: [&str; 32] = [
     "algbw_gbps",
     "busbw_gbps",
     "wrong",
-    "vs_nccl",
-    "vs_nccl_symmetric",
 ];
 
 /// One header line and one line a row; what is not known is empty. Numbers are exact, ratios as in [`Baseline::ratio`].
@@ -49,10 +47,11 @@ const COLUMNS: [&str; 32] = [
 pub fn render(results: &Results) -> Result<String> {
     let failed = |error: ::csv::Error| Error::io("cannot write CSV", std::io::Error::other(error));
     let mut writer = ::csv::Writer::from_writer(Vec::new());
-    writer.write_record(COLUMNS).map_err(failed)?;
+    let against = Baseline::among(&results.rows);
+    let ratios = against.iter().map(|baseline| format!("vs_{baseline}"));
+    writer.write_record(COLUMNS.map(str::to_owned).into_iter().chain(ratios)).map_err(failed)?;
     for row in &results.rows {
         let optional = |number: Option<f64>| number.map_or(String::new(), |number| number.to_string());
-        let [nccl, nccl_symmetric] = Baseline::ALL.map(|baseline| optional(baseline.ratio(row, &results.rows)));
         let record: [String; COLUMNS.len()] = [
             row.ranks.to_string(),
             row.bytes.to_string(),
@@ -84,10 +83,9 @@ pub fn render(results: &Results) -> Result<String> {
             row.algbw_gbps.to_string(),
             row.busbw_gbps.to_string(),
             row.wrong.map_or(String::new(), |wrong| wrong.to_string()),
-            nccl,
-            nccl_symmetric,
         ];
-        writer.write_record(&record).map_err(failed)?;
+        let ratios = against.iter().map(|baseline| optional(baseline.ratio(row, &results.rows)));
+        writer.write_record(record.into_iter().chain(ratios)).map_err(failed)?;
     }
     let bytes = writer.into_inner().map_err(|error| failed(error.into_error().into()))?;
     String::from_utf8(bytes).map_err(|error| Error::io("cannot write CSV", std::io::Error::other(error)))
@@ -124,12 +122,12 @@ mod tests {
         results.rows = vec![odd, Row { wrong: None, ..row(2, 1000, "nccl", 5.0) }];
         let text = render(&results).unwrap();
         let lines: Vec<_> = text.lines().collect();
-        assert_eq!(lines[0], COLUMNS.join(","));
+        assert_eq!(lines[0], format!("{},vs_nccl", COLUMNS.join(",")));
         assert_eq!(
             lines[1],
-            r#"2,1000,f32,sum,auto,"a,b",4,256,0,3,0,0,0,adaptive,,,,,,false,false,20,0,2,3,1,2.5,0.5,0.5,0,2.5,"#
+            r#"2,1000,f32,sum,auto,"a,b",4,256,0,3,0,0,0,adaptive,,,,,,false,false,20,0,2,3,1,2.5,0.5,0.5,0,2.5"#
         );
-        assert_eq!(lines[2], "2,1000,f32,sum,nccl,nccl,0,0,0,0,0,0,0,,,,,,,false,false,20,0,5,7.5,2.5,,0.2,0.2,,1,");
+        assert_eq!(lines[2], "2,1000,f32,sum,nccl,nccl,0,0,0,0,0,0,0,,,,,,,false,false,20,0,5,7.5,2.5,,0.2,0.2,,1");
         assert_eq!(lines.len(), 3);
     }
 }

@@ -22,7 +22,7 @@ pub fn provenance(provenance: &Provenance) -> String {
     let software = if provenance.gpus == 0 {
         String::new()
     } else {
-        format!("; driver {driver}, CUDA {cuda}, {}", provenance.nccl_state())
+        format!("; driver {driver}, CUDA {cuda}, {}", provenance.libraries())
     };
     format!("Measured on {day} on {machine}{software}; Myelon {version}, sources `{source_hash}`.\n")
 }
@@ -36,7 +36,7 @@ pub fn table(provenance: &Provenance, standing: &Standing<'_>) -> String {
     let mut text = format!("**{}, {}**: ", ranks(provenance, series.ranks), series.what());
     let _ = write!(text, "p50 of the slowest rank in µs; {}", series.mode());
     if !against.is_empty() {
-        let _ = write!(text, "; {}", provenance.nccl_state());
+        let _ = write!(text, "; {}", provenance.libraries());
     }
     if standing.choice == Choice::Fastest {
         text.push_str("; the fastest variant measured at each size");

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use crate::measure::provenance::NOT_FOUND;
 use crate::measure::results::Results;
 
 /// What a merged [`Provenance`](crate::measure::Provenance) says where its runs differ.
@@ -32,13 +33,14 @@ fn absorb(newer: &mut Results, older: Results) {
     newer.rows.extend(older.rows.into_iter().filter(|row| !measured.contains(&(row.case(), row.requested.clone()))));
     // A run that was replaced altogether leaves nothing that its version could be wrong about.
     if newer.rows.len() > before {
-        let mix = |ours: &mut String, theirs: String| {
-            if *ours != theirs {
+        let mix = |ours: &mut String, theirs: &str| {
+            if *ours != theirs && *ours != NOT_FOUND && theirs != NOT_FOUND {
                 *ours = MIXED.to_owned();
             }
         };
-        mix(&mut newer.provenance.version, older.provenance.version);
-        mix(&mut newer.provenance.source_hash, older.provenance.source_hash);
+        mix(&mut newer.provenance.version, &older.provenance.version);
+        mix(&mut newer.provenance.source_hash, &older.provenance.source_hash);
+        newer.provenance.complete(older.provenance);
     }
 }
 
@@ -81,6 +83,28 @@ mod tests {
         let old = run("2026-01-01T00:00:00Z", "a", vec![row(2, 64, "auto", 1.0)]);
         let new = run("2026-01-02T00:00:00Z", "b", vec![row(2, 64, "auto", 2.0)]);
         assert_eq!(by_machine(vec![old, new.clone()]), [new]);
+    }
+
+    #[test]
+    fn a_peer_that_was_measured_alone_comes_beside_the_others() {
+        let ours = run("2026-01-01T00:00:00Z", "a", vec![row(2, 64, "auto", 1.0), row(2, 64, "nccl", 3.0)]);
+        let mut torch = run("2026-01-02T00:00:00Z", NOT_FOUND, vec![row(2, 64, "torch_symm_mem", 2.0)]);
+        for unknown in [
+            &mut torch.provenance.version,
+            &mut torch.provenance.link,
+            &mut torch.provenance.cuda,
+            &mut torch.provenance.nccl,
+            &mut torch.provenance.nvls,
+        ] {
+            *unknown = NOT_FOUND.into();
+        }
+        torch.provenance.peers.insert("torch_symm_mem".into(), "PyTorch 2.10".into());
+        let [merged] = by_machine(vec![ours.clone(), torch.clone()]).try_into().unwrap();
+        assert_eq!(merged.rows.len(), 3);
+        let expected = Provenance { date: torch.provenance.date, ..ours.provenance.clone() };
+        assert_eq!(merged.provenance, Provenance { peers: torch.provenance.peers.clone(), ..expected });
+        torch.provenance.driver = "another".into();
+        assert_eq!(by_machine(vec![ours, torch]).len(), 2);
     }
 
     #[test]

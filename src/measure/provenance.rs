@@ -1,5 +1,7 @@
 //! Where, when and with what a run was measured.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -35,6 +37,10 @@ pub struct Provenance {
     pub nvls: String,
     /// Name of the processor.
     pub cpu: String,
+    /// What else was measured, by what its rows were requested as: its name, version and what it could use. Without an entry where
+    /// nothing else was, and in files older than this field.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub peers: BTreeMap<String, String>,
 }
 
 impl Provenance {
@@ -54,13 +60,48 @@ impl Provenance {
             nccl: missing(),
             nvls: missing(),
             cpu: processor_name().unwrap_or_else(missing),
+            peers: BTreeMap::new(),
         }
     }
 
     /// Whether both are of equal machines with equal drivers and libraries; day and version of Myelon can differ.
+    ///
+    /// What one of them did not find or measure does not tell them apart: PyTorch's rows are measured without Myelon and NCCL.
     pub(crate) fn is_same_machine(&self, other: &Self) -> bool {
-        let Self { date, version, source_hash, .. } = self.clone();
-        *self == Self { date, version, source_hash, ..other.clone() }
+        let fixed = |it: &Self| (it.gpu.clone(), it.gpus, it.driver.clone(), it.cpu.clone());
+        fixed(self) == fixed(other)
+            && self.software().into_iter().zip(other.software()).all(|(ours, theirs)| agree(ours, theirs))
+            && self.has_peers_of(other)
+    }
+
+    /// Whether what was measured in both was of equal versions and settings.
+    pub(crate) fn has_peers_of(&self, other: &Self) -> bool {
+        self.peers.iter().all(|(name, ours)| other.peers.get(name).is_none_or(|theirs| ours == theirs))
+    }
+
+    fn software(&self) -> [&str; 4] {
+        [&self.link, &self.cuda, &self.nccl, &self.nvls]
+    }
+
+    /// Takes from an equal machine's what this one did not find or measure.
+    pub(crate) fn complete(&mut self, other: Self) {
+        let Self { version, source_hash, link, cuda, nccl, nvls, peers, .. } = other;
+        let parts = [
+            (&mut self.version, version),
+            (&mut self.source_hash, source_hash),
+            (&mut self.link, link),
+            (&mut self.cuda, cuda),
+            (&mut self.nccl, nccl),
+            (&mut self.nvls, nvls),
+        ];
+        for (ours, theirs) in parts {
+            if ours == NOT_FOUND {
+                *ours = theirs;
+            }
+        }
+        for (name, peer) in peers {
+            self.peers.entry(name).or_insert(peer);
+        }
     }
 
     /// The machine as a heading names it: its GPUs and their link, or its processor where it has none.
@@ -86,6 +127,25 @@ impl Provenance {
             format!("NCCL {}, NVLS {}", self.nccl, self.nvls)
         }
     }
+
+    /// What Myelon was measured beside: NCCL, and what else there was.
+    pub fn libraries(&self) -> String {
+        match self.peers_state() {
+            peers if peers.is_empty() => self.nccl_state(),
+            peers if self.nccl == NOT_FOUND => peers,
+            peers => format!("{}; {peers}", self.nccl_state()),
+        }
+    }
+
+    /// What was measured besides NCCL; empty where nothing was.
+    pub fn peers_state(&self) -> String {
+        self.peers.values().map(String::as_str).collect::<Vec<_>>().join("; ")
+    }
+}
+
+/// Whether two runs found the same, or one found nothing.
+fn agree(ours: &str, theirs: &str) -> bool {
+    ours == theirs || ours == NOT_FOUND || theirs == NOT_FOUND
 }
 
 /// The processor by the name Linux gives it.
@@ -113,7 +173,18 @@ pub(crate) mod tests {
             nccl: "2.28.9".into(),
             nvls: "off".into(),
             cpu: "Test CPU".into(),
+            peers: BTreeMap::new(),
         }
+    }
+
+    #[test]
+    fn what_else_was_measured_is_said_and_tells_machines_apart() {
+        let peers = |version: &str| BTreeMap::from([("mscclpp".to_owned(), format!("MSCCL++ {version}, NVLS off"))]);
+        let measured = Provenance { peers: peers("0.9.0"), ..provenance() };
+        assert_eq!(measured.libraries(), "NCCL 2.28.9, NVLS off; MSCCL++ 0.9.0, NVLS off");
+        assert_eq!(Provenance { nccl: NOT_FOUND.into(), ..measured.clone() }.libraries(), "MSCCL++ 0.9.0, NVLS off");
+        assert!(measured.is_same_machine(&provenance()) && provenance().is_same_machine(&measured));
+        assert!(!measured.is_same_machine(&Provenance { peers: peers("0.9.1"), ..provenance() }));
     }
 
     #[test]

@@ -55,17 +55,21 @@ impl<'a> Shortfall<'a> {
 pub fn text(shortfalls: &[Shortfall<'_>], within: Percent) -> String {
     let mut text = String::new();
     let mut last = None;
+    let measured = |baseline: &Baseline| shortfalls.iter().any(|it| it.baselines[*baseline as usize].is_some());
+    let shown: Vec<_> = Baseline::ALL.into_iter().filter(measured).collect();
+    let column = |baseline: Baseline, text: &str| format!("  {text:<width$}", width = baseline.label().len().max(20));
     for shortfall in shortfalls {
         let &Shortfall { auto, best, baselines } = shortfall;
         let case = auto.case();
         if last.replace(case.series) != Some(case.series) {
-            let baselines = Baseline::ALL.map(|baseline| format!("  {:<20}", baseline.label())).concat();
+            let baselines: String = shown.iter().map(|&baseline| column(baseline, baseline.label())).collect();
             let title =
                 format!("{:>8}  {:>10}  {:<20}  {:<33}{baselines}", "size", "auto us", "variant", "best variant");
             let _ = writeln!(text, "\nauto: {}\n{}", case.series, title.trim_end());
         }
         let best = format!("{} {}", cell(auto, best, within), best.map_or("", |row| &row.requested));
-        let baselines = baselines.map(|row| format!("  {:<20}", cell(auto, row, within))).concat();
+        let of = |baseline: Baseline| column(baseline, &cell(auto, baselines[baseline as usize], within));
+        let baselines: String = shown.iter().copied().map(of).collect();
         let (size, p50, variant) = (case.bytes.to_string(), auto.time_us.p50, &auto.variant);
         let line = format!("{size:>8}  {p50:>10.2}  {variant:<20}  {best:<33}{baselines}");
         let _ = writeln!(text, "{}", line.trim_end());
@@ -107,11 +111,12 @@ mod tests {
         ];
         let [only] = Shortfall::of(&rows).try_into().unwrap();
         assert_eq!(only.best.unwrap().requested, "ring");
-        assert_eq!(only.baselines.map(|row| row.map(|row| row.time_us.p50)), [Some(11.0), None]);
+        assert_eq!(only.baselines.map(|row| row.map(|row| row.time_us.p50)), [Some(11.0), None, None, None]);
         assert!(only.is_beyond(Percent(3.0)) && !only.is_beyond(Percent(6.0)));
         let text = text(&[only], Percent(3.0));
         assert!(text.contains("9.50 +5.3%! ring") && text.contains("11.00 -9.1%"), "{text}");
         assert!(text.contains("by more than 3 % in 1 of 1 cases"), "{text}");
+        assert!(text.contains("  NCCL\n") && !text.contains("MSCCL++"), "only what was measured: {text}");
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::fmt::Write as _;
 use crate::error::{Error, Result};
 use crate::measure::against::{Baseline, Standing};
 use crate::measure::case::Series;
+use crate::measure::mark::Mark;
 use crate::measure::provenance::Provenance;
 use crate::measure::results::{Results, Row};
 use crate::measure::scale::LogAxis;
@@ -59,6 +60,16 @@ text { fill: #9198a1 }
 }
 ";
 
+/// Of the curves that few pictures have.
+const PEERS: &str = "
+.mscclpp.line { stroke: #8250df } .mscclpp.mark { fill: #8250df }
+.torch_symm_mem.line { stroke: #1a7f37 } .torch_symm_mem.mark { fill: #1a7f37 }
+@media (prefers-color-scheme: dark) {
+.mscclpp.line { stroke: #bc8cff } .mscclpp.mark { fill: #bc8cff }
+.torch_symm_mem.line { stroke: #56d364 } .torch_symm_mem.mark { fill: #56d364 }
+}
+";
+
 /// A complete SVG file, without scripts, fonts or anything else to load.
 ///
 /// Of several types, operators and modes it shows the one with the most sizes measured, at every world size; wrong
@@ -69,8 +80,10 @@ pub fn plot(results: &Results) -> Result<String> {
     let standings = of_one_kind(Standing::of(&results.rows));
     let first = standings.first().ok_or_else(|| Error::invalid("no rows to plot: measure something first"))?;
     let height = HEADING + PANEL.pitch_y * standings.len() as f64;
+    let has_peers = Baseline::among(&results.rows).iter().any(|baseline| !baseline.is_of_nccl());
+    let peers = if has_peers { PEERS } else { "" };
     let mut svg = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" width=\"{WIDTH}\" height=\"{height}\" role=\"img\" aria-labelledby=\"title\">\n<style>{STYLE}</style>\n"
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" width=\"{WIDTH}\" height=\"{height}\" role=\"img\" aria-labelledby=\"title\">\n<style>{STYLE}{peers}</style>\n"
     );
     heading(&mut svg, &results.provenance, first.series, &standings, height);
     for (row, standing) in standings.iter().enumerate() {
@@ -135,6 +148,10 @@ fn heading(svg: &mut String, provenance: &Provenance, series: Series, standings:
     let day = provenance.date.strftime("%Y-%m-%d");
     let about = format!("{}{software} · p50 of the slowest rank, {} · {day}", provenance.machine(), series.mode());
     card(svg, [WIDTH, height], [24, 38, 60], &title, &about);
+    let peers = escape(&provenance.peers_state());
+    if !peers.is_empty() {
+        let _ = writeln!(svg, "<text x=\"{}\" y=\"38\" text-anchor=\"end\">{peers}</text>", WIDTH - 24.0);
+    }
     let mut shown: Vec<(&str, &str)> = Vec::new();
     for curve in standings.iter().flat_map(curves) {
         if !shown.contains(&(curve.class, curve.label)) {
@@ -210,35 +227,11 @@ fn mark(class: &str, x: f64, y: f64) -> String {
     let shape = match class {
         "nccl" => Mark::Square,
         "nccl_symmetric" => Mark::Diamond,
+        "mscclpp" => Mark::Triangle,
+        "torch_symm_mem" => Mark::Inverted,
         _ => Mark::Circle,
     };
     shape.at(class, x, y)
-}
-
-/// What a point looks like.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Mark {
-    Circle,
-    Square,
-    Diamond,
-    Triangle,
-}
-
-impl Mark {
-    /// The element, with its middle at this place.
-    pub(crate) fn at(self, class: &str, x: f64, y: f64) -> String {
-        let (left, top) = (x - 3.5, y - 3.5);
-        match self {
-            Self::Circle => format!("<circle class=\"mark {class}\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"4.2\"/>"),
-            Self::Square => {
-                format!("<rect class=\"mark {class}\" x=\"{left:.1}\" y=\"{top:.1}\" width=\"7\" height=\"7\"/>")
-            }
-            Self::Diamond => {
-                format!("<path class=\"mark {class}\" d=\"M{x:.1} {:.1}l4.8 4.8l-4.8 4.8l-4.8 -4.8z\"/>", y - 4.8)
-            }
-            Self::Triangle => format!("<path class=\"mark {class}\" d=\"M{x:.1} {:.1}l4.6 8h-9.2z\"/>", y - 4.8),
-        }
-    }
 }
 
 /// A tick's number with no more digits than it has, and few enough for the margin: `0.05`, `2`, `3000`, `10k`, `1M`.
@@ -293,6 +286,20 @@ mod tests {
                 && svg.contains("NVLS off")
         );
         assert!(!svg.contains("NaN") && !svg.contains("inf"));
+    }
+
+    #[test]
+    fn peers_have_curves_and_words_where_they_were_measured() {
+        let rows = vec![row(2, 64, "auto", 1.0), row(2, 64, "mscclpp", 2.0), row(2, 64, "torch_symm_mem", 3.0)];
+        let mut results = Results { rows, ..Results::new(provenance()) };
+        results.provenance.peers.insert("mscclpp".into(), "MSCCL++ 0.9.0, NVLS off".into());
+        let svg = plot(&results).unwrap();
+        assert!(svg.contains(">MSCCL++ 0.9.0, NVLS off<") && svg.contains(".mscclpp.line"));
+        assert_eq!(
+            (svg.matches("class=\"mark mscclpp\"").count(), svg.matches("mark torch_symm_mem\"").count()),
+            (3, 3)
+        );
+        assert!(!plotted(vec![row(2, 64, "auto", 1.0), row(2, 64, "nccl", 2.0)]).contains("mscclpp"));
     }
 
     #[test]

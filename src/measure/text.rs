@@ -100,7 +100,7 @@ pub fn preamble(provenance: &Provenance, settings: &str, ranks: &[RankLine]) -> 
     let Provenance { date, version, source_hash, driver, cuda, cpu, .. } = provenance;
     let mut text = format!("# myelon-perf {version} (sources {source_hash}), {date}\n");
     let _ =
-        writeln!(text, "# {}; driver {driver}, CUDA {cuda}, {}; {cpu}", provenance.machine(), provenance.nccl_state());
+        writeln!(text, "# {}; driver {driver}, CUDA {cuda}, {}; {cpu}", provenance.machine(), provenance.libraries());
     let _ = writeln!(text, "# {settings}");
     let _ = writeln!(text, "#\n# using devices");
     for RankLine { rank, process, host, device } in ranks {

@@ -5,8 +5,9 @@ use std::fmt::Write as _;
 use super::ablation::Machine;
 use super::grid::Grid;
 use super::studies::Study;
+use crate::measure::mark::Mark;
 use crate::measure::scale::LogAxis;
-use crate::measure::svg::{Mark, STYLE, card, escape};
+use crate::measure::svg::{STYLE, card, escape};
 
 const WIDTH: f64 = 760.0;
 const HEADING: f64 = 76.0;

@@ -49,6 +49,27 @@ fn a_report_fills_the_readme_and_then_has_nothing_to_do() {
 }
 
 #[test]
+fn what_was_measured_of_pytorch_comes_beside_myelon() {
+    let directory = tempfile::tempdir().unwrap();
+    let here = directory.path();
+    let torch = concat!(env!("CARGO_MANIFEST_DIR"), "/python/tests/symm_mem.json");
+    std::fs::write(here.join("run.json"), RESULTS).unwrap();
+    let printed = perf(here, &["report", "run.json", torch]);
+    let tables = text(&printed.stdout);
+    assert_eq!(printed.status.code(), Some(0), "{}", text(&printed.stderr));
+    assert!(tables.contains("| 1 KiB | 4.00 | `ring` | 8.00 | 6.00 | 1.50× |"), "against the faster one: {tables}");
+    assert!(tables.contains("| NCCL | PyTorch symmetric memory | ratio |"), "{tables}");
+    assert!(tables.contains("; NCCL 2.28.9, NVLS off; PyTorch 2.10.0 symmetric memory, NVLS off."), "{tables}");
+    assert!(tables.contains("in place"), "a series of its own: {tables}");
+    let alone = perf(here, &["report", "run.json"]);
+    assert!(!text(&alone.stdout).contains("PyTorch"), "{}", text(&alone.stdout));
+    let page = perf(here, &["report", "run.json", torch, "-o", "report.html", "--svg", "plot.svg"]);
+    assert_eq!(page.status.code(), Some(0), "{}", text(&page.stderr));
+    assert!(std::fs::read_to_string(here.join("report.html")).unwrap().contains("PyTorch symmetric memory"));
+    assert!(std::fs::read_to_string(here.join("plot.svg")).unwrap().contains(".torch_symm_mem.line"));
+}
+
+#[test]
 fn a_page_has_every_sweep_of_a_folder_and_leaves_the_rest_out() {
     let directory = tempfile::tempdir().unwrap();
     let here = directory.path();

@@ -13,6 +13,7 @@ pub(crate) struct Fake {
     pub(crate) gpus: u32,
     pub(crate) launched: Option<WorldSize>,
     pub(crate) nccl: bool,
+    pub(crate) mscclpp: bool,
 }
 
 impl Surroundings for Fake {
@@ -24,6 +25,9 @@ impl Surroundings for Fake {
     }
     fn has_nccl(&self) -> bool {
         self.nccl
+    }
+    fn has_mscclpp(&self) -> Result<()> {
+        if self.mscclpp { Ok(()) } else { Err(Error::unsupported("libmscclpp_nccl not found")) }
     }
     fn variants(&self, collective: Collective) -> Vec<String> {
         let names: &[&str] = match collective {
@@ -71,8 +75,8 @@ impl Surroundings for Fake {
     }
 }
 
-pub(crate) const CPU: Fake = Fake { gpus: 0, launched: None, nccl: false };
-pub(crate) const NODE: Fake = Fake { gpus: 8, launched: None, nccl: true };
+pub(crate) const CPU: Fake = Fake { gpus: 0, launched: None, nccl: false, mscclpp: false };
+pub(crate) const NODE: Fake = Fake { gpus: 8, launched: None, nccl: true, mscclpp: true };
 
 pub(crate) fn check(line: &str, here: Fake) -> Result<SweepRequest> {
     let cli = Cli::try_parse_from(std::iter::once("myelon-perf").chain(line.split_whitespace())).unwrap();

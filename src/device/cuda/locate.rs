@@ -58,6 +58,16 @@ pub const NCCL: Wanted = Wanted {
     global: false,
 };
 
+/// MSCCL++ behind NCCL's interface, which Myelon is measured against too. Named by the user: no package puts it anywhere.
+pub const MSCCLPP: Wanted = Wanted {
+    stem: "libmscclpp_nccl",
+    purpose: "is MSCCL++ with NCCL's functions, built from its sources; name it with MYELON_MSCCLPP_LIB",
+    variable: "MYELON_MSCCLPP_LIB",
+    names: &["libmscclpp_nccl.so"],
+    directories: &[],
+    global: false,
+};
+
 /// What computes beside an all-reduce where the two are measured together.
 pub const CUBLAS: Wanted = Wanted {
     stem: "libcublas",

@@ -159,7 +159,7 @@ impl<'a> Comparison<'a> {
     /// Baselines that differ are no controls: NCCL of another version may be slower by itself.
     fn judge_drift(&mut self) {
         let [before, after] = self.provenances;
-        if (&before.nccl, &before.nvls) != (&after.nccl, &after.nvls) {
+        if (&before.nccl, &before.nvls) != (&after.nccl, &after.nvls) || !before.has_peers_of(after) {
             return;
         }
         for pair in &mut self.pairs {
@@ -203,8 +203,9 @@ fn shape(row: &Row) -> impl PartialEq + use<> {
     ([lanes, threads, stages, stage_packs, producer_warps, slots], chunk, wait, sync, places, metadata, launch)
 }
 
-fn fields(provenance: &Provenance) -> [(&'static str, String); 10] {
-    let Provenance { date: _, version, source_hash, gpu, gpus, link, driver, cuda, nccl, nvls, cpu } = provenance;
+fn fields(provenance: &Provenance) -> [(&'static str, String); 11] {
+    let Provenance { date: _, version, source_hash, gpu, gpus, link, driver, cuda, nccl, nvls, cpu, peers: _ } =
+        provenance;
     let text = |text: &String| text.clone();
     [
         ("version", text(version)),
@@ -217,6 +218,7 @@ fn fields(provenance: &Provenance) -> [(&'static str, String); 10] {
         ("NCCL", text(nccl)),
         ("NVLS", text(nvls)),
         ("processor", text(cpu)),
+        ("peers", provenance.peers_state()),
     ]
 }
 

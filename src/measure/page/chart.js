@@ -19,6 +19,7 @@ function mark(parent, curve, x, y) {
     square: `M${x - 3.5} ${y - 3.5}h7v7h-7z`,
     diamond: `M${x} ${y - 4.8}l4.8 4.8l-4.8 4.8l-4.8 -4.8z`,
     triangle: `M${x} ${y - 4.8}l4.6 8h-9.2z`,
+    inverted: `M${x} ${y + 4.8}l4.6 -8h-9.2z`,
   };
   return element(parent, 'path', { class: `mark ${curve.kind}`, d: shapes[curve.shape], style: `--colour:${curve.colour}` });
 }

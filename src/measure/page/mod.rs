@@ -82,7 +82,7 @@ impl<'a> Machine<'a> {
         Self {
             name: provenance.machine(),
             about: about(provenance),
-            baselines: if provenance.gpus == 0 { String::new() } else { provenance.nccl_state() },
+            baselines: if provenance.gpus == 0 { String::new() } else { provenance.libraries() },
             link: link.cloned().or_else(|| link_rate(provenance)),
             floor: Floor::of(provenance).map(|floor| FloorTimes::of(floor, &results.rows)),
             rows: results.rows.iter().filter(|row| is_shown(row)).map(Entry::of).collect(),

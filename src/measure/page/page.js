@@ -21,7 +21,7 @@ const NUMBERS = [
   { title: 'bus bandwidth, GB/s', of: row => row.busbw_gbps, least: false },
   { title: 'host time of a call, µs', of: row => row.host_us, least: true },
 ];
-const SHAPES = { auto: ['circle'], baseline: ['square', 'diamond', 'triangle'], variant: ['triangle', 'circle', 'diamond', 'square'] };
+const SHAPES = { auto: ['circle'], baseline: ['square', 'diamond', 'triangle', 'inverted'], variant: ['triangle', 'circle', 'diamond', 'square'] };
 
 const KINDS = { auto: 'what the lane table chooses', baseline: 'a baseline', variant: 'one variant, asked for by name' };
 
