@@ -12,7 +12,7 @@ const ABOUT: &str = "settings";
 const OWN: &str = "MYELON_";
 
 /// The variables that README.md lists; a test compares.
-const KNOWN: [&str; 33] = [
+const KNOWN: [&str; 34] = [
     "MYELON_TIMEOUT",
     "MYELON_LANE_TABLE",
     "MYELON_VARIANT",
@@ -38,6 +38,7 @@ const KNOWN: [&str; 33] = [
     "MYELON_TORCH_COLLECTIVES",
     "MYELON_TORCH_DEVICE",
     "MYELON_TORCH_STRICT",
+    "MYELON_TORCH_STEP_CHECK",
     "MYELON_TORCH_BLOCKING_WAIT",
     "MYELON_CUBLAS_LIB",
     "MYELON_CUBLASLT_LIB",

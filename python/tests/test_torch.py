@@ -116,6 +116,37 @@ def test_a_rank_that_dies_ends_a_step_of_ddp(start_ranks: Start, tmp_path: Path)
     assert "rank 0 lost rank 1" in failure.message or "onnection" in failure.message, failure
 
 
+RAISED = {"killed": "PeerLost", "late": "Stalled", "abort": "Aborted"}
+
+
+@pytest.mark.parametrize(
+    "how, kind",
+    [("killed", "plain"), ("late", "plain"), ("abort", "plain"), ("killed", "backend"), ("late", "hook")],
+)
+def test_gradients_that_never_come_are_no_step(start_ranks: Start, tmp_path: Path, how: str, kind: str) -> None:
+    ranks = start_ranks(2, **({"MYELON_TIMEOUT": "4"} if how == "late" else {}))
+    ranks.run(torch_ranks.init, str(tmp_path / "store"))
+    for rank in (0, 1):
+        ranks.tell(rank, torch_ranks.failing_step, how, kind)
+    told = ranks.hear(0, patience=60)
+    assert told["raised"] == RAISED[how] and told["unchanged"], told
+    # The backward pass of DDP waits on the CPU device.
+    assert told["reached"] == ("the optimizer" if ON_CUDA or kind == "plain" else "nothing"), told
+
+
+def test_steps_do_not_wait_where_the_user_says_so(start_ranks: Start, tmp_path: Path) -> None:
+    ranks = start_ranks(2, MYELON_TORCH_STEP_CHECK="0")
+    ranks.run(torch_ranks.init, str(tmp_path / "store"))
+    for rank in (0, 1):
+        ranks.tell(rank, torch_ranks.failing_step, "killed", "plain")
+    told = ranks.hear(0, patience=60)
+    assert told["reached"] == "the end" and "raised" not in told and not told["unchanged"], told
+
+
+def test_a_compiled_step_waits_and_a_destroyed_group_is_not_waited_for(two: Ranks) -> None:
+    two.run(torch_ranks.compiled_step)
+
+
 def test_an_abort_ends_the_waits_of_all_ranks(start_ranks: Start, tmp_path: Path) -> None:
     ranks = start_ranks(2)
     ranks.run(torch_ranks.init, str(tmp_path / "store"))
