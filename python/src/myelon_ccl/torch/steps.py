@@ -7,10 +7,11 @@ undefined gradients. One wait a step costs the lead over the step, and no wait o
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any, Dict, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Dict, Tuple
 from weakref import WeakSet
 
 import torch
+from torch._compile import _disable_dynamo
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from . import settings
@@ -41,7 +42,7 @@ def release(issuer: "Issuer") -> None:
 
 
 # Not traced: of a compiled step the graph begins behind the wait.
-@torch._disable_dynamo
+@_disable_dynamo
 def _before_step(_optimizer: torch.optim.Optimizer, _args: Tuple[Any, ...], _named: Dict[str, Any]) -> None:
     with _lock:
         issuers = list(_guarded)
