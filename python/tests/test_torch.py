@@ -65,6 +65,16 @@ def test_fsdp2_has_the_losses_of_the_other_backend(two: Ranks, start_ranks: Star
         assert ours[0] == ours[1] and ours[0] == pytest.approx(theirs[0], rel=1e-5), f"{replicas} replicas"
 
 
+def test_tensor_parallel_layers_have_the_losses_of_the_other_backend(
+    two: Ranks, start_ranks: Start, tmp_path: Path
+) -> None:
+    other = start_ranks(2)
+    other.run(torch_ranks.init, str(tmp_path / "store"), torch_ranks.DELEGATE)
+    ours, theirs = two.run(torch_ranks.tensor_parallel), other.run(torch_ranks.tensor_parallel)
+    assert ours[0] == ours[1] and ours[0] == pytest.approx(theirs[0], rel=1e-5)
+    assert len(set(ours[0])) > 1 and two.run(torch_ranks.engine) == ["myelon"] * 2
+
+
 def test_the_hook_on_a_group_of_myelon(two: Ranks) -> None:
     assert two.run(torch_ranks.train, "hook")[0] == pytest.approx(two.run(torch_ranks.train, "plain")[0], rel=1e-5)
 

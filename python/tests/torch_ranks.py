@@ -377,6 +377,28 @@ def fsdp(replicas: int) -> List[float]:
     return losses
 
 
+def tensor_parallel() -> List[float]:
+    """Losses of layers whose weights the ranks share: activations and their gradients are functional all-reduces."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+
+    torch.manual_seed(5)
+    model = torch.nn.Sequential(torch.nn.Linear(16, 64), torch.nn.GELU(), torch.nn.Linear(64, 1)).to(DEVICE)
+    mesh = init_device_mesh(DEVICE.type, (SIZE,))
+    parallelize_module(model, mesh, {"0": ColwiseParallel(), "2": RowwiseParallel()})
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, foreach=False)
+    generator = torch.Generator().manual_seed(1)
+    losses = []
+    for _ in range(6):
+        data = torch.randn(8, 16, generator=generator).to(DEVICE)
+        loss = (model(data) - data.sum(1, keepdim=True)).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
 def direct() -> str:
     """``myelon_ccl.all_reduce`` over a group of another backend."""
     tensor = values(RANK, 1000, torch.float32).to(DEVICE)
