@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Callable, Iterator, List
 
@@ -12,7 +15,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 
 import torch_ranks  # noqa: E402
 from conftest import ON_CUDA  # noqa: E402
-from ranks import Failure, Ranks  # noqa: E402
+from ranks import PATIENCE, Failure, Ranks  # noqa: E402
 
 if ON_CUDA and torch.cuda.device_count() < 2:
     pytest.skip("MYELON_TEST_DEVICE=cuda needs two GPUs", allow_module_level=True)
@@ -185,6 +188,17 @@ def test_a_group_of_several_nodes_is_delegated_with_one_warning(start_ranks: Sta
     ranks.run(torch_ranks.pretend_nodes)
     for told in ranks.run(torch_ranks.warned, {}):
         assert len(told) == 1 and "2 ranks are on 2 nodes" in told[0], told
+
+
+def test_the_benchmark_runs_all_engines_in_turns(tmp_path: Path) -> None:
+    bench = Path(__file__).resolve().parent.parent / "bench" / "run.py"
+    command = [sys.executable, str(bench), "--ranks", "2", "--results", str(tmp_path), "--runs", "2", "--starts", "1"]
+    command += ["--tiny", "--steps", "3", "--tokens", "2", "--warm-up", "1", "--repeats", "2", "--batch", "2"]
+    subprocess.run(command, check=True, timeout=PATIENCE)
+    stored = json.loads((tmp_path / "torch-2.json").read_text())
+    assert [run["engine"] for run in stored["runs"]] == ["nccl", "myelon"] * 2
+    assert all(run[kind]["ms"] > 0 for run in stored["runs"] for kind in ("ddp", "decode", "decode_sums"))
+    assert stored["runs"][1]["carried_out_by"] == "myelon"
 
 
 def test_more_ranks_than_a_node_has_are_refused_before_any_is_asked() -> None:
