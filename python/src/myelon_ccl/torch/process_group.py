@@ -34,7 +34,7 @@ class MyelonProcessGroup(DelegatingProcessGroup):
 
     def __init__(self, store: Store, rank: int, size: int, timeout: timedelta, ranks: List[int]) -> None:
         # Not with the store: torch has no such constructor for a subclass.
-        super().__init__(rank, size)
+        super().__init__(rank, size)  # type: ignore[call-arg]
         self._store = store
         self._timeout = timeout
         # Of the default group torch gives none: it has all.
