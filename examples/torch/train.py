@@ -10,6 +10,7 @@ PyTorch 2.6 or newer, and the package myelon_ccl for its backend. Without a GPU 
 """
 
 import argparse
+import gc
 import json
 import os
 
@@ -109,6 +110,8 @@ def main() -> None:
         if dist.get_rank() == 0:
             print(f"carried out by {communicator.engine}", flush=True)
     dist.barrier()
+    # Models hold on to their group, and torch ends badly where a group outlives the interpreter.
+    gc.collect()
     dist.destroy_process_group()
 
 
