@@ -289,10 +289,13 @@ for ranks in "${sizes[@]}"; do
 done
 
 # NCCL's stand-in under PyTorch, beside plain NCCL.
-if [[ $device == cpu || ! -e $bundle/libmyelon_nccl.so ]] || ! timeout 120 python3 -c 'import torch' 2>/dev/null; then
+if [[ $device == cpu || ! -e $bundle/libmyelon_nccl.so ]] || ! timeout 120 "$python" -c 'import torch' 2>/dev/null; then
   summary+=("$(printf '%5s  %-18s %s' 2 torch 'skipped: needs GPUs, libmyelon_nccl.so in the bundle, and PyTorch')")
 else
-  judges=yes step 2 torch "$((2 * test_seconds))" python3 "$bundle/torch/compare.py" "$bundle/libmyelon_nccl.so"
+  backend=()
+  [[ -d $out/python ]] || backend=(--without-backend)
+  judges=yes step 2 torch "$((2 * test_seconds))" env PYTHONPATH="$out/python" "$python" "$bundle/torch/compare.py" "${backend[@]}" \
+    "$bundle/libmyelon_nccl.so"
 fi
 
 # The sweeps as a page for a browser; without one there is nothing to show.

@@ -30,7 +30,7 @@ declare -A about=(
   [doctests]='examples in the docs'
   [c]='the C library: its header is current, its symbols, C and C++ programs built with it'
   [nccl]="NCCL's stand-in before a pretended NCCL, on CPU ranks"
-  [python]='the Python package: a wheel is built, installed and tested; the table of docs/TORCH.md is current'
+  [python]='the Python package: a wheel is built, installed and tested, its types are checked; the table of docs/TORCH.md is current'
   [torch]='torch.distributed over Myelon, on CPU tensors'
   [perf]='myelon-perf, all variants on 4 CPU ranks; generated tables and plots are current'
   [tune]='myelon-tune on 4 CPU ranks, and myelon-perf with the table that it wrote'
@@ -238,8 +238,18 @@ install_wheel() {
 # Tests of the package as it is installed, from a folder where nothing else of that name lies.
 package_tests() { (cd python/tests && bounded 900 "$python_venv/bin/python" -m pytest -q "$@"); }
 
+# `types_of_package ARGUMENT...`: mypy over the package's sources, as far as what is installed lets it.
+types_of_package() {
+  if [[ ! -x $python_venv/bin/mypy ]]; then
+    may_install || { echo 'types are not checked: needs pip install mypy'; return 0; }
+    bounded 120 "$python_venv/bin/pip" install --quiet --disable-pip-version-check mypy || { echo 'types are not checked: pip install mypy failed, see above'; return 0; }
+  fi
+  (cd python && bounded 120 "$python_venv/bin/mypy" --cache-dir "$out/mypy" "$@")
+}
+
 step_python() {
   install_wheel
+  types_of_package --exclude myelon_ccl/torch/ --follow-imports silent
   [[ $(ls "$out/wheel") == myelon_ccl-*-py3-none-manylinux_2_*.whl ]] || { echo 'a wheel of another kind:'; ls "$out/wheel"; return 1; }
   package_tests test_core.py test_bench.py
   shopt -s nullglob
@@ -254,6 +264,7 @@ step_torch() {
     bounded 300 "$python_venv/bin/pip" install --quiet --disable-pip-version-check 'torch==2.15.*' numpy ||
       skip 'pip install torch failed or took longer than 300 s, see above'
   fi
+  types_of_package
   package_tests test_torch.py test_cuda.py
 }
 

@@ -1,9 +1,11 @@
-"""Runs the programs beside this file twice, with plain NCCL and with Myelon's stand-in before it, and holds the losses against each other.
+"""Runs the programs beside this file with plain NCCL, with Myelon's stand-in before it and on the backend myelon, and holds the losses
+against each other.
 
     python3 examples/torch/compare.py PATH/libmyelon_nccl.so [--ranks 2] [checks] [training] [killed]
 
-All three parts by default. Ends with 0 where everything went well: losses agree, all checks pass, and the stand-in took all-reduces.
-Needs PyTorch and two GPUs.
+All three parts by default: 6 runs of every rank for the checks, 5 for the training, 1 that is killed. Ends with 0 where everything
+went well: losses agree, all checks pass, and Myelon took all-reduces. Needs PyTorch and two GPUs, and the package myelon_ccl for the
+backend: `--without-backend` leaves that out.
 """
 
 import argparse
@@ -11,84 +13,145 @@ import json
 import os
 import pathlib
 import re
+import socket
 import subprocess
 import sys
+import tempfile
+import time
 
 HERE = pathlib.Path(__file__).resolve().parent
-TIMEOUT_S = 400
+TIMEOUT_S = 240
+# How far losses may lie apart: more than two ranks add in another order than NCCL does.
+BOUNDS = {"float32": 1e-4, "bfloat16": 5e-2}
 
 
-def run(program: list[str], ranks: int, library: str | None, **environment: str) -> str:
-    variables = dict(os.environ, **environment)
+def run(program: list[str], ranks: int, library: str | None = None, **environment: str) -> str:
+    """What all ranks of a program printed. They are started here: torchrun would import torch once more."""
+    variables = dict(os.environ, MASTER_ADDR="127.0.0.1", WORLD_SIZE=str(ranks), OMP_NUM_THREADS="1", **environment)
     variables.pop("LD_PRELOAD", None)
     if library:
         variables.update(LD_PRELOAD=library, MYELON_NCCL_LOG="1")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", *program]
-    ended = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=TIMEOUT_S)
-    text = ended.stdout + ended.stderr
-    if ended.returncode != 0:
-        raise RuntimeError(f"{' '.join(program)} ended with {ended.returncode}:\n{text[-4000:]}")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        variables["MASTER_PORT"] = str(free.getsockname()[1])
+    with tempfile.TemporaryFile("w+") as output:
+        started = [
+            subprocess.Popen(
+                [sys.executable, *program],
+                env=dict(variables, RANK=str(rank), LOCAL_RANK=str(rank)),
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+            for rank in range(ranks)
+        ]
+        began = time.monotonic()
+        try:
+            # The first that fails ends the others, which may wait for it.
+            codes = [rank.poll() for rank in started]
+            while None in codes and not any(codes) and time.monotonic() < began + TIMEOUT_S:
+                time.sleep(0.05)
+                codes = [rank.poll() for rank in started]
+        finally:
+            for rank in started:
+                rank.kill()
+                rank.wait()
+        output.seek(0)
+        text = output.read()
+    if any(code != 0 for code in codes):
+        ends = ", ".join("still running" if code is None else str(code) for code in codes)
+        raise RuntimeError(
+            f"{' '.join(program)}: after {time.monotonic() - began:.0f} s ranks ended with {ends}:\n{text[-4000:]}"
+        )
     return text
 
 
-def losses(text: str) -> list[float]:
-    return json.loads(re.search(r"^losses (.*)$", text, re.MULTILINE)[1])
+def losses(text: str) -> dict[tuple[str, str], list[float]]:
+    """Of each mode and type."""
+    told = [json.loads(line) for line in re.findall(r"^losses (.*)$", text, re.MULTILINE)]
+    return {(one["mode"], one["dtype"]): one["losses"] for one in told}
 
 
 def taken(text: str) -> int:
     return sum(int(count) for count in re.findall(r"ncclAllReduce: (\d+) calls, \d+ bytes by Myelon", text))
 
 
-def training(library: str, ranks: int) -> list[str]:
+def apart(expected: list[float], seen: list[float]) -> float:
+    """The widest gap; infinite where a loss is missing or no number."""
+    gaps = [abs(a - b) for a, b in zip(expected, seen)]
+    return max(gaps) if len(expected) == len(seen) and all(gap == gap for gap in gaps) else float("inf")
+
+
+def training(options: argparse.Namespace) -> list[str]:
+    program = [str(HERE / "train.py"), "--mode", "ddp", "fsdp", "tp", "--dtype", *BOUNDS]
+    backend = [*program, "--backend", "myelon"]
+    others = {
+        "preloaded": lambda: run(program, options.ranks, options.stand_in),
+        "preloaded, every collective": lambda: run(
+            program, options.ranks, options.stand_in, MYELON_NCCL_COLLECTIVES="all"
+        ),
+    }
+    if options.backend:
+        every = "all_reduce,reduce_scatter,all_gather,broadcast"
+        others["backend"] = lambda: run(backend, options.ranks, MYELON_TORCH_STRICT="1")
+        others["backend, every collective"] = lambda: run(
+            backend, options.ranks, MYELON_TORCH_STRICT="1", MYELON_TORCH_COLLECTIVES=every
+        )
+    try:
+        expected = losses(run(program, options.ranks))
+    except RuntimeError as error:
+        print(f"plain NCCL: {error}", flush=True)
+        return ["training with plain NCCL"]
     problems = []
-    for mode, dtype in [(mode, dtype) for mode in ["ddp", "fsdp", "tp"] for dtype in ["float32", "bfloat16"]]:
-        program = [str(HERE / "train.py"), "--mode", mode, "--dtype", dtype]
+    for name, of_engine in others.items():
         try:
-            expected = losses(run(program, ranks, None))
-            for collectives in ["all_reduce", "all"]:
-                text = run(program, ranks, library, MYELON_NCCL_COLLECTIVES=collectives)
-                seen = losses(text)
-                apart = max(abs(a - b) for a, b in zip(expected, seen, strict=True))
-                print(
-                    f"{mode} {dtype}, taking {collectives}: last loss {seen[-1]:.6f}, apart from NCCL's by {apart:.2e} at most, "
-                    f"{taken(text)} all-reduces by Myelon",
-                    flush=True,
-                )
-                # More than two ranks add in another order than NCCL does.
-                if apart > (1e-4 if dtype == "float32" else 5e-2) or taken(text) == 0:
-                    problems.append(f"{mode} {dtype}, taking {collectives}")
-        except (RuntimeError, subprocess.TimeoutExpired) as error:
-            print(f"{mode} {dtype}: {error}", flush=True)
-            problems.append(f"{mode} {dtype}")
+            text = of_engine()
+        except RuntimeError as error:
+            print(f"{name}: {error}", flush=True)
+            problems.append(f"training, {name}")
+            continue
+        seen = losses(text)
+        for case, right in expected.items():
+            gap = apart(right, seen.get(case, []))
+            print(f"{' '.join(case)}, {name}: apart from NCCL's {len(right)} losses by {gap:.2e} at most", flush=True)
+            if gap > BOUNDS[case[1]]:
+                problems.append(f"{' '.join(case)}, {name}")
+        if name.startswith("preloaded"):
+            print(f"{name}: {taken(text)} all-reduces by Myelon", flush=True)
+            if taken(text) == 0:
+                problems.append(f"{name}: Myelon took no all-reduce")
     return problems
 
 
-def checks(library: str, ranks: int) -> list[str]:
+def checks(options: argparse.Namespace) -> list[str]:
     problems = []
-    program = [str(HERE / "collectives.py")]
+    all_checks, by_path = [str(HERE / "collectives.py")], [str(HERE / "by_path.py"), options.stand_in]
     cases = {
-        "plain NCCL": (None, {}),
-        "Myelon": (library, {}),
-        "expandable segments": (library, {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}),
-        "every collective": (library, {"MYELON_NCCL_COLLECTIVES": "all"}),
-        "turned off": (library, {"MYELON_NCCL_DISABLE": "1"}),
+        "plain NCCL": (all_checks, None, {}),
+        "Myelon": (all_checks, options.stand_in, {}),
+        "expandable segments": (all_checks, options.stand_in, {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}),
+        "every collective": (all_checks, options.stand_in, {"MYELON_NCCL_COLLECTIVES": "all"}),
+        "turned off": (all_checks, options.stand_in, {"MYELON_NCCL_DISABLE": "1"}),
+        "opened by its path": (by_path, None, {"MYELON_NCCL_LOG": "1"}),
     }
-    for name, (preloaded, environment) in cases.items():
+    for name, (program, preloaded, environment) in cases.items():
         try:
-            text = run(program, ranks, preloaded, **environment)
+            text = run(program, options.ranks, preloaded, **environment)
             print(f"checks, {name}: well, {taken(text)} all-reduces by Myelon", flush=True)
             if (taken(text) > 0) != (name not in ["plain NCCL", "turned off"]):
                 problems.append(f"checks, {name}: the wrong one ran all-reduces")
             print("\n".join(line for line in text.splitlines() if " by Myelon" in line or " by NCCL" in line or "ranks: " in line))
-        except (RuntimeError, subprocess.TimeoutExpired) as error:
+        except RuntimeError as error:
             print(f"checks, {name}: {error}", flush=True)
             problems.append(f"checks, {name}")
     return problems
 
 
-def killed(library: str, _ranks: int) -> list[str]:
-    variables = dict(os.environ, LD_PRELOAD=library)
-    ended = subprocess.run([sys.executable, str(HERE / "killed.py")], env=variables, timeout=TIMEOUT_S)
+def killed(options: argparse.Namespace) -> list[str]:
+    variables = dict(os.environ, LD_PRELOAD=options.stand_in)
+    try:
+        ended = subprocess.run([sys.executable, str(HERE / "killed.py")], env=variables, timeout=TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        return [f"a killed rank: still running after {TIMEOUT_S} s"]
     return ["a killed rank"] if ended.returncode else []
 
 
@@ -97,12 +160,17 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("stand_in", metavar="libmyelon_nccl.so")
     parser.add_argument("--ranks", type=int, default=2)
+    parser.add_argument("--without-backend", dest="backend", action="store_false", help="train without the package myelon_ccl")
     parser.add_argument("parts", nargs="*", metavar="checks|training|killed")
-    options = parser.parse_args()
-    library = str(pathlib.Path(options.stand_in).resolve())
+    options = parser.parse_intermixed_args()
+    if unknown := sorted(set(options.parts) - set(parts)):
+        parser.error(f"no such part: {', '.join(unknown)}")
+    options.stand_in = str(pathlib.Path(options.stand_in).resolve(strict=True))
     problems = []
     for part in options.parts or parts:
-        problems += parts[part](library, options.ranks)
+        began = time.monotonic()
+        problems += parts[part](options)
+        print(f"{part}: {time.monotonic() - began:.0f} s", flush=True)
     print("all well" if not problems else f"problems: {', '.join(problems)}")
     return 1 if problems else 0
 

@@ -12,7 +12,12 @@ from pathlib import Path
 from typing import Any, Dict, List
 
 BEGIN, END = "<!-- results:torch -->", "<!-- /results -->"
-NAMES = {"nccl": "NCCL", "preloaded": "NCCL's place taken by `libmyelon_nccl.so`", "myelon": "backend `myelon`"}
+NAMES = {
+    "nccl": "NCCL",
+    "preloaded": "NCCL's place taken by `libmyelon_nccl.so`",
+    "myelon": "backend `myelon`",
+    "unchecked": "the same with `MYELON_TORCH_STEP_CHECK=0`",
+}
 MEASURES = ("ddp", "decode", "decode_sums")
 
 
@@ -29,16 +34,28 @@ def table(stored: Dict[str, Any]) -> str:
     if again != medians:
         raise SystemExit(f"the medians of {given['date']} are not those of its runs: measure again")
     turns = len(stored["runs"]) // len(medians)
+    starts = len({run.get("start", 0) for run in stored["runs"]})
+    of_runs = f"Medians of {turns} {'run' if turns == 1 else 'runs'} of each, which took turns"
+    if turns > 1:
+        of_runs += f" in {starts} {'start' if starts == 1 else 'starts'} of the processes, with the fastest and the slowest run"
+    launch = [run["ddp"]["launch_ms"] for run in stored["runs"] if "launch_ms" in run["ddp"]]
+    sequences = stored["runs"][0]["ddp"].get("sequences", 4)
     lines = [
         f"Measured on {given['date'][:10]} on {ranks} of {given['gpus']}x {given['gpu']}; torch {given['torch']}, "
         f"NCCL {given['nccl']}, NVLS {given['nvls']}; Myelon at commit `{given['commit']}`, sources `{given['source_hash']}`. "
-        f"Medians of {turns} {'run' if turns == 1 else 'runs'} of each, which took turns; in brackets NCCL's time divided by the row's.",
+        f"{of_runs}; in brackets NCCL's time divided by the row's. {sequences} sequences a rank in a training step"
+        + (f", whose passes the host queues in {statistics.median(launch):.1f} ms." if launch else "."),
         "",
         "| collectives by | training step, ms | token, ms | its all-reduces alone, ms |",
         "|:---|---:|---:|---:|",
     ]
     for engine, times in medians.items():
-        cells = [f"{times[m]:.3f} ({medians['nccl'][m] / times[m]:.2f}×)" for m in MEASURES]
+        cells = []
+        for measure in MEASURES:
+            seen = [run[measure]["ms"] for run in stored["runs"] if run["engine"] == engine]
+            between = f", {min(seen):.3f} to {max(seen):.3f}" if turns > 1 else ""
+            ratio = medians["nccl"][measure] / times[measure]
+            cells.append(f"{times[measure]:.3f}{between} ({ratio:.2f}×)")
         lines.append(f"| {NAMES[engine]} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -111,6 +111,67 @@ def the_host_is_not_held() -> None:
     torch.cuda.synchronize()
 
 
+def a_step_waits_once() -> None:
+    """A step holds the host until the all-reduces before it have ended, and not again before the next one. Nothing captured so far."""
+    weights = torch.nn.Parameter(torch.ones(1000, device=DEVICE))
+    optimizer = torch.optim.AdamW([weights], lr=0.1, fused=True)
+    weights.grad = torch.ones_like(weights)
+    optimizer.step()
+    for reduced in (True, False):
+        torch.cuda._sleep(1_000_000_000)
+        if reduced:
+            dist.all_reduce(weights.grad, async_op=True).wait()
+        before = torch.cuda.current_stream().record_event()
+        optimizer.step()
+        assert before.query() == reduced, f"with an all-reduce before the step: {reduced}"
+        torch.cuda.synchronize()
+    # What the scaler found is looked at on the GPU, by the step itself.
+    scaler = torch.amp.GradScaler("cuda")
+    scaler.scale(torch.ones((), device=DEVICE))
+    dist.all_reduce(weights.grad)
+    weights.grad.mul_(scaler.get_scale())
+    old = weights.detach().clone()
+    scaler.step(optimizer)
+    scaler.update()
+    assert not torch.equal(old, weights)
+
+
+def captured_step() -> None:
+    """A graph of an all-reduce and the step on it: nothing waits inside the capture, and replays are steps."""
+    weights = torch.nn.Parameter(torch.zeros(1000, device=DEVICE))
+    optimizer = torch.optim.Adam([weights], lr=0.1, capturable=True)
+    weights.grad = torch.ones_like(weights)
+
+    def step() -> None:
+        weights.grad.fill_(RANK + 1.0)
+        dist.all_reduce(weights.grad)
+        optimizer.step()
+
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        step()
+    torch.cuda.current_stream().wait_stream(stream)
+    captured = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(captured):
+        step()
+    seen = [weights.detach().clone()]
+    for _ in range(3):
+        captured.replay()
+        seen.append(weights.detach().clone())
+    for before, after in zip(seen, seen[1:]):
+        assert (after < before).all()
+    assert weights.grad.unique().tolist() == [SIZE * (SIZE + 1) / 2]
+    # Behind replays a step waits as well.
+    torch.cuda._sleep(1_000_000_000)
+    captured.replay()
+    before = torch.cuda.current_stream().record_event()
+    torch.optim.SGD([weights], lr=0.1).step()
+    assert before.query()
+    del captured
+    gc.collect()
+
+
 def late_peer() -> None:
     """Rank 0 waits for a rank that does not come; the host hears of it with a later call, or with a blocking wait at once."""
     tensor = torch.ones(1000, device=DEVICE)

@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any, Dict
 
+import pytest
+
 BENCH = Path(__file__).resolve().parent.parent / "bench"
 PAGE = "# Title\n\n<!-- results:torch -->\n<!-- /results -->\n\nThe end.\n"
 
@@ -43,7 +45,9 @@ def test_the_table_is_written_and_checked(tmp_path: Path) -> None:
     assert report(page, str(file), "--check").returncode != 0
     assert report(page, str(file)).returncode == 0
     text = page.read_text()
-    assert "| backend `myelon` | 14.000 (1.86×) | 7.000 (1.86×) | 3.500 (1.86×) |" in text, text
+    row = "14.000, 12.000 to 22.000 (1.86×) | 7.000, 6.000 to 11.000 (1.86×) | 3.500, 3.000 to 5.500 (1.86×)"
+    assert f"| backend `myelon` | {row} |" in text, text
+    assert "Medians of 3 runs of each, which took turns in 1 start of the processes" in text, text
     assert text.startswith("# Title\n") and text.endswith("<!-- /results -->\n\nThe end.\n")
     assert report(page, str(file), "--check").returncode == 0
     page.write_text(text.replace("14.000", "13.000"))
@@ -61,6 +65,23 @@ def test_medians_that_are_not_those_of_the_runs_are_refused(tmp_path: Path) -> N
     file.write_text(json.dumps(changed))
     told = report(page, str(file))
     assert told.returncode != 0 and "not those of its runs" in told.stderr and page.read_text() == PAGE
+
+
+def test_engines_take_turns_and_are_held_against_each_other_turn_by_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCH))
+    import run
+
+    assert [run.in_turn(["a", "b", "c"], turn) for turn in range(3)] == [list("abc"), list("bca"), list("cab")]
+
+    def of(engine: str, turn: int, loss: float) -> Dict[str, Any]:
+        means = {"decode": {"ms": 1.0, "mean": 3.0}, "decode_sums": {"ms": 1.0, "mean": 3.0}}
+        return {"engine": engine, "start": 0, "turn": turn, "ddp": {"ms": 1.0, "loss": loss}, **means}
+
+    # A model learns from turn to turn.
+    run.check([of("nccl", 0, 9.0), of("myelon", 0, 9.01), of("nccl", 1, 4.0), of("myelon", 1, 4.01)])
+    for wrong in (4.0, float("nan")):
+        with pytest.raises(SystemExit, match="disagree on the loss of ddp"):
+            run.check([of("nccl", 0, 9.0), of("myelon", 0, wrong)])
 
 
 def test_a_page_without_its_marks_is_refused(tmp_path: Path) -> None:

@@ -30,7 +30,11 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ranks]:
     ranks.close()
 
 
-@pytest.mark.parametrize("what", ["graph", "side_streams", "memory_goes_on", "sums_of_a_future"])
+def test_a_step_waits_for_the_all_reduces_before_it(two: Ranks) -> None:
+    two.run(cuda_ranks.a_step_waits_once)
+
+
+@pytest.mark.parametrize("what", ["captured_step", "graph", "side_streams", "memory_goes_on", "sums_of_a_future"])
 def test_streams_and_graphs(two: Ranks, what: str) -> None:
     two.run(getattr(cuda_ranks, what))
     assert two.run(torch_ranks.engine) == ["myelon"] * 2

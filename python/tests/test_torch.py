@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Callable, Iterator, List
 
@@ -12,7 +15,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 
 import torch_ranks  # noqa: E402
 from conftest import ON_CUDA  # noqa: E402
-from ranks import Failure, Ranks  # noqa: E402
+from ranks import PATIENCE, Failure, Ranks  # noqa: E402
 
 if ON_CUDA and torch.cuda.device_count() < 2:
     pytest.skip("MYELON_TEST_DEVICE=cuda needs two GPUs", allow_module_level=True)
@@ -63,6 +66,16 @@ def test_fsdp2_has_the_losses_of_the_other_backend(two: Ranks, start_ranks: Star
     for replicas in (1, 2):
         ours, theirs = two.run(torch_ranks.fsdp, replicas), other.run(torch_ranks.fsdp, replicas)
         assert ours[0] == ours[1] and ours[0] == pytest.approx(theirs[0], rel=1e-5), f"{replicas} replicas"
+
+
+def test_tensor_parallel_layers_have_the_losses_of_the_other_backend(
+    two: Ranks, start_ranks: Start, tmp_path: Path
+) -> None:
+    other = start_ranks(2)
+    other.run(torch_ranks.init, str(tmp_path / "store"), torch_ranks.DELEGATE)
+    ours, theirs = two.run(torch_ranks.tensor_parallel), other.run(torch_ranks.tensor_parallel)
+    assert ours[0] == ours[1] and ours[0] == pytest.approx(theirs[0], rel=1e-5)
+    assert len(set(ours[0])) > 1 and two.run(torch_ranks.engine) == ["myelon"] * 2
 
 
 def test_the_hook_on_a_group_of_myelon(two: Ranks) -> None:
@@ -116,6 +129,34 @@ def test_a_rank_that_dies_ends_a_step_of_ddp(start_ranks: Start, tmp_path: Path)
     assert "rank 0 lost rank 1" in failure.message or "onnection" in failure.message, failure
 
 
+RAISED = {"killed": "PeerLost", "late": "Stalled", "abort": "Aborted"}
+
+
+@pytest.mark.parametrize("how, kind", [("killed", "plain"), ("abort", "backend"), ("late", "hook")])
+def test_gradients_that_never_come_are_no_step(start_ranks: Start, tmp_path: Path, how: str, kind: str) -> None:
+    ranks = start_ranks(2, **({"MYELON_TIMEOUT": "4"} if how == "late" else {}))
+    ranks.run(torch_ranks.init, str(tmp_path / "store"))
+    for rank in (0, 1):
+        ranks.tell(rank, torch_ranks.failing_step, how, kind)
+    told = ranks.hear(0, patience=60)
+    assert told["raised"] == RAISED[how] and told["unchanged"], told
+    # The backward pass of DDP waits on the CPU device.
+    assert told["reached"] == ("the optimizer" if ON_CUDA or kind == "plain" else "nothing"), told
+
+
+def test_steps_do_not_wait_where_the_user_says_so(start_ranks: Start, tmp_path: Path) -> None:
+    ranks = start_ranks(2, MYELON_TORCH_STEP_CHECK="0")
+    ranks.run(torch_ranks.init, str(tmp_path / "store"))
+    for rank in (0, 1):
+        ranks.tell(rank, torch_ranks.failing_step, "killed", "plain")
+    told = ranks.hear(0, patience=60)
+    assert told["reached"] == "the end" and "raised" not in told and not told["unchanged"], told
+
+
+def test_a_compiled_step_waits_and_a_destroyed_group_is_not_waited_for(two: Ranks) -> None:
+    two.run(torch_ranks.compiled_step)
+
+
 def test_an_abort_ends_the_waits_of_all_ranks(start_ranks: Start, tmp_path: Path) -> None:
     ranks = start_ranks(2)
     ranks.run(torch_ranks.init, str(tmp_path / "store"))
@@ -144,6 +185,17 @@ def test_a_group_of_several_nodes_is_delegated_with_one_warning(start_ranks: Sta
     ranks.run(torch_ranks.pretend_nodes)
     for told in ranks.run(torch_ranks.warned, {}):
         assert len(told) == 1 and "2 ranks are on 2 nodes" in told[0], told
+
+
+def test_the_benchmark_runs_all_engines_in_turns(tmp_path: Path) -> None:
+    bench = Path(__file__).resolve().parent.parent / "bench" / "run.py"
+    command = [sys.executable, str(bench), "--ranks", "2", "--results", str(tmp_path), "--runs", "2", "--starts", "1"]
+    command += ["--tiny", "--steps", "3", "--tokens", "2", "--warm-up", "1", "--repeats", "2", "--batch", "2"]
+    subprocess.run(command, check=True, timeout=PATIENCE)
+    stored = json.loads((tmp_path / "torch-2.json").read_text())
+    assert [run["engine"] for run in stored["runs"]] == ["nccl", "myelon"] * 2
+    assert all(run[kind]["ms"] > 0 for run in stored["runs"] for kind in ("ddp", "decode", "decode_sums"))
+    assert stored["runs"][1]["carried_out_by"] == "myelon"
 
 
 def test_more_ranks_than_a_node_has_are_refused_before_any_is_asked() -> None:

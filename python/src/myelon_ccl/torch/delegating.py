@@ -72,9 +72,9 @@ class DelegatingProcessGroup(dist.ProcessGroup):
         return _work(self.backend_of(outputs[0].device).alltoall(outputs, *rest, **named))
 
     # What releases of torch from 2.15 on call the same.
-    all_gather_single_coalesced = allgather_into_tensor_coalesced
-    reduce_scatter_single_coalesced = reduce_scatter_tensor_coalesced
-    all_to_all_single = alltoall_base
+    all_gather_single_coalesced = allgather_into_tensor_coalesced  # type: ignore[assignment]
+    reduce_scatter_single_coalesced = reduce_scatter_tensor_coalesced  # type: ignore[assignment]
+    all_to_all_single = alltoall_base  # type: ignore[assignment]
 
     def send(self, tensors: List[torch.Tensor], rank: int, tag: int = 0) -> dist.Work:
         return _work(self.backend_of(tensors[0].device).send(tensors, rank, tag))

@@ -5,6 +5,7 @@ from typing import Any, Optional
 
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import GradBucket
 
 from ..types import ReduceOp
 from .direct import default_device, issuer_of
@@ -17,7 +18,7 @@ class HookState:
         self.issuer = issuer_of(group, default_device() if device is None else torch.device(device))
 
 
-def ddp_hook(state: HookState, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+def ddp_hook(state: HookState, bucket: GradBucket) -> torch.futures.Future[torch.Tensor]:
     """Averages a bucket of gradients in one go: ``model.register_comm_hook(myelon_ccl.HookState(), myelon_ccl.ddp_hook)``.
 
     Raises what is known to have gone wrong by then, so that the step ends with an exception.

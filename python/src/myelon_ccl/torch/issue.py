@@ -10,6 +10,7 @@ import torch
 from ..core import Bucket, Communicator, Operation
 from ..errors import InvalidArgument, Unsupported
 from ..types import Collective, DType, ReduceOp
+from . import steps
 from .mapping import dtype_of
 from .work import CpuWork, CudaWork
 
@@ -140,8 +141,13 @@ class _Issuer:
         prepare()
         self._prepared.add((what, dtype, op))
 
+    def settle(self) -> None:
+        """Waits for what was queued and is about to be used, and raises what went wrong. Nothing where nothing is new."""
+        raise NotImplementedError
+
     def destroy(self) -> None:
         """Ends the communicator."""
+        steps.release(self)  # type: ignore[arg-type]
         self.communicator.destroy()
 
 
@@ -151,14 +157,21 @@ class CudaIssuer(_Issuer):
     def __init__(self, communicator: Communicator, device: torch.device) -> None:
         super().__init__(communicator, device)
         self._stream = torch.cuda.Stream(device)
+        # Operations queued, and how many of them are known to be good.
+        self._queued = 0
+        self._settled = 0
+        self._captured = False
 
     def _run(
         self, queue: Queue, results: Sequence[torch.Tensor], used: Sequence[torch.Tensor], asynchronous: bool
     ) -> CudaWork:
         with torch.cuda.device(self.device):
             current = torch.cuda.current_stream()
+            capturing = torch.cuda.is_current_stream_capturing()
+            self._captured |= capturing
+            self._queued += 1
             # WHY: inside a capture the communicator cannot order two streams, so everything stays on the capturing one.
-            if not asynchronous or torch.cuda.is_current_stream_capturing():
+            if not asynchronous or capturing:
                 queue(current.cuda_stream)
                 return CudaWork(self, results, current, None)
             side = self._stream
@@ -170,6 +183,18 @@ class CudaIssuer(_Issuer):
                 # The memory is not given to others before the side stream has passed, whatever becomes of the tensor.
                 tensor.record_stream(side)
             return CudaWork(self, results, side, ended)
+
+    def settle(self) -> None:
+        queued = self._queued
+        # Replays of a graph are not seen here: once something is captured, any step may follow one.
+        if queued == self._settled and not self._captured:
+            return
+        with torch.cuda.device(self.device):
+            if torch.cuda.is_current_stream_capturing():
+                return
+            # WHY: the current stream and no other: what the caller uses next was waited for there.
+            self.communicator.synchronize(torch.cuda.current_stream().cuda_stream)
+        self._settled = queued
 
 
 class CpuIssuer(_Issuer):
@@ -198,6 +223,10 @@ class CpuIssuer(_Issuer):
             self.communicator.synchronize()
             self._in_use.clear()
 
+    def settle(self) -> None:
+        if self._in_use:
+            self.finish()
+
     def _before_copies(self, stream: int) -> None:
         # The host copies, so it waits for the result first.
         self.communicator.synchronize(stream)
@@ -213,5 +242,7 @@ Issuer = Union[CudaIssuer, CpuIssuer]
 
 
 def issuer_on(communicator: Communicator, device: torch.device) -> Issuer:
-    """The kind that the device needs."""
-    return CpuIssuer(communicator, device) if device.type == "cpu" else CudaIssuer(communicator, device)
+    """The kind that the device needs, whose operations the steps of optimizers wait for."""
+    issuer: Issuer = CpuIssuer(communicator, device) if device.type == "cpu" else CudaIssuer(communicator, device)
+    steps.guard(issuer)
+    return issuer

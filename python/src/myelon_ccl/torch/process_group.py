@@ -14,7 +14,8 @@ from typing import Any, List, Optional
 
 import torch
 import torch.distributed as dist
-from torch.distributed.distributed_c10d import AllgatherOptions, PrefixStore, Store
+from torch._C._distributed_c10d import AllgatherOptions
+from torch.distributed.distributed_c10d import PrefixStore, Store
 
 from ..core import Communicator
 from ..errors import InvalidArgument, MyelonError
@@ -33,7 +34,7 @@ class MyelonProcessGroup(DelegatingProcessGroup):
 
     def __init__(self, store: Store, rank: int, size: int, timeout: timedelta, ranks: List[int]) -> None:
         # Not with the store: torch has no such constructor for a subclass.
-        super().__init__(rank, size)
+        super().__init__(rank, size)  # type: ignore[call-arg]
         self._store = store
         self._timeout = timeout
         # Of the default group torch gives none: it has all.
@@ -119,7 +120,7 @@ class MyelonProcessGroup(DelegatingProcessGroup):
 
     # What releases of torch from 2.15 on call the same.
     all_gather_single = _allgather_base
-    reduce_scatter_single = _reduce_scatter_base
+    reduce_scatter_single = _reduce_scatter_base  # type: ignore[assignment]
 
     def broadcast(self, tensors: Any, opts: Any = None, timeout: Optional[timedelta] = None) -> dist.Work:
         """Broadcast of one tensor. In torch's forms: of a list with options, of a tensor with the root."""
@@ -238,7 +239,7 @@ class MyelonProcessGroup(DelegatingProcessGroup):
 
 def _number(backend: Any) -> None:
     """Lets a backend number its collectives, which it does by itself from torch 2.15 on."""
-    if torch.__version__ < (2, 15):
+    if torch.__version__ < (2, 15):  # type: ignore[operator]
         backend._set_sequence_number_for_group()
 
 

@@ -34,6 +34,11 @@ def blocking_wait() -> bool:
     return _flag("MYELON_TORCH_BLOCKING_WAIT")
 
 
+def step_check() -> bool:
+    """Whether a step of an optimizer first waits until the results before it are there and known to be good."""
+    return _flag("MYELON_TORCH_STEP_CHECK", "1")
+
+
 def strict() -> bool:
     """Whether a group that cannot run on Myelon is an error, in place of a warning and the other backend."""
     return _flag("MYELON_TORCH_STRICT")
@@ -51,8 +56,8 @@ def collectives() -> FrozenSet[str]:
     return chosen
 
 
-def _flag(name: str) -> bool:
-    value = os.environ.get(name, "0")
+def _flag(name: str, default: str = "0") -> bool:
+    value = os.environ.get(name, default)
     if value not in ("0", "1"):
         raise InvalidArgument(f"{name} is {value!r}: it takes 0 or 1")
     return value == "1"
