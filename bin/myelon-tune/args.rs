@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Parser;
 use myelon_ccl::measure::Bytes;
+use myelon_ccl::table::Buffers;
 use myelon_ccl::{DType, Error, SyncPolicy};
 
 use crate::values::{OrAll, PlaceArgs, dtype};
@@ -13,6 +14,12 @@ How it searches: a first pass over few sizes keeps the best candidates of each; 
 those and their neighbours, the better half of them with more repeats; then the sizes between two winners, until
 the boundary is known within 20 %. Every candidate is verified before it is timed, and is out where a result is
 wrong, a wait stalls, or the heap would be over the footprint. Times are of graph replays, of the slowest rank.
+
+A table has sections for plain buffers, which are any memory, and for registered ones: outputs in a window of
+Communicator::register. There a variant with direct output stores results right into the output; everything else
+runs as in plain buffers. So these sections are searched last, at each size among the best of the plain ones and the
+direct candidates next to them, and what they say was measured in registered memory. --buffers plain leaves them out:
+operations on windows then take the plain rows. With --buffers registered alone everything is searched there.
 
 Examples:
   myelon-tune
@@ -53,6 +60,9 @@ pub(crate) struct Cli {
     /// any integer for the integers.
     #[arg(short = 'd', long = "datatype", value_name = "TYPE,..", value_delimiter = ',', value_parser = one_dtype, default_value = "f32,i32")]
     pub(crate) dtypes: Vec<DType>,
+    /// Whose memory the operands are: any, or registered with the communicator, which takes candidates with direct output as well.
+    #[arg(long, value_name = "KIND,..", value_delimiter = ',', default_value = "plain,registered")]
+    pub(crate) buffers: Vec<Buffers>,
     /// Start no further measurement after this time.
     #[arg(long, value_name = "SECONDS", default_value_t = 420)]
     pub(crate) budget: u64,

@@ -143,7 +143,7 @@ impl Origin {
 impl Log {
     /// The text of a journal.
     pub(crate) fn to_journal(&self, space: &Space, origin: &Origin) -> Result<String> {
-        let class = |class: usize| space.classes[class].dtype.to_string();
+        let class = |class: usize| space.classes[class].to_string();
         let entrant = |entrant: usize| space.entrants[entrant].to_string();
         let journal = Journal {
             schema: SCHEMA,
@@ -182,7 +182,7 @@ impl Log {
             let detail = format!("{what}: {theirs} there, {ours} now: leave --resume out to start anew");
             return Err(wrong("origin", detail));
         }
-        let class = |name: &str| space.classes.iter().position(|class| class.dtype.name() == name);
+        let class = |name: &str| space.classes.iter().position(|class| class.to_string() == name);
         let places: BTreeMap<String, usize> =
             space.entrants.iter().enumerate().map(|(place, entrant)| (entrant.to_string(), place)).collect();
         let mut log = Self::default();

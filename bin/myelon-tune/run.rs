@@ -134,11 +134,13 @@ impl Search<'_> {
         }
     }
 
-    /// A variant two of whose shapes are out is out as a whole: each further one would cost a deadline and a new communicator.
+    /// A variant two of whose shapes are out is out as a whole, direct ones apart: each further one would cost a deadline and a new
+    /// communicator.
     fn drop_variant_of(&mut self, entrant: usize) {
         let space = &self.request.space;
         let Some(variant) = space.variant(entrant) else { return };
-        let is_of = |&place: &usize| space.variant(place) == Some(variant);
+        let is_direct = space.is_direct(entrant);
+        let is_of = |&place: &usize| space.variant(place) == Some(variant) && space.is_direct(place) == is_direct;
         if self.log.dropped().keys().filter(|place| is_of(place)).count() > 1 {
             for place in (0..space.entrants.len()).filter(is_of) {
                 self.log.drop(place, format!("two shapes of {variant} are out"));

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use myelon_ccl::measure::{Bytes, Provenance};
-use myelon_ccl::table::{LaneTable, Row};
+use myelon_ccl::table::{Buffers, LaneTable, Row};
 
 use crate::log::Log;
 use crate::machine::{Seat, caution};
@@ -43,13 +43,16 @@ impl Screen {
         let style = ProgressStyle::with_template("{bar:20} {msg}").ok();
         let progress = style.into_iter().fold(progress(request.budget.as_secs().max(1)), ProgressBar::with_style);
         let screen = Self { progress, started, budget: request.budget, told: started };
-        let dtypes: Vec<_> = classes.iter().map(|class| class.dtype.name()).collect();
+        let of = |buffers| classes.iter().filter(move |class| class.buffers == buffers).map(|class| class.dtype.name());
+        let both = Buffers::ALL.iter().map(|&buffers| (buffers, of(buffers).collect::<Vec<_>>()));
+        let (buffers, dtypes): (Vec<_>, Vec<_>) = both.filter(|(_, dtypes)| !dtypes.is_empty()).unzip();
+        let buffers: Vec<_> = buffers.iter().map(|buffers| buffers.name()).collect();
         let (first, last) = (Bytes(sizes[0]), Bytes(sizes[sizes.len() - 1]));
         let how = if effort.exhaustive { "all measured" } else { "searched" };
         let heap = limits.layout(request.ranks).map_or(0, |(_, bytes)| bytes >> 20);
         let mut text = format!(
             "# myelon-tune {} (sources {}), {}\n# {}; driver {}, CUDA {}, {}\n# {} {} ranks, {}, {} sizes from {first} to {last}: \
-             {} candidates, {how}; heap {heap} MiB a rank, budget {} s\n",
+             {} candidates, {how}; {} buffers; heap {heap} MiB a rank, budget {} s\n",
             provenance.version,
             provenance.source_hash,
             provenance.date,
@@ -59,9 +62,10 @@ impl Screen {
             provenance.nccl_state(),
             request.ranks,
             request.device,
-            dtypes.join(" and "),
+            dtypes[0].join(" and "),
             sizes.len(),
             entrants.len(),
+            buffers.join(" and "),
             request.budget.as_secs()
         );
         if let Some(caution) = caution(request.device, seats) {
@@ -82,12 +86,12 @@ impl Screen {
         let spent = self.started.elapsed();
         let left = self.budget.saturating_sub(spent).as_secs();
         let (class, bytes) = round.case;
-        let dtype = request.space.classes[class].dtype;
+        let class = request.space.classes[class];
         let best = log.ranking(round.case).first().map_or(String::new(), |&(entrant, us)| {
             format!(", best so far {us:.2} us: {}", request.space.entrants[entrant].short())
         });
         let phase = round.phase.name();
-        let message = format!("{phase}, {dtype} {}{best}; at most {left} s left", Bytes(bytes));
+        let message = format!("{phase}, {class} {}{best}; at most {left} s left", Bytes(bytes));
         if self.progress.is_hidden() && self.told.elapsed() >= TELL_EVERY {
             eprintln!("{message}");
             self.told = Instant::now();
@@ -159,7 +163,7 @@ fn judged(request: &TuneRequest, log: &Log) -> String {
         let _ = writeln!(
             text,
             "# behind: {} {}: {:.2} us with {}, {:.2} us with {}, {:.1} % more",
-            request.space.classes[class].dtype,
+            request.space.classes[class],
             Bytes(bytes),
             judgement.taken_us,
             name(judgement.taken),

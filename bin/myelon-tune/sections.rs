@@ -2,15 +2,16 @@
 
 use myelon_ccl::WorldSize;
 use myelon_ccl::measure::{Baseline, Bytes};
-use myelon_ccl::table::{Buffers, Measured, OperatorClass, Row, Section};
+use myelon_ccl::table::{Measured, OperatorClass, Row, Section};
 
 use crate::log::Log;
 use crate::search::choices;
-use crate::space::{Case, Entrant, OP, Space};
+use crate::space::{Case, Class, Entrant, OP, Space};
 
 /// A section a class of which anything was measured: a row from each size that was asked for, and from where the choice changes.
+/// None of registered buffers before the largest size was measured in them: without one, they take the rows of plain ones.
 pub(crate) fn sections(space: &Space, log: &Log, ranks: WorldSize) -> Vec<Section> {
-    let section = |(place, class): (usize, &crate::space::Class)| {
+    let section = |(place, class): (usize, &Class)| {
         let mut rows: Vec<Row> = Vec::new();
         for (bytes, entrant) in choices(space, log, place) {
             let row = row(space, log, (place, bytes), entrant, rows.is_empty());
@@ -18,9 +19,11 @@ pub(crate) fn sections(space: &Space, log: &Log, ranks: WorldSize) -> Vec<Sectio
                 |row: &Row| rows.last().is_none_or(|last| last.choice != row.choice) || space.sizes.contains(&bytes);
             rows.extend(row.filter(says));
         }
-        let (operators, buffers) = (OperatorClass::of(OP), Buffers::Plain);
-        let section = Section { ranks, dtypes: class.dtypes, operators, buffers, dtype: class.dtype, op: OP, rows };
-        (!section.rows.is_empty()).then_some(section)
+        let largest = rows.last().is_some_and(|row| Some(&row.measured.at.0) == space.sizes.last());
+        let &Class { dtypes, dtype, buffers } = class;
+        let section = Section { ranks, dtypes, operators: OperatorClass::of(OP), buffers, dtype, op: OP, rows };
+        let is_due = !section.rows.is_empty() && (largest || space.plain_of(place).is_none());
+        is_due.then_some(section)
     };
     space.classes.iter().enumerate().filter_map(section).collect()
 }
