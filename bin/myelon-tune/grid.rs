@@ -42,12 +42,7 @@ impl Values {
 }
 
 /// The manifest's tunings for the ranks, each once with each of the `outputs` that the variant has, with nothing left open.
-pub(crate) fn own_shapes(
-    spec: &VariantSpec,
-    device: DeviceKind,
-    ranks: WorldSize,
-    outputs: &[Output],
-) -> Vec<Shape> {
+pub(crate) fn own_shapes(spec: &VariantSpec, device: DeviceKind, ranks: WorldSize, outputs: &[Output]) -> Vec<Shape> {
     let policies = Shape {
         wait: Some(Wait::Adaptive),
         sync: Some(SyncPolicy::Light),

@@ -216,9 +216,10 @@ impl Log {
 #[cfg(test)]
 mod tests {
     use myelon_ccl::DType;
+    use myelon_ccl::table::Buffers;
 
     use super::*;
-    use crate::fake::{Machine, space};
+    use crate::fake::{Machine, space, space_in};
     use crate::search::next;
 
     fn origin() -> Origin {
@@ -236,6 +237,21 @@ mod tests {
         assert_eq!((next(&space, &read), &read), (next(&space, &log), &log));
         let fewer = crate::fake::space(vec![1 << 12], &[DType::F32], &["one_shot_push"], false);
         assert!(Log::of_journal(&text, "j", &fewer, &origin()).unwrap().measured() < log.measured());
+    }
+
+    #[test]
+    fn buffers_are_told_apart_and_a_journal_without_registered_ones_is_gone_on_from() {
+        let (sizes, dtypes, names) = (vec![1 << 12, 1 << 24], [DType::F32], ["one_shot_push", "ring"]);
+        let [both, plain] =
+            [Buffers::ALL, &[Buffers::Plain]].map(|buffers| space_in(buffers, sizes.clone(), &dtypes, &names, false));
+        let machine = Machine { seed: 1, noise: 0.1 };
+        let (log, _) = machine.search(&both, usize::MAX);
+        assert!(log.sizes(1).next().is_some());
+        let read = Log::of_journal(&log.to_journal(&both, &origin()).unwrap(), "j", &both, &origin()).unwrap();
+        assert_eq!(read, log);
+        let (log, _) = machine.search(&plain, usize::MAX);
+        let read = Log::of_journal(&log.to_journal(&plain, &origin()).unwrap(), "j", &both, &origin()).unwrap();
+        assert_eq!((read.measured(), next(&both, &read).unwrap().case.0), (log.measured(), 1));
     }
 
     #[test]

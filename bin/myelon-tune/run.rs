@@ -60,7 +60,7 @@ pub(crate) fn run(
         graph: request.graph,
     };
     let log = if request.resume { resumed(control, request, &origin)? } else { Log::default() };
-    let screen = is_first.then(|| Screen::start(request, &provenance, &seats, &log, started));
+    let screen = is_first.then(|| Screen::start(request, &provenance, &seats, &log, site.is_registered(), started));
     let mut search = Search { control, device, request, origin, log, screen, started, written: started };
     let ended = search.measure_until_over(site, interrupted).inspect_err(|_| search.keep());
     let end = ended?;

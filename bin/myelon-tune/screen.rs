@@ -36,6 +36,7 @@ impl Screen {
         provenance: &Provenance,
         seats: &[Seat],
         log: &Log,
+        is_registered: bool,
         started: Instant,
     ) -> Self {
         let Space { entrants, sizes, classes, effort, left_out, limits, .. } = &request.space;
@@ -70,6 +71,9 @@ impl Screen {
         );
         if let Some(caution) = caution(request.device, seats) {
             let _ = writeln!(text, "# {caution}");
+        }
+        if buffers.contains(&Buffers::Registered.name()) && !is_registered {
+            text += "# no sections for registered buffers: the ranks cannot map each other's memory; MYELON_LOG=info says why\n";
         }
         for why in left_out {
             let _ = writeln!(text, "# left out: {why}");

@@ -272,7 +272,8 @@ impl Space {
             }
             Entrant::Rival(_) => None,
         };
-        let direct = |(place, entrant): (usize, &Entrant)| self.is_direct(place).then(|| Some((as_direct(entrant)?, place)));
+        let direct =
+            |(place, entrant): (usize, &Entrant)| self.is_direct(place).then(|| Some((as_direct(entrant)?, place)));
         let places: HashMap<_, _> = self.entrants.iter().enumerate().filter_map(direct).flatten().collect();
         let of = |entrant: &Entrant| as_direct(entrant).and_then(|direct| places.get(&direct).copied());
         self.directs = self.entrants.iter().map(of).collect();

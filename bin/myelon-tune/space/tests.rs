@@ -36,8 +36,7 @@ fn full() -> Shape {
 #[test]
 fn candidates_of_one_plan_are_measured_once() {
     let space = space(vec![1 << 10, 1 << 24], &[DType::F32], &["one_shot_push"], false);
-    let of =
-        |lanes: u32| place(&space, &format!("one_shot_push lanes={lanes} threads=512 wait=adaptive sync=light"));
+    let of = |lanes: u32| place(&space, &format!("one_shot_push lanes={lanes} threads=512 wait=adaptive sync=light"));
     let small = [16, 32, 128].map(|lanes| space.stand_in((0, 1 << 10), of(lanes)));
     assert!(small.iter().all(|&stand_in| stand_in == small[0]), "1 KiB has no work for a second lane");
     assert_eq!(space.stand_in((0, 1 << 24), of(16)), Some(of(16)));
@@ -73,9 +72,8 @@ fn what_does_not_fit_is_left_out_and_said() {
     let effort = Effort { first: 1, last: 1, keep: 1, exhaustive: false };
     let names = ["ring".to_owned(), "one_shot_push".to_owned()];
     let class = Class { dtypes: DTypeClass::Float, dtype: DType::F32, buffers: Buffers::Plain };
-    let new = |footprint| {
-        Space::new(ground(footprint), &names, &values, vec![class], vec![1 << 20], &[], effort).unwrap()
-    };
+    let new =
+        |footprint| Space::new(ground(footprint), &names, &values, vec![class], vec![1 << 20], &[], effort).unwrap();
     let small = new(None);
     let said = |part: &str| small.left_out.iter().any(|why| why.contains(part));
     assert!(
