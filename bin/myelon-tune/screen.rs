@@ -91,7 +91,7 @@ impl Screen {
         let left = self.budget.saturating_sub(spent).as_secs();
         let (class, bytes) = round.case;
         let class = request.space.classes[class];
-        let best = log.ranking(round.case).first().map_or(String::new(), |&(entrant, us)| {
+        let best = log.ranking(round.case).next().map_or(String::new(), |(entrant, us)| {
             format!(", best so far {us:.2} us: {}", request.space.entrants[entrant].short())
         });
         let phase = round.phase.name();

@@ -92,13 +92,12 @@ fn choices_before(space: &Space, log: &Log, class: usize, end: u64) -> Vec<(u64,
     let mut choices: Vec<(u64, usize)> = Vec::new();
     for bytes in log.sizes(class).take_while(|&bytes| bytes < end) {
         let case = (class, bytes);
-        let ranking = log.ranking(case).into_iter().filter(|&(entrant, _)| space.variant(entrant).is_some());
-        let ranking: Vec<_> = ranking.collect();
-        let Some(&(best, best_us)) = ranking.first() else { continue };
+        let mut own = log.ranking(case).filter(|&(entrant, _)| space.variant(entrant).is_some());
+        let Some((best, best_us)) = own.next() else { continue };
         let stays = choices.last().map(|&(_, before)| before).filter(|&before| {
             let stand_in = space.stand_in(case, before);
-            let measured = ranking.iter().find(|&&(entrant, _)| Some(entrant) == stand_in);
-            log.is_in(case, before) && measured.is_some_and(|&(_, us)| us <= TIE * best_us)
+            let samples = stand_in.filter(|&it| log.is_in(case, it)).and_then(|it| log.samples(case, it));
+            log.is_in(case, before) && samples.is_some_and(|samples| samples.p50_us() <= TIE * best_us)
         });
         choices.push((bytes, stays.unwrap_or(best)));
     }
@@ -143,8 +142,8 @@ impl Search<'_> {
     /// variant that is near.
     fn from_plain(&self, (_, bytes): Case, plain: usize) -> BTreeSet<usize> {
         let (space, log) = (self.space, self.log);
-        let mut ranking = log.ranking((plain, bytes));
-        ranking.retain(|&(entrant, _)| space.variant(entrant).is_some());
+        let own = log.ranking((plain, bytes)).filter(|&(entrant, _)| space.variant(entrant).is_some());
+        let ranking: Vec<_> = own.collect();
         let best_us = ranking.first().map_or(0.0, |&(_, us)| us);
         let taken = choices(space, log, plain).into_iter().find(|&(size, _)| size == bytes);
         let mut found: BTreeSet<_> = taken.map(|(_, entrant)| entrant).into_iter().collect();
@@ -185,7 +184,7 @@ impl Search<'_> {
         let before = first_pass.iter().rev().find(|&&size| size < bytes);
         let shapes: BTreeSet<_> = match before {
             Some(&before) if bytes > WIDE => {
-                let best = log.ranking((class, before)).into_iter().take(2 * space.effort.keep);
+                let best = log.ranking((class, before)).take(2 * space.effort.keep);
                 best.filter_map(|(entrant, _)| space.stand_in(case, entrant)).collect()
             }
             _ => (space.seeds..space.entrants.len()).collect(),
@@ -197,8 +196,7 @@ impl Search<'_> {
 
     /// Variants whose own shapes are near the best of all. By those alone, which are measured first, so that it stays as it is.
     fn near(&self, case: Case) -> BTreeSet<&str> {
-        let own: Vec<_> =
-            self.log.ranking(case).into_iter().filter(|&(entrant, _)| entrant < self.space.seeds).collect();
+        let own: Vec<_> = self.log.ranking(case).filter(|&(entrant, _)| entrant < self.space.seeds).collect();
         let best_us = own.first().map_or(0.0, |&(_, us)| us);
         own.into_iter()
             .filter(|&(_, us)| us <= NEAR * best_us)
@@ -213,8 +211,8 @@ impl Search<'_> {
         if let Some(round) = self.round(Phase::Size, case, contenders.iter().copied(), few) {
             return Some(round);
         }
-        let mut ranking = log.ranking(case);
-        ranking.retain(|&(entrant, _)| space.variant(entrant).is_some() && log.count(case, entrant) >= few);
+        let own = log.ranking(case).filter(|&(entrant, _)| space.variant(entrant).is_some());
+        let ranking: Vec<_> = own.filter(|&(entrant, _)| log.count(case, entrant) >= few).collect();
         if ranking.len() < if case.1 > WIDE { CLIMB / 4 } else { CLIMB } {
             let next_to = self.leaders(&ranking).flat_map(|best| &space.neighbours[best]);
             let next_to = next_to.filter_map(|&entrant| space.stand_in(case, entrant));
@@ -253,9 +251,8 @@ impl Search<'_> {
         let mut found = plain.map_or(BTreeSet::new(), |plain| self.from_plain(case, plain));
         for &size in below.into_iter().chain(above).filter(|_| plain.is_none()) {
             let mut variants = BTreeSet::new();
-            let ranking = log.ranking((class, size));
-            let best_us = ranking.first().map_or(0.0, |&(_, us)| us);
-            for (place, (entrant, us)) in ranking.into_iter().enumerate() {
+            let best_us = log.ranking((class, size)).next().map_or(0.0, |(_, us)| us);
+            for (place, (entrant, us)) in log.ranking((class, size)).enumerate() {
                 let of_variant = space.variant(entrant).is_some_and(|variant| variants.insert(variant));
                 if place < space.effort.keep || (of_variant && us <= NEAR * best_us) {
                     found.insert(entrant);

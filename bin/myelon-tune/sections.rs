@@ -32,7 +32,7 @@ fn row(space: &Space, log: &Log, case: Case, entrant: usize, is_first: bool) -> 
     let Entrant::Myelon(choice) = &space.entrants[entrant] else { return None };
     let stand_in = space.stand_in(case, entrant)?;
     let p50_us = log.samples(case, stand_in)?.p50_us();
-    let others = log.ranking(case).into_iter().find(|&(other, _)| other != stand_in);
+    let others = log.ranking(case).find(|&(other, _)| other != stand_in);
     let runner_up = others.map(|(other, us)| (space.entrants[other].short(), us / p50_us));
     let nccl = space.entrants.iter().position(|entrant| *entrant == Entrant::Rival(Baseline::Nccl));
     let nccl_us = nccl.and_then(|nccl| log.samples(case, nccl)).map(|samples| samples.p50_us());
@@ -70,7 +70,7 @@ pub(crate) fn judgements(space: &Space, log: &Log) -> Vec<Judgement> {
         let taken = space.stand_in(case, entrant)?;
         let taken_us = log.samples(case, taken)?.p50_us();
         let own = |&(entrant, _): &(usize, f64)| space.variant(entrant).is_some();
-        let (best, best_us) = log.ranking(case).into_iter().find(own)?;
+        let (best, best_us) = log.ranking(case).find(own)?;
         Some(Judgement { case, taken, taken_us, best, best_us })
     };
     space.judged.iter().filter_map(judge).collect()

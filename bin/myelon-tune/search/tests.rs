@@ -66,7 +66,7 @@ fn registered_buffers_take_what_plain_ones_do_until_direct_outputs_are_better() 
     let first = registered.rows.iter().position(direct).unwrap();
     assert!(first > 0 && registered.rows[first..].iter().all(direct), "one boundary");
     assert_eq!(registered.rows[0].choice, plain.rows[0].choice);
-    let measured = |class: usize| space.sizes.iter().map(|&bytes| log.ranking((class, bytes)).len()).sum::<usize>();
+    let measured = |class: usize| space.sizes.iter().map(|&bytes| log.ranking((class, bytes)).count()).sum::<usize>();
     assert!(measured(1) * 3 < measured(0), "{} in plain buffers, {} in registered ones", measured(0), measured(1));
     for Row { choice, measured, .. } in &registered.rows {
         let case = (1, measured.at.0);
@@ -146,9 +146,9 @@ fn all_direct_candidates_are_measured_in_registered_buffers_and_the_best_of_the_
         for entrant in (0..space.entrants.len()).filter(own).filter(|&entrant| space.is_direct(entrant)) {
             assert_eq!(log.count(case, entrant), 20);
         }
-        let others = log.ranking(case).into_iter().filter(|&(entrant, _)| !space.is_direct(entrant)).count();
+        let others = log.ranking(case).filter(|&(entrant, _)| !space.is_direct(entrant)).count();
         assert!((2..=4).contains(&others), "{others}: the best two, what a row takes, NCCL");
-        let (best, _) = log.ranking((0, bytes))[0];
+        let (best, _) = log.ranking((0, bytes)).next().unwrap();
         assert_eq!(log.count(case, space.stand_in(case, best).unwrap()), 20);
     }
 }
