@@ -31,7 +31,7 @@ Examples:
   myelon-tune --resume
       goes on where a run was interrupted or ended by its budget
   myelon-tune --exhaustive -b 64K -e 1M -f 4 --judge configs/lanes/h200-nvlink-8.toml -o all.toml
-      every candidate at these sizes, and how far behind the best of them the table is
+      every candidate at these sizes, and how far behind the best of them the table is; --json FILE keeps that
   MYELON_LANE_TABLE=h200-4.toml myelon-perf --variant all -f 2 --json run.json
   myelon-perf compare run.json --auto-within 3
       what it is worth: auto takes the table, and is held against every variant
@@ -107,6 +107,9 @@ pub(crate) struct Cli {
     /// Measure what this table takes as well, and say how far it is behind the best.
     #[arg(long, value_name = "TABLE")]
     pub(crate) judge: Option<PathBuf>,
+    /// Write how far behind at each size into this file, such as results/MACHINE/judge-2.json.
+    #[arg(long, value_name = "FILE", requires = "judge")]
+    pub(crate) json: Option<PathBuf>,
     /// Commit that the table names; what git says of this directory unless told.
     #[arg(long, value_name = "TEXT")]
     pub(crate) commit: Option<String>,

@@ -41,6 +41,8 @@ pub(crate) struct TuneRequest {
     pub(crate) output: PathBuf,
     pub(crate) resume: bool,
     pub(crate) judged: Option<Arc<LaneTable>>,
+    /// Where the judgement goes. Writable.
+    pub(crate) json: Option<PathBuf>,
     pub(crate) commit: Option<String>,
 }
 
@@ -82,7 +84,7 @@ impl TuneRequest {
             None => format!("cpu-{ranks}.toml"),
         };
         let output = cli.output.clone().unwrap_or_else(|| Path::new("configs/lanes").join(name));
-        output::prove_writable(&output)?;
+        std::iter::once(&output).chain(&cli.json).try_for_each(|path| output::prove_writable(path))?;
         Ok(Self {
             device,
             ranks,
@@ -95,6 +97,7 @@ impl TuneRequest {
             output,
             resume: cli.resume,
             judged,
+            json: cli.json.clone(),
             commit: cli.commit.clone(),
         })
     }

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use myelon_ccl::bootstrap::{Bootstrap, agree};
 use myelon_ccl::device::Device;
 use myelon_ccl::measure::provenance::NOT_FOUND;
-use myelon_ccl::measure::{Provenance, output};
-use myelon_ccl::table::LaneTable;
+use myelon_ccl::measure::{Provenance, Stored, output};
+use myelon_ccl::table::{Judged, LaneTable};
 use myelon_ccl::{Error, Rank, Result};
 
 use crate::broadcast::broadcast;
@@ -193,6 +193,7 @@ impl Search<'_> {
         if sections.is_empty() {
             return Err(Error::invalid("nothing was measured: raise --budget"));
         }
+        self.store_judgement(end, &provenance)?;
         let commit = commit.clone().unwrap_or_else(|| commit_here(Path::new(".")));
         let table = LaneTable::new(*device, &commit, end == End::Complete, provenance, sections)?;
         output::replace(path, table.source())?;
@@ -200,6 +201,23 @@ impl Search<'_> {
             screen.end(self.request, &self.log, &table, end);
         }
         Ok(())
+    }
+
+    fn store_judgement(&self, end: End, provenance: &Provenance) -> Result<()> {
+        let TuneRequest { space, judged: Some(table), json: Some(path), ranks, .. } = self.request else {
+            return Ok(());
+        };
+        let judged = Judged {
+            schema: Judged::SCHEMA,
+            provenance: provenance.clone(),
+            table: table.name().to_owned(),
+            table_commit: table.commit.clone(),
+            ranks: *ranks,
+            exhaustive: space.effort.exhaustive,
+            complete: end == End::Complete,
+            rows: judgements(space, &self.log),
+        };
+        judged.write(path)
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use myelon_ccl::measure::{Bytes, Provenance};
-use myelon_ccl::table::{Buffers, LaneTable, Row};
+use myelon_ccl::table::{Buffers, Judgement, LaneTable, Row};
 
 use crate::log::Log;
 use crate::machine::{Seat, caution};
@@ -156,34 +156,31 @@ impl Screen {
     }
 }
 
-/// How far the judged table is behind the best, where it is; its worst case at least.
+/// How far the judged table is behind the best at each size, and at most.
 fn judged(request: &TuneRequest, log: &Log) -> String {
     let Some(table) = &request.judged else { return String::new() };
     let judgements = judgements(&request.space, log);
-    let mut text = String::new();
-    for judgement in judgements.iter().filter(|judgement| judgement.is_behind()) {
-        let (class, bytes) = judgement.case;
-        let name = |entrant: usize| request.space.entrants[entrant].short();
+    let mut text = format!(
+        "#\n# {:>8}  {:>10}  {:>10}  {:>8}  judged: taken, best\n",
+        "size", "taken (us)", "best (us)", "behind"
+    );
+    for judgement in &judgements {
+        let Judgement { dtype, buffers, bytes, taken, taken_us, best, best_us, candidates, .. } = judgement;
+        let size = Bytes(*bytes).to_string();
+        let percent = judgement.behind_percent();
+        let best = if taken == best { "the same" } else { best };
         let _ = writeln!(
             text,
-            "# behind: {} {}: {:.2} us with {}, {:.2} us with {}, {:.1} % more",
-            request.space.classes[class],
-            Bytes(bytes),
-            judgement.taken_us,
-            name(judgement.taken),
-            judgement.best_us,
-            name(judgement.best),
-            (judgement.ratio() - 1.0) * 100.0
+            "  {size:>8}  {taken_us:>10.2}  {best_us:>10.2}  {percent:>6.1} %  {dtype} {buffers}: {taken}, {best}, of {candidates}"
         );
     }
-    let worst = judgements.iter().map(|it| it.ratio()).fold(1.0, f64::max);
+    let worst = judgements.iter().map(Judgement::behind_percent).fold(0.0, f64::max);
     let behind = judgements.iter().filter(|it| it.is_behind()).count();
     let _ = writeln!(
         text,
-        "# judged: {} is more than 3 % behind at {behind} of {} cases, {:.1} % at most",
+        "#\n# judged: {} is more than 3 % behind at {behind} of {} cases, {worst:.1} % at most",
         table.name(),
         judgements.len(),
-        (worst - 1.0) * 100.0
     );
     text
 }

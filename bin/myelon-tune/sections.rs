@@ -2,7 +2,7 @@
 
 use myelon_ccl::WorldSize;
 use myelon_ccl::measure::{Baseline, Bytes};
-use myelon_ccl::table::{Measured, OperatorClass, Row, Section};
+use myelon_ccl::table::{Judgement, Measured, OperatorClass, Row, Section};
 
 use crate::log::Log;
 use crate::search::choices;
@@ -41,37 +41,26 @@ fn row(space: &Space, log: &Log, case: Case, entrant: usize, is_first: bool) -> 
     Some(Row { from, choice: choice.clone(), measured })
 }
 
-/// Further behind the best than this is too far for a table that is judged.
-const TOLERANCE: f64 = 1.03;
-
-/// What a judged table takes at one size, against the best.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Judgement {
-    pub(crate) case: Case,
-    pub(crate) taken: usize,
-    pub(crate) taken_us: f64,
-    pub(crate) best: usize,
-    pub(crate) best_us: f64,
-}
-
-impl Judgement {
-    pub(crate) fn ratio(&self) -> f64 {
-        self.taken_us / self.best_us
-    }
-
-    pub(crate) fn is_behind(&self) -> bool {
-        self.ratio() > TOLERANCE
-    }
-}
-
 /// A judgement for each case at which the table's choice was measured.
 pub(crate) fn judgements(space: &Space, log: &Log) -> Vec<Judgement> {
     let judge = |(&case, &entrant): (&Case, &usize)| {
         let taken = space.stand_in(case, entrant)?;
         let taken_us = log.samples(case, taken)?.p50_us();
-        let own = |&(entrant, _): &(usize, f64)| space.variant(entrant).is_some();
-        let (best, best_us) = log.ranking(case).find(own)?;
-        Some(Judgement { case, taken, taken_us, best, best_us })
+        let own = || log.ranking(case).filter(|&(entrant, _)| space.variant(entrant).is_some());
+        let (best, best_us) = own().next()?;
+        let Class { dtype, buffers, .. } = space.classes[case.0];
+        let [taken, best] = [taken, best].map(|entrant| space.entrants[entrant].short());
+        Some(Judgement {
+            dtype,
+            op: OP,
+            buffers,
+            bytes: case.1,
+            candidates: own().count(),
+            taken,
+            taken_us,
+            best,
+            best_us,
+        })
     };
     space.judged.iter().filter_map(judge).collect()
 }
