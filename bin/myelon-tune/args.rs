@@ -101,7 +101,7 @@ pub(crate) struct Cli {
     /// Go on from the journal of a run that did not come to its end.
     #[arg(long)]
     pub(crate) resume: bool,
-    /// Measure every candidate at every size with all repeats, instead of a search.
+    /// Measure every candidate at every size, with all repeats where it is within 25 % of the best, instead of a search.
     #[arg(long)]
     pub(crate) exhaustive: bool,
     /// Measure what this table takes as well, and say how far it is behind the best.

@@ -110,9 +110,10 @@ struct Search<'a> {
 }
 
 impl Search<'_> {
-    /// In registered buffers what is not direct was measured in plain ones, so only the best of it.
+    /// Every candidate, and then all repeats of those that may be the best, and of what is judged. In registered buffers what is not
+    /// direct was measured in plain ones, so only the best of it.
     fn everything(&self, case: Case) -> Option<Round> {
-        let (space, repeats) = (self.space, self.space.effort.last);
+        let (space, log) = (self.space, self.log);
         let from_plain = space.plain_of(case.0).map(|plain| self.from_plain(case, plain));
         let is_asked = |entrant: &usize| {
             let is_rival = matches!(space.entrants[*entrant], Entrant::Rival(_));
@@ -120,8 +121,20 @@ impl Search<'_> {
         };
         let all = (0..space.entrants.len()).filter(is_asked).filter(|&entrant| self.is_own(case, entrant));
         let judged = space.judged.get(&case).and_then(|&entrant| space.stand_in(case, entrant));
-        let all: BTreeSet<_> = all.chain(judged.filter(|&entrant| self.log.is_in(case, entrant))).collect();
-        self.round(Phase::Size, case, all.into_iter(), repeats)
+        let judged = judged.filter(|&entrant| log.is_in(case, entrant));
+        let all: BTreeSet<_> = all.chain(judged).collect();
+        self.round(Phase::Size, case, all.into_iter(), self.few()).or_else(|| {
+            let own = || log.ranking(case).filter(|&(entrant, _)| space.variant(entrant).is_some());
+            let best_us = own().next().map_or(0.0, |(_, us)| us);
+            let near = own().filter(|&(_, us)| us <= RIVAL * best_us).map(|(entrant, _)| entrant);
+            let near: BTreeSet<_> = near.chain(judged).collect();
+            self.round(Phase::Size, case, near.into_iter(), space.effort.last)
+        })
+    }
+
+    /// Repeats of a candidate of which nothing is known yet.
+    fn few(&self) -> u32 {
+        self.space.effort.first.max(self.space.effort.last / 4)
     }
 
     /// Every size of some classes, and the boundaries between them.
@@ -207,7 +220,7 @@ impl Search<'_> {
     fn size(&self, case: Case, first_pass: &[u64]) -> Option<Round> {
         let (space, log) = (self.space, self.log);
         let contenders = self.contenders(case, first_pass);
-        let few = space.effort.first.max(space.effort.last / 4);
+        let few = self.few();
         if let Some(round) = self.round(Phase::Size, case, contenders.iter().copied(), few) {
             return Some(round);
         }

@@ -85,7 +85,7 @@ pub(crate) struct Effort {
     pub(crate) last: u32,
     /// Candidates of a size that go on from the first pass.
     pub(crate) keep: usize,
-    /// Every candidate at every size, with all repeats.
+    /// Every candidate at every size.
     pub(crate) exhaustive: bool,
 }
 

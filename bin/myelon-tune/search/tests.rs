@@ -129,9 +129,14 @@ fn everything_is_measured_where_that_is_asked_for() {
     let space = space(powers(14, 15), &[DType::F32], &["one_shot_push", "ring"], true);
     let (log, _) = Machine { seed: 1, noise: 0.1 }.search(&space, usize::MAX);
     for case in space.cases() {
+        let best_us = log.ranking(case).find(|&(entrant, _)| space.variant(entrant).is_some()).unwrap().1;
+        let mut counts = [0; 2];
         for entrant in (0..space.entrants.len()).filter(|&entrant| space.stand_in(case, entrant) == Some(entrant)) {
-            assert_eq!(log.count(case, entrant), 20);
+            let is_near = log.samples(case, entrant).unwrap().p50_us() <= RIVAL * best_us;
+            assert!(log.count(case, entrant) == 20 || (log.count(case, entrant) == 5 && !is_near));
+            counts[usize::from(is_near)] += 1;
         }
+        assert!(counts[0] > 0 && counts[1] > 1, "{counts:?}");
     }
     assert_eq!(log.sizes(0).collect::<Vec<_>>(), space.sizes, "no sizes between them");
 }
@@ -144,12 +149,12 @@ fn all_direct_candidates_are_measured_in_registered_buffers_and_the_best_of_the_
         let case = (1, bytes);
         let own = |&entrant: &usize| space.stand_in(case, entrant) == Some(entrant);
         for entrant in (0..space.entrants.len()).filter(own).filter(|&entrant| space.is_direct(entrant)) {
-            assert_eq!(log.count(case, entrant), 20);
+            assert!(log.count(case, entrant) >= 5);
         }
         let others = log.ranking(case).filter(|&(entrant, _)| !space.is_direct(entrant)).count();
         assert!((2..=4).contains(&others), "{others}: the best two, what a row takes, NCCL");
         let (best, _) = log.ranking((0, bytes)).next().unwrap();
-        assert_eq!(log.count(case, space.stand_in(case, best).unwrap()), 20);
+        assert!(log.count(case, space.stand_in(case, best).unwrap()) >= 5);
     }
 }
 
