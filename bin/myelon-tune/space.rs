@@ -237,18 +237,26 @@ impl Space {
             let known = self.entrants.iter().position(|known| *known == entrant);
             let place = known.unwrap_or(self.entrants.len());
             if known.is_none() {
-                if limits(&self.ground, [&row.choice]).layout(self.ground.ranks)?.1
-                    > self.limits.layout(self.ground.ranks)?.1
-                {
-                    return Err(Error::invalid(format!("{} needs a larger heap: raise --footprint", row.choice)));
+                if let Err(why) = fits(&self.ground, &self.choices(), &row.choice)? {
+                    return Err(Error::invalid(format!("{}: {why}: raise --footprint", row.choice)));
                 }
                 self.entrants.push(entrant);
                 self.neighbours.push(Vec::new());
             }
             self.judged.insert(case, place);
         }
+        self.limits = limits(&self.ground, &self.choices());
+        (self.layout, _) = self.limits.layout(self.ground.ranks)?;
         self.relate();
         Ok(())
+    }
+
+    fn choices(&self) -> Vec<Choice> {
+        let own = self.entrants.iter().filter_map(|entrant| match entrant {
+            Entrant::Myelon(choice) => Some(choice.clone()),
+            Entrant::Rival(_) => None,
+        });
+        own.collect()
     }
 
     /// Finds which entrants run alike, and which differ in their outputs only.
