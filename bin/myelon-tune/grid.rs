@@ -9,6 +9,8 @@ use myelon_ccl::{Launching, Metadata, Output, Places, SyncPolicy, Wait, WorldSiz
 
 /// Chunks that differ by this factor are no choice for the same variant.
 const FAR: u64 = 64;
+/// Ways of a result into the output, whether that is the input or not.
+const OUTPUTS: [Output; 2] = [Output::Staged, Output::Direct];
 
 /// The values that are combined; a parameter without any keeps those of the manifest's tunings.
 #[derive(Clone, Debug, Default)]
@@ -34,9 +36,9 @@ impl Values {
                 chunk: kib(&[32, 64, 128, 256]),
                 stages: vec![1, 2, 3, 4],
                 sync: SyncPolicy::ALL.to_vec(),
-                output: Output::ALL.to_vec(),
+                output: OUTPUTS.to_vec(),
             },
-            DeviceKind::Cpu => Self { lanes: vec![1, 2, 4], output: Output::ALL.to_vec(), ..Self::default() },
+            DeviceKind::Cpu => Self { lanes: vec![1, 2, 4], output: OUTPUTS.to_vec(), ..Self::default() },
         }
     }
 }
@@ -52,12 +54,13 @@ pub(crate) fn own_shapes(spec: &VariantSpec, device: DeviceKind, ranks: WorldSiz
         output: Some(Output::Staged),
         ..Shape::default()
     };
-    let outputs = if spec.parameters.has_direct_output() { outputs } else { &[] };
+    let has = |&output: &Output| spec.takes(&Shape { output: Some(output), ..Shape::default() }).is_ok();
+    let outputs: Vec<_> = outputs.iter().copied().filter(has).collect();
     let is_for_ranks = |listed: &Option<Vec<WorldSize>>| listed.as_ref().is_none_or(|listed| listed.contains(&ranks));
     let mut shapes: Vec<Shape> = Vec::new();
     for tuning in spec.tuning.iter().filter(|row| row.device == device && is_for_ranks(&row.ranks)) {
         let shape = spec.parameters.of(tuning.shape.or(&policies));
-        for shape in Shape::with_each(vec![shape], outputs, |shape, output| shape.output = Some(output)) {
+        for shape in Shape::with_each(vec![shape], &outputs, |shape, output| shape.output = Some(output)) {
             if !shapes.contains(&shape) {
                 shapes.push(shape);
             }

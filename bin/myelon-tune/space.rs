@@ -274,16 +274,15 @@ impl Space {
             (case, self.entrants.iter().enumerate().map(stand_in).collect())
         };
         self.stand_ins = self.cases().map(of_case).collect();
-        let as_direct = |entrant: &Entrant| match entrant {
-            Entrant::Myelon(Choice { variant, shape }) => {
-                Some((variant.name.clone(), Shape { output: Some(Output::Direct), ..*shape }))
-            }
+        let by_choice = |(place, entrant): (usize, &Entrant)| match entrant {
+            Entrant::Myelon(Choice { variant, shape }) => Some(((variant.name.clone(), *shape), place)),
             Entrant::Rival(_) => None,
         };
-        let direct =
-            |(place, entrant): (usize, &Entrant)| self.is_direct(place).then(|| Some((as_direct(entrant)?, place)));
-        let places: HashMap<_, _> = self.entrants.iter().enumerate().filter_map(direct).flatten().collect();
-        let of = |entrant: &Entrant| as_direct(entrant).and_then(|direct| places.get(&direct).copied());
+        let places: HashMap<_, _> = self.entrants.iter().enumerate().filter_map(by_choice).collect();
+        let of = |entrant: &Entrant| {
+            let Entrant::Myelon(Choice { variant, shape }) = entrant else { return None };
+            places.get(&(variant.name.clone(), Shape { output: Some(Output::Direct), ..*shape })).copied()
+        };
         self.directs = self.entrants.iter().map(of).collect();
     }
 
