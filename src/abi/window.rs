@@ -18,3 +18,20 @@ pub const fn window_descriptor(window: u64, offset: u64, count: u64, dtype: u8, 
 }
 
 const _: () = assert!(WINDOW_CODE < BUCKETS_CODE);
+
+#[cfg(test)]
+mod tests {
+    use super::super::describe;
+    use super::*;
+
+    #[test]
+    fn what_differs_in_anything_has_another_word() {
+        let base = (7, 64, 100, 0, 3);
+        let word = |(window, offset, count, dtype, op)| window_descriptor(window, offset, count, dtype, op);
+        let others =
+            [(8, 64, 100, 0, 3), (7, 80, 100, 0, 3), (7, 64, 101, 0, 3), (7, 64, 100, 1, 3), (7, 64, 100, 0, 2)];
+        assert!(others.into_iter().all(|other| word(other) != word(base)));
+        let Description { collective, detail, dtype, .. } = describe(word(base));
+        assert_eq!((collective, detail, dtype), (0, 3, WINDOW_CODE));
+    }
+}
