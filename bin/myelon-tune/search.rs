@@ -114,7 +114,7 @@ impl Search<'_> {
     /// direct was measured in plain ones, so only the best of it.
     fn everything(&self, case: Case) -> Option<Round> {
         let (space, log) = (self.space, self.log);
-        let from_plain = space.plain_of(case.0).map(|plain| self.from_plain(case, plain));
+        let from_plain = space.plain_of(case.0).map(|plain| self.best_of_plain(case, plain));
         let is_asked = |entrant: &usize| {
             let is_rival = matches!(space.entrants[*entrant], Entrant::Rival(_));
             from_plain.as_ref().is_none_or(|found| is_rival || space.is_direct(*entrant) || found.contains(entrant))
@@ -153,7 +153,7 @@ impl Search<'_> {
 
     /// What a size in registered buffers begins with: the best in plain ones, and the direct siblings of the best shapes of each
     /// variant that is near.
-    fn from_plain(&self, (_, bytes): Case, plain: usize) -> BTreeSet<usize> {
+    fn best_of_plain(&self, (_, bytes): Case, plain: usize) -> BTreeSet<usize> {
         let (space, log) = (self.space, self.log);
         let own = log.ranking((plain, bytes)).filter(|&(entrant, _)| space.variant(entrant).is_some());
         let ranking: Vec<_> = own.collect();
@@ -261,7 +261,7 @@ impl Search<'_> {
         let below = first_pass.iter().rev().find(|&&size| size <= bytes);
         let above = first_pass.iter().find(|&&size| size >= bytes);
         let plain = space.plain_of(class);
-        let mut found = plain.map_or(BTreeSet::new(), |plain| self.from_plain(case, plain));
+        let mut found = plain.map_or(BTreeSet::new(), |plain| self.best_of_plain(case, plain));
         for &size in below.into_iter().chain(above).filter(|_| plain.is_none()) {
             let mut variants = BTreeSet::new();
             let best_us = log.ranking((class, size)).next().map_or(0.0, |(_, us)| us);
