@@ -4,10 +4,12 @@
 //! All offsets are bytes from the start of a rank's heap; all addresses are as the launching rank maps them.
 
 mod buckets;
+mod window;
 
 use crate::types::MAX_WORLD_SIZE;
 
 pub use buckets::{BUCKETS_CODE, BucketArgs, BucketPlace, BucketTable, MAX_BUCKETS, SHAPE_BITS, buckets_descriptor};
+pub use window::{WINDOW_CODE, mix, window_descriptor};
 
 /// [`MAX_WORLD_SIZE`] as an array length.
 pub const MAX_WORLD: usize = MAX_WORLD_SIZE as usize;

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use myelon_ccl::measure::{Results, Stored};
-use myelon_ccl::table::{Buffers, DTypeClass, LaneTable};
+use myelon_ccl::table::{Buffers, DTypeClass, Judged, Judgement, LaneTable, Row};
 use myelon_ccl::{Communicator, WorldSize};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -80,17 +80,26 @@ fn a_table_is_tuned_and_taken() {
     let here = directory.path();
     let line = [&TWO[..], &["-b", "1K", "-e", "64K", "-f", "8", "-n", "2", "-o", "t.toml"]].concat();
     let said = succeeded(tune(here, &line).output().unwrap());
-    for part in ["f32 and i32, 3 sizes from 1K to 64K", "the times mean nothing", "# wrote t.toml"] {
+    for part in [
+        "f32 and i32, 3 sizes from 1K to 64K",
+        "plain and registered buffers",
+        "the times mean nothing",
+        "# wrote t.toml",
+    ] {
         assert!(said.contains(part), "'{part}' is missing from: {said}");
     }
     let table = LaneTable::read(&here.join("t.toml")).unwrap();
     assert!(table.complete && !here.join("t.toml.journal.json").exists());
-    let classes: Vec<_> = table.sections().iter().map(|section| (section.ranks.get(), section.dtypes)).collect();
-    assert_eq!(classes, [(2, DTypeClass::Float), (2, DTypeClass::Integer)]);
+    let classes = table.sections().iter().map(|section| (section.ranks.get(), section.buffers, section.dtypes));
+    let both = [DTypeClass::Float, DTypeClass::Integer];
+    let expected = [Buffers::Plain, Buffers::Registered].map(|buffers| both.map(|dtypes| (2, buffers, dtypes)));
+    assert!(classes.eq(expected.concat()), "{:?}", table.sections());
     for section in table.sections() {
         let asked = [1 << 10, 8 << 10, 64 << 10];
         assert!(asked.iter().all(|bytes| section.rows.iter().any(|row| row.measured.at.0 == *bytes)), "{section:?}");
         assert!(section.rows.iter().all(|row| row.measured.p50_us > 0.0));
+        let is_possible = |row: &Row| section.buffers == Buffers::Registered || !row.choice.shape.is_direct();
+        assert!(section.rows.iter().all(is_possible), "{section:?}");
     }
 
     // What it says is what runs, and the log says why.
@@ -112,11 +121,36 @@ fn a_table_is_tuned_and_taken() {
     );
 
     // A judge takes it as well.
-    let line =
-        [&TWO[..], &["-b", "8K", "-e", "8K", "-n", "2", "-d", "f32", "--judge", "t.toml", "-o", "j.toml"]].concat();
+    let sizes = ["-b", "8K", "-e", "8K", "-n", "2", "-d", "f32", "--exhaustive"];
+    let line = [&TWO[..], &sizes, &["--judge", "t.toml", "-o", "j.toml", "--json", "judge-2.json"]].concat();
     let output = tune(here, &line).output().unwrap();
     assert!(matches!(output.status.code(), Some(0 | 1)), "{}", text(&output.stderr));
-    assert!(text(&output.stdout).contains("of 1 cases"), "{}", text(&output.stdout));
+    assert!(text(&output.stdout).contains("of 2 cases"), "{}", text(&output.stdout));
+    let judged = Judged::read(&here.join("judge-2.json")).unwrap();
+    assert_eq!((judged.table.as_str(), judged.exhaustive, judged.complete), ("t.toml", true, true));
+    let rows: Vec<_> = judged.rows.iter().map(|row| (row.buffers, row.bytes, row.candidates > 1)).collect();
+    assert_eq!(rows, [(Buffers::Plain, 8 << 10, true), (Buffers::Registered, 8 << 10, true)]);
+    assert_eq!(output.status.code(), Some(judged.rows.iter().any(Judgement::is_behind).into()));
+
+    // A report shows it.
+    std::fs::write(here.join("doc.md"), "<!-- results:judged -->\n<!-- /results -->\n").unwrap();
+    let line = ["report", "run.json", "--readme", "doc.md", "--judged", "judge-2.json"];
+    succeeded(Command::new(env!("CARGO_BIN_EXE_myelon-perf")).args(line).current_dir(here).output().unwrap());
+    let filled = std::fs::read_to_string(here.join("doc.md")).unwrap();
+    assert!(filled.contains("`t.toml` against every candidate on 2 ranks"), "{filled}");
+}
+
+#[test]
+fn registered_buffers_can_be_left_out_or_tuned_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let here = directory.path();
+    for buffers in [Buffers::Plain, Buffers::Registered] {
+        let size = ["-b", "64K", "-e", "64K", "-n", "2", "-d", "f32", "-o", "t.toml", "--buffers", buffers.name()];
+        succeeded(tune(here, &[&TWO[..], &size].concat()).output().unwrap());
+        let table = LaneTable::read(&here.join("t.toml")).unwrap();
+        let sections: Vec<_> = table.sections().iter().map(|section| section.buffers).collect();
+        assert_eq!(sections, [buffers]);
+    }
 }
 
 #[test]
@@ -258,7 +292,7 @@ fn ranks_with_different_tables_refuse_each_other() {
 fn what_cannot_be_tuned_is_refused_in_one_line() {
     let directory = tempfile::tempdir().unwrap();
     let here = directory.path();
-    let cases: [(&[&str], &str); 9] = [
+    let cases: [(&[&str], &str); 11] = [
         (&["--ranks", "1"], "2 or more"),
         (&["--variant", "rign"], "unknown variant 'rign'"),
         (&["-d", "f32,bf16"], "both are of the class float"),
@@ -268,6 +302,8 @@ fn what_cannot_be_tuned_is_refused_in_one_line() {
         (&["-o", "missing/t.toml"], "cannot write missing/t.toml"),
         (&["--judge", "none.toml"], "cannot read none.toml"),
         (&["--footprint", "1K"], "no candidate is left"),
+        (&["--buffers", "window"], "known are plain, registered"),
+        (&["--json", "j.json"], "--judge"),
     ];
     for (arguments, part) in cases {
         let file: &[&str] = if arguments.contains(&"-o") { &[] } else { &["-o", "t.toml"] };
@@ -280,7 +316,7 @@ fn what_cannot_be_tuned_is_refused_in_one_line() {
     assert!(text(&forced.env("MYELON_VARIANT", "ring").output().unwrap().stderr).contains("unset both"));
     assert!(!here.join("t.toml").exists());
     let help = succeeded(tune(here, &["--help"]).output().unwrap());
-    for part in ["How it searches", "--budget", "--resume", "Exit status: 0"] {
+    for part in ["How it searches", "--budget", "--buffers plain", "--resume", "Exit status: 0"] {
         assert!(help.contains(part), "'{part}' is missing");
     }
 }

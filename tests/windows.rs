@@ -207,6 +207,54 @@ fn a_window_is_of_one_communicator() {
     });
 }
 
+/// In what rank 1 differs from the others.
+#[derive(Clone, Copy, Debug)]
+enum Odd {
+    Offset,
+    Window,
+    Unregistered,
+}
+
+/// Each rank would store into the next rank's memory where its own output lies in the window.
+#[test]
+fn ranks_that_mean_different_places_are_told_before_anything_is_stored() {
+    let ranks = asked_ranks().unwrap_or(3);
+    for odd in [Odd::Offset, Odd::Window, Odd::Unregistered] {
+        let ended = Barrier::new(ranks as usize);
+        let errors = on_ranks(ranks, &options(), |communicator| {
+            let rig = Rig::new(communicator, false);
+            let whole = rig.register();
+            let [first, second] = [0, BYTES].map(|offset| {
+                // SAFETY: as in `register`.
+                unsafe { rig.communicator.register(rig.data.address().offset(offset), BYTES).unwrap() }
+            });
+            let is_odd = rig.communicator.rank() == Rank(1);
+            let offset = if is_odd { BYTES } else { 0 };
+            let operation = rig.operation(&whole, offset);
+            let window = match odd {
+                Odd::Offset => Some(&whole),
+                Odd::Window => Some(if is_odd { &second } else { &first }),
+                Odd::Unregistered => Some(&whole).filter(|_| !is_odd),
+            };
+            rig.fill(rig.own());
+            rig.issue(&ring(None), &Operation { window, ..operation }).unwrap();
+            let error = rig.communicator.synchronize(rig.stream.handle()).unwrap_err();
+            ended.wait();
+            let mut seen = vec![0; 2 * BYTES as usize];
+            rig.data.download(&mut seen, &rig.stream).unwrap();
+            let other = &seen[(BYTES - offset) as usize..][..BYTES as usize];
+            let kept = other.chunks_exact(4).all(|word| word == rig.own().to_ne_bytes());
+            assert!(kept, "{odd:?}: memory of rank {} that is no output was written to", rig.communicator.rank());
+            ended.wait();
+            error
+        });
+        let known = |error: &Error| matches!(error, Error::PeerMismatch { .. } | Error::Aborted { .. });
+        assert!(errors.iter().all(known), "{odd:?}: {errors:?}");
+        let told = errors.iter().map(Error::to_string).find(|text| text.contains("disagree on operation 1")).unwrap();
+        assert!(told.contains("sum into a window, whose type, count, window and offset in it"), "{odd:?}: {told}");
+    }
+}
+
 /// Runs `test` as every rank of a group, each with `prepare` done to its command.
 fn over_processes(test: &str, prepare: impl Fn(u32, &mut Command)) {
     let group = Group::new(asked_ranks().unwrap_or(3));

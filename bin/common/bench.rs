@@ -105,7 +105,7 @@ impl Bench {
             let window = unsafe { bench.communicator.register(bench.output.address(), bytes.max(1))? };
             if room.registered && !window.is_zero_copy() {
                 return Err(Error::unsupported(
-                    "--registered: these ranks cannot map each other's operands; MYELON_LOG=info says why",
+                    "registered operands: these ranks cannot map each other's memory; MYELON_LOG=info says why",
                 ));
             }
             bench.window = Some(window);

@@ -204,6 +204,9 @@ pub(crate) struct ReportArgs {
     /// Fill the marked parts of this Markdown file.
     #[arg(long, value_name = "FILE")]
     pub(crate) readme: Option<PathBuf>,
+    /// With --readme, JSON files that `myelon-tune --judge TABLE --json` wrote: how far lane tables are behind the best, as `judged`.
+    #[arg(long, value_name = "FILE", num_args = 1.., requires = "readme")]
+    pub(crate) judged: Vec<PathBuf>,
     /// Draw time and bandwidth into this file; results of further machines into NAME-2.svg and so on, newest machine first.
     #[arg(long, value_name = "FILE")]
     pub(crate) svg: Option<PathBuf>,

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 
 use myelon_ccl::measure::ceiling::LinkRate;
 use myelon_ccl::measure::{Results, Standing, Stored, markdown, merge, output, page, readme, svg};
+use myelon_ccl::table::{Judged, judged_table};
 use myelon_ccl::{Error, Result};
 
 use crate::args::ReportArgs;
@@ -40,7 +41,11 @@ impl Report {
         }
         if let Some(path) = &args.readme {
             let text = std::fs::read_to_string(path).map_err(|error| Error::at_path("cannot read", path, error))?;
-            let blocks = blocks(&machines, path, args.svg.as_deref())?;
+            let mut blocks = blocks(&machines, path, args.svg.as_deref())?;
+            if !args.judged.is_empty() {
+                let judged = args.judged.iter().map(|path| Judged::read(path).map(|judged| judged_table(&judged)));
+                blocks.insert("judged".to_owned(), judged.collect::<Result<Vec<_>>>()?.join("\n"));
+            }
             files.push((path.clone(), readme::fill(&text, &blocks, &path.display().to_string())?));
         }
         if args.check && files.is_empty() {

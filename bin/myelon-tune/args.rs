@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Parser;
 use myelon_ccl::measure::Bytes;
+use myelon_ccl::table::Buffers;
 use myelon_ccl::{DType, Error, SyncPolicy};
 
 use crate::values::{OrAll, PlaceArgs, dtype};
@@ -13,6 +14,12 @@ How it searches: a first pass over few sizes keeps the best candidates of each; 
 those and their neighbours, the better half of them with more repeats; then the sizes between two winners, until
 the boundary is known within 20 %. Every candidate is verified before it is timed, and is out where a result is
 wrong, a wait stalls, or the heap would be over the footprint. Times are of graph replays, of the slowest rank.
+
+A table has sections for plain buffers, which are any memory, and for registered ones: outputs in a window of
+Communicator::register. There a variant with direct output stores results right into the output; everything else
+runs as in plain buffers. So these sections are searched last, at each size among the best of the plain ones and the
+direct candidates next to them, and what they say was measured in registered memory. --buffers plain leaves them out:
+operations on windows then take the plain rows. With --buffers registered alone everything is searched there.
 
 Examples:
   myelon-tune
@@ -24,7 +31,7 @@ Examples:
   myelon-tune --resume
       goes on where a run was interrupted or ended by its budget
   myelon-tune --exhaustive -b 64K -e 1M -f 4 --judge configs/lanes/h200-nvlink-8.toml -o all.toml
-      every candidate at these sizes, and how far behind the best of them the table is
+      every candidate at these sizes, and how far behind the best of them the table is; --json FILE keeps that
   MYELON_LANE_TABLE=h200-4.toml myelon-perf --variant all -f 2 --json run.json
   myelon-perf compare run.json --auto-within 3
       what it is worth: auto takes the table, and is held against every variant
@@ -53,6 +60,9 @@ pub(crate) struct Cli {
     /// any integer for the integers.
     #[arg(short = 'd', long = "datatype", value_name = "TYPE,..", value_delimiter = ',', value_parser = one_dtype, default_value = "f32,i32")]
     pub(crate) dtypes: Vec<DType>,
+    /// Whose memory the operands are: any, or registered with the communicator, which takes candidates with direct output as well.
+    #[arg(long, value_name = "KIND,..", value_delimiter = ',', default_value = "plain,registered")]
+    pub(crate) buffers: Vec<Buffers>,
     /// Start no further measurement after this time.
     #[arg(long, value_name = "SECONDS", default_value_t = 420)]
     pub(crate) budget: u64,
@@ -91,12 +101,15 @@ pub(crate) struct Cli {
     /// Go on from the journal of a run that did not come to its end.
     #[arg(long)]
     pub(crate) resume: bool,
-    /// Measure every candidate at every size with all repeats, instead of a search.
+    /// Measure every candidate at every size, with all repeats where it is within 25 % of the best, instead of a search.
     #[arg(long)]
     pub(crate) exhaustive: bool,
     /// Measure what this table takes as well, and say how far it is behind the best.
     #[arg(long, value_name = "TABLE")]
     pub(crate) judge: Option<PathBuf>,
+    /// Write how far behind at each size into this file, such as results/MACHINE/judge-2.json.
+    #[arg(long, value_name = "FILE", requires = "judge")]
+    pub(crate) json: Option<PathBuf>,
     /// Commit that the table names; what git says of this directory unless told.
     #[arg(long, value_name = "TEXT")]
     pub(crate) commit: Option<String>,

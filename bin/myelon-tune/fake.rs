@@ -3,7 +3,7 @@
 use myelon_ccl::abi::PACK_BYTES;
 use myelon_ccl::device::DeviceKind;
 use myelon_ccl::measure::Baseline;
-use myelon_ccl::table::DTypeClass;
+use myelon_ccl::table::{Buffers, DTypeClass};
 use myelon_ccl::variant::Choice;
 use myelon_ccl::{DType, WorldSize};
 
@@ -60,8 +60,10 @@ impl Machine {
         let rate = 365_000.0 * busy / (busy + 600.0 + 1200.0 * chance(self.seed ^ name ^ 9));
         let chunks = shape.chunk.map_or(0.0, |chunk| (chunk.0 as f64 / 131_072.0).log2().abs() * 0.02);
         let stages = shape.stages.map_or(0.0, |stages| 0.03 / f64::from(stages));
-        let start = 0.5 + 0.66 * hops + 0.004 * f64::from(lanes) + 0.001 * f64::from(threads);
-        (start + bytes * sent * class / rate) * habit * policy * (1.0 + chunks + stages)
+        // What is direct leaves out a copy, and takes its time to begin.
+        let (direct, late) = if shape.is_direct() { (0.85, 0.4) } else { (1.0, 0.0) };
+        let start = late + 0.5 + 0.66 * hops + 0.004 * f64::from(lanes) + 0.001 * f64::from(threads);
+        (start + bytes * sent * class * direct / rate) * habit * policy * (1.0 + chunks + stages)
     }
 
     /// Times of one round, as the log takes them.
@@ -109,11 +111,25 @@ impl Machine {
     }
 }
 
-/// What is searched on a machine of eight GPUs unless told otherwise.
+/// What is searched on a machine of eight GPUs, in plain buffers.
 pub(crate) fn space(sizes: Vec<u64>, dtypes: &[DType], names: &[&str], exhaustive: bool) -> Space {
+    space_in(&[Buffers::Plain], sizes, dtypes, names, exhaustive)
+}
+
+/// The same in any buffers.
+pub(crate) fn space_in(
+    buffers: &[Buffers],
+    sizes: Vec<u64>,
+    dtypes: &[DType],
+    names: &[&str],
+    exhaustive: bool,
+) -> Space {
     let ranks = WorldSize::new(8).unwrap();
     let ground = Ground { device: DeviceKind::Cuda, arch: "sm_90a".into(), ranks, shared: false, footprint: None };
-    let classes = dtypes.iter().map(|&dtype| Class { dtypes: DTypeClass::of(dtype, true), dtype }).collect();
+    let of = |&buffers: &Buffers| {
+        dtypes.iter().map(move |&dtype| Class { dtypes: DTypeClass::of(dtype, true), dtype, buffers })
+    };
+    let classes = buffers.iter().flat_map(of).collect();
     let names: Vec<_> = names.iter().map(|&name| name.to_owned()).collect();
     let effort = Effort { first: 3, last: 20, keep: 8, exhaustive };
     let values = Values::of(DeviceKind::Cuda);

@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use myelon_ccl::device::DeviceKind;
 use myelon_ccl::measure::Bytes;
 use myelon_ccl::variant::{Choice, Lanes, Shape, VariantSpec};
-use myelon_ccl::{Launching, Metadata, Places, SyncPolicy, Wait, WorldSize};
+use myelon_ccl::{Launching, Metadata, Output, Places, SyncPolicy, Wait, WorldSize};
 
 /// Chunks that differ by this factor are no choice for the same variant.
 const FAR: u64 = 64;
+/// Ways of a result into the output, whether that is the input or not.
+const OUTPUTS: [Output; 2] = [Output::Staged, Output::Direct];
 
 /// The values that are combined; a parameter without any keeps those of the manifest's tunings.
 #[derive(Clone, Debug, Default)]
@@ -18,6 +20,8 @@ pub(crate) struct Values {
     pub(crate) chunk: Vec<Bytes>,
     pub(crate) stages: Vec<u32>,
     pub(crate) sync: Vec<SyncPolicy>,
+    /// Of variants that have more than one.
+    pub(crate) output: Vec<Output>,
 }
 
 impl Values {
@@ -32,28 +36,34 @@ impl Values {
                 chunk: kib(&[32, 64, 128, 256]),
                 stages: vec![1, 2, 3, 4],
                 sync: SyncPolicy::ALL.to_vec(),
+                output: OUTPUTS.to_vec(),
             },
-            DeviceKind::Cpu => Self { lanes: vec![1, 2, 4], ..Self::default() },
+            DeviceKind::Cpu => Self { lanes: vec![1, 2, 4], output: OUTPUTS.to_vec(), ..Self::default() },
         }
     }
 }
 
-/// The manifest's tunings for the ranks, each once, with nothing left open.
-pub(crate) fn own_shapes(spec: &VariantSpec, device: DeviceKind, ranks: WorldSize) -> Vec<Shape> {
+/// The manifest's tunings for the ranks, each once with each of the `outputs` that the variant has, with nothing left open.
+pub(crate) fn own_shapes(spec: &VariantSpec, device: DeviceKind, ranks: WorldSize, outputs: &[Output]) -> Vec<Shape> {
     let policies = Shape {
         wait: Some(Wait::Adaptive),
         sync: Some(SyncPolicy::Light),
         places: Some(Places::Coalesced),
         metadata: Some(Metadata::Derived),
         launch: Some(Launching::Persistent),
+        output: Some(Output::Staged),
         ..Shape::default()
     };
+    let has = |&output: &Output| spec.takes(&Shape { output: Some(output), ..Shape::default() }).is_ok();
+    let outputs: Vec<_> = outputs.iter().copied().filter(has).collect();
     let is_for_ranks = |listed: &Option<Vec<WorldSize>>| listed.as_ref().is_none_or(|listed| listed.contains(&ranks));
     let mut shapes: Vec<Shape> = Vec::new();
     for tuning in spec.tuning.iter().filter(|row| row.device == device && is_for_ranks(&row.ranks)) {
         let shape = spec.parameters.of(tuning.shape.or(&policies));
-        if !shapes.contains(&shape) {
-            shapes.push(shape);
+        for shape in Shape::with_each(vec![shape], &outputs, |shape, output| shape.output = Some(output)) {
+            if !shapes.contains(&shape) {
+                shapes.push(shape);
+            }
         }
     }
     shapes
@@ -82,12 +92,14 @@ pub(crate) fn combined(spec: &VariantSpec, own: &[Shape], values: &Values) -> Ve
     let chunk = all(&like, own.iter().filter_map(|shape| shape.chunk));
     let stages = all(&values.stages, own.iter().filter_map(|shape| shape.stages));
     let sync = all(&values.sync, own.iter().filter_map(|shape| shape.sync));
+    let output: Vec<_> = all(&[], own.iter().filter_map(|shape| shape.output));
     let set = vec![first];
     let set = Shape::with_each(set, &lanes, |shape, lanes| shape.lanes = Some(Lanes::UpTo(lanes)));
     let set = Shape::with_each(set, &threads, |shape, threads| shape.threads = Some(threads));
     let set = Shape::with_each(set, &chunk, |shape, chunk| shape.chunk = Some(chunk));
     let set = Shape::with_each(set, &stages, |shape, stages| shape.stages = Some(stages));
     let set = Shape::with_each(set, &sync, |shape, sync| shape.sync = Some(sync));
+    let set = Shape::with_each(set, &output, |shape, output| shape.output = Some(output));
     let mut taken: Vec<Shape> = Vec::new();
     for shape in set.into_iter().map(|shape| spec.parameters.of(shape)).filter(|shape| spec.takes(shape).is_ok()) {
         if !taken.contains(&shape) {

@@ -16,11 +16,19 @@ const SCHEMA: u32 = 1;
 /// Times and verdicts.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Log {
-    cases: BTreeMap<Case, BTreeMap<usize, Samples>>,
+    cases: BTreeMap<Case, Measured>,
     /// Entrants that are out, with the reason: wrong, or stalled.
     dropped: BTreeMap<usize, String>,
     /// Entrants that cannot run a case, with the reason.
     refused: BTreeMap<(Case, usize), String>,
+}
+
+/// What was measured at a case.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Measured {
+    samples: BTreeMap<usize, Samples>,
+    /// Entrants and their p50, fastest first: a search asks far more often than anything is measured.
+    ranking: Vec<(usize, f64)>,
 }
 
 /// The slowest rank's times.
@@ -43,11 +51,15 @@ impl Samples {
 impl Log {
     /// Notes further times of an entrant.
     pub(crate) fn record(&mut self, case: Case, entrant: usize, times_us: &[f32]) {
-        let samples = self.cases.entry(case).or_default().entry(entrant).or_default();
+        let Measured { samples, ranking } = self.cases.entry(case).or_default();
+        let samples = samples.entry(entrant).or_default();
         samples.us.extend(times_us);
         let mut sorted: Vec<f64> = samples.us.iter().map(|&us| us.into()).collect();
         sorted.sort_by(f64::total_cmp);
         samples.p50_us = percentile(&sorted, 50.0);
+        ranking.retain(|&(other, _)| other != entrant);
+        let is_before = |other: &(usize, f64)| other.1.total_cmp(&samples.p50_us).then(other.0.cmp(&entrant)).is_lt();
+        ranking.insert(ranking.partition_point(is_before), (entrant, samples.p50_us));
     }
 
     /// Notes that an entrant is out, everywhere.
@@ -71,7 +83,7 @@ impl Log {
 
     /// Times of an entrant; none before the first.
     pub(crate) fn samples(&self, case: Case, entrant: usize) -> Option<&Samples> {
-        self.cases.get(&case)?.get(&entrant)
+        self.cases.get(&case)?.samples.get(&entrant)
     }
 
     /// How many times an entrant was measured.
@@ -85,19 +97,14 @@ impl Log {
     }
 
     /// Everything that was measured at a case and is not out, fastest first.
-    pub(crate) fn ranking(&self, case: Case) -> Vec<(usize, f64)> {
-        let measured = self.cases.get(&case).into_iter().flatten();
-        let mut ranking: Vec<_> = measured
-            .filter(|&(&entrant, _)| self.is_in(case, entrant))
-            .map(|(&entrant, samples)| (entrant, samples.p50_us))
-            .collect();
-        ranking.sort_by(|a, b| a.1.total_cmp(&b.1).then(a.0.cmp(&b.0)));
-        ranking
+    pub(crate) fn ranking(&self, case: Case) -> impl Iterator<Item = (usize, f64)> {
+        let measured = self.cases.get(&case).into_iter().flat_map(|measured| &measured.ranking);
+        measured.copied().filter(move |&(entrant, _)| self.is_in(case, entrant))
     }
 
     /// Measurements so far, of how many candidates at a case.
     pub(crate) fn measured(&self) -> usize {
-        self.cases.values().map(BTreeMap::len).sum()
+        self.cases.values().map(|measured| measured.samples.len()).sum()
     }
 }
 
@@ -143,7 +150,7 @@ impl Origin {
 impl Log {
     /// The text of a journal.
     pub(crate) fn to_journal(&self, space: &Space, origin: &Origin) -> Result<String> {
-        let class = |class: usize| space.classes[class].dtype.to_string();
+        let class = |class: usize| space.classes[class].to_string();
         let entrant = |entrant: usize| space.entrants[entrant].to_string();
         let journal = Journal {
             schema: SCHEMA,
@@ -157,7 +164,9 @@ impl Log {
             times: self
                 .cases
                 .iter()
-                .flat_map(|(&case, measured)| measured.iter().map(move |(&place, samples)| (case, place, samples)))
+                .flat_map(|(&case, measured)| {
+                    measured.samples.iter().map(move |(&place, samples)| (case, place, samples))
+                })
                 .map(|(case, place, samples)| (class(case.0), case.1, entrant(place), samples.us.clone()))
                 .collect(),
         };
@@ -182,7 +191,7 @@ impl Log {
             let detail = format!("{what}: {theirs} there, {ours} now: leave --resume out to start anew");
             return Err(wrong("origin", detail));
         }
-        let class = |name: &str| space.classes.iter().position(|class| class.dtype.name() == name);
+        let class = |name: &str| space.classes.iter().position(|class| class.to_string() == name);
         let places: BTreeMap<String, usize> =
             space.entrants.iter().enumerate().map(|(place, entrant)| (entrant.to_string(), place)).collect();
         let mut log = Self::default();
@@ -216,9 +225,10 @@ impl Log {
 #[cfg(test)]
 mod tests {
     use myelon_ccl::DType;
+    use myelon_ccl::table::Buffers;
 
     use super::*;
-    use crate::fake::{Machine, space};
+    use crate::fake::{Machine, space, space_in};
     use crate::search::next;
 
     fn origin() -> Origin {
@@ -236,6 +246,21 @@ mod tests {
         assert_eq!((next(&space, &read), &read), (next(&space, &log), &log));
         let fewer = crate::fake::space(vec![1 << 12], &[DType::F32], &["one_shot_push"], false);
         assert!(Log::of_journal(&text, "j", &fewer, &origin()).unwrap().measured() < log.measured());
+    }
+
+    #[test]
+    fn buffers_are_told_apart_and_a_journal_without_registered_ones_is_gone_on_from() {
+        let (sizes, dtypes, names) = (vec![1 << 12, 1 << 24], [DType::F32], ["one_shot_push", "ring"]);
+        let [both, plain] =
+            [Buffers::ALL, &[Buffers::Plain]].map(|buffers| space_in(buffers, sizes.clone(), &dtypes, &names, false));
+        let machine = Machine { seed: 1, noise: 0.1 };
+        let (log, _) = machine.search(&both, usize::MAX);
+        assert!(log.sizes(1).next().is_some());
+        let read = Log::of_journal(&log.to_journal(&both, &origin()).unwrap(), "j", &both, &origin()).unwrap();
+        assert_eq!(read, log);
+        let (log, _) = machine.search(&plain, usize::MAX);
+        let read = Log::of_journal(&log.to_journal(&plain, &origin()).unwrap(), "j", &both, &origin()).unwrap();
+        assert_eq!((read.measured(), next(&both, &read).unwrap().case.0), (log.measured(), 1));
     }
 
     #[test]

@@ -7,9 +7,9 @@ use std::time::Duration;
 use myelon_ccl::device::DeviceKind;
 use myelon_ccl::device::cuda::{devices, link};
 use myelon_ccl::measure::{Baseline, Bytes, SizeSweep, Step, output};
-use myelon_ccl::table::{DTypeClass, LaneTable};
+use myelon_ccl::table::{Buffers, DTypeClass, LaneTable};
 use myelon_ccl::variant::dtype_runs_on;
-use myelon_ccl::{Error, Options, Result, WorldSize};
+use myelon_ccl::{Error, Options, Output, Result, WorldSize};
 
 use crate::args::Cli;
 use crate::grid::Values;
@@ -41,6 +41,8 @@ pub(crate) struct TuneRequest {
     pub(crate) output: PathBuf,
     pub(crate) resume: bool,
     pub(crate) judged: Option<Arc<LaneTable>>,
+    /// Where the judgement goes. Writable.
+    pub(crate) json: Option<PathBuf>,
     pub(crate) commit: Option<String>,
 }
 
@@ -82,7 +84,7 @@ impl TuneRequest {
             None => format!("cpu-{ranks}.toml"),
         };
         let output = cli.output.clone().unwrap_or_else(|| Path::new("configs/lanes").join(name));
-        output::prove_writable(&output)?;
+        std::iter::once(&output).chain(&cli.json).try_for_each(|path| output::prove_writable(path))?;
         Ok(Self {
             device,
             ranks,
@@ -95,6 +97,7 @@ impl TuneRequest {
             output,
             resume: cli.resume,
             judged,
+            json: cli.json.clone(),
             commit: cli.commit.clone(),
         })
     }
@@ -127,9 +130,10 @@ fn classes(cli: &Cli, arch: &str) -> Result<Vec<Class>> {
                 "-d {other},{dtype}: both are of the class {dtypes}, name one of them"
             )));
         }
-        classes.push(Class { dtypes, dtype });
+        classes.push(Class { dtypes, dtype, buffers: Buffers::Plain });
     }
-    Ok(classes)
+    let of = |&buffers: &Buffers| classes.iter().map(move |class| Class { buffers, ..*class });
+    Ok(Buffers::ALL.iter().filter(|buffers| cli.buffers.contains(buffers)).flat_map(of).collect())
 }
 
 fn sizes(cli: &Cli, device: DeviceKind) -> Result<Vec<u64>> {
@@ -152,13 +156,15 @@ fn values(cli: &Cli, device: DeviceKind) -> Values {
     fn named<T: Clone>(named: &[T], otherwise: Vec<T>) -> Vec<T> {
         if named.is_empty() { otherwise } else { named.to_vec() }
     }
-    let Values { lanes, threads, chunk, stages, sync } = Values::of(device);
+    let Values { lanes, threads, chunk, stages, sync, mut output } = Values::of(device);
+    output.retain(|&output| output == Output::Staged || cli.buffers.contains(&Buffers::Registered));
     Values {
         lanes: named(&cli.lanes, lanes),
         threads: named(&cli.lane_threads, threads),
         chunk: named(&cli.chunk, chunk),
         stages: named(&cli.stages, stages),
         sync: named(&cli.sync, sync),
+        output,
     }
 }
 

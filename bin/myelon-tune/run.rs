@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use myelon_ccl::bootstrap::{Bootstrap, agree};
 use myelon_ccl::device::Device;
 use myelon_ccl::measure::provenance::NOT_FOUND;
-use myelon_ccl::measure::{Provenance, output};
-use myelon_ccl::table::LaneTable;
+use myelon_ccl::measure::{Provenance, Stored, output};
+use myelon_ccl::table::{Judged, LaneTable};
 use myelon_ccl::{Error, Rank, Result};
 
 use crate::broadcast::broadcast;
@@ -60,7 +60,7 @@ pub(crate) fn run(
         graph: request.graph,
     };
     let log = if request.resume { resumed(control, request, &origin)? } else { Log::default() };
-    let screen = is_first.then(|| Screen::start(request, &provenance, &seats, &log, started));
+    let screen = is_first.then(|| Screen::start(request, &provenance, &seats, &log, site.is_registered(), started));
     let mut search = Search { control, device, request, origin, log, screen, started, written: started };
     let ended = search.measure_until_over(site, interrupted).inspect_err(|_| search.keep());
     let end = ended?;
@@ -134,11 +134,13 @@ impl Search<'_> {
         }
     }
 
-    /// A variant two of whose shapes are out is out as a whole: each further one would cost a deadline and a new communicator.
+    /// A variant two of whose shapes are out is out as a whole, direct ones apart: each further one would cost a deadline and a new
+    /// communicator.
     fn drop_variant_of(&mut self, entrant: usize) {
         let space = &self.request.space;
         let Some(variant) = space.variant(entrant) else { return };
-        let is_of = |&place: &usize| space.variant(place) == Some(variant);
+        let is_direct = space.is_direct(entrant);
+        let is_of = |&place: &usize| space.variant(place) == Some(variant) && space.is_direct(place) == is_direct;
         if self.log.dropped().keys().filter(|place| is_of(place)).count() > 1 {
             for place in (0..space.entrants.len()).filter(is_of) {
                 self.log.drop(place, format!("two shapes of {variant} are out"));
@@ -191,6 +193,7 @@ impl Search<'_> {
         if sections.is_empty() {
             return Err(Error::invalid("nothing was measured: raise --budget"));
         }
+        self.store_judgement(end, &provenance)?;
         let commit = commit.clone().unwrap_or_else(|| commit_here(Path::new(".")));
         let table = LaneTable::new(*device, &commit, end == End::Complete, provenance, sections)?;
         output::replace(path, table.source())?;
@@ -198,6 +201,23 @@ impl Search<'_> {
             screen.end(self.request, &self.log, &table, end);
         }
         Ok(())
+    }
+
+    fn store_judgement(&self, end: End, provenance: &Provenance) -> Result<()> {
+        let TuneRequest { space, judged: Some(table), json: Some(path), ranks, .. } = self.request else {
+            return Ok(());
+        };
+        let judged = Judged {
+            schema: Judged::SCHEMA,
+            provenance: provenance.clone(),
+            table: table.name().to_owned(),
+            table_commit: table.commit.clone(),
+            ranks: *ranks,
+            exhaustive: space.effort.exhaustive,
+            complete: end == End::Complete,
+            rows: judgements(space, &self.log),
+        };
+        judged.write(path)
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use myelon_ccl::measure::{Bytes, Provenance};
-use myelon_ccl::table::{LaneTable, Row};
+use myelon_ccl::table::{Buffers, Judgement, LaneTable, Row};
 
 use crate::log::Log;
 use crate::machine::{Seat, caution};
@@ -36,6 +36,7 @@ impl Screen {
         provenance: &Provenance,
         seats: &[Seat],
         log: &Log,
+        is_registered: bool,
         started: Instant,
     ) -> Self {
         let Space { entrants, sizes, classes, effort, left_out, limits, .. } = &request.space;
@@ -43,13 +44,16 @@ impl Screen {
         let style = ProgressStyle::with_template("{bar:20} {msg}").ok();
         let progress = style.into_iter().fold(progress(request.budget.as_secs().max(1)), ProgressBar::with_style);
         let screen = Self { progress, started, budget: request.budget, told: started };
-        let dtypes: Vec<_> = classes.iter().map(|class| class.dtype.name()).collect();
+        let of = |buffers| classes.iter().filter(move |class| class.buffers == buffers).map(|class| class.dtype.name());
+        let both = Buffers::ALL.iter().map(|&buffers| (buffers, of(buffers).collect::<Vec<_>>()));
+        let (buffers, dtypes): (Vec<_>, Vec<_>) = both.filter(|(_, dtypes)| !dtypes.is_empty()).unzip();
+        let buffers: Vec<_> = buffers.iter().map(|buffers| buffers.name()).collect();
         let (first, last) = (Bytes(sizes[0]), Bytes(sizes[sizes.len() - 1]));
         let how = if effort.exhaustive { "all measured" } else { "searched" };
         let heap = limits.layout(request.ranks).map_or(0, |(_, bytes)| bytes >> 20);
         let mut text = format!(
             "# myelon-tune {} (sources {}), {}\n# {}; driver {}, CUDA {}, {}\n# {} {} ranks, {}, {} sizes from {first} to {last}: \
-             {} candidates, {how}; heap {heap} MiB a rank, budget {} s\n",
+             {} candidates, {how}; {} buffers; heap {heap} MiB a rank, budget {} s\n",
             provenance.version,
             provenance.source_hash,
             provenance.date,
@@ -59,13 +63,17 @@ impl Screen {
             provenance.nccl_state(),
             request.ranks,
             request.device,
-            dtypes.join(" and "),
+            dtypes[0].join(" and "),
             sizes.len(),
             entrants.len(),
+            buffers.join(" and "),
             request.budget.as_secs()
         );
         if let Some(caution) = caution(request.device, seats) {
             let _ = writeln!(text, "# {caution}");
+        }
+        if buffers.contains(&Buffers::Registered.name()) && !is_registered {
+            text += "# no sections for registered buffers: the ranks cannot map each other's memory; MYELON_LOG=info says why\n";
         }
         for why in left_out {
             let _ = writeln!(text, "# left out: {why}");
@@ -82,12 +90,12 @@ impl Screen {
         let spent = self.started.elapsed();
         let left = self.budget.saturating_sub(spent).as_secs();
         let (class, bytes) = round.case;
-        let dtype = request.space.classes[class].dtype;
-        let best = log.ranking(round.case).first().map_or(String::new(), |&(entrant, us)| {
+        let class = request.space.classes[class];
+        let best = log.ranking(round.case).next().map_or(String::new(), |(entrant, us)| {
             format!(", best so far {us:.2} us: {}", request.space.entrants[entrant].short())
         });
         let phase = round.phase.name();
-        let message = format!("{phase}, {dtype} {}{best}; at most {left} s left", Bytes(bytes));
+        let message = format!("{phase}, {class} {}{best}; at most {left} s left", Bytes(bytes));
         if self.progress.is_hidden() && self.told.elapsed() >= TELL_EVERY {
             eprintln!("{message}");
             self.told = Instant::now();
@@ -148,34 +156,31 @@ impl Screen {
     }
 }
 
-/// How far the judged table is behind the best, where it is; its worst case at least.
+/// How far the judged table is behind the best at each size, and at most.
 fn judged(request: &TuneRequest, log: &Log) -> String {
     let Some(table) = &request.judged else { return String::new() };
     let judgements = judgements(&request.space, log);
-    let mut text = String::new();
-    for judgement in judgements.iter().filter(|judgement| judgement.is_behind()) {
-        let (class, bytes) = judgement.case;
-        let name = |entrant: usize| request.space.entrants[entrant].short();
+    let mut text = format!(
+        "#\n# {:>8}  {:>10}  {:>10}  {:>8}  judged: taken, best\n",
+        "size", "taken (us)", "best (us)", "behind"
+    );
+    for judgement in &judgements {
+        let Judgement { dtype, buffers, bytes, taken, taken_us, best, best_us, candidates, .. } = judgement;
+        let size = Bytes(*bytes).to_string();
+        let percent = judgement.behind_percent();
+        let best = if taken == best { "the same" } else { best };
         let _ = writeln!(
             text,
-            "# behind: {} {}: {:.2} us with {}, {:.2} us with {}, {:.1} % more",
-            request.space.classes[class].dtype,
-            Bytes(bytes),
-            judgement.taken_us,
-            name(judgement.taken),
-            judgement.best_us,
-            name(judgement.best),
-            (judgement.ratio() - 1.0) * 100.0
+            "  {size:>8}  {taken_us:>10.2}  {best_us:>10.2}  {percent:>6.1} %  {dtype} {buffers}: {taken}, {best}, of {candidates}"
         );
     }
-    let worst = judgements.iter().map(|it| it.ratio()).fold(1.0, f64::max);
+    let worst = judgements.iter().map(Judgement::behind_percent).fold(0.0, f64::max);
     let behind = judgements.iter().filter(|it| it.is_behind()).count();
     let _ = writeln!(
         text,
-        "# judged: {} is more than 3 % behind at {behind} of {} cases, {:.1} % at most",
+        "#\n# judged: {} is more than 3 % behind at {behind} of {} cases, {worst:.1} % at most",
         table.name(),
         judgements.len(),
-        (worst - 1.0) * 100.0
     );
     text
 }

@@ -4,8 +4,9 @@
 //! 2. Every size: the best of the sizes around it from the first pass, then the neighbours of each variant's best shape, until none
 //!    of them is better. The better half gets more repeats, and the best two all.
 //! 3. Where two neighbouring sizes have different winners, both are measured between them, until the boundary is known closely.
+//! 4. The same two for registered buffers, from what won in plain ones and its direct siblings: nothing else runs differently there.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::log::Log;
 use crate::space::{Case, Entrant, Space};
@@ -20,6 +21,8 @@ const FIRST_STEP: u64 = 16;
 const NEAR: f64 = 2.0;
 /// Above this size, all shapes would take too long; which are best has hardly changed since the size before it.
 const WIDE: u64 = 64 << 20;
+/// Candidates of a size in plain buffers that are measured in registered ones, besides direct ones.
+const FROM_PLAIN: usize = 2;
 /// A variant may still win at a size where its best shape so far is at most this much slower than the best of all.
 const RIVAL: f64 = 1.25;
 /// With so many candidates of a size measured, no more neighbours are looked at.
@@ -70,17 +73,14 @@ pub(crate) fn next(space: &Space, log: &Log) -> Option<Round> {
         return space.cases().find_map(|case| search.everything(case));
     }
     let first_pass = search.first_sizes();
-    let of_first = |&bytes: &u64| (0..space.classes.len()).map(move |class| (class, bytes));
-    let first_cases = || first_pass.iter().flat_map(of_first);
+    let (of_plain, of_its_own): (Vec<_>, Vec<_>) =
+        (0..space.classes.len()).partition(|&class| space.plain_of(class).is_some());
+    let first_cases = || first_pass.iter().flat_map(|&bytes| of_its_own.iter().map(move |&class| (class, bytes)));
     first_cases()
         .find_map(|case| search.own_shapes(case))
         .or_else(|| first_cases().find_map(|case| search.all_shapes(case, &first_pass)))
-        .or_else(|| {
-            // WHY: those of the first pass first: the others begin with what is best there.
-            let (of_first, others): (Vec<_>, Vec<_>) = space.cases().partition(|(_, bytes)| first_pass.contains(bytes));
-            of_first.into_iter().chain(others).find_map(|case| search.size(case, &first_pass))
-        })
-        .or_else(|| (0..space.classes.len()).find_map(|class| search.crossover(class)))
+        .or_else(|| search.sizes(&of_its_own, &first_pass))
+        .or_else(|| search.sizes(&of_plain, &first_pass))
 }
 
 /// What is taken from each measured size of a class on, growing.
@@ -92,13 +92,12 @@ fn choices_before(space: &Space, log: &Log, class: usize, end: u64) -> Vec<(u64,
     let mut choices: Vec<(u64, usize)> = Vec::new();
     for bytes in log.sizes(class).take_while(|&bytes| bytes < end) {
         let case = (class, bytes);
-        let ranking = log.ranking(case).into_iter().filter(|&(entrant, _)| space.variant(entrant).is_some());
-        let ranking: Vec<_> = ranking.collect();
-        let Some(&(best, best_us)) = ranking.first() else { continue };
+        let mut own = log.ranking(case).filter(|&(entrant, _)| space.variant(entrant).is_some());
+        let Some((best, best_us)) = own.next() else { continue };
         let stays = choices.last().map(|&(_, before)| before).filter(|&before| {
             let stand_in = space.stand_in(case, before);
-            let measured = ranking.iter().find(|&&(entrant, _)| Some(entrant) == stand_in);
-            log.is_in(case, before) && measured.is_some_and(|&(_, us)| us <= TIE * best_us)
+            let samples = stand_in.filter(|&it| log.is_in(case, it)).and_then(|it| log.samples(case, it));
+            log.is_in(case, before) && samples.is_some_and(|samples| samples.p50_us() <= TIE * best_us)
         });
         choices.push((bytes, stays.unwrap_or(best)));
     }
@@ -111,10 +110,65 @@ struct Search<'a> {
 }
 
 impl Search<'_> {
+    /// Every candidate, and then all repeats of those that may be the best, and of what is judged. In registered buffers what is not
+    /// direct was measured in plain ones, so only the best of it.
     fn everything(&self, case: Case) -> Option<Round> {
-        let repeats = self.space.effort.last;
-        let all = (0..self.space.entrants.len()).filter(|&entrant| self.is_own(case, entrant));
-        self.round(Phase::Size, case, all, repeats)
+        let (space, log) = (self.space, self.log);
+        let from_plain = space.plain_of(case.0).map(|plain| self.best_of_plain(case, plain));
+        let is_asked = |entrant: &usize| {
+            let is_rival = matches!(space.entrants[*entrant], Entrant::Rival(_));
+            from_plain.as_ref().is_none_or(|found| is_rival || space.is_direct(*entrant) || found.contains(entrant))
+        };
+        let all = (0..space.entrants.len()).filter(is_asked).filter(|&entrant| self.is_own(case, entrant));
+        let judged = space.judged.get(&case).and_then(|&entrant| space.stand_in(case, entrant));
+        let judged = judged.filter(|&entrant| log.is_in(case, entrant));
+        let all: BTreeSet<_> = all.chain(judged).collect();
+        self.round(Phase::Size, case, all.into_iter(), self.few()).or_else(|| {
+            let own = || log.ranking(case).filter(|&(entrant, _)| space.variant(entrant).is_some());
+            let best_us = own().next().map_or(0.0, |(_, us)| us);
+            let near = own().filter(|&(_, us)| us <= RIVAL * best_us).map(|(entrant, _)| entrant);
+            let near: BTreeSet<_> = near.chain(judged).collect();
+            self.round(Phase::Size, case, near.into_iter(), space.effort.last)
+        })
+    }
+
+    /// Repeats of a candidate of which nothing is known yet.
+    fn few(&self) -> u32 {
+        self.space.effort.first.max(self.space.effort.last / 4)
+    }
+
+    /// Every size of some classes, and the boundaries between them.
+    fn sizes(&self, classes: &[usize], first_pass: &[u64]) -> Option<Round> {
+        // WHY: those of the first pass first: the others begin with what is best there.
+        let (of_first, others): (Vec<_>, Vec<_>) = self
+            .space
+            .cases()
+            .filter(|(class, _)| classes.contains(class))
+            .partition(|(_, bytes)| first_pass.contains(bytes));
+        let mut cases = of_first.into_iter().chain(others);
+        cases
+            .find_map(|case| self.size(case, first_pass))
+            .or_else(|| classes.iter().find_map(|&class| self.crossover(class)))
+    }
+
+    /// What a size in registered buffers begins with: the best in plain ones, and the direct siblings of the best shapes of each
+    /// variant that is near.
+    fn best_of_plain(&self, (_, bytes): Case, plain: usize) -> BTreeSet<usize> {
+        let (space, log) = (self.space, self.log);
+        let own = log.ranking((plain, bytes)).filter(|&(entrant, _)| space.variant(entrant).is_some());
+        let ranking: Vec<_> = own.collect();
+        let best_us = ranking.first().map_or(0.0, |&(_, us)| us);
+        let taken = choices(space, log, plain).into_iter().find(|&(size, _)| size == bytes);
+        let mut found: BTreeSet<_> = taken.map(|(_, entrant)| entrant).into_iter().collect();
+        found.extend(ranking.iter().take(FROM_PLAIN).map(|&(entrant, _)| entrant));
+        let mut seen: BTreeMap<Option<&str>, usize> = BTreeMap::new();
+        for &(entrant, _) in ranking.iter().filter(|&&(_, us)| us <= NEAR * best_us) {
+            let Some(direct) = space.direct_of(entrant) else { continue };
+            let of_variant = seen.entry(space.variant(entrant)).or_default();
+            *of_variant += 1;
+            found.extend((*of_variant <= FROM_PLAIN).then_some(direct));
+        }
+        found
     }
 
     /// Sizes of the first pass: the smallest, the largest, and those between them that are far enough apart.
@@ -143,7 +197,7 @@ impl Search<'_> {
         let before = first_pass.iter().rev().find(|&&size| size < bytes);
         let shapes: BTreeSet<_> = match before {
             Some(&before) if bytes > WIDE => {
-                let best = log.ranking((class, before)).into_iter().take(2 * space.effort.keep);
+                let best = log.ranking((class, before)).take(2 * space.effort.keep);
                 best.filter_map(|(entrant, _)| space.stand_in(case, entrant)).collect()
             }
             _ => (space.seeds..space.entrants.len()).collect(),
@@ -155,8 +209,7 @@ impl Search<'_> {
 
     /// Variants whose own shapes are near the best of all. By those alone, which are measured first, so that it stays as it is.
     fn near(&self, case: Case) -> BTreeSet<&str> {
-        let own: Vec<_> =
-            self.log.ranking(case).into_iter().filter(|&(entrant, _)| entrant < self.space.seeds).collect();
+        let own: Vec<_> = self.log.ranking(case).filter(|&(entrant, _)| entrant < self.space.seeds).collect();
         let best_us = own.first().map_or(0.0, |&(_, us)| us);
         own.into_iter()
             .filter(|&(_, us)| us <= NEAR * best_us)
@@ -167,15 +220,16 @@ impl Search<'_> {
     fn size(&self, case: Case, first_pass: &[u64]) -> Option<Round> {
         let (space, log) = (self.space, self.log);
         let contenders = self.contenders(case, first_pass);
-        let few = space.effort.first.max(space.effort.last / 4);
+        let few = self.few();
         if let Some(round) = self.round(Phase::Size, case, contenders.iter().copied(), few) {
             return Some(round);
         }
-        let mut ranking = log.ranking(case);
-        ranking.retain(|&(entrant, _)| space.variant(entrant).is_some() && log.count(case, entrant) >= few);
+        let own = log.ranking(case).filter(|&(entrant, _)| space.variant(entrant).is_some());
+        let ranking: Vec<_> = own.filter(|&(entrant, _)| log.count(case, entrant) >= few).collect();
         if ranking.len() < if case.1 > WIDE { CLIMB / 4 } else { CLIMB } {
             let next_to = self.leaders(&ranking).flat_map(|best| &space.neighbours[best]);
             let next_to = next_to.filter_map(|&entrant| space.stand_in(case, entrant));
+            let next_to = next_to.filter(|&entrant| space.plain_of(case.0).is_none() || space.is_direct(entrant));
             let next_to: BTreeSet<_> = next_to.filter(|&entrant| self.is_own(case, entrant)).collect();
             if let Some(round) = self.round(Phase::Size, case, next_to.into_iter(), few) {
                 return Some(round);
@@ -206,12 +260,12 @@ impl Search<'_> {
         let (space, log, (class, bytes)) = (self.space, self.log, case);
         let below = first_pass.iter().rev().find(|&&size| size <= bytes);
         let above = first_pass.iter().find(|&&size| size >= bytes);
-        let mut found = BTreeSet::new();
-        for &size in below.into_iter().chain(above) {
+        let plain = space.plain_of(class);
+        let mut found = plain.map_or(BTreeSet::new(), |plain| self.best_of_plain(case, plain));
+        for &size in below.into_iter().chain(above).filter(|_| plain.is_none()) {
             let mut variants = BTreeSet::new();
-            let ranking = log.ranking((class, size));
-            let best_us = ranking.first().map_or(0.0, |&(_, us)| us);
-            for (place, (entrant, us)) in ranking.into_iter().enumerate() {
+            let best_us = log.ranking((class, size)).next().map_or(0.0, |(_, us)| us);
+            for (place, (entrant, us)) in log.ranking((class, size)).enumerate() {
                 let of_variant = space.variant(entrant).is_some_and(|variant| variants.insert(variant));
                 if place < space.effort.keep || (of_variant && us <= NEAR * best_us) {
                     found.insert(entrant);

@@ -2,15 +2,16 @@
 
 use myelon_ccl::WorldSize;
 use myelon_ccl::measure::{Baseline, Bytes};
-use myelon_ccl::table::{Buffers, Measured, OperatorClass, Row, Section};
+use myelon_ccl::table::{Judgement, Measured, OperatorClass, Row, Section};
 
 use crate::log::Log;
 use crate::search::choices;
-use crate::space::{Case, Entrant, OP, Space};
+use crate::space::{Case, Class, Entrant, OP, Space};
 
 /// A section a class of which anything was measured: a row from each size that was asked for, and from where the choice changes.
+/// None of registered buffers before the largest size was measured in them: without one, they take the rows of plain ones.
 pub(crate) fn sections(space: &Space, log: &Log, ranks: WorldSize) -> Vec<Section> {
-    let section = |(place, class): (usize, &crate::space::Class)| {
+    let section = |(place, class): (usize, &Class)| {
         let mut rows: Vec<Row> = Vec::new();
         for (bytes, entrant) in choices(space, log, place) {
             let row = row(space, log, (place, bytes), entrant, rows.is_empty());
@@ -18,9 +19,11 @@ pub(crate) fn sections(space: &Space, log: &Log, ranks: WorldSize) -> Vec<Sectio
                 |row: &Row| rows.last().is_none_or(|last| last.choice != row.choice) || space.sizes.contains(&bytes);
             rows.extend(row.filter(says));
         }
-        let (operators, buffers) = (OperatorClass::of(OP), Buffers::Plain);
-        let section = Section { ranks, dtypes: class.dtypes, operators, buffers, dtype: class.dtype, op: OP, rows };
-        (!section.rows.is_empty()).then_some(section)
+        let largest = rows.last().is_some_and(|row| Some(&row.measured.at.0) == space.sizes.last());
+        let &Class { dtypes, dtype, buffers } = class;
+        let section = Section { ranks, dtypes, operators: OperatorClass::of(OP), buffers, dtype, op: OP, rows };
+        let is_due = !section.rows.is_empty() && (largest || space.plain_of(place).is_none());
+        is_due.then_some(section)
     };
     space.classes.iter().enumerate().filter_map(section).collect()
 }
@@ -29,7 +32,7 @@ fn row(space: &Space, log: &Log, case: Case, entrant: usize, is_first: bool) -> 
     let Entrant::Myelon(choice) = &space.entrants[entrant] else { return None };
     let stand_in = space.stand_in(case, entrant)?;
     let p50_us = log.samples(case, stand_in)?.p50_us();
-    let others = log.ranking(case).into_iter().find(|&(other, _)| other != stand_in);
+    let others = log.ranking(case).find(|&(other, _)| other != stand_in);
     let runner_up = others.map(|(other, us)| (space.entrants[other].short(), us / p50_us));
     let nccl = space.entrants.iter().position(|entrant| *entrant == Entrant::Rival(Baseline::Nccl));
     let nccl_us = nccl.and_then(|nccl| log.samples(case, nccl)).map(|samples| samples.p50_us());
@@ -38,37 +41,26 @@ fn row(space: &Space, log: &Log, case: Case, entrant: usize, is_first: bool) -> 
     Some(Row { from, choice: choice.clone(), measured })
 }
 
-/// Further behind the best than this is too far for a table that is judged.
-const TOLERANCE: f64 = 1.03;
-
-/// What a judged table takes at one size, against the best.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Judgement {
-    pub(crate) case: Case,
-    pub(crate) taken: usize,
-    pub(crate) taken_us: f64,
-    pub(crate) best: usize,
-    pub(crate) best_us: f64,
-}
-
-impl Judgement {
-    pub(crate) fn ratio(&self) -> f64 {
-        self.taken_us / self.best_us
-    }
-
-    pub(crate) fn is_behind(&self) -> bool {
-        self.ratio() > TOLERANCE
-    }
-}
-
 /// A judgement for each case at which the table's choice was measured.
 pub(crate) fn judgements(space: &Space, log: &Log) -> Vec<Judgement> {
     let judge = |(&case, &entrant): (&Case, &usize)| {
         let taken = space.stand_in(case, entrant)?;
         let taken_us = log.samples(case, taken)?.p50_us();
-        let own = |&(entrant, _): &(usize, f64)| space.variant(entrant).is_some();
-        let (best, best_us) = log.ranking(case).into_iter().find(own)?;
-        Some(Judgement { case, taken, taken_us, best, best_us })
+        let own = || log.ranking(case).filter(|&(entrant, _)| space.variant(entrant).is_some());
+        let (best, best_us) = own().next()?;
+        let Class { dtype, buffers, .. } = space.classes[case.0];
+        let [taken, best] = [taken, best].map(|entrant| space.entrants[entrant].short());
+        Some(Judgement {
+            dtype,
+            op: OP,
+            buffers,
+            bytes: case.1,
+            candidates: own().count(),
+            taken,
+            taken_us,
+            best,
+            best_us,
+        })
     };
     space.judged.iter().filter_map(judge).collect()
 }

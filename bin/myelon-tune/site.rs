@@ -8,6 +8,7 @@ use std::sync::Arc;
 use myelon_ccl::bootstrap::{Bootstrap, RendezvousServer, TcpBootstrap, TcpOptions, agree};
 use myelon_ccl::device::Device;
 use myelon_ccl::measure::stats::slowest_rank;
+use myelon_ccl::table::Buffers;
 use myelon_ccl::verify::Verifier;
 use myelon_ccl::{Communicator, Error, Rank, Result};
 use serde::{Deserialize, Serialize};
@@ -124,12 +125,19 @@ impl Site {
         let bootstrap = server.into_iter().fold(bootstrap, TcpBootstrap::hosting);
         let communicator = Communicator::connect(Arc::clone(device), Arc::new(bootstrap), request.options.clone())?;
         let bytes = request.space.sizes.last().copied().unwrap_or(0);
-        let room = Room { bytes, against: request.rivals.clone(), ..Room::default() };
+        let are = |buffers| request.space.classes.iter().any(|class| class.buffers == buffers);
+        let (window, plain) = (are(Buffers::Registered), are(Buffers::Plain));
+        let room = Room { bytes, against: request.rivals.clone(), window, registered: !plain, ..Room::default() };
         Ok(Self { bench: Bench::new(communicator, &room)?, verifiers: BTreeMap::new() })
     }
 
     pub(crate) fn communicator(&self) -> &Communicator {
         self.bench.communicator()
+    }
+
+    /// Whether results can go straight into their memory, on all ranks.
+    pub(crate) fn is_registered(&self) -> bool {
+        self.bench.is_registered()
     }
 
     /// Verifies what `verified` lacks and times what is right. Collective.
@@ -177,7 +185,12 @@ impl Site {
         let (reduced, issue) =
             (request.space.request(round.case), Issue { graph: request.graph_of(round.case.1), batch: 0 });
         let mut planned = Vec::new();
+        let is_possible = !reduced.registered || self.is_registered();
         for &entrant in &round.entrants {
+            if !is_possible {
+                outcome.refuse(entrant, "the ranks cannot map each other's operands");
+                continue;
+            }
             let one = match &request.space.entrants[entrant] {
                 Entrant::Myelon(choice) => {
                     let candidate = Candidate::Variant(choice.variant.name.clone(), choice.shape);

@@ -10,7 +10,7 @@ use myelon_ccl::measure::{Baseline, Bytes};
 use myelon_ccl::memory::HeapLimits;
 use myelon_ccl::table::{Buffers, DTypeClass, LaneTable};
 use myelon_ccl::variant::{Choice, Manifest, Plan, Request, Shape, Terrain, VariantSpec};
-use myelon_ccl::{DType, Error, ReduceOp, Result, SyncPolicy, WorldSize};
+use myelon_ccl::{DType, Error, Output, ReduceOp, Result, SyncPolicy, WorldSize};
 
 use crate::grid::{Values, combined, neighbours, own_shapes};
 
@@ -41,15 +41,27 @@ impl Entrant {
         let Self::Myelon(Choice { variant, shape }) = self else { return self.to_string() };
         let Shape { lanes, threads, chunk, stages, slots, .. } = *shape;
         let sync = shape.sync.filter(|&sync| sync != SyncPolicy::Light);
-        format!("{}{}", variant.name, Shape { lanes, threads, chunk, stages, slots, sync, ..Shape::default() })
+        let output = shape.output.filter(|&output| output != Output::Staged);
+        format!("{}{}", variant.name, Shape { lanes, threads, chunk, stages, slots, sync, output, ..Shape::default() })
     }
 }
 
-/// Element types that one section of the table is for, and the one that it is measured with.
+/// What one section of the table is for: element types, the one of them that it is measured with, and whose memory the operands are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Class {
     pub(crate) dtypes: DTypeClass,
     pub(crate) dtype: DType,
+    pub(crate) buffers: Buffers,
+}
+
+/// By this name journals know it.
+impl fmt::Display for Class {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.buffers {
+            Buffers::Plain => self.dtype.fmt(f),
+            Buffers::Registered => write!(f, "{} {}", self.dtype, self.buffers),
+        }
+    }
 }
 
 /// What the candidates run on.
@@ -73,7 +85,7 @@ pub(crate) struct Effort {
     pub(crate) last: u32,
     /// Candidates of a size that go on from the first pass.
     pub(crate) keep: usize,
-    /// Every candidate at every size, with all repeats.
+    /// Every candidate at every size.
     pub(crate) exhaustive: bool,
 }
 
@@ -89,6 +101,7 @@ pub(crate) struct Space {
     pub(crate) seeds: usize,
     /// Those that differ from an entrant by a step of one or two parameters.
     pub(crate) neighbours: Vec<Vec<usize>>,
+    /// Plain ones first.
     pub(crate) classes: Vec<Class>,
     /// Growing; at least one.
     pub(crate) sizes: Vec<u64>,
@@ -101,6 +114,8 @@ pub(crate) struct Space {
     pub(crate) left_out: Vec<String>,
     /// The first entrant with the same plan; none for one that cannot run.
     stand_ins: BTreeMap<Case, Vec<Option<usize>>>,
+    /// The entrant that differs in being direct.
+    directs: Vec<Option<usize>>,
     ground: Ground,
     layout: HeapLayout,
 }
@@ -129,7 +144,7 @@ impl Space {
                 left_out.push(format!("{}: not tried on {}", spec.name, ground.arch));
                 continue;
             }
-            let own = own_shapes(spec, ground.device, ground.ranks);
+            let own = own_shapes(spec, ground.device, ground.ranks, &values.output);
             grid.extend(combined(spec, &own, values).into_iter().map(|shape| Choice { shape, ..Choice::of(spec) }));
             seeds.extend(own.into_iter().map(|shape| Choice { shape, ..Choice::of(spec) }));
         }
@@ -158,10 +173,11 @@ impl Space {
             limits,
             left_out,
             stand_ins: BTreeMap::new(),
+            directs: Vec::new(),
             ground,
             layout,
         };
-        space.find_stand_ins();
+        space.relate();
         if space.stand_ins.values().any(|of_case| of_case.iter().all(Option::is_none)) {
             return Err(Error::unsupported("no candidate is left that can run: name other variants or data types"));
         }
@@ -174,8 +190,26 @@ impl Space {
     }
 
     pub(crate) fn request(&self, (class, bytes): Case) -> Request {
-        let dtype = self.classes[class].dtype;
-        Request { count: Bytes(bytes).elements(dtype), dtype, op: OP, registered: false }
+        let Class { dtype, buffers, .. } = self.classes[class];
+        let registered = buffers == Buffers::Registered;
+        Request { count: Bytes(bytes).elements(dtype), dtype, op: OP, registered }
+    }
+
+    /// The class of the same types in plain buffers, of one in registered ones. Only what has direct outputs differs between them.
+    pub(crate) fn plain_of(&self, class: usize) -> Option<usize> {
+        let Class { dtypes, buffers, .. } = self.classes[class];
+        let is_plain = |other: &Class| other.dtypes == dtypes && other.buffers == Buffers::Plain;
+        self.classes.iter().position(is_plain).filter(|_| buffers == Buffers::Registered)
+    }
+
+    /// Whether results of an entrant go straight into registered outputs.
+    pub(crate) fn is_direct(&self, entrant: usize) -> bool {
+        matches!(&self.entrants[entrant], Entrant::Myelon(choice) if choice.shape.is_direct())
+    }
+
+    /// The entrant that differs from this one in being direct, if there is one.
+    pub(crate) fn direct_of(&self, entrant: usize) -> Option<usize> {
+        self.directs[entrant]
     }
 
     /// The entrant that runs as this one would: itself, or one with the same plan; none where it cannot run.
@@ -195,29 +229,38 @@ impl Space {
     /// Errors: [`Error::InvalidArgument`] for one that has nothing for these ranks, or needs a larger heap.
     pub(crate) fn judge(&mut self, table: &LaneTable) -> Result<()> {
         for case in self.cases().collect::<Vec<_>>() {
-            let Class { dtypes, dtype } = self.classes[case.0];
-            let row = table.choose(self.ground.ranks, dtypes, Buffers::Plain, case.1).ok_or_else(|| {
+            let Class { dtypes, dtype, buffers } = self.classes[case.0];
+            let row = table.choose(self.ground.ranks, dtypes, buffers, case.1).ok_or_else(|| {
                 Error::invalid(format!("{} has nothing for {} ranks and {dtype}", table.name(), self.ground.ranks))
             })?;
             let entrant = Entrant::Myelon(row.choice.clone());
             let known = self.entrants.iter().position(|known| *known == entrant);
             let place = known.unwrap_or(self.entrants.len());
             if known.is_none() {
-                if limits(&self.ground, [&row.choice]).layout(self.ground.ranks)?.1
-                    > self.limits.layout(self.ground.ranks)?.1
-                {
-                    return Err(Error::invalid(format!("{} needs a larger heap: raise --footprint", row.choice)));
+                if let Err(why) = fits(&self.ground, &self.choices(), &row.choice)? {
+                    return Err(Error::invalid(format!("{}: {why}: raise --footprint", row.choice)));
                 }
                 self.entrants.push(entrant);
                 self.neighbours.push(Vec::new());
             }
             self.judged.insert(case, place);
         }
-        self.find_stand_ins();
+        self.limits = limits(&self.ground, &self.choices());
+        (self.layout, _) = self.limits.layout(self.ground.ranks)?;
+        self.relate();
         Ok(())
     }
 
-    fn find_stand_ins(&mut self) {
+    fn choices(&self) -> Vec<Choice> {
+        let own = self.entrants.iter().filter_map(|entrant| match entrant {
+            Entrant::Myelon(choice) => Some(choice.clone()),
+            Entrant::Rival(_) => None,
+        });
+        own.collect()
+    }
+
+    /// Finds which entrants run alike, and which differ in their outputs only.
+    fn relate(&mut self) {
         let of_case = |case| {
             let mut firsts = HashMap::new();
             let stand_in = |(place, entrant): (usize, &Entrant)| match entrant {
@@ -231,6 +274,16 @@ impl Space {
             (case, self.entrants.iter().enumerate().map(stand_in).collect())
         };
         self.stand_ins = self.cases().map(of_case).collect();
+        let by_choice = |(place, entrant): (usize, &Entrant)| match entrant {
+            Entrant::Myelon(Choice { variant, shape }) => Some(((variant.name.clone(), *shape), place)),
+            Entrant::Rival(_) => None,
+        };
+        let places: HashMap<_, _> = self.entrants.iter().enumerate().filter_map(by_choice).collect();
+        let of = |entrant: &Entrant| {
+            let Entrant::Myelon(Choice { variant, shape }) = entrant else { return None };
+            places.get(&(variant.name.clone(), Shape { output: Some(Output::Direct), ..*shape })).copied()
+        };
+        self.directs = self.entrants.iter().map(of).collect();
     }
 
     fn plan(&self, case: Case, choice: &Choice) -> Result<Plan> {
@@ -257,95 +310,4 @@ fn fits(ground: &Ground, kept: &[Choice], choice: &Choice) -> Result<Result<(), 
 }
 
 #[cfg(test)]
-mod tests {
-    use myelon_ccl::variant::Lanes;
-
-    use super::*;
-    use crate::fake::space;
-
-    fn place(space: &Space, wanted: &str) -> usize {
-        space.entrants.iter().position(|entrant| entrant.to_string().starts_with(wanted)).unwrap()
-    }
-
-    #[test]
-    fn the_manifests_shapes_come_first_and_everything_is_set() {
-        let space = space(vec![1 << 20], &[DType::F32], &[], false);
-        for (index, entrant) in space.entrants.iter().enumerate() {
-            let Entrant::Myelon(choice) = entrant else {
-                assert_eq!(index + 1, space.entrants.len(), "NCCL comes last");
-                continue;
-            };
-            let shape = choice.shape;
-            assert_eq!(choice.variant.parameters.of(shape.or(&full())), shape, "{choice}");
-            assert!(space.entrants[..index].iter().all(|other| other != entrant), "{choice} is there twice");
-        }
-        assert!(space.seeds >= Manifest::embedded().enabled().count());
-        assert!(space.entrants.len() > 500, "{}", space.entrants.len());
-    }
-
-    /// A shape with every parameter that a row of a table sets.
-    fn full() -> Shape {
-        let shape = "lanes = 1\nthreads = 32\nchunk = \"16\"\nstages = 2\nproducer_warps = 1\nslots = 2\nwait = \"spin\"\n\
-                     sync = \"light\"\nplaces = \"coalesced\"\nmetadata = \"derived\"\nlaunch = \"persistent\"";
-        toml::from_str(shape).unwrap()
-    }
-
-    #[test]
-    fn candidates_of_one_plan_are_measured_once() {
-        let space = space(vec![1 << 10, 1 << 24], &[DType::F32], &["one_shot_push"], false);
-        let of =
-            |lanes: u32| place(&space, &format!("one_shot_push lanes={lanes} threads=512 wait=adaptive sync=light"));
-        let small = [16, 32, 128].map(|lanes| space.stand_in((0, 1 << 10), of(lanes)));
-        assert!(small.iter().all(|&stand_in| stand_in == small[0]), "1 KiB has no work for a second lane");
-        assert_eq!(space.stand_in((0, 1 << 24), of(16)), Some(of(16)));
-        assert_eq!(space.stand_in((0, 12345), of(16)), Some(of(16)), "a size between others");
-    }
-
-    #[test]
-    fn neighbours_are_a_step_apart() {
-        let space = space(vec![1 << 20], &[DType::F32], &["one_shot_push", "ring"], false);
-        let of = place(&space, "one_shot_push lanes=32 threads=128 wait=adaptive sync=light");
-        let near: Vec<_> = space.neighbours[of].iter().map(|&entrant| space.entrants[entrant].short()).collect();
-        for expected in
-            ["lanes=64 threads=128", "lanes=32 threads=64", "lanes=64 threads=64", "lanes=32 threads=128 sync=strict"]
-        {
-            assert!(near.contains(&format!("one_shot_push {expected}")), "{expected}: {near:?}");
-        }
-        assert!(near.iter().all(|name| name.starts_with("one_shot_push") && !name.contains("lanes=128")), "{near:?}");
-        assert!(
-            space.neighbours.iter().enumerate().all(|(a, near)| near.iter().all(|&b| space.neighbours[b].contains(&a)))
-        );
-    }
-
-    #[test]
-    fn what_does_not_fit_is_left_out_and_said() {
-        let ground = |footprint| Ground {
-            device: DeviceKind::Cuda,
-            arch: "sm_80".into(),
-            ranks: WorldSize::new(8).unwrap(),
-            shared: false,
-            footprint,
-        };
-        let values = Values { chunk: vec![Bytes(1 << 20)], ..Values::default() };
-        let effort = Effort { first: 1, last: 1, keep: 1, exhaustive: false };
-        let names = ["ring".to_owned(), "one_shot_push".to_owned()];
-        let class = Class { dtypes: DTypeClass::Float, dtype: DType::F32 };
-        let new = |footprint| {
-            Space::new(ground(footprint), &names, &values, vec![class], vec![1 << 20], &[], effort).unwrap()
-        };
-        let small = new(None);
-        let said = |part: &str| small.left_out.iter().any(|why| why.contains(part));
-        assert!(
-            said("one_shot_push: not tried on sm_80") && said("chunk=1M") && said("over the footprint"),
-            "{:?}",
-            small.left_out
-        );
-        let large = new(Some(1 << 30));
-        assert!(large.entrants.len() > small.entrants.len() && large.limits.slot_bytes == 1 << 20);
-        assert!(Space::new(ground(Some(1)), &names, &values, vec![class], vec![1 << 20], &[], effort).is_err());
-        let lanes = |entrant: &Entrant| {
-            matches!(entrant, Entrant::Myelon(Choice { shape: Shape { lanes: Some(Lanes::UpTo(128)), .. }, .. }))
-        };
-        assert!(small.entrants.iter().all(lanes), "the manifest's");
-    }
-}
+mod tests;

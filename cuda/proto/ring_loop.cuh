@@ -13,7 +13,8 @@ constexpr u32 kRingUnroll = 4;
 // INVARIANT: with direct outputs, a result is stored into the next rank's output only once that rank's launch has begun and has read
 // its input there for good: the result is made of that input. So whatever its stream did with the output before has ended, and
 // in place nothing is overwritten unread; [slot-publish] hands this on from rank to rank, round the ring. A slot goes round with each
-// such step all the same, and stays empty: its sequence says that the result is there.
+// such step all the same, and stays empty: its sequence says that the result is there. And only once that rank has said that it
+// runs the same operation, its output at the same offset of the same window: nothing else tells where that is.
 
 // The steps of this launch for this lane's share, in rounds of n chunks. One thread waits for the slot, another for the credit, at
 // the same time. False when one of the waits was given up.
@@ -28,17 +29,17 @@ MYELON_DEVICE bool ring_loop(const Args& args, Producer& producer, Consumer& con
       const bool receives = Schedule::receives(step);
       const bool sends = Schedule::sends(step);
       const Share chunk = schedule.chunk(part, step);
+      const bool sends_direct = Config::kDirect && Schedule::sends_result(step);
+      const bool receives_direct = Config::kDirect && Schedule::receives_result(step);
 
       bool ready = true;
       if (receives && thread_index() == kConsumerThread) ready = consumer.wait();
-      if (sends && thread_index() == kProducerThread) ready = producer.claim();
+      if (sends && thread_index() == kProducerThread) ready = producer.claim() && (!sends_direct || producer.next_agrees());
       // ORDER: [slot-publish] [slot-release] load-sync: what the two threads acquired is visible to all, and all go on or none.
       if (!sync_cta_and(ready)) return false;
 
       const u8* received = consumer.slot();
       u8* sent = producer.slot();
-      const bool sends_direct = Config::kDirect && Schedule::sends_result(step);
-      const bool receives_direct = Config::kDirect && Schedule::receives_result(step);
       ring_step<kRingUnroll, T, Op, kWorldSize>(
           step, cta_strided(), receives_direct && !sends ? 0 : chunk.packs,
           [&](u64 i) { return load_pack<T>(args.input, chunk.first + i, args.count); },

@@ -38,7 +38,8 @@ class Producer {
         // ORDER: [lane-epoch] epoch: written by `finish` of the launch before that ran a ring on this lane.
         sequence_(ld_relaxed_sys(&context.lane_state(context.args.rank)->published)),
         drained_(ld_relaxed_sys(&context.lane_state(context.args.rank)->slots) == context.args.slots ? 0 : sequence_),
-        cached_gating_(0) {}
+        cached_gating_(0),
+        agreed_(false) {}
 
   // Behind a lane barrier of this launch: the consumer has ended the operation before, so it has released every slot.
   MYELON_DEVICE void take_all_credit() { cached_gating_ = sequence_; }
@@ -53,6 +54,13 @@ class Producer {
     const u64* gating = &context_.lane_state(context_.args.rank)->gating;
     // What the wait acquired may be more than this claim needs: it lets later ones pass without another look.
     return wait_for_sequence(context_, gating, needed, next_, &cached_gating_);
+  }
+
+  // Whether the next rank runs the same operation: what is stored right into its output goes where this rank's own arguments say.
+  // One thread, before the first such store.
+  MYELON_DEVICE bool next_agrees() {
+    if (!agreed_) agreed_ = wait_for_agreement(context_, next_);
+    return agreed_;
   }
 
   // Where the claimed slot's payload goes: in the memory of the next rank.
@@ -85,6 +93,7 @@ class Producer {
   u64 sequence_;
   const u64 drained_;  // what the consumer must have released before the first claim, whatever the credit
   u64 cached_gating_;  // the gating sequence seen last: it is read again only when this leaves no credit
+  bool agreed_;        // of the thread that asks
 };
 
 class Consumer {

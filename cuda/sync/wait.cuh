@@ -175,4 +175,33 @@ MYELON_DEVICE bool wait_for_sequence(const Context& context, const u64* address,
   return cold_wait(context, probe, peer, target, deadlines);
 }
 
+// What a peer says of the running operation.
+struct AnnouncementProbe {
+  Context context;
+  u32 peer;
+  u64 value;
+  MYELON_DEVICE bool ready() {
+    value = announced(context, peer, context.operation);
+    return operations_ahead(value, context.operation) == 0;
+  }
+  MYELON_DEVICE u64 seen() const { return value; }
+};
+
+// Waits until `peer` has announced the running operation, and says whether it is the same there: before anything is stored where
+// only this rank's arguments say that it belongs.
+MYELON_DEVICE bool wait_for_agreement(const Context& context, u32 peer) {
+  AnnouncementProbe probe{context, peer, 0};
+  bool is_ready = probe.ready();
+  for (u32 poll = 0; !is_ready && poll < kHotPolls; ++poll) {
+    pause_hot();
+    is_ready = probe.ready();
+  }
+  // A wait that goes cold compares for itself, but for what comes last.
+  if (!is_ready && !cold_wait(context, probe, peer, context.operation)) return false;
+  const u64 theirs = is_ready ? probe.value : announced(context, peer, context.operation);
+  if (agrees(theirs, context.operation, context.args.descriptor)) return true;
+  give_up(context, kFaultMismatch, peer, context.args.descriptor, descriptor_in(theirs), 0);
+  return false;
+}
+
 }  // namespace myelon

@@ -1,7 +1,7 @@
 //! [`Bucket`]: one buffer of a list that is reduced as one message, and how a list is cut into launches. Pure.
 
 use super::Operation;
-use crate::abi::{BucketPlace, BucketTable, MAX_BUCKETS, buckets_descriptor};
+use crate::abi::{BucketPlace, BucketTable, MAX_BUCKETS, buckets_descriptor, mix};
 use crate::device::DevicePtr;
 use crate::error::Result;
 use crate::types::{DType, ReduceOp};
@@ -37,8 +37,6 @@ pub(super) fn check(buckets: &[Bucket], dtype: DType, op: ReduceOp) -> Result<()
 
 /// What ranks compare of a list.
 pub(super) fn descriptor_of(buckets: &[Bucket], dtype: DType, op: ReduceOp) -> u64 {
-    // A multiplication a count by the golden ratio in 64 bits; the upper bits are the mixed ones.
-    let mix = |hash: u64, value: u64| (hash.rotate_left(5) ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let hash = buckets.iter().fold(mix(0, dtype as u64 + 1), |hash, bucket| mix(hash, bucket.count));
     buckets_descriptor(buckets.len() as u64, hash >> 32, op as u8)
 }

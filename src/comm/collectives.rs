@@ -150,7 +150,7 @@ impl Communicator {
         }
         let ready = found.ready().expect("prepare loads what it is given");
         // SAFETY: the caller's promise is this function's.
-        self.order.issue(stream, None, || unsafe { kernels.launch_call(&*self.device, ready, call, None, stream) })
+        self.order.issue(stream, None, || unsafe { kernels.launch_call(&*self.device, ready, call, stream) })
     }
 
     /// # Safety

@@ -272,10 +272,12 @@ impl KernelEngine {
             .filter(|_| way != Output::Staged)
             .and_then(|window| window.at(self.next, window.offset_of(operation.output)));
         // SAFETY: the caller's promise is this function's.
-        unsafe { self.launch_call(device, ready, &Call::all_reduce(operation), next_output, stream) }
+        unsafe {
+            self.launch_as(device, ready, &Call::all_reduce(operation), operation.descriptor(), next_output, stream)
+        }
     }
 
-    /// As [`KernelEngine::launch`], of any collective. `next_output`: the next rank's result, where outputs are direct.
+    /// As [`KernelEngine::launch`], of any collective, in no window.
     ///
     /// # Safety
     /// As [`super::Communicator::call`].
@@ -284,13 +286,28 @@ impl KernelEngine {
         device: &dyn Device,
         ready: &Ready,
         call: &Call,
+        stream: StreamHandle,
+    ) -> Result<()> {
+        // SAFETY: the caller's promise is this function's.
+        unsafe { self.launch_as(device, ready, call, call.descriptor(), None, stream) }
+    }
+
+    /// `descriptor`: what ranks compare. `next_output`: the next rank's result, where outputs are direct.
+    ///
+    /// # Safety
+    /// As [`super::Communicator::call`].
+    unsafe fn launch_as(
+        &self,
+        device: &dyn Device,
+        ready: &Ready,
+        call: &Call,
+        descriptor: u64,
         next_output: Option<DevicePtr>,
         stream: StreamHandle,
     ) -> Result<()> {
         let Ready { plan, kernel } = ready;
         let &Call { input, output, count, dtype, root, .. } = call;
         let element_bytes = dtype.size_bytes() as u64;
-        let descriptor = call.descriptor();
         let shape = self.launch_shape(ready);
         let launches = plan.pieces(count).flat_map(|piece| plan.launches().map(move |steps| (piece, steps)));
         for ((offset, elements), steps) in launches {

@@ -139,12 +139,14 @@ impl Communicator {
     /// As [`Communicator::all_reduce`], of an operation as a value: the form that can name a window of
     /// [`Communicator::register`], into which results then go without a copy.
     ///
-    /// Errors: besides, [`Error::InvalidArgument`] for an output that is not in its window, and for another communicator's window.
+    /// All ranks name windows that were registered together, and outputs at one offset of them: this rank stores into the next
+    /// rank's memory at the offset of its own output.
+    ///
+    /// Errors: besides, [`Error::InvalidArgument`] for an output that is not in its window, and for another communicator's window;
+    /// [`Error::PeerMismatch`] where the ranks' windows or offsets differ, or some name none.
     ///
     /// # Safety
-    /// - As [`Communicator::all_reduce`].
-    /// - All ranks name windows that were registered together, and outputs at one offset of them: this rank stores into the next
-    ///   rank's memory at the offset of its own output. Never past the end of that memory.
+    /// As [`Communicator::all_reduce`].
     pub unsafe fn all_reduce_operation(&self, operation: &Operation<'_>, stream: StreamHandle) -> Result<()> {
         // SAFETY: the caller's promise is that function's.
         unsafe { self.issue_one(operation, stream, None) }

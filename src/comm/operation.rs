@@ -1,5 +1,7 @@
 //! [`Operation`]: one all-reduce with its operands, and the checks that need nothing but these.
 
+use super::Call;
+use crate::abi::window_descriptor;
 use crate::device::DevicePtr;
 use crate::error::{Error, Result};
 use crate::memory::Window;
@@ -22,7 +24,7 @@ pub struct Operation<'a> {
     /// Operator.
     pub op: ReduceOp,
     /// The window that `output` lies in, if it is to be used. On all ranks the same window, and the same offset in it: what one
-    /// rank says is where the others store.
+    /// rank says is where the others store. Where they differ, it is an [`Error::PeerMismatch`] before anything is stored there.
     pub window: Option<&'a Window>,
 }
 
@@ -37,6 +39,17 @@ impl Operation<'_> {
     pub fn request(&self) -> Request {
         let &Self { count, dtype, op, window, .. } = self;
         Request { count, dtype, op, registered: window.is_some_and(Window::is_zero_copy) }
+    }
+
+    /// The word that ranks compare.
+    pub(super) fn descriptor(&self) -> u64 {
+        let &Self { output, count, dtype, op, .. } = self;
+        match self.window.filter(|window| window.is_zero_copy()) {
+            Some(window) => {
+                window_descriptor(window.identity(), window.offset_of(output), count, dtype as u8, op as u8)
+            }
+            None => Call::all_reduce(self).descriptor(),
+        }
     }
 
     /// Whether the operands can be what they are said to be.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::heap::process_token;
-use crate::abi::{MAX_WORLD, PACK_BYTES};
+use crate::abi::{MAX_WORLD, PACK_BYTES, mix};
 use crate::bootstrap::{Bootstrap, agree};
 use crate::device::{Device, DevicePtr, Export, ExportCard, SharedBlock};
 use crate::error::{Error, Result};
@@ -25,6 +25,8 @@ pub struct Window {
     address: DevicePtr,
     bytes: u64,
     communicator: u64,
+    /// A hash of every rank's range: equal on all ranks, and another one for windows that were not registered together.
+    identity: u64,
     mapped: Option<Mapped>,
 }
 
@@ -74,7 +76,8 @@ impl Window {
             let (what, ours, theirs) = ("the size of a window".into(), bytes.to_string(), card.bytes.to_string());
             return Err(Error::PeerMismatch { rank, peer, what, ours, theirs });
         }
-        let mut window = Self { address, bytes, communicator, mapped: None };
+        let identity = cards.iter().fold(bytes, |hash, card| mix(mix(hash, card.process), card.address));
+        let mut window = Self { address, bytes, communicator, identity, mapped: None };
         let across_processes = cards.iter().any(|card| card.process != own.process);
         // All ranks have the same cards, so they come to the same end.
         let refused = ranks().zip(&cards).find_map(|(peer, card)| Some((peer, refusal(card, across_processes)?)));
@@ -102,7 +105,7 @@ impl Window {
 
     /// One that nobody else maps.
     pub(crate) fn staged(address: DevicePtr, bytes: u64, communicator: u64) -> Self {
-        Self { address, bytes, communicator, mapped: None }
+        Self { address, bytes, communicator, identity: 0, mapped: None }
     }
 
     fn stays_staged(&self, rank: Rank, peer: Rank, why: &str) {
@@ -143,6 +146,11 @@ impl Window {
     /// Whether all of a range lies in this rank's memory.
     pub(crate) fn holds(&self, address: DevicePtr, bytes: u64) -> bool {
         self.offset_of(address).checked_add(bytes).is_some_and(|end| end <= self.bytes)
+    }
+
+    /// A number by which ranks know that they mean one window.
+    pub(crate) fn identity(&self) -> u64 {
+        self.identity
     }
 
     /// Whose it is.

@@ -4,7 +4,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::abi::{BARRIER, BUCKETS_CODE, ControlPage, Description, FaultCode, FaultRecord, SHAPE_BITS, describe};
+use crate::abi::{
+    BARRIER, BUCKETS_CODE, ControlPage, Description, FaultCode, FaultRecord, SHAPE_BITS, WINDOW_CODE, describe,
+};
 use crate::bootstrap::ControlEvent;
 use crate::device::{Device, DevicePtr, HostBlock};
 use crate::error::{Error, Result};
@@ -188,6 +190,9 @@ fn operation_text(descriptor: u64) -> String {
     if dtype == BUCKETS_CODE {
         let (buckets, shape) = (count >> SHAPE_BITS, count & ((1 << SHAPE_BITS) - 1));
         return format!("{op} of {buckets} buckets, whose type and counts have the hash {shape:#x}");
+    }
+    if dtype == WINDOW_CODE {
+        return format!("{op} into a window, whose type, count, window and offset in it have the hash {count:#x}");
     }
     let dtype = DType::ALL.iter().find(|value| **value as u8 == dtype).map_or("?", |value| value.name());
     match Collective::ALL.iter().find(|value| **value as u8 == collective) {
