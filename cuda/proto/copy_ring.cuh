@@ -16,7 +16,8 @@
 // landing outputs nothing has: what comes is reduced where it lies.
 // INVARIANT: a copy into an output goes only once that rank's operation has begun, so that what its stream did with it before has
 // ended. A result is made of what the rank had there, so it is the last that comes: in place the input was read, and a sum on its way
-// has been copied on.
+// has been copied on. And only once that rank has said that it runs the same operation, its output at the same offset of the same
+// window. Where it has not, or a wait is given up, copies go all the same, for nothing else ends their streams' waits.
 //
 // Words of copies are 0 or 1, for a captured stream operation has constants only; a fill before the launch makes them 0. Credits
 // only grow, across operations too: one when the receiver's operation has begun, then one for each slot it has emptied.
@@ -104,6 +105,7 @@ class CopyRing {
   MYELON_DEVICE bool may_go(u64 copy, u64 warps) const {
     const u64 slots = context_.args.slots;
     if (!wait_for_credits(copy < slots || copy >= in_slots() ? 0 : copy + 1 - slots)) return false;
+    if (copy == in_slots() && !wait_for_agreement(context_, next())) return false;
     if (copy < rounds_) return true;
     // It sends on what came a step earlier. Who waits for that knows better what is wrong.
     return wait_for_sequence(context_, &words(copy - rounds_)->taken, warps, previous(), nullptr, 2);
