@@ -185,6 +185,27 @@ mod tests {
         }
     }
 
+    #[test]
+    fn small_parts_are_pushed_and_large_ones_staged() {
+        for kind in [DeviceKind::Cuda, DeviceKind::Cpu] {
+            let arch = if kind == DeviceKind::Cuda { "sm_90a" } else { "cpu" };
+            for collective in [Collective::ReduceScatter, Collective::AllGather] {
+                for (ranks, dtype) in (2..=8).flat_map(|ranks| [DType::Bf16, DType::U8].map(|dtype| (ranks, dtype))) {
+                    let staged = |count| {
+                        let request = Request { count, dtype, op: ReduceOp::Sum, registered: false };
+                        let world_size = WorldSize::new(ranks).unwrap();
+                        let (choice, _) = Rule::embedded(kind).choose(arch, world_size, collective, &request).unwrap();
+                        choice.variant.name.starts_with("signal")
+                    };
+                    assert!(
+                        !staged(1 << 10) && staged(1 << 24),
+                        "{collective} of {dtype} over {ranks} ranks on {kind}"
+                    );
+                }
+            }
+        }
+    }
+
     const START: &str = "schema = 1\ndevice = \"cpu\"\n";
 
     /// A rule of these rows, and one for each of the other collectives.
