@@ -189,12 +189,13 @@ mod tests {
     fn small_parts_are_pushed_and_large_ones_staged() {
         for kind in [DeviceKind::Cuda, DeviceKind::Cpu] {
             let arch = if kind == DeviceKind::Cuda { "sm_90a" } else { "cpu" };
+            let rule = Rule::embedded(kind);
             for collective in [Collective::ReduceScatter, Collective::AllGather] {
                 for (ranks, dtype) in (2..=8).flat_map(|ranks| [DType::Bf16, DType::U8].map(|dtype| (ranks, dtype))) {
                     let staged = |count| {
                         let request = Request { count, dtype, op: ReduceOp::Sum, registered: false };
                         let world_size = WorldSize::new(ranks).unwrap();
-                        let (choice, _) = Rule::embedded(kind).choose(arch, world_size, collective, &request).unwrap();
+                        let (choice, _) = rule.choose(arch, world_size, collective, &request).unwrap();
                         choice.variant.name.starts_with("signal")
                     };
                     assert!(
