@@ -243,7 +243,7 @@ fn wrong_calls_are_named_and_lose_nothing() {
         let operation = myelon_ccl::Operation::of(&request, part, part);
         // SAFETY: as above.
         let error = unsafe { rig.communicator.all_reduce_as(&foreign, &operation, stream) }.unwrap_err();
-        assert!(error.to_string().contains("signal_all_gather is one of all_gather"), "{error}");
+        assert!(error.to_string().contains("is one of all_gather, and this is all_reduce"), "{error}");
 
         // Of nothing, with nothing.
         let nothing = Call { count: 0, input: DevicePtr(0), output: DevicePtr(0), ..call };

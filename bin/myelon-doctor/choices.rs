@@ -48,7 +48,7 @@ impl Choices {
             dispatcher.choose(&request).map(|decision| Choice { bytes, choice: decision.choice.to_string() })
         };
         let (_, heap_bytes) = HeapLimits::for_shapes(kind, ranks, false, dispatcher.shapes()).layout(ranks)?;
-        let untried = Manifest::embedded().enabled().filter(|spec| !spec.is_trusted_on(arch));
+        let untried = Manifest::embedded().all().filter(|spec| spec.enabled && !spec.is_trusted_on(arch));
         Ok(Self {
             ranks: ranks.get(),
             heap_bytes,

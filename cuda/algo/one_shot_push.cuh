@@ -2,62 +2,22 @@
 //
 // WHAT   out[i] = op over r of in[r][i], in rank order.
 //        in[r] --store--> mailbox[r] of all ranks --poll--> reduce --> out
-// WHO    A team of threads owns packs (base/team.cuh): member m pushes pack i to rank m, then polls pack i of rank m; the packs
-//        meet by shuffles and every member reduces them. CTAs share nothing.
+// WHO    A team of threads owns packs (proto/push.cuh): each member sends a pack to another rank, and polls the same pack of it.
 // ORDER  None but the mailbox's (proto/sentinel.cuh, proto/ll.cuh): no barrier, no fence, no flag traffic.
 // COST   A rank of n sends (n - 1) x S bytes, twice that with LL; one hop. For messages where latency is everything.
 #pragma once
 #include "base/buckets.cuh"
-#include "base/team.cuh"
-#include "proto/mailbox.cuh"
-#include "reduce/operator.cuh"
-#include "sync/phase.cuh"
+#include "proto/push.cuh"
 
 namespace myelon {
 
 template <class T, class Op, class Config>
 MYELON_DEVICE void one_shot_push(const Args& args) {
-  constexpr u32 kWorldSize = Config::kWorldSize;
-  using Mailbox = typename MailboxFor<T, Config::kSentinel>::Type;
-  // What needs no memory comes before the launch's turn, while the launch before still runs.
-  const Team<kWorldSize> team;
-  const u32 packs = static_cast<u32>(pack_count<T>(args.count));
-  const typename Operands<T, Config::kBuckets>::Input input(args);
-  const typename Operands<T, Config::kBuckets>::Output output(args);
-  const typename Mailbox::Route route(args, team.has_rank ? team.member : 0);
-  const bool is_peer = team.has_rank && team.member != args.rank;
-
-  const Context context(args);
-  const Mailbox mailbox(context, kWorldSize, static_cast<u64>(packs) * team.kThreads);
-  auto load = [&](u32 index) { return mailbox.as_received(input.load(index)); };
-  // Asked for together with the mailbox's counters; a thread of a small message has no other pack.
-  Pack<T> first;
-  if (team.first_pack() < packs) first = load(team.first_pack());
-
-  team.for_each_pack(packs, first, load, [&](u32 index, Pack<T> pack) {
-    if (is_peer && index < packs) mailbox.send(route, index, pack);
-    return true;
-  });
-  end_phase();
-
-  const Announcement announcement(context, kWorldSize);
-  mailbox.tidy();
-  advance_operation(context, mailbox.use(packs));
-
-  team.for_each_pack(packs, first, load, [&](u32 index, Pack<T> own) {
-    auto cell = [&](u32) { return Cell<Mailbox>{team.member, route, index, is_peer && index < packs}; };
-    typename Mailbox::Parcel parcel[1];
-    // ORDER: [team] load-sync: all threads of the warp go on to the shuffles, or none.
-    if (!sync_warp_and(receive(context, mailbox, cell, parcel))) return false;
-    const Pack<T> part = is_peer ? parcel[0].pack() : own;
-    PackReducer<T, Op> reducer(team.pack_of(0, part));
-    MYELON_UNROLL
-    for (u32 source = 1; source < kWorldSize; ++source) reducer.add(team.pack_of(source, part));
-    if (team.member == 0 && index < packs) output.store(index, reducer.result(kWorldSize));
-    return true;
-  });
-  end_phase();
-  announcement.check(context);
+  using Message = Operands<T, Config::kBuckets>;
+  const Team<Config::kWorldSize> team;
+  const typename Message::Input input(args);
+  const typename Message::Output output(args);
+  push_and_reduce<T, Op, Config>(args, team, input, output);
 }
 
 }  // namespace myelon

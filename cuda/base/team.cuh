@@ -16,6 +16,9 @@ struct Team {
   const u32 member = warp_lane() % kThreads;
   const bool has_rank = member < kWorldSize;
 
+  // The rank that this thread stands for: any, of a member beyond the last.
+  MYELON_DEVICE u32 rank() const { return has_rank ? member : 0; }
+
   // Teams of a CTA take neighbouring packs, so that a warp's accesses to one rank lie together.
   MYELON_DEVICE u32 first_of_warp() const {
     return (cta_index() * thread_count() + thread_index()) / kWarpThreads * kPerWarp;

@@ -126,19 +126,15 @@ impl KernelEngine {
         self.heap.bytes()
     }
 
-    /// What the communicator takes for a request, and why. A row of a table or of the rule is cut to what this heap has room for,
+    /// What the communicator takes for a request of a collective, and why. A row of a table or of the rule is cut to what this heap has room for,
     /// for it must run in any; what was forced is refused later where it does not fit.
-    pub(super) fn choose(&self, request: &Request) -> Result<(Choice, Origin<'_>)> {
-        let Decision { choice, origin } = self.dispatcher.choose(request)?;
+    pub(super) fn choose(&self, collective: Collective, request: &Request) -> Result<(Choice, Origin<'_>)> {
+        let Decision { choice, origin } = self.dispatcher.choose_of(collective, request)?;
         let choice = match origin {
             Origin::Forced => choice.clone(),
             Origin::Table(..) | Origin::Rule(_) | Origin::Manifest => choice.within(self.heap.layout()),
         };
         Ok((choice, origin))
-    }
-
-    pub(super) fn choose_other(&self, collective: Collective) -> Result<&Choice> {
-        self.dispatcher.choose_other(collective)
     }
 
     pub(super) fn plan(&self, choice: &Choice, request: &Request) -> Result<Plan> {
@@ -163,27 +159,24 @@ impl KernelEngine {
     /// Errors: besides those of [`Plan::new`], [`Error::InvalidArgument`](crate::Error::InvalidArgument) for a grid that is
     /// not resident as a whole, and for a variant of another collective.
     pub(super) fn find(&self, collective: Collective, choice: Option<&Choice>, request: &Request) -> Result<Found<'_>> {
-        let choice = match choice {
-            None if collective != Collective::AllReduce => Some(self.dispatcher.choose_other(collective)?),
-            choice => choice,
-        };
         if let Some(choice) = choice {
             choice.variant.implements(collective)?;
         }
-        if let Some(ready) = self.memo.get(choice, request) {
+        if let Some(ready) = self.memo.get(collective, choice, request) {
             return Ok(Found::Known(ready));
         }
-        let decided = if choice.is_none() { Some(self.choose(request)?) } else { None };
+        let decided = if choice.is_none() { Some(self.choose(collective, request)?) } else { None };
         let taken = choice.or(decided.as_ref().map(|(choice, _)| choice)).expect("one of the two is there");
         let plan = self.plan(taken, request)?;
         let Some(kernel) = self.kernels.get(&plan.kernel) else { return Ok(Found::Missing(plan)) };
         kernel.check_resident(&plan)?;
         let ready = Ready { plan, kernel };
-        let found = self.memo.keep(choice, request, ready).map_or_else(Found::New, Found::Known);
+        let found = self.memo.keep(collective, choice, request, ready).map_or_else(Found::New, Found::Known);
         // What is kept is decided once.
         if let (Some((choice, origin)), Found::Known(_)) = (decided, &found) {
             let Request { dtype, op, .. } = request;
-            tracing::debug!(rank = self.args.rank, "{dtype} {op} of {} bytes: {choice} ({origin})", request.bytes());
+            let bytes = request.bytes();
+            tracing::debug!(rank = self.args.rank, "{collective}, {dtype} {op} of {bytes} bytes: {choice} ({origin})");
         }
         Ok(found)
     }
@@ -201,32 +194,21 @@ impl KernelEngine {
         device: &Arc<dyn Device>,
         types: &[(DType, ReduceOp)],
     ) -> Result<()> {
-        let mut plans: Vec<Plan> = Vec::new();
-        for &(dtype, op) in types {
-            let registered =
-                [false, true].into_iter().filter(|&registered| !registered || self.has_windows.load(Ordering::Relaxed));
-            let sizes = registered.flat_map(|registered| self.dispatcher.sizes().map(move |size| (size, registered)));
-            for (size, registered) in sizes {
-                let count = size.div_ceil(dtype.size_bytes() as u64);
-                let request = Request { count, dtype, op, registered };
-                let plan = self.plan(&self.choose(&request)?.0, &request)?;
-                if !plans.iter().any(|known| known.kernel == plan.kernel) {
-                    plans.push(plan);
-                }
-            }
-        }
+        let plans = self.plans_of(Collective::AllReduce, types)?;
         self.prepared().extend(types);
         if plans.is_empty() { Ok(()) } else { self.prepare(bootstrap, device, &plans) }
     }
 
-    /// Plans of what a collective but all-reduce takes for these types and operators, at every size.
+    /// Plans of what a collective takes for these types and operators, at every size.
     pub(super) fn plans_of(&self, collective: Collective, types: &[(DType, ReduceOp)]) -> Result<Vec<Plan>> {
-        let choice = self.choose_other(collective)?;
+        let has_windows = collective == Collective::AllReduce && self.has_windows.load(Ordering::Relaxed);
         let mut plans: Vec<Plan> = Vec::new();
         for &(dtype, op) in types {
-            for size in self.dispatcher.sizes() {
-                let request = Request { count: size.div_ceil(dtype.size_bytes() as u64), dtype, op, registered: false };
-                let plan = self.plan(choice, &request)?;
+            let registered = [false, true].into_iter().filter(|&registered| !registered || has_windows);
+            let sizes = registered.flat_map(|registered| self.dispatcher.sizes().map(move |size| (size, registered)));
+            for (size, registered) in sizes {
+                let request = Request { count: size.div_ceil(dtype.size_bytes() as u64), dtype, op, registered };
+                let plan = self.plan(&self.choose(collective, &request)?.0, &request)?;
                 if !plans.iter().any(|known| known.kernel == plan.kernel) {
                     plans.push(plan);
                 }

@@ -3,6 +3,7 @@
 use std::hash::{Hash, Hasher};
 use std::sync::{Arc, OnceLock};
 
+use crate::types::Collective;
 use crate::variant::{Choice, Request};
 
 /// More than a program asks for in turn; those beyond are planned at every call. A power of two.
@@ -20,6 +21,7 @@ pub(super) struct Memo<T> {
 }
 
 struct Entry<T> {
+    collective: Collective,
     /// The caller's; absent where the communicator chose.
     choice: Option<Choice>,
     request: Request,
@@ -31,12 +33,12 @@ impl<T> Memo<T> {
         Self { places: (0..PLACES).map(|_| OnceLock::new()).collect() }
     }
 
-    /// What was kept for this request under this choice.
-    pub(super) fn get(&self, choice: Option<&Choice>, request: &Request) -> Option<&T> {
-        for place in self.tries(choice, request) {
+    /// What was kept for this request of a collective under this choice.
+    pub(super) fn get(&self, collective: Collective, choice: Option<&Choice>, request: &Request) -> Option<&T> {
+        for place in self.tries(collective, choice, request) {
             // Places are tried in one order and stay filled: behind an empty one there is nothing.
             let entry = place.get()?;
-            if entry.request == *request && are_same(entry.choice.as_ref(), choice) {
+            if entry.collective == collective && entry.request == *request && are_same(entry.choice.as_ref(), choice) {
                 return Some(&entry.value);
             }
         }
@@ -44,15 +46,27 @@ impl<T> Memo<T> {
     }
 
     /// Keeps a value where there is room, else gives it back. Also where another thread takes the place at the same time.
-    pub(super) fn keep(&self, choice: Option<&Choice>, request: &Request, value: T) -> Result<&T, T> {
-        let Some(place) = self.tries(choice, request).find(|place| place.get().is_none()) else { return Err(value) };
-        let entry = Box::new(Entry { choice: choice.cloned(), request: *request, value });
+    pub(super) fn keep(
+        &self,
+        collective: Collective,
+        choice: Option<&Choice>,
+        request: &Request,
+        value: T,
+    ) -> Result<&T, T> {
+        let mut tries = self.tries(collective, choice, request);
+        let Some(place) = tries.find(|place| place.get().is_none()) else { return Err(value) };
+        let entry = Box::new(Entry { collective, choice: choice.cloned(), request: *request, value });
         place.set(entry).map_err(|entry| entry.value)?;
         Ok(&place.get().expect("set above").value)
     }
 
-    fn tries(&self, choice: Option<&Choice>, request: &Request) -> impl Iterator<Item = &OnceLock<Box<Entry<T>>>> {
-        let mut mixer = Mixer(0);
+    fn tries(
+        &self,
+        collective: Collective,
+        choice: Option<&Choice>,
+        request: &Request,
+    ) -> impl Iterator<Item = &OnceLock<Box<Entry<T>>>> {
+        let mut mixer = Mixer(collective as u64);
         request.hash(&mut mixer);
         if let Some(choice) = choice {
             (Arc::as_ptr(&choice.variant) as usize).hash(&mut mixer);
@@ -108,6 +122,7 @@ impl Hasher for Mixer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::types::Collective::{AllGather, AllReduce};
     use crate::types::{DType, ReduceOp};
     use crate::variant::{Manifest, Shape};
 
@@ -120,29 +135,38 @@ mod tests {
         let variant = |name| Choice::of(Manifest::embedded().get(name).unwrap());
         let (ring, pipeline) = (variant("ring"), variant("low_latency"));
         let shaped = Choice { shape: Shape { threads: Some(64), ..Shape::default() }, ..ring.clone() };
-        let choices = [None, Some(&ring), Some(&pipeline), Some(&shaped)];
+        let cases = [
+            (AllReduce, None),
+            (AllGather, None),
+            (AllReduce, Some(&ring)),
+            (AllReduce, Some(&pipeline)),
+            (AllReduce, Some(&shaped)),
+        ];
         let requests = [request(7), request(8), Request { dtype: DType::I8, ..request(7) }];
-        let all: Vec<_> =
-            choices.iter().flat_map(|choice| requests.iter().map(move |request| (*choice, request))).collect();
+        let all: Vec<_> = cases
+            .iter()
+            .flat_map(|&(collective, choice)| requests.iter().map(move |request| (collective, choice, request)))
+            .collect();
         let memo = Memo::new();
-        for (number, &(choice, request)) in all.iter().enumerate() {
-            assert_eq!(memo.get(choice, request), None);
-            assert_eq!(memo.keep(choice, request, number), Ok(&number));
+        for (number, &(collective, choice, request)) in all.iter().enumerate() {
+            assert_eq!(memo.get(collective, choice, request), None);
+            assert_eq!(memo.keep(collective, choice, request, number), Ok(&number));
         }
-        for (number, &(choice, request)) in all.iter().enumerate() {
-            assert_eq!(memo.get(choice, request), Some(&number));
+        for (number, &(collective, choice, request)) in all.iter().enumerate() {
+            assert_eq!(memo.get(collective, choice, request), Some(&number));
         }
-        assert!(memo.get(Some(&ring.clone()), &requests[0]).is_some(), "a clone is the same choice");
+        assert!(memo.get(AllReduce, Some(&ring.clone()), &requests[0]).is_some(), "a clone is the same choice");
     }
 
     #[test]
     fn what_has_no_room_is_given_back_and_nothing_is_lost() {
         let memo = Memo::new();
-        let kept: Vec<u64> =
-            (0..4 * PLACES as u64).filter(|&count| memo.keep(None, &request(count), count).is_ok()).collect();
+        let kept: Vec<u64> = (0..4 * PLACES as u64)
+            .filter(|&count| memo.keep(AllReduce, None, &request(count), count).is_ok())
+            .collect();
         assert!(kept.len() > PLACES * 9 / 10 && kept.len() <= PLACES, "{} of {PLACES} places are used", kept.len());
         for count in 0..4 * PLACES as u64 {
-            assert_eq!(memo.get(None, &request(count)).is_some(), kept.binary_search(&count).is_ok());
+            assert_eq!(memo.get(AllReduce, None, &request(count)).is_some(), kept.binary_search(&count).is_ok());
         }
     }
 
@@ -150,6 +174,8 @@ mod tests {
     fn sizes_of_programs_are_spread() {
         let memo = Memo::new();
         let counts = (0..30).map(|power| 1u64 << power).chain((1..400).map(|tokens| tokens * 4096));
-        assert!(counts.into_iter().filter(|&count| memo.keep(None, &request(count), ()).is_err()).count() < 8);
+        assert!(
+            counts.into_iter().filter(|&count| memo.keep(AllReduce, None, &request(count), ()).is_err()).count() < 8
+        );
     }
 }

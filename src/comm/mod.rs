@@ -209,17 +209,14 @@ impl Communicator {
     ///
     /// Errors: [`Error::Unsupported`] on NCCL, which does not say.
     pub fn choose(&self, request: &Request) -> Result<Choice> {
-        self.kernels()?.choose(request).map(|(choice, _)| choice)
+        self.choose_of(Collective::AllReduce, request)
     }
 
     /// As [`Communicator::choose`], for a request of any collective: of one rank's part, where there are parts.
     ///
     /// Errors: as [`Communicator::choose`].
     pub fn choose_of(&self, collective: Collective, request: &Request) -> Result<Choice> {
-        match collective {
-            Collective::AllReduce => self.choose(request),
-            _ => self.kernels()?.choose_other(collective).cloned(),
-        }
+        self.kernels()?.choose(collective, request).map(|(choice, _)| choice)
     }
 
     /// How a request would run under a choice.

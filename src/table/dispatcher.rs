@@ -7,18 +7,17 @@ use super::class::{Buffers, DTypeClass};
 use super::lane_table::{LaneTable, Row};
 use super::rule::Rule;
 use crate::device::DeviceKind;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::measure::Bytes;
 use crate::types::{Collective, WorldSize};
 use crate::variant::{Choice, Manifest, Request, Shape};
 
 /// What decides for the ranks of a communicator: a choice that was forced, else a lane table, else the rule of the device kind.
-/// Each is asked only where its variant has the type and operator, and is trusted on the architecture.
+/// Each is asked only where its variant is one of the collective, has the type and operator, and is trusted on the architecture.
+/// Tables are of all-reduces.
 #[derive(Debug)]
 pub struct Dispatcher {
     forced: Option<Choice>,
-    /// Of each collective but all-reduce, the one that runs.
-    others: Vec<Choice>,
     table: Option<Arc<LaneTable>>,
     /// Whether every row of the table is trusted on the architecture, as on the machine that it was measured on.
     trusts_all: bool,
@@ -76,37 +75,28 @@ impl Dispatcher {
         let trusts = |table: &Arc<LaneTable>| table.rows(ranks).all(|row| row.choice.variant.is_trusted_on(arch));
         let trusts_all = table.iter().all(trusts);
         let manifest = Manifest::embedded();
-        let first = |&collective: &Collective| manifest.enabled_of(collective).find(|spec| spec.is_trusted_on(arch));
-        let others = Collective::ALL.iter().filter(|&&collective| collective != Collective::AllReduce);
-        let others = others.filter_map(first).map(Choice::of).collect();
         let with_buckets = manifest.enabled().filter(|spec| spec.buckets && spec.is_trusted_on(arch));
         let for_buckets = with_buckets.map(Choice::of).collect();
         let (rule, arch) = (Rule::embedded(kind), arch.to_owned());
-        Self { forced, others, table, trusts_all, rule, for_buckets, arch, ranks, sentinel }
+        Self { forced, table, trusts_all, rule, for_buckets, arch, ranks, sentinel }
     }
 
-    /// The choice for every request of a collective that has no tables: what was forced, if it is a variant of that collective, else
-    /// the manifest's first that is trusted on the architecture.
-    ///
-    /// Errors: [`crate::Error::Unsupported`] where there is none, as for all-reduce, which [`Dispatcher::choose`] knows.
-    pub fn choose_other(&self, collective: Collective) -> Result<&Choice> {
-        let mut choices = self.forced.iter().chain(&self.others);
-        choices
-            .find(|choice| choice.variant.collective == collective && collective != Collective::AllReduce)
-            .ok_or_else(|| Error::unsupported(format!("no variant of {collective} is taken without a request")))
+    /// The choice for a request of all-reduce: [`Dispatcher::choose_of`] that.
+    pub fn choose(&self, request: &Request) -> Result<Decision<'_>> {
+        self.choose_of(Collective::AllReduce, request)
     }
 
-    /// The choice for a request of all-reduce. Allocates nothing.
+    /// The choice for a request of any collective: of one rank's part, where there are parts. Allocates nothing.
     ///
     /// Errors: [`crate::Error::Unsupported`] where no variant has the type and operator.
-    pub fn choose(&self, request: &Request) -> Result<Decision<'_>> {
+    pub fn choose_of(&self, collective: Collective, request: &Request) -> Result<Decision<'_>> {
         if let Some(choice) = &self.forced
-            && choice.variant.collective == Collective::AllReduce
+            && choice.variant.collective == collective
             && choice.variant.supports(request.dtype, request.op).is_ok()
         {
             return Ok(Decision { choice, origin: Origin::Forced });
         }
-        if let Some(table) = &self.table {
+        if let Some(table) = self.table.as_ref().filter(|_| collective == Collective::AllReduce) {
             let class = DTypeClass::of(request.dtype, self.sentinel);
             let buffers = if request.registered { Buffers::Registered } else { Buffers::Plain };
             let row = table.choose(self.ranks, class, buffers, request.bytes());
@@ -119,7 +109,7 @@ impl Dispatcher {
                 return Ok(Decision { choice: &row.choice, origin: Origin::Table(table, row) });
             }
         }
-        let (choice, place) = self.rule.choose(&self.arch, self.ranks, request)?;
+        let (choice, place) = self.rule.choose(&self.arch, self.ranks, collective, request)?;
         Ok(Decision { choice, origin: Origin::Rule(place) })
     }
 
@@ -132,7 +122,7 @@ impl Dispatcher {
         if decision.choice.variant.buckets {
             return Ok(Some(decision));
         }
-        let (choice, place) = self.rule.choose(&self.arch, self.ranks, request)?;
+        let (choice, place) = self.rule.choose(&self.arch, self.ranks, Collective::AllReduce, request)?;
         if choice.variant.buckets {
             return Ok(Some(Decision { choice, origin: Origin::Rule(place) }));
         }
@@ -201,20 +191,21 @@ mod tests {
 
     #[test]
     fn a_forced_variant_is_for_its_own_collective() {
-        let name = |dispatcher: &Dispatcher, collective| {
-            dispatcher.choose_other(collective).map(|choice| choice.variant.name.clone())
+        let decide = |dispatcher: &Dispatcher, collective| {
+            let request = Request { count: 256, dtype: DType::F32, op: ReduceOp::Sum, registered: false };
+            let Decision { choice, origin } = dispatcher.choose_of(collective, &request).unwrap();
+            choice.variant.implements(collective).unwrap();
+            (choice.variant.name.clone(), origin.to_string())
         };
-        let unforced = dispatcher(None, "sm_90a", true);
+        let (unforced, ring) = (dispatcher(None, "sm_90a", true), dispatcher(Some("ring"), "sm_90a", true));
         for &collective in &Collective::ALL[1..] {
-            let taken = unforced.choose_other(collective).unwrap();
-            taken.variant.implements(collective).unwrap();
-            let same = dispatcher(Some("ring"), "sm_90a", true);
-            assert_eq!(name(&same, collective).unwrap(), taken.variant.name);
+            let taken = decide(&unforced, collective);
+            assert!(taken.1.ends_with("of the rule"), "{taken:?}");
+            assert_eq!(decide(&ring, collective), taken);
         }
-        assert!(name(&unforced, Collective::AllReduce).is_err());
         let gather = dispatcher(Some("signal_all_gather"), "sm_90a", true);
-        assert_eq!(decide(&gather, 256, DType::F32).0, "one_shot_push");
-        assert_eq!(gather.choose_other(Collective::AllGather).unwrap(), gather.forced.as_ref().unwrap());
+        assert_eq!(decide(&gather, Collective::AllReduce).0, "one_shot_push");
+        assert_eq!(decide(&gather, Collective::AllGather), ("signal_all_gather".to_owned(), "forced".to_owned()));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::measure::Bytes;
 use crate::types::{Collective, WorldSize};
 use crate::variant::{Choice, Manifest, Request, Shape};
 
-/// Rows that say which variant serves a request; first fit.
+/// Rows that say which variant serves a request; first fit. A row is for the collective that its variant is one of.
 #[derive(Debug)]
 pub struct Rule {
     rows: Vec<Row>,
@@ -79,7 +79,6 @@ impl Rule {
             if !variant.enabled {
                 return Err(wrong(key("variant"), format!("{} is disabled in the manifest", variant.name)));
             }
-            variant.implements(Collective::AllReduce).map_err(|error| wrong(key("variant"), error.to_string()))?;
             variant.takes(&raw.shape).map_err(|error| wrong(key("shape"), error.to_string()))?;
             for &ranks in raw.ranks.iter().flatten() {
                 WorldSize::new(ranks).map_err(|error| wrong(key("ranks"), error.to_string()))?;
@@ -92,12 +91,15 @@ impl Rule {
         Ok(rule)
     }
 
-    /// Every request has a row: the last one must fit everything.
+    /// Every request has a row: the last one of each collective must fit everything.
     fn check_complete(&self) -> Result<(), String> {
         let fits_all = |row: &Row| row.ranks.is_none() && row.floats.is_none() && row.up_to.is_none();
-        match self.rows.last() {
-            Some(row) if fits_all(row) => Ok(()),
-            _ => Err("the last row must fit every request: no ranks, floats or up_to".into()),
+        let last = |collective| self.rows.iter().rfind(|row: &&Row| row.choice.variant.collective == collective);
+        match Collective::ALL.iter().find(|&&collective| !last(collective).is_some_and(fits_all)) {
+            None => Ok(()),
+            Some(collective) => {
+                Err(format!("the last row of {collective} must fit every request: no ranks, floats or up_to"))
+            }
         }
     }
 
@@ -111,23 +113,29 @@ impl Rule {
         &self.source
     }
 
-    /// The choice for a request: the first row that fits and whose variant has the type and operator and is trusted on the
-    /// architecture. With it the row's place, from 1.
+    /// The choice for a request of a collective: the first row that fits and whose variant has the type and operator and is trusted
+    /// on the architecture. With it the row's place, from 1.
     ///
     /// Errors: [`Error::Unsupported`] where there is none.
-    pub fn choose(&self, arch: &str, world_size: WorldSize, request: &Request) -> Result<(&Choice, usize)> {
+    pub fn choose(
+        &self,
+        arch: &str,
+        world_size: WorldSize,
+        collective: Collective,
+        request: &Request,
+    ) -> Result<(&Choice, usize)> {
         let bytes = request.bytes();
         let fits = |row: &&Row| {
-            row.ranks.as_ref().is_none_or(|ranks| ranks.contains(&world_size.get()))
+            row.choice.variant.collective == collective
+                && row.ranks.as_ref().is_none_or(|ranks| ranks.contains(&world_size.get()))
                 && row.floats.is_none_or(|floats| floats == request.dtype.is_float())
                 && row.up_to.is_none_or(|limit| bytes <= limit.0)
                 && (!row.choice.shape.is_direct() || request.registered)
         };
         let mut numbered = (1..).zip(&self.rows).filter(|(_, row)| fits(row));
-        numbered
-            .find(|(_, row)| row.choice.serves(arch, request))
-            .map(|(place, row)| (&row.choice, place))
-            .ok_or_else(|| Error::unsupported(format!("no variant serves {} {}", request.dtype, request.op)))
+        numbered.find(|(_, row)| row.choice.serves(arch, request)).map(|(place, row)| (&row.choice, place)).ok_or_else(
+            || Error::unsupported(format!("no variant of {collective} serves {} {}", request.dtype, request.op)),
+        )
     }
 }
 
@@ -145,8 +153,13 @@ mod tests {
                     for count in [1, 1 << 12, 1 << 30] {
                         let world_size = WorldSize::new(3).unwrap();
                         let request = Request { count, dtype, op, registered: false };
-                        for arch in ["sm_90a", "sm_80", "cpu"] {
-                            Rule::embedded(kind).choose(arch, world_size, &request).unwrap();
+                        for (arch, &collective) in ["sm_90a", "sm_80", "cpu"]
+                            .iter()
+                            .flat_map(|arch| Collective::ALL.iter().map(move |c| (arch, c)))
+                        {
+                            let rule = Rule::embedded(kind);
+                            let (choice, _) = rule.choose(arch, world_size, collective, &request).unwrap();
+                            choice.variant.implements(collective).unwrap();
                         }
                     }
                 }
@@ -158,48 +171,90 @@ mod tests {
     fn untried_protocols_are_passed_over() {
         let rule = Rule::embedded(DeviceKind::Cuda);
         let request = Request { count: 1, dtype: DType::F32, op: ReduceOp::Sum, registered: false };
-        let choose = |arch| rule.choose(arch, WorldSize::new(4).unwrap(), &request).unwrap().0.variant.name.clone();
-        assert_eq!(choose("sm_90a"), "one_shot_push");
-        assert_ne!(choose("sm_75"), "one_shot_push");
+        for (collective, push) in [
+            (Collective::AllReduce, "one_shot_push"),
+            (Collective::ReduceScatter, "push_reduce_scatter"),
+            (Collective::AllGather, "push_all_gather"),
+        ] {
+            let choose = |arch| {
+                let (choice, _) = rule.choose(arch, WorldSize::new(4).unwrap(), collective, &request).unwrap();
+                choice.variant.name.clone()
+            };
+            assert_eq!(choose("sm_90a"), push);
+            assert_ne!(choose("sm_75"), push);
+        }
+    }
+
+    #[test]
+    fn small_parts_are_pushed_and_large_ones_staged() {
+        for kind in [DeviceKind::Cuda, DeviceKind::Cpu] {
+            let arch = if kind == DeviceKind::Cuda { "sm_90a" } else { "cpu" };
+            let rule = Rule::embedded(kind);
+            for collective in [Collective::ReduceScatter, Collective::AllGather] {
+                for (ranks, dtype) in (2..=8).flat_map(|ranks| [DType::Bf16, DType::U8].map(|dtype| (ranks, dtype))) {
+                    let staged = |count| {
+                        let request = Request { count, dtype, op: ReduceOp::Sum, registered: false };
+                        let world_size = WorldSize::new(ranks).unwrap();
+                        let (choice, _) = rule.choose(arch, world_size, collective, &request).unwrap();
+                        choice.variant.name.starts_with("signal")
+                    };
+                    assert!(
+                        !staged(1 << 10) && staged(1 << 24),
+                        "{collective} of {dtype} over {ranks} ranks on {kind}"
+                    );
+                }
+            }
+        }
+    }
+
+    const START: &str = "schema = 1\ndevice = \"cpu\"\n";
+
+    /// A rule of these rows, and one for each of the other collectives.
+    fn parse(rows: &str) -> Result<Rule> {
+        let others = ["signal_reduce_scatter", "signal_all_gather", "signal_broadcast"];
+        let others = others.map(|name| format!("[[row]]\nvariant = \"{name}\"\n")).concat();
+        Rule::parse("t.toml", &format!("{START}{rows}{others}"), DeviceKind::Cpu)
     }
 
     #[test]
     fn rows_have_shapes() {
-        let text = "schema = 1\ndevice = \"cpu\"\n[[row]]\nvariant = \"ring\"\nlanes = \"by_size\"\nchunk = \"2K\"\nslots = 2\n";
-        let rule = Rule::parse("t.toml", text, DeviceKind::Cpu).unwrap();
+        let rule = parse("[[row]]\nvariant = \"ring\"\nlanes = \"by_size\"\nchunk = \"2K\"\nslots = 2\n").unwrap();
         let request = Request { count: 1, dtype: DType::F32, op: ReduceOp::Sum, registered: false };
-        let (choice, place) = rule.choose("cpu", WorldSize::new(2).unwrap(), &request).unwrap();
+        let (choice, place) = rule.choose("cpu", WorldSize::new(2).unwrap(), Collective::AllReduce, &request).unwrap();
         let shape = Shape { lanes: Some(Lanes::BySize), chunk: Some(Bytes(2048)), slots: Some(2), ..Shape::default() };
         assert_eq!((choice.shape, place), (shape, 1));
     }
 
     #[test]
     fn rows_with_direct_outputs_are_for_registered_ones() {
-        let text = "schema = 1\ndevice = \"cpu\"\n[[row]]\nvariant = \"ring\"\noutput = \"direct\"\nup_to = \"1G\"\n\
+        let rows = "[[row]]\nvariant = \"ring\"\noutput = \"direct\"\nup_to = \"1G\"\n\
                     [[row]]\nvariant = \"one_shot_push\"\n";
-        let rule = Rule::parse("t.toml", text, DeviceKind::Cpu).unwrap();
+        let rule = parse(rows).unwrap();
         let chosen = |registered| {
             let request = Request { count: 1, dtype: DType::F32, op: ReduceOp::Sum, registered };
-            rule.choose("cpu", WorldSize::new(2).unwrap(), &request).unwrap().0.variant.name.clone()
+            let (choice, _) = rule.choose("cpu", WorldSize::new(2).unwrap(), Collective::AllReduce, &request).unwrap();
+            choice.variant.name.clone()
         };
         assert_eq!((chosen(true), chosen(false)), ("ring".to_owned(), "one_shot_push".to_owned()));
     }
 
     #[test]
     fn wrong_rules_name_file_row_and_key() {
-        let parse = |text: &str| Rule::parse("t.toml", text, DeviceKind::Cpu).unwrap_err().to_string();
-        let start = "schema = 1\ndevice = \"cpu\"\n";
-        let error = parse(&format!("{start}[[row]]\nvariant = \"warp_drive\"\n"));
+        let wrong = |rows: &str| parse(rows).unwrap_err().to_string();
+        let error = wrong("[[row]]\nvariant = \"warp_drive\"\n");
         assert!(error.contains("t.toml") && error.contains("row 1: variant"), "{error}");
-        let error = parse(&format!("{start}[[row]]\nvariant = \"one_shot_push\"\nup_to = \"12Q\"\n"));
+        let error = wrong("[[row]]\nvariant = \"one_shot_push\"\nup_to = \"12Q\"\n");
         assert!(error.contains("12Q"), "{error}");
-        let error = parse(&format!("{start}[[row]]\nvariant = \"ring\"\nslots = 3\n"));
+        let error = wrong("[[row]]\nvariant = \"ring\"\nslots = 3\n");
         assert!(error.contains("row 1: shape") && error.contains("slots=3"), "{error}");
-        let error = parse(&format!("{start}[[row]]\nvariant = \"ring\"\nlane = 3\n"));
+        let error = wrong("[[row]]\nvariant = \"ring\"\nlane = 3\n");
         assert!(error.contains("lane"), "{error}");
-        let error = parse(&format!("{start}[[row]]\nvariant = \"one_shot_push\"\nup_to = \"1K\"\n"));
-        assert!(error.contains("last row"), "{error}");
-        let error = parse("schema = 2\ndevice = \"cpu\"\nrow = []\n");
+        let error = wrong("[[row]]\nvariant = \"one_shot_push\"\nup_to = \"1K\"\n");
+        assert!(error.contains("the last row of all_reduce"), "{error}");
+        let of = |text: &str| Rule::parse("t.toml", text, DeviceKind::Cpu).unwrap_err().to_string();
+        let error = of(&format!("{START}[[row]]\nvariant = \"ring\"\n"));
+        assert!(error.contains("the last row of reduce_scatter"), "{error}");
+        let error = of("schema = 2\ndevice = \"cpu\"\nrow = []\n");
         assert!(error.contains("schema"), "{error}");
     }
 }

@@ -314,6 +314,15 @@ mod tests {
     }
 
     #[test]
+    fn what_moves_any_bits_has_no_sentinels_and_one_mailbox_a_piece() {
+        for (variant, sentinel) in [("push_all_gather", false), ("push_reduce_scatter", true), ("ring", false)] {
+            assert_eq!(plan(variant, 1 << 20, Shape::default()).unwrap().kernel.sentinel, sentinel, "{variant}");
+        }
+        let plan = plan("push_all_gather", 3 << 12, Shape::default()).unwrap();
+        assert_eq!((plan.piece_elements, plan.pieces(3 << 10).count()), (1 << 10, 3));
+    }
+
+    #[test]
     fn a_type_that_the_architecture_lacks_is_refused() {
         let plan = |arch, dtype| plan_on(arch, "one_shot_push", dtype, 1024, Shape::default());
         let error = plan("sm_80", DType::E5m2).unwrap_err();

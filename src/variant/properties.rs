@@ -10,6 +10,8 @@ pub enum Mailbox {
     None,
     /// Sentinel for floats, LL for the rest and where sentinels are switched off.
     Sentinel,
+    /// LL for every type: what it moves is any pattern of bits.
+    Ll,
 }
 
 /// What bounds the message of one launch.

@@ -9,7 +9,7 @@ use crate::comm::bucket::{Bucket, Tables, packs_of};
 use crate::device::{Device, StreamHandle};
 use crate::error::Result;
 use crate::table::{Decision, Origin};
-use crate::types::{DType, ReduceOp};
+use crate::types::{Collective, DType, ReduceOp};
 use crate::variant::{Choice, Plan, Request};
 
 /// A bucket of this size is an operation of its own where the choice for it has no form for buckets: what a launch more costs is
@@ -51,7 +51,7 @@ impl KernelEngine {
         let mut arrangement = Arrangement { alone: Vec::new(), together: None };
         for (place, bucket) in buckets.iter().enumerate().filter(|_| choice.is_none()) {
             let request = request(bucket.count);
-            if request.bytes() >= ALONE_BYTES && !self.choose(&request)?.0.variant.buckets {
+            if request.bytes() >= ALONE_BYTES && !self.choose(Collective::AllReduce, &request)?.0.variant.buckets {
                 arrangement.alone.push(place);
             }
         }
@@ -69,14 +69,15 @@ impl KernelEngine {
 
     /// As [`KernelEngine::find`], for a list of which `request` is the whole.
     pub(in crate::comm) fn find_buckets(&self, choice: Option<&Choice>, request: &Request) -> Result<Found<'_>> {
-        if let Some(ready) = self.bucket_memo.get(choice, request) {
+        if let Some(ready) = self.bucket_memo.get(Collective::AllReduce, choice, request) {
             return Ok(Found::Known(ready));
         }
         let plan = self.plan_buckets(choice, request)?;
         let Some(kernel) = self.kernels.get(&plan.kernel) else { return Ok(Found::Missing(plan)) };
         kernel.check_resident(&plan)?;
         let ready = Ready { plan, kernel };
-        Ok(self.bucket_memo.keep(choice, request, ready).map_or_else(Found::New, Found::Known))
+        let kept = self.bucket_memo.keep(Collective::AllReduce, choice, request, ready);
+        Ok(kept.map_or_else(Found::New, Found::Known))
     }
 
     fn plan_buckets(&self, choice: Option<&Choice>, request: &Request) -> Result<Plan> {
