@@ -220,6 +220,23 @@ def test_every_collective_that_a_subclass_can_have_is_the_packages_own() -> None
         assert owner.__module__.startswith("myelon_ccl."), f"{name} is {owner}'s"
 
 
+def test_a_backend_that_returns_no_work_is_taken_at_its_word() -> None:
+    """NCCL's returns none where nobody asked for ``async_op``."""
+    from myelon_ccl.torch.delegating import DelegatingProcessGroup
+
+    class Backend:
+        def scatter(self, outputs: "List[torch.Tensor]", *rest: object) -> None:
+            outputs[0].fill_(1)
+
+    class Group(DelegatingProcessGroup):
+        def backend_of(self, device: "torch.device") -> Backend:
+            return Backend()
+
+    output = torch.zeros(2)
+    assert Group(0, 1).scatter([output], [[output]]) is None
+    assert output.tolist() == [1, 1]
+
+
 def test_strict_makes_that_an_error(start_ranks: Start, tmp_path: Path) -> None:
     ranks = start_ranks(2, MYELON_TORCH_STRICT="1")
     ranks.run(torch_ranks.init, str(tmp_path / "store"))
