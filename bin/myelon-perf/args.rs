@@ -34,7 +34,7 @@ Examples:
       what an all-reduce of 256M and a product of matrices cost each other, for each number of lanes, and with NCCL
   myelon-perf report results/*/*.json -o report.html
       earlier runs as a page for a browser
-  myelon-perf report results/*/{eager,graph}-*.json --readme README.md --svg docs/plots/allreduce.svg
+  myelon-perf report results/*/{eager,graph,symm_mem}-*.json --readme README.md --svg docs/plots/allreduce.svg
       tables and plot of earlier runs, written into the README
   myelon-perf compare before.json after.json
       what became slower or faster; fails where something became slower by more than 5 %

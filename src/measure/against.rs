@@ -140,15 +140,23 @@ impl Line<'_> {
 }
 
 impl<'a> Standing<'a> {
-    /// Sorts rows into one standing a series: most ranks first, then in the order of types and operators.
+    /// Sorts rows into one standing a series: most ranks first, then in the order of types and operators. A series that only
+    /// baselines were measured in is none where there are others.
     pub fn of(rows: &'a [Row]) -> Vec<Self> {
         let mut series: BTreeMap<Series, Vec<&Row>> = BTreeMap::new();
         for row in rows {
             series.entry(row.case().series).or_default().push(row);
         }
         let mut standings: Vec<_> = series.into_iter().map(|(series, rows)| Self::of_series(series, &rows)).collect();
+        if standings.iter().any(Self::has_ours) {
+            standings.retain(Self::has_ours);
+        }
         standings.sort_by_key(|standing| std::cmp::Reverse(standing.series.ranks));
         standings
+    }
+
+    fn has_ours(&self) -> bool {
+        self.lines.iter().any(|line| line.ours.is_some())
     }
 
     /// Whether any line has this baseline.
@@ -233,6 +241,15 @@ mod tests {
         rows.push(row(2, 64, "mscclpp", 1.0));
         assert_eq!(Standing::of(&rows)[0].lines[0].ratio(), Some(0.5));
         assert_eq!(Baseline::among(&rows), [Baseline::Nccl, Baseline::NcclSymmetric, Baseline::Mscclpp]);
+    }
+
+    #[test]
+    fn what_only_baselines_were_measured_in_is_left_out_beside_others() {
+        let alone = Row { in_place: true, ..row(2, 64, "nccl", 1.0) };
+        let rows = [row(2, 64, "auto", 1.0), alone];
+        let [standing] = Standing::of(&rows).try_into().unwrap();
+        assert!(!standing.series.in_place && standing.lines[0].ours.is_some());
+        assert_eq!(Standing::of(&rows[1..]).len(), 1);
     }
 
     #[test]
