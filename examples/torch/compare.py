@@ -85,7 +85,9 @@ def training(options: argparse.Namespace) -> list[str]:
     program = [str(HERE / "train.py"), "--mode", "ddp", "fsdp", "tp", "--dtype", *BOUNDS]
     backend = [*program, "--backend", "myelon"]
     others = {
-        "preloaded": lambda: run(program, options.ranks, options.stand_in),
+        "preloaded": lambda: run(
+            program, options.ranks, options.stand_in, MYELON_NCCL_COLLECTIVES="all_reduce"
+        ),
         "preloaded, every collective": lambda: run(
             program, options.ranks, options.stand_in, MYELON_NCCL_COLLECTIVES="all"
         ),

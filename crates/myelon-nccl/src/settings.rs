@@ -20,12 +20,24 @@ pub(crate) struct Settings {
     pub(crate) disabled: bool,
     /// `MYELON_NCCL_LOG=1`: say at exit who took what, and when a communicator is attached.
     pub(crate) log: bool,
-    /// `MYELON_NCCL_COLLECTIVES`: what is taken.
-    pub(crate) collectives: Vec<Collective>,
+    /// `MYELON_NCCL_COLLECTIVES`: what is taken; none where it is for [`Settings::taken`] to say.
+    pub(crate) collectives: Option<Vec<Collective>>,
     /// `MYELON_NCCL_PREPARE`: types and operators whose kernels are made ready with a communicator. Others are forwarded.
     pub(crate) prepare: Vec<(DType, ReduceOp)>,
     /// `MYELON_NCCL_DEVICE`.
     pub(crate) place: Place,
+}
+
+impl Settings {
+    /// What is taken of a communicator of `ranks` ranks: unless the user says, what was measured to be as fast as NCCL at every
+    /// size (`results/2x-h200`), which of more ranks all-reduce alone was.
+    pub(crate) fn taken(&self, ranks: u32) -> &[Collective] {
+        match &self.collectives {
+            Some(collectives) => collectives,
+            None if ranks <= 2 => &Collective::ALL,
+            None => &[Collective::AllReduce],
+        }
+    }
 }
 
 /// The settings of this process; a variable that cannot be understood is the error, and nothing is taken then.
@@ -60,16 +72,12 @@ fn parse(variable: &dyn Fn(&str) -> Option<String>) -> Result<Settings, String> 
         Some(list) => list.split(',').map(pair).collect::<Result<_, _>>()?,
     };
     let collectives = match variable("MYELON_NCCL_COLLECTIVES").as_deref() {
-        None => vec![Collective::AllReduce],
-        Some("all") => Collective::ALL.to_vec(),
-        Some(list) => list
-            .split(',')
-            .map(|name| {
-                name.trim()
-                    .parse()
-                    .map_err(|error: myelon_ccl::Error| format!("MYELON_NCCL_COLLECTIVES: {error}; or write all"))
-            })
-            .collect::<Result<_, _>>()?,
+        None => None,
+        Some("all") => Some(Collective::ALL.to_vec()),
+        Some(list) => {
+            let wrong = |error: myelon_ccl::Error| format!("MYELON_NCCL_COLLECTIVES: {error}; or write all");
+            Some(list.split(',').map(|name| name.trim().parse().map_err(wrong)).collect::<Result<_, _>>()?)
+        }
     };
     let place = match variable("MYELON_NCCL_DEVICE").as_deref() {
         None | Some("gpu") => Place::Gpu,
@@ -113,8 +121,9 @@ mod tests {
         for wrong in ["f32", "f31:sum", "f32:median", "f32:sum,"] {
             assert!(prepare(wrong).unwrap_err().contains("MYELON_NCCL_PREPARE"), "{wrong}");
         }
-        let collectives = |list| with(&[("MYELON_NCCL_COLLECTIVES", list)]).map(|settings| settings.collectives);
-        assert_eq!(with(&[]).unwrap().collectives, [Collective::AllReduce]);
+        let collectives = |list| with(&[("MYELON_NCCL_COLLECTIVES", list)]).map(|settings| settings.taken(4).to_vec());
+        let by_default = with(&[]).unwrap();
+        assert_eq!((by_default.taken(2), by_default.taken(3)), (&Collective::ALL[..], &[Collective::AllReduce][..]));
         assert_eq!(collectives("all_gather, broadcast").unwrap(), [Collective::AllGather, Collective::Broadcast]);
         assert_eq!(collectives("all").unwrap(), Collective::ALL);
         assert!(collectives("all_reduce,send").unwrap_err().contains("MYELON_NCCL_COLLECTIVES"));

@@ -32,10 +32,10 @@ pub(super) struct Hello {
 }
 
 impl Hello {
-    pub(super) fn able(device: &str, settings: &Settings, id: Option<String>, together: usize) -> Self {
+    pub(super) fn able(device: &str, settings: &Settings, id: Option<String>, together: usize, ranks: u32) -> Self {
         let mut kernels: Vec<_> = settings.prepare.iter().map(|(dtype, op)| format!("{dtype}:{op}")).collect();
         kernels.sort();
-        let mut collectives: Vec<_> = settings.collectives.iter().map(|collective| collective.name()).collect();
+        let mut collectives: Vec<_> = settings.taken(ranks).iter().map(|collective| collective.name()).collect();
         collectives.sort_unstable();
         let settings = format!("{}; {}", collectives.join(","), kernels.join(","));
         Self { device: device.into(), settings, id, unable: None, ..Self::unable(String::new(), together) }
@@ -170,7 +170,7 @@ mod tests {
     use myelon_ccl::{Collective, DType, ReduceOp};
 
     fn settings(prepare: Vec<(DType, ReduceOp)>) -> Settings {
-        let collectives = Collective::ALL.to_vec();
+        let collectives = Some(Collective::ALL.to_vec());
         Settings { disabled: false, log: false, collectives, prepare, place: Place::Gpu }
     }
 
@@ -179,7 +179,7 @@ mod tests {
             .map(|rank| {
                 let id = (rank == 0).then(|| "f".repeat(256));
                 let mut hello =
-                    Hello::able(&format!("GPU-{rank}"), &settings(vec![(DType::F32, ReduceOp::Sum)]), id, 1);
+                    Hello::able(&format!("GPU-{rank}"), &settings(vec![(DType::F32, ReduceOp::Sum)]), id, 1, 4);
                 hello.process += rank as u32;
                 change(rank, &mut hello);
                 hello.encode()
@@ -233,7 +233,7 @@ mod tests {
         assert_eq!(decode::<Reply>(&reply.encode()), Some(reply));
         let all: Vec<_> =
             DType::ALL.iter().flat_map(|&dtype| ReduceOp::ALL.iter().map(move |&op| (dtype, op))).collect();
-        let hello = Hello::able(&"d".repeat(100), &settings(all), Some("f".repeat(256)), 1);
+        let hello = Hello::able(&"d".repeat(100), &settings(all), Some("f".repeat(256)), 1, 4);
         assert_eq!(decode::<Hello>(&hello.encode()), Some(hello));
     }
 

@@ -118,7 +118,7 @@ impl Offer {
             Err(why) => Self { hello: Hello::unable(why, together), able: None, _server: None },
             Ok((settings, device, server)) => {
                 let id = server.as_ref().map(|server| server.id().to_text());
-                let hello = Hello::able(&device.properties().identity, settings, id, together);
+                let hello = Hello::able(&device.properties().identity, settings, id, together, member.world);
                 Self { hello, able: Some((device, settings)), _server: server }
             }
         }
@@ -143,12 +143,13 @@ fn connect(member: &Member, offer: Offer, id: &str) -> Result<Attached, String> 
     options.transient_streams = true;
     options.prepare.clear();
     let communicator = Communicator::connect(Arc::clone(&device), Arc::new(bootstrap), options).map_err(in_words)?;
-    for &collective in &settings.collectives {
+    let taken = settings.taken(member.world);
+    for &collective in taken {
         let kernels = route::kernels(collective, &settings.prepare);
         communicator.prepare_collective(collective, &kernels).map_err(in_words)?;
     }
     let sequence = Sequence::new(&device).map_err(in_words)?;
-    Ok(Attached { communicator, prepared: Prepared::of(&settings.collectives, &settings.prepare), sequence })
+    Ok(Attached { communicator, prepared: Prepared::of(taken, &settings.prepare), sequence })
 }
 
 /// Puts what came of a communicator into the table.

@@ -59,10 +59,14 @@ fn groups_nest_and_hold_both_engines_calls_of_several_communicators() {
     assert_eq!(ran.calls("GroupEnd").len(), 4 * 3 * 2 + exchanges);
 }
 
-/// Twelve calls and two in place, and two all-reduces, on three ranks.
+/// Twelve calls and two in place, and two all-reduces, on every rank.
 #[test]
-fn other_collectives_are_forwarded_unless_they_are_asked_for() {
+fn other_collectives_of_more_than_two_ranks_are_forwarded_unless_they_are_asked_for() {
     let names = [("ncclAllGather", 6), ("ncclBcast", 2), ("ncclBroadcast", 2), ("ncclReduceScatter", 4)];
+    let two = Run::preloaded(&["others", "2"]).run().well();
+    for (name, calls) in names {
+        assert_eq!(two.counted(name, "Myelon"), 2 * calls, "{}", two.output);
+    }
     let counted = |ran: &rig::Ran, by: &str| names.map(|(name, _)| ran.counted(name, by));
     let all = names.map(|(_, calls)| 3 * calls);
     let forwarded = Run::preloaded(&["others", "3"]).run().well();
@@ -85,7 +89,7 @@ fn a_communicator_of_one_rank_is_left_alone() {
 
 #[test]
 fn the_librarys_calls_of_its_own_functions_are_not_taken() {
-    let ran = Run::preloaded(&["itself"]).run().well();
+    let ran = Run::preloaded(&["itself"]).with("MYELON_NCCL_COLLECTIVES", "all_reduce").run().well();
     assert_eq!(ran.calls("Broadcast").len(), 2, "through the loader, and so through the stand-in");
     assert_eq!((ran.counted("ncclBcast", "NCCL"), ran.counted("ncclBroadcast", "NCCL")), (2, 0), "{}", ran.output);
     // Finalized by the program: destroying it does so no second time.
