@@ -3,10 +3,11 @@
 #
 #   ci/gpu.sh [BUNDLE]     BUNDLE as ci/build_gpu_bundle.sh made it; default target/gpu-bundle, or the script's own folder
 #
-# What myelon-doctor finds; the example in C; the fault tests, the litmus and the soak on all GPUs, and a small sweep on two under compute-sanitizer where there is one; for
-# every world size from 2 to the number of visible GPUs: conformance, an eager sweep, sweeps of graph replays of every collective, the studies of
-# patterns, what waits do to neighbours, overlaps with a product of matrices, and a short sweep under mpirun where there is one; and on
-# two GPUs PyTorch over NCCL's stand-in, where there is PyTorch.
+# What myelon-doctor finds; the example in C; the fault tests, the litmus and the soak on all GPUs, and a small sweep on two under
+# compute-sanitizer where there is one; for every world size from 2 to the number of visible GPUs: conformance, an eager sweep, sweeps
+# of graph replays of every collective and into registered memory, PyTorch's all-reduces on symmetric memory, the studies of patterns,
+# what waits do to neighbours, overlaps with a product of matrices, and a short sweep under mpirun where there is one; and on two GPUs
+# PyTorch over NCCL's stand-in, where there is PyTorch.
 # Sweeps are held against the stored ones of such a machine, and auto against the best variant and the baselines (myelon-perf
 # compare). Every command has a deadline; one that fails or hangs does not stop the rest. JSON, logs and report.html go to $OUT; a
 # summary comes last. Exit status: 0 all well, 1 something failed, 2 nothing to run on.
@@ -17,12 +18,12 @@
 #   DEVICE=cuda            or cpu, to try the script itself without a GPU
 #   BEGIN, END, FACTOR, REPEATS, WARMUP     the sweep; default 1K 256M 4 20 5
 #   VARIANTS=all           as --variant of myelon-perf
-#   AGAINST                as --against; unset: myelon-perf's own choice
+#   AGAINST                as --against, nccl,nccl_symmetric,mscclpp for all (MYELON_MSCCLPP_LIB names the last); unset: myelon-perf's own choice
 #   STORED=BUNDLE/results                   earlier sweeps, MACHINE/NAME-RANKS.json; the newest of equal GPUs is the standard
 #   THRESHOLD=5 AUTO_WITHIN=3               percent that a row may be slower, and that auto may be behind; not on the CPU
 #   OVERLAP_LANES=16,32,64,128              lanes of the variants that are measured beside a product; 2,4 on the CPU
 #   ABLATION_SECONDS=300                    time for the studies of one world size; 20 on the CPU
-#   TUNE_SECONDS=420                        budget of myelon-tune for one world size, and a sweep with its table; unset: neither
+#   TUNE_SECONDS=420                        budget of myelon-tune for one world size, a sweep with its table, and again to judge it; unset: none
 #   LITMUS_TRIES=100000000                  messages of each pattern between every two GPUs
 #   SOAK_OPERATIONS=1000000 SOAK_SEED=1     random operations, a tenth of them again between processes; 5000 on the CPU
 #   PYTHON=python3         the Python that has torch, for the tests of torch.distributed and its benchmark
@@ -135,7 +136,8 @@ sweep_step() {
   step "$ranks" "$name" "$sweep_seconds" "$@" --json "$results"
 }
 
-# `tune_steps RANKS`: writes lanes-RANKS.toml, and holds it against every variant at every power of two.
+# `tune_steps RANKS`: writes lanes-RANKS.toml, and holds it against every variant at every power of two, and against every candidate at
+# five sizes.
 tune_steps() {
   local ranks=$1 tuned=$out/lanes-$1.toml
   local table=$tuned
@@ -144,6 +146,12 @@ tune_steps() {
   table=
   sweep_step "$ranks" tuned env MYELON_LANE_TABLE="$tuned" "${perf[@]}" --ranks "$ranks" \
     -b "${BEGIN:-1K}" -e "${END:-256M}" -f 2 -n "${REPEATS:-20}" -w "${WARMUP:-5}" --variant all -G 20
+  judge "$ranks" tuned
+  # Times of CPU ranks mean nothing.
+  [[ $device != cpu ]] || return 0
+  local judges=yes
+  step "$ranks" judged "$((TUNE_SECONDS + 180))" "$bundle/myelon-tune" --device "$device" --ranks "$ranks" --budget "$TUNE_SECONDS" \
+    --exhaustive -d f32 -b 1K -e 64M -f 16 --judge "$tuned" -o "$out/candidates-$ranks.toml" --json "$out/judge-$ranks.json"
 }
 
 # What a results file was measured on: its GPUs by name, number and link.
@@ -246,6 +254,13 @@ else
         --source-hash "$(sed -nE 's/.*"source_hash": *"([0-9a-f]+)".*/\1/p' "$out/doctor.json" | head -n 1)" --preload "$bundle/libmyelon_nccl.so"
     done
   fi
+  # PyTorch's own all-reduces on symmetric memory, where it has them.
+  if [[ $device != cpu ]] && "$python" -c 'import torch; torch.ops.symm_mem.two_shot_all_reduce_' 2>/dev/null; then
+    for ranks in "${sizes[@]}"; do
+      judges=yes step "$ranks" symm_mem "$sweep_seconds" "$python" -m torch.distributed.run --standalone --nproc-per-node "$ranks" \
+        "$bundle/python/bench/symm_mem.py" --output "$out/symm_mem-$ranks.json"
+    done
+  fi
 fi
 
 perf=("$bundle/myelon-perf" --device "$device")
@@ -271,6 +286,7 @@ for ranks in "${sizes[@]}"; do
   done
   sweep_step "$ranks" eager "${perf[@]}" --ranks "$ranks" "${sweep[@]}"
   sweep_step "$ranks" graph "${perf[@]}" --ranks "$ranks" "${sweep[@]}" -G 20
+  sweep_step "$ranks" registered "${perf[@]}" --ranks "$ranks" "${sweep[@]}" -G 4 --registered
   judge "$ranks" eager
   judge "$ranks" graph
   for collective in reduce_scatter all_gather broadcast; do
