@@ -165,7 +165,7 @@ impl Source<'_> {
         }
         variant.implements(Collective::AllReduce).map_err(|error| self.wrong(start, "variant", error.to_string()))?;
         let shape = fields.shape()?;
-        variant.takes(&shape).map_err(|error| self.wrong(start, &name, error.to_string()))?;
+        variant.takes_always(&shape).map_err(|error| self.wrong(start, &name, error.to_string()))?;
         Ok((Row { from: from.0, choice: Choice { shape, ..Choice::of(variant) }, measured }, to.map(|to| to.0)))
     }
 }

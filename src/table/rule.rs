@@ -79,7 +79,7 @@ impl Rule {
             if !variant.enabled {
                 return Err(wrong(key("variant"), format!("{} is disabled in the manifest", variant.name)));
             }
-            variant.takes(&raw.shape).map_err(|error| wrong(key("shape"), error.to_string()))?;
+            variant.takes_always(&raw.shape).map_err(|error| wrong(key("shape"), error.to_string()))?;
             for &ranks in raw.ranks.iter().flatten() {
                 WorldSize::new(ranks).map_err(|error| wrong(key("ranks"), error.to_string()))?;
             }
@@ -247,6 +247,8 @@ mod tests {
         assert!(error.contains("12Q"), "{error}");
         let error = wrong("[[row]]\nvariant = \"ring\"\nslots = 3\n");
         assert!(error.contains("row 1: shape") && error.contains("slots=3"), "{error}");
+        let error = wrong("[[row]]\nvariant = \"ring_copy_engine\"\noutput = \"landing\"\n");
+        assert!(error.contains("row 1: shape") && error.contains("output=landing"), "{error}");
         let error = wrong("[[row]]\nvariant = \"ring\"\nlane = 3\n");
         assert!(error.contains("lane"), "{error}");
         let error = wrong("[[row]]\nvariant = \"one_shot_push\"\nup_to = \"1K\"\n");

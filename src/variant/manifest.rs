@@ -11,7 +11,7 @@ use super::shape::Shape;
 use crate::device::DeviceKind;
 use crate::error::{Error, Result};
 use crate::measure::Bytes;
-use crate::types::{Collective, DType, ReduceOp, WorldSize};
+use crate::types::{Collective, DType, Output, ReduceOp, WorldSize};
 
 const SOURCE: &str = include_str!("../../configs/variants.toml");
 const SOURCE_NAME: &str = "configs/variants.toml";
@@ -163,6 +163,19 @@ impl VariantSpec {
     /// Errors: [`Error::InvalidArgument`] naming the parameter, its value and what the variant takes.
     pub fn takes(&self, shape: &Shape) -> Result<()> {
         self.parameters.check(&self.name, shape)
+    }
+
+    /// Whether it takes these parameters for every operation, as what is chosen by its size has to.
+    ///
+    /// Errors: besides those of [`VariantSpec::takes`], [`Error::InvalidArgument`] for parameters that some operations cannot have.
+    pub fn takes_always(&self, shape: &Shape) -> Result<()> {
+        self.takes(shape)?;
+        if shape.output == Some(Output::Landing) {
+            return Err(Error::invalid(
+                "output=landing: operations in place cannot have it, and a row is for them too; take direct, or leave it out",
+            ));
+        }
+        Ok(())
     }
 
     /// Whether `auto` may take it on this architecture.

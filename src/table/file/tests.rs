@@ -43,6 +43,12 @@ fn what_is_wrong_is_named_with_its_line_and_key() {
         ("lanes = 64", "lanes = -1", second, ["lanes", "lanes"]),
         ("lanes = 64", "slots = 2, lanes = 64", second, ["two_shot_push", "slots=2"]),
         ("\"ring\", lanes", "\"rign\", lanes", third, ["variant", "unknown variant 'rign'"]),
+        (
+            "\"ring\", lanes",
+            "\"ring_copy_engine\", output = \"landing\", lanes",
+            third,
+            ["ring_copy_engine", "operations in place"],
+        ),
         ("at = \"4K\"", "at = \"4Q\"", second, ["at", "'4Q' is not a size"]),
         ("p50_us = 2.500", "p50_us = nan", first, ["p50_us", "nan is not a positive number"]),
         ("p50_us = 2.500, ", "", first, ["p50_us", "is missing"]),
@@ -76,7 +82,7 @@ proptest! {
         let variants: Vec<_> = Manifest::embedded().enabled().collect();
         let rows: Vec<_> = std::iter::once(0).chain(ends).zip(&times).zip(&picks).map(|((from, time), &pick)| {
             let variant = variants[pick % variants.len()];
-            let points = variant.parameters.points();
+            let points: Vec<_> = variant.parameters.points().into_iter().filter(|point| variant.takes_always(point).is_ok()).collect();
             let lanes = if pick % 3 == 0 { Lanes::BySize } else { Lanes::UpTo(1 + pick as u32) };
             let shape = Shape { lanes: Some(lanes), threads: Some(64), ..points[pick % points.len()] };
             let thousandth = |number: u32| f64::from(number) / 1000.0;
