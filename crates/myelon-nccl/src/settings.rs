@@ -34,7 +34,7 @@ impl Settings {
     pub(crate) fn taken(&self, ranks: u32) -> &[Collective] {
         match &self.collectives {
             Some(collectives) => collectives,
-            None if ranks <= 2 => &Collective::ALL,
+            None if ranks <= 2 => Collective::ALL,
             None => &[Collective::AllReduce],
         }
     }
@@ -123,7 +123,7 @@ mod tests {
         }
         let collectives = |list| with(&[("MYELON_NCCL_COLLECTIVES", list)]).map(|settings| settings.taken(4).to_vec());
         let by_default = with(&[]).unwrap();
-        assert_eq!((by_default.taken(2), by_default.taken(3)), (&Collective::ALL[..], &[Collective::AllReduce][..]));
+        assert_eq!((by_default.taken(2), by_default.taken(3)), (Collective::ALL, &[Collective::AllReduce][..]));
         assert_eq!(collectives("all_gather, broadcast").unwrap(), [Collective::AllGather, Collective::Broadcast]);
         assert_eq!(collectives("all").unwrap(), Collective::ALL);
         assert!(collectives("all_reduce,send").unwrap_err().contains("MYELON_NCCL_COLLECTIVES"));
