@@ -72,7 +72,7 @@ class Communicator:
     """Of all ranks; every call takes a stream's address and tensors that stay alive."""
 
     def __init__(self, library: Library):
-        self.library, self.rank, self.ranks, self.handle = library, dist.get_rank(), dist.get_world_size(), POINTER()
+        self.opened, self.rank, self.ranks, self.handle = library, dist.get_rank(), dist.get_world_size(), POINTER()
         unique = UniqueId()
         if self.rank == 0:
             library.call("ncclGetUniqueId", ctypes.byref(unique))
@@ -83,11 +83,11 @@ class Communicator:
 
     def all_reduce(self, given: torch.Tensor, to: torch.Tensor, stream: int, op: int = SUM) -> None:
         sizes = given.numel(), TYPES[given.dtype]
-        self.library.call("ncclAllReduce", given.data_ptr(), to.data_ptr(), *sizes, op, self.handle, stream)
+        self.opened.call("ncclAllReduce", given.data_ptr(), to.data_ptr(), *sizes, op, self.handle, stream)
 
     def others(self, device: torch.device, stream: int) -> None:
         """What is not an all-reduce, each checked."""
-        rank, ranks, call = self.rank, self.ranks, self.library.call
+        rank, ranks, call = self.rank, self.ranks, self.opened.call
         ends = 7, self.handle, stream
         own, whole = torch.full((1000,), rank + 1.0, device=device), torch.zeros(1000 * ranks, device=device)
         settle(device)
