@@ -14,6 +14,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
 import torch_ranks  # noqa: E402
+import torch_training  # noqa: E402
 from conftest import ON_CUDA  # noqa: E402
 from ranks import PATIENCE, Failure, Ranks  # noqa: E402
 
@@ -50,13 +51,13 @@ def test_ddp_has_the_losses_of_the_other_backend(two: Ranks, start_ranks: Start,
     other = start_ranks(2)
     other.run(torch_ranks.init, str(tmp_path / "store"), torch_ranks.DELEGATE)
     for how, tolerance in (("plain", 1e-5), ("bf16", 0.05)):
-        ours, theirs = two.run(torch_ranks.train, how), other.run(torch_ranks.train, how)
+        ours, theirs = two.run(torch_training.train, how), other.run(torch_training.train, how)
         assert ours[0] == ours[1], "all ranks have the same losses"
         assert ours[0] == pytest.approx(theirs[0], rel=tolerance), how
         assert len(set(ours[0])) > 1, "the model learns"
     # The hook, on a model whose group is the other backend's.
-    hooked = other.run(torch_ranks.train, "hook")
-    assert hooked[0] == pytest.approx(other.run(torch_ranks.train, "plain")[0], rel=1e-5)
+    hooked = other.run(torch_training.train, "hook")
+    assert hooked[0] == pytest.approx(other.run(torch_training.train, "plain")[0], rel=1e-5)
     assert other.run(torch_ranks.direct) == ["myelon"] * 2
 
 
@@ -64,7 +65,7 @@ def test_fsdp2_has_the_losses_of_the_other_backend(two: Ranks, start_ranks: Star
     other = start_ranks(2)
     other.run(torch_ranks.init, str(tmp_path / "store"), torch_ranks.DELEGATE)
     for replicas in (1, 2):
-        ours, theirs = two.run(torch_ranks.fsdp, replicas), other.run(torch_ranks.fsdp, replicas)
+        ours, theirs = two.run(torch_training.fsdp, replicas), other.run(torch_training.fsdp, replicas)
         assert ours[0] == ours[1] and ours[0] == pytest.approx(theirs[0], rel=1e-5), f"{replicas} replicas"
 
 
@@ -73,13 +74,13 @@ def test_tensor_parallel_layers_have_the_losses_of_the_other_backend(
 ) -> None:
     other = start_ranks(2)
     other.run(torch_ranks.init, str(tmp_path / "store"), torch_ranks.DELEGATE)
-    ours, theirs = two.run(torch_ranks.tensor_parallel), other.run(torch_ranks.tensor_parallel)
+    ours, theirs = two.run(torch_training.tensor_parallel), other.run(torch_training.tensor_parallel)
     assert ours[0] == ours[1] and ours[0] == pytest.approx(theirs[0], rel=1e-5)
     assert len(set(ours[0])) > 1 and two.run(torch_ranks.engine) == ["myelon"] * 2
 
 
 def test_the_hook_on_a_group_of_myelon(two: Ranks) -> None:
-    assert two.run(torch_ranks.train, "hook")[0] == pytest.approx(two.run(torch_ranks.train, "plain")[0], rel=1e-5)
+    assert two.run(torch_training.train, "hook")[0] == pytest.approx(two.run(torch_training.train, "plain")[0], rel=1e-5)
 
 
 def test_groups(start_ranks: Start, tmp_path: Path) -> None:
@@ -101,9 +102,9 @@ def test_other_collectives_on_myelon(start_ranks: Start, tmp_path: Path) -> None
     assert ranks.run(torch_ranks.engine) == ["myelon"] * 2
     other.run(torch_ranks.init, str(tmp_path / "other"), torch_ranks.DELEGATE)
     for replicas in (1, 2):
-        ours, theirs = ranks.run(torch_ranks.fsdp, replicas), other.run(torch_ranks.fsdp, replicas)
+        ours, theirs = ranks.run(torch_training.fsdp, replicas), other.run(torch_training.fsdp, replicas)
         assert ours[0] == ours[1] and ours[0] == pytest.approx(theirs[0], rel=1e-5), f"{replicas} replicas"
-    assert ranks.run(torch_ranks.train, "plain")[0] == pytest.approx(other.run(torch_ranks.train, "plain")[0], rel=1e-5)
+    assert ranks.run(torch_training.train, "plain")[0] == pytest.approx(other.run(torch_training.train, "plain")[0], rel=1e-5)
 
 
 def failures(outcomes: List[object]) -> List[Failure]:
@@ -124,7 +125,7 @@ def test_a_rank_that_dies_ends_a_step_of_ddp(start_ranks: Start, tmp_path: Path)
     ranks = start_ranks(2)
     ranks.run(torch_ranks.init, str(tmp_path / "store"))
     for rank in (0, 1):
-        ranks.tell(rank, torch_ranks.train, "plain", 1000, 2)
+        ranks.tell(rank, torch_training.train, "plain", 1000, 2)
     (failure,) = failures([ranks.hear(0, patience=60)])
     assert "rank 0 lost rank 1" in failure.message or "onnection" in failure.message, failure
 
@@ -137,7 +138,7 @@ def test_gradients_that_never_come_are_no_step(start_ranks: Start, tmp_path: Pat
     ranks = start_ranks(2, **({"MYELON_TIMEOUT": "4"} if how == "late" else {}))
     ranks.run(torch_ranks.init, str(tmp_path / "store"))
     for rank in (0, 1):
-        ranks.tell(rank, torch_ranks.failing_step, how, kind)
+        ranks.tell(rank, torch_training.failing_step, how, kind)
     told = ranks.hear(0, patience=60)
     assert told["raised"] == RAISED[how] and told["unchanged"], told
     # The backward pass of DDP waits on the CPU device.
@@ -148,13 +149,13 @@ def test_steps_do_not_wait_where_the_user_says_so(start_ranks: Start, tmp_path: 
     ranks = start_ranks(2, MYELON_TORCH_STEP_CHECK="0")
     ranks.run(torch_ranks.init, str(tmp_path / "store"))
     for rank in (0, 1):
-        ranks.tell(rank, torch_ranks.failing_step, "killed", "plain")
+        ranks.tell(rank, torch_training.failing_step, "killed", "plain")
     told = ranks.hear(0, patience=60)
     assert told["reached"] == "the end" and "raised" not in told and not told["unchanged"], told
 
 
 def test_a_compiled_step_waits_and_a_destroyed_group_is_not_waited_for(two: Ranks) -> None:
-    two.run(torch_ranks.compiled_step)
+    two.run(torch_training.compiled_step)
 
 
 def test_an_abort_ends_the_waits_of_all_ranks(start_ranks: Start, tmp_path: Path) -> None:
