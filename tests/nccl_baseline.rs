@@ -3,7 +3,7 @@
 use std::sync::{Barrier, Mutex};
 use std::time::Duration;
 
-use myelon_ccl::baseline::{self, NcclCommunicator};
+use myelon_ccl::baseline::{self, NcclCommunicator, Provider};
 use myelon_ccl::device::cuda::{self, CudaDevice};
 use myelon_ccl::device::{Device, DevicePtr, StreamHandle};
 use myelon_ccl::{DType, Error, Rank, ReduceOp, Result, WorldSize};
@@ -40,7 +40,8 @@ fn in_world(body: impl Fn(&NcclCommunicator, &CudaDevice, WorldSize) + Sync) {
                     barrier.wait();
                     Ok(board.lock().unwrap().clone())
                 };
-                let communicator = NcclCommunicator::connect(&all_gather, rank, world, rank.0, PATIENCE).unwrap();
+                let communicator =
+                    NcclCommunicator::connect(Provider::Nccl, &all_gather, rank, world, rank.0, PATIENCE).unwrap();
                 assert_eq!(communicator.version(), version);
                 body(&communicator, device, world);
                 communicator.check().unwrap();
@@ -109,7 +110,7 @@ fn an_aborted_communicator_refuses_calls_and_drops_quietly() {
     }
     let alone = |bytes: &[u8]| Ok(vec![bytes.to_vec()]);
     let world = WorldSize::new(1).unwrap();
-    let communicator = NcclCommunicator::connect(&alone, Rank(0), world, 0, PATIENCE).unwrap();
+    let communicator = NcclCommunicator::connect(Provider::Nccl, &alone, Rank(0), world, 0, PATIENCE).unwrap();
     communicator.abort().unwrap();
     communicator.abort().unwrap();
     let error = run(&communicator, DevicePtr(0), StreamHandle(0)).unwrap_err().to_string();

@@ -40,7 +40,7 @@ struct Windows {
 impl Rival {
     /// Connects the same ranks through the libraries that are measured; none where nothing is. Collective.
     ///
-    /// Errors: those of [`NcclCommunicator::connect_to`] and [`NcclCommunicator::symmetric_buffer`].
+    /// Errors: those of [`NcclCommunicator::connect`] and [`NcclCommunicator::symmetric_buffer`].
     pub(crate) fn connect(communicator: &Communicator, room: &Room, bytes: u64) -> Result<Option<Self>> {
         if room.against.is_empty() {
             return Ok(None);
@@ -52,7 +52,7 @@ impl Rival {
         let connect = |provider, is_wanted: fn(Baseline) -> bool| {
             let wanted = room.against.iter().any(|&baseline| is_wanted(baseline));
             let world = communicator.world_size();
-            let connect = || NcclCommunicator::connect_to(provider, &all_gather, rank, world, ordinal, PATIENCE);
+            let connect = || NcclCommunicator::connect(provider, &all_gather, rank, world, ordinal, PATIENCE);
             wanted.then(connect).transpose()
         };
         let nccl = connect(Provider::Nccl, Baseline::is_of_nccl)?;

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, Iterator, List, Optional
 
 import torch
 import torch.distributed as dist
@@ -75,15 +75,9 @@ def fsdp(replicas: int) -> List[float]:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     generator = torch.Generator().manual_seed(100 + RANK)
     losses = []
-    for _ in range(6):
-        data = torch.randn(8, 32, generator=generator).to(DEVICE)
-        loss = (model(data) - data.sum(1, keepdim=True)).square().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        total = loss.detach().clone()
-        dist.all_reduce(total)
-        losses.append(total.item() / SIZE)
+    for loss in _steps(model, optimizer, 32, generator):
+        dist.all_reduce(loss)
+        losses.append(loss.item() / SIZE)
     return losses
 
 
@@ -98,15 +92,20 @@ def tensor_parallel() -> List[float]:
     parallelize_module(model, mesh, {"0": ColwiseParallel(), "2": RowwiseParallel()})
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, foreach=False)
     generator = torch.Generator().manual_seed(1)
-    losses = []
+    return [loss.item() for loss in _steps(model, optimizer, 16, generator)]
+
+
+def _steps(
+    model: torch.nn.Module, optimizer: torch.optim.Optimizer, width: int, generator: torch.Generator
+) -> Iterator[torch.Tensor]:
+    """Six steps towards the sum of a row of ``width`` numbers: the loss of each."""
     for _ in range(6):
-        data = torch.randn(8, 16, generator=generator).to(DEVICE)
+        data = torch.randn(8, width, generator=generator).to(DEVICE)
         loss = (model(data) - data.sum(1, keepdim=True)).square().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        losses.append(loss.item())
-    return losses
+        yield loss.detach().clone()
 
 
 def _fail(how: str) -> None:

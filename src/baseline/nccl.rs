@@ -22,7 +22,8 @@ pub struct NcclCommunicator {
 }
 
 impl NcclCommunicator {
-    /// Connects the ranks of a world; every rank calls it once, at about the same time.
+    /// Connects the ranks of a world through the library behind NCCL's functions that is named; every rank calls it once, at about
+    /// the same time.
     ///
     /// `all_gather` is called exactly once, also where this rank cannot take part. `ordinal` is this rank's GPU.
     /// `patience` bounds this and every later wait for the other ranks.
@@ -30,17 +31,6 @@ impl NcclCommunicator {
     /// Errors: the first that a rank met before the exchange, on every rank ([`Error::Nccl`] on the others);
     /// [`Error::PeerMismatch`] where NCCL's versions differ; [`Error::Nccl`] where NCCL fails or does not come back.
     pub fn connect(
-        all_gather: &AllGather<'_>,
-        rank: Rank,
-        world: WorldSize,
-        ordinal: u32,
-        patience: Duration,
-    ) -> Result<Self> {
-        Self::connect_to(Provider::Nccl, all_gather, rank, world, ordinal, patience)
-    }
-
-    /// As [`NcclCommunicator::connect`], with this library behind NCCL's functions.
-    pub fn connect_to(
         provider: Provider,
         all_gather: &AllGather<'_>,
         rank: Rank,
@@ -301,7 +291,8 @@ mod tests {
         };
         // No machine has this many GPUs, so the preparation fails everywhere: for want of a library, or of the GPU.
         let world = WorldSize::new(1).unwrap();
-        let outcome = NcclCommunicator::connect(&all_gather, Rank(0), world, 4096, Duration::from_secs(10));
+        let outcome =
+            NcclCommunicator::connect(Provider::Nccl, &all_gather, Rank(0), world, 4096, Duration::from_secs(10));
         let error = outcome.unwrap_err();
         assert!(matches!(error, Error::LibraryMissing { .. } | Error::InvalidArgument(_)), "{error}");
         assert_eq!(calls.get(), 1);

@@ -11,7 +11,7 @@ use super::barrier::NcclEngine;
 use super::engine::{Engine, KernelEngine};
 use super::order::Order;
 use super::{Communicator, Fallback, Options, tables};
-use crate::baseline::NcclCommunicator;
+use crate::baseline::{NcclCommunicator, Provider};
 use crate::bootstrap::{Bootstrap, LocalBootstrap, check_one_host};
 use crate::device::{Device, DeviceKind, source};
 use crate::error::{Error, Result};
@@ -118,6 +118,7 @@ impl Communicator {
 fn connect_nccl(device: &Arc<dyn Device>, bootstrap: &dyn Bootstrap, options: &Options) -> Result<NcclCommunicator> {
     let patience = if options.timeout.is_zero() { INIT_DEADLINE } else { options.timeout };
     NcclCommunicator::connect(
+        Provider::Nccl,
         &|bytes| bootstrap.all_gather("connecting NCCL", bytes),
         bootstrap.rank(),
         bootstrap.world_size(),

@@ -29,8 +29,8 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
-    /// What is taken of a communicator of `ranks` ranks: unless the user says, what was measured to be as fast as NCCL at every
-    /// size (`results/2x-h200`), which of more ranks all-reduce alone was.
+    /// What is taken of a communicator of `ranks` ranks: unless the user says, what was measured to be as fast as NCCL from
+    /// 1 KiB on (`results/2x-h200`), which of more ranks all-reduce alone was.
     pub(crate) fn taken(&self, ranks: u32) -> &[Collective] {
         match &self.collectives {
             Some(collectives) => collectives,

@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use myelon_ccl::baseline::NcclCommunicator;
+use myelon_ccl::baseline::{NcclCommunicator, Provider};
 use myelon_ccl::bootstrap::{Bootstrap, ControlEvent};
 use myelon_ccl::device::handles::{Event, Stream};
 use myelon_ccl::device::{Device, DevicePtr, StreamHandle};
@@ -205,6 +205,7 @@ fn connect_nccl(device: &Arc<dyn Device>, bootstrap: Arc<dyn Bootstrap>) -> Resu
         let _ = note.set(text);
     }));
     let communicator = NcclCommunicator::connect(
+        Provider::Nccl,
         &|bytes| bootstrap.all_gather("connecting NCCL", bytes),
         bootstrap.rank(),
         bootstrap.world_size(),
