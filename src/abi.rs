@@ -41,11 +41,11 @@ pub struct HeapLayout {
     pub signatures: u64,
     /// `[LaneState; lanes]`.
     pub lanes: u64,
-    /// `[SENTINEL_BUFFERS][world][sentinel_bytes]`, `[.][r]` written by rank `r`.
+    /// `[SENTINEL_BUFFERS][peers][sentinel_bytes]`, `[.][p]` written by peer `p`, counted without this rank.
     pub sentinel: u64,
     /// Capacity of one sentinel mailbox.
     pub sentinel_bytes: u64,
-    /// `[LL_BUFFERS][world][2 * ll_bytes]`, `[.][r]` written by rank `r`.
+    /// `[LL_BUFFERS][peers][2 * ll_bytes]`, `[.][p]` written by peer `p`.
     pub ll: u64,
     /// Payload capacity of one LL mailbox; packets take twice that.
     pub ll_bytes: u64,

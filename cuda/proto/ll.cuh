@@ -10,6 +10,7 @@
 // operation's packs from every CTA that sends any, and those share the clearing, each before it sends.
 #pragma once
 #include "base/pack.cuh"
+#include "base/peers.cuh"
 #include "sync/operation.cuh"
 
 namespace myelon {
@@ -25,8 +26,8 @@ struct LlRoute {
   u8* from;  // the peer's, in ours
 
   MYELON_DEVICE LlRoute(const Args& args, u32 peer)
-      : to(args.heap[peer] + args.layout.ll + args.rank * args.layout.ll_bytes * 2),
-        from(args.own_heap + args.layout.ll + peer * args.layout.ll_bytes * 2) {}
+      : to(args.heap[peer] + args.layout.ll + peer_index(peer, args.rank) * args.layout.ll_bytes * 2),
+        from(args.own_heap + args.layout.ll + peer_index(args.rank, peer) * args.layout.ll_bytes * 2) {}
 };
 
 template <class T>
@@ -87,7 +88,7 @@ class LlMailbox {
   MYELON_DEVICE MailboxUse use(u64 packs) const { return {false, true, epoch_ + 1, packs * kPackBytes}; }
 
  private:
-  MYELON_DEVICE u64 buffer_bytes() const { return world_size_ * context_.args.layout.ll_bytes * 2; }
+  MYELON_DEVICE u64 buffer_bytes() const { return (world_size_ - 1) * context_.args.layout.ll_bytes * 2; }
 
   // Only CTAs that send may clear, the others hold nobody up.
   MYELON_DEVICE void clear_other_buffer(u64 senders) const {
@@ -98,6 +99,7 @@ class LlMailbox {
     if (index >= threads) return;
     for (; index < lines; index += threads) {
       for (u32 source = 0; source < world_size_; ++source) {
+        if (source == context_.args.rank) continue;
         u8* line = Route(context_.args, source).from + (buffer_bytes() - buffer_) + index * kPackBytes * 2;
         // ORDER: [ll-clear] reuse: no line carries a flag that is due again.
         st_relaxed_sys_16(line, Bytes16{{0, 0}});

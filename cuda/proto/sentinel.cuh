@@ -11,6 +11,7 @@
 // WHY nothing beyond relaxed: a half is either the sentinel or data, and each half is one 64-bit access. That the value a
 // poll returns is never older than one an earlier poll returned is coherence. Allow-listed by architecture in variants.toml.
 #pragma once
+#include "base/peers.cuh"
 #include "base/share.cuh"
 #include "sync/operation.cuh"
 
@@ -40,8 +41,8 @@ struct SentinelRoute {
   u8* from;  // the peer's, in ours
 
   MYELON_DEVICE SentinelRoute(const Args& args, u32 peer)
-      : to(args.heap[peer] + args.layout.sentinel + args.rank * args.layout.sentinel_bytes),
-        from(args.own_heap + args.layout.sentinel + peer * args.layout.sentinel_bytes) {}
+      : to(args.heap[peer] + args.layout.sentinel + peer_index(peer, args.rank) * args.layout.sentinel_bytes),
+        from(args.own_heap + args.layout.sentinel + peer_index(args.rank, peer) * args.layout.sentinel_bytes) {}
 };
 
 template <class T>
@@ -104,7 +105,7 @@ class SentinelMailbox {
   }
 
  private:
-  MYELON_DEVICE u64 buffer_bytes() const { return world_size_ * context_.args.layout.sentinel_bytes; }
+  MYELON_DEVICE u64 buffer_bytes() const { return (world_size_ - 1) * context_.args.layout.sentinel_bytes; }
   MYELON_DEVICE u64 last_buffer() const { return (kSentinelBuffers - 1) * buffer_bytes(); }
 
   const Context context_;

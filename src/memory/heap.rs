@@ -9,6 +9,7 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
+use super::layout::peers;
 use super::pair_check;
 use crate::abi::{HeapLayout, MAX_WORLD, SENTINEL_BUFFERS, SENTINEL_BYTE};
 use crate::bootstrap::{Bootstrap, agree};
@@ -119,8 +120,11 @@ fn map_peers(
 }
 
 fn poison(device: &Arc<dyn Device>, block: &SharedBlock, layout: &HeapLayout, world_size: WorldSize) -> Result<()> {
+    if peers(world_size) == 0 {
+        return Ok(());
+    }
     let stream = Stream::new(device)?;
-    let bytes = SENTINEL_BUFFERS * u64::from(world_size.get()) * layout.sentinel_bytes;
+    let bytes = SENTINEL_BUFFERS * peers(world_size) * layout.sentinel_bytes;
     // SAFETY: the range lies inside the block, which nobody else knows yet and which outlives the synchronisation.
     unsafe { device.fill(block.address.offset(layout.sentinel), SENTINEL_BYTE, bytes, stream.handle())? };
     stream.synchronize()
