@@ -8,7 +8,7 @@ use std::path::{Component, Path, PathBuf};
 use std::process::ExitCode;
 
 use myelon_ccl::measure::ceiling::LinkRate;
-use myelon_ccl::measure::{Results, Standing, Stored, markdown, merge, output, page, readme, svg};
+use myelon_ccl::measure::{Baseline, Results, Standing, Stored, markdown, merge, output, page, readme, svg};
 use myelon_ccl::table::{Judged, judged_table};
 use myelon_ccl::{Error, Result};
 
@@ -29,7 +29,7 @@ impl Report {
         if let Some(page) = &args.patterns {
             return Self::of_files(args, patterns::files(args, page)?, None);
         }
-        let machines = merge::by_machine(runs(args)?);
+        let machines = compared(merge::by_machine(runs(args)?));
         let mut files = Vec::new();
         if let Some(path) = &args.output {
             files.push((path.clone(), page::page(&machines, given_rate(args)?.as_ref())?));
@@ -101,6 +101,15 @@ fn runs(args: &ReportArgs) -> Result<Vec<Results>> {
         }
     }
     Ok(runs)
+}
+
+/// The machines on which Myelon was measured, or all where it was on none: beside nothing, a peer's times compare nothing.
+fn compared(machines: Vec<Results>) -> Vec<Results> {
+    let has_myelon = |machine: &Results| machine.rows.iter().any(|row| Baseline::of(row).is_none());
+    if !machines.iter().any(has_myelon) {
+        return machines;
+    }
+    machines.into_iter().filter(has_myelon).collect()
 }
 
 /// Whether a file is JSON, and not of a sweep: a sweep has rows, and each says what was requested.
@@ -193,6 +202,20 @@ mod tests {
     use myelon_ccl::measure::Provenance;
 
     use super::*;
+
+    #[test]
+    fn a_machine_of_peers_alone_is_left_out_beside_others() {
+        let row = |requested: &str| {
+            let case = r#""collective":"all_reduce","ranks":2,"bytes":64,"dtype":"f32","op":"sum","in_place":false,"graph":0"#;
+            let time = r#""time_us":{"p50":1,"p99":1,"min":1},"algbw_gbps":1,"busbw_gbps":1,"wrong":0"#;
+            let shape = r#""lanes":1,"threads":64,"chunk":0,"stages":0"#;
+            serde_json::from_str(&format!(r#"{{{case},{shape},"requested":"{requested}","variant":"{requested}",{time}}}"#)).unwrap()
+        };
+        let of = |requested| Results { rows: vec![row(requested)], ..Results::new(Provenance::of_this_host("0")) };
+        let (ours, theirs) = (of("auto"), of("torch_symm_mem"));
+        assert_eq!(compared(vec![theirs.clone(), ours.clone()]), [ours]);
+        assert_eq!(compared(vec![theirs.clone()]), [theirs]);
+    }
 
     #[test]
     fn every_machine_has_a_plot_of_its_own() {
