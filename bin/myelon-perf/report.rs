@@ -206,10 +206,14 @@ mod tests {
     #[test]
     fn a_machine_of_peers_alone_is_left_out_beside_others() {
         let row = |requested: &str| {
-            let case = r#""collective":"all_reduce","ranks":2,"bytes":64,"dtype":"f32","op":"sum","in_place":false,"graph":0"#;
+            let case =
+                r#""collective":"all_reduce","ranks":2,"bytes":64,"dtype":"f32","op":"sum","in_place":false,"graph":0"#;
             let time = r#""time_us":{"p50":1,"p99":1,"min":1},"algbw_gbps":1,"busbw_gbps":1,"wrong":0"#;
             let shape = r#""lanes":1,"threads":64,"chunk":0,"stages":0"#;
-            serde_json::from_str(&format!(r#"{{{case},{shape},"requested":"{requested}","variant":"{requested}",{time}}}"#)).unwrap()
+            serde_json::from_str(&format!(
+                r#"{{{case},{shape},"requested":"{requested}","variant":"{requested}",{time}}}"#
+            ))
+            .unwrap()
         };
         let of = |requested| Results { rows: vec![row(requested)], ..Results::new(Provenance::of_this_host("0")) };
         let (ours, theirs) = (of("auto"), of("torch_symm_mem"));

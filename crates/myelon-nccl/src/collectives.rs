@@ -33,7 +33,8 @@ fn issue(name: Named, asked: &Asked, comm: Comm, stream: Stream, forward: impl F
     no_panic(|| {
         let &Asked { collective, sendbuff, recvbuff, count, datatype, op, root } = asked;
         let (entry, moved) = (communicators::find(comm), bytes(count, datatype));
-        let (entry, (dtype, op)) = match (entry.as_deref(), route::route(entry.as_deref(), collective, datatype, op)) {
+        let chosen = route::route(entry.as_deref(), collective, datatype, op, moved);
+        let (entry, (dtype, op)) = match (entry.as_deref(), chosen) {
             (Some(_), Ok(chosen)) => (entry.expect("it is there"), chosen),
             (_, chosen) => {
                 let reason = chosen.err().unwrap_or(route::Reason::NotAttached);

@@ -1,8 +1,8 @@
 //! Myelon or NCCL, for one call.
 //!
 //! INVARIANT: decided by what every rank has alike: the collective, whether the communicator is attached, the data type, the
-//! operator. Never by addresses, streams, captures, or what else is in a group, which a rank has for itself: a rank that chose otherwise than its
-//! peers would wait for ever. A lane table that says NCCL is faster at a size would be asked here, for it too is the same everywhere.
+//! operator, the size. Never by addresses, streams, captures, or what else is in a group, which a rank has for itself: a rank that chose otherwise than its
+//! peers would wait for ever.
 
 use std::ffi::c_int;
 use std::fmt;
@@ -11,19 +11,27 @@ use myelon_ccl::{Collective, DType, ReduceOp};
 
 use crate::abi;
 use crate::communicators::Entry;
+use crate::settings::Taken;
 
-/// Types and operators whose kernels every rank has ready, for each collective that is taken.
+/// Types and operators whose kernels every rank has ready, for each collective that is taken, and the size up to which it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Prepared([Option<[[bool; ReduceOp::ALL.len()]; DType::ALL.len()]>; Collective::ALL.len()]);
+pub(crate) struct Prepared([Option<Kernels>; Collective::ALL.len()]);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Kernels {
+    has: [[bool; ReduceOp::ALL.len()]; DType::ALL.len()],
+    most_bytes: u64,
+}
 
 impl Prepared {
-    pub(crate) fn of(collectives: &[Collective], pairs: &[(DType, ReduceOp)]) -> Self {
+    pub(crate) fn of(taken: &[Taken], pairs: &[(DType, ReduceOp)]) -> Self {
         let mut prepared = Self::default();
-        for &collective in collectives {
-            let has = prepared.0[collective as usize].insert(Default::default());
+        for &Taken { collective, most_bytes } in taken {
+            let mut has = [[false; ReduceOp::ALL.len()]; DType::ALL.len()];
             for (dtype, op) in kernels(collective, pairs) {
                 has[dtype as usize][op as usize] = true;
             }
+            prepared.0[collective as usize] = Some(Kernels { has, most_bytes });
         }
         prepared
     }
@@ -53,11 +61,19 @@ pub(crate) enum Reason {
     UnknownOperator,
     /// The kernels of this type and operator were not made ready.
     NotPrepared,
+    /// So large that NCCL was measured to be as fast.
+    Large,
 }
 
 impl Reason {
-    pub(crate) const ALL: [Self; 5] =
-        [Self::OtherFunction, Self::NotAttached, Self::UnknownType, Self::UnknownOperator, Self::NotPrepared];
+    pub(crate) const ALL: [Self; 6] = [
+        Self::OtherFunction,
+        Self::NotAttached,
+        Self::UnknownType,
+        Self::UnknownOperator,
+        Self::NotPrepared,
+        Self::Large,
+    ];
 }
 
 impl fmt::Display for Reason {
@@ -68,32 +84,40 @@ impl fmt::Display for Reason {
             Self::UnknownType => "a data type that Myelon lacks",
             Self::UnknownOperator => "an operator that Myelon lacks",
             Self::NotPrepared => "type and operator not in MYELON_NCCL_PREPARE",
+            Self::Large => "as fast by NCCL at this size, and not named in MYELON_NCCL_COLLECTIVES",
         })
     }
 }
 
-/// Who runs a call: Myelon with this type and operator, or NCCL. Without an operator there is none to know.
+/// Who runs a call of so many bytes of each rank: Myelon with this type and operator, or NCCL. Without an operator there is none
+/// to know.
 pub(crate) fn route(
     entry: Option<&Entry>,
     collective: Collective,
     datatype: c_int,
     op: Option<c_int>,
+    bytes: u64,
 ) -> Result<(DType, ReduceOp), Reason> {
-    let attached = entry.and_then(|entry| entry.attached.as_ref());
-    choose(attached.map(|attached| &attached.prepared), collective, datatype, op)
+    let attached = entry.and_then(|entry| entry.attached.as_ref()).ok_or(Reason::NotAttached)?;
+    let parts = if collective.has_parts() { attached.communicator.world_size().get() } else { 1 };
+    choose(&attached.prepared, collective, datatype, op, bytes.saturating_mul(parts.into()))
 }
 
 fn choose(
-    prepared: Option<&Prepared>,
+    prepared: &Prepared,
     collective: Collective,
     datatype: c_int,
     op: Option<c_int>,
+    bytes: u64,
 ) -> Result<(DType, ReduceOp), Reason> {
-    let prepared = prepared.ok_or(Reason::NotAttached)?.0[collective as usize].ok_or(Reason::OtherFunction)?;
+    let prepared = prepared.0[collective as usize].ok_or(Reason::OtherFunction)?;
     let dtype = abi::data_type(datatype).ok_or(Reason::UnknownType)?;
     let op = op.map_or(Some(ReduceOp::Sum), abi::operator).ok_or(Reason::UnknownOperator)?;
     let kernel = collective.compiled_for(dtype, op);
-    if prepared[kernel.0 as usize][kernel.1 as usize] { Ok((dtype, op)) } else { Err(Reason::NotPrepared) }
+    if !prepared.has[kernel.0 as usize][kernel.1 as usize] {
+        return Err(Reason::NotPrepared);
+    }
+    if bytes > prepared.most_bytes { Err(Reason::Large) } else { Ok((dtype, op)) }
 }
 
 #[cfg(test)]
@@ -103,18 +127,21 @@ mod tests {
     #[test]
     fn what_is_prepared_is_taken_and_the_rest_has_a_reason() {
         let pairs = [(DType::F32, ReduceOp::Sum), (DType::I64, ReduceOp::Max)];
-        let prepared = Prepared::of(&[Collective::AllReduce, Collective::AllGather], &pairs);
-        let all_reduce = |datatype, op| choose(Some(&prepared), Collective::AllReduce, datatype, Some(op));
+        let taken = [(Collective::AllReduce, u64::MAX), (Collective::AllGather, 4096)];
+        let prepared = Prepared::of(&taken.map(|(collective, most_bytes)| Taken { collective, most_bytes }), &pairs);
+        let all_reduce = |datatype, op| choose(&prepared, Collective::AllReduce, datatype, Some(op), 1 << 40);
         assert_eq!(all_reduce(7, 0), Ok((DType::F32, ReduceOp::Sum)));
         assert_eq!(all_reduce(4, 2), Ok((DType::I64, ReduceOp::Max)));
         assert_eq!(all_reduce(7, 2), Err(Reason::NotPrepared));
         assert_eq!(all_reduce(7, 5), Err(Reason::UnknownOperator), "the first operator that a program makes");
         assert_eq!(all_reduce(12, 0), Err(Reason::UnknownType));
         for datatype in 0..12 {
-            assert!(choose(Some(&prepared), Collective::AllGather, datatype, None).is_ok(), "bytes are bytes");
+            let all_gather = |bytes| choose(&prepared, Collective::AllGather, datatype, None, bytes);
+            assert!(all_gather(4096).is_ok(), "bytes are bytes");
+            assert_eq!(all_gather(4097), Err(Reason::Large));
         }
-        let reduce_scatter = choose(Some(&prepared), Collective::ReduceScatter, 7, Some(0));
+        let reduce_scatter = choose(&prepared, Collective::ReduceScatter, 7, Some(0), 4);
         assert_eq!(reduce_scatter, Err(Reason::OtherFunction));
-        assert_eq!(choose(None, Collective::AllReduce, 7, Some(0)), Err(Reason::NotAttached));
+        assert_eq!(route(None, Collective::AllReduce, 7, Some(0), 4), Err(Reason::NotAttached));
     }
 }

@@ -13,6 +13,27 @@ pub(crate) enum Place {
     Cpu,
 }
 
+/// A collective that is taken, up to a size: bytes of all ranks' parts together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Taken {
+    pub(crate) collective: Collective,
+    pub(crate) most_bytes: u64,
+}
+
+impl Taken {
+    const fn whole(collective: Collective) -> Self {
+        Self { collective, most_bytes: u64::MAX }
+    }
+}
+
+/// What was measured to be faster than NCCL over four ranks: `results/4x-h200`.
+const OVER_FOUR: [Taken; 4] = [
+    Taken::whole(Collective::AllReduce),
+    Taken { collective: Collective::ReduceScatter, most_bytes: 4 << 20 },
+    Taken { collective: Collective::AllGather, most_bytes: 4 << 20 },
+    Taken { collective: Collective::Broadcast, most_bytes: 256 << 10 },
+];
+
 /// Read once, at the first communicator.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Settings {
@@ -29,13 +50,15 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
-    /// What is taken of a communicator of `ranks` ranks: unless the user says, what was measured to be as fast as NCCL from
-    /// 1 KiB on (`results/2x-h200`), which of more ranks all-reduce alone was.
-    pub(crate) fn taken(&self, ranks: u32) -> &[Collective] {
-        match &self.collectives {
-            Some(collectives) => collectives,
-            None if ranks <= 2 => Collective::ALL,
-            None => &[Collective::AllReduce],
+    /// What is taken of a communicator of `ranks` ranks: unless the user says, what was measured to be faster than NCCL from 1 KiB on
+    /// (`results/4x-h200`), and all-reduces where nothing was.
+    pub(crate) fn taken(&self, ranks: u32) -> Vec<Taken> {
+        let whole = |collectives: &[Collective]| collectives.iter().copied().map(Taken::whole).collect();
+        match (&self.collectives, ranks) {
+            (Some(collectives), _) => whole(collectives),
+            (None, ..=2) => whole(Collective::ALL),
+            (None, 4) => OVER_FOUR.to_vec(),
+            (None, _) => whole(&[Collective::AllReduce]),
         }
     }
 }
@@ -121,9 +144,10 @@ mod tests {
         for wrong in ["f32", "f31:sum", "f32:median", "f32:sum,"] {
             assert!(prepare(wrong).unwrap_err().contains("MYELON_NCCL_PREPARE"), "{wrong}");
         }
-        let collectives = |list| with(&[("MYELON_NCCL_COLLECTIVES", list)]).map(|settings| settings.taken(4).to_vec());
-        let by_default = with(&[]).unwrap();
-        assert_eq!((by_default.taken(2), by_default.taken(3)), (Collective::ALL, &[Collective::AllReduce][..]));
+        let names = |taken: Vec<Taken>| taken.iter().map(|taken| taken.collective).collect::<Vec<_>>();
+        let collectives = |list| with(&[("MYELON_NCCL_COLLECTIVES", list)]).map(|settings| names(settings.taken(4)));
+        let by_default = |ranks| names(with(&[]).unwrap().taken(ranks));
+        assert_eq!([2, 3, 4].map(by_default), [Collective::ALL, &[Collective::AllReduce], Collective::ALL]);
         assert_eq!(collectives("all_gather, broadcast").unwrap(), [Collective::AllGather, Collective::Broadcast]);
         assert_eq!(collectives("all").unwrap(), Collective::ALL);
         assert!(collectives("all_reduce,send").unwrap_err().contains("MYELON_NCCL_COLLECTIVES"));

@@ -144,12 +144,12 @@ fn connect(member: &Member, offer: Offer, id: &str) -> Result<Attached, String> 
     options.prepare.clear();
     let communicator = Communicator::connect(Arc::clone(&device), Arc::new(bootstrap), options).map_err(in_words)?;
     let taken = settings.taken(member.world);
-    for &collective in taken {
-        let kernels = route::kernels(collective, &settings.prepare);
-        communicator.prepare_collective(collective, &kernels).map_err(in_words)?;
+    for taken in &taken {
+        let kernels = route::kernels(taken.collective, &settings.prepare);
+        communicator.prepare_collective(taken.collective, &kernels).map_err(in_words)?;
     }
     let sequence = Sequence::new(&device).map_err(in_words)?;
-    Ok(Attached { communicator, prepared: Prepared::of(taken, &settings.prepare), sequence })
+    Ok(Attached { communicator, prepared: Prepared::of(&taken, &settings.prepare), sequence })
 }
 
 /// Puts what came of a communicator into the table.

@@ -20,7 +20,7 @@
 
 namespace {
 
-constexpr size_t SLOT = 64 << 10;
+constexpr size_t SLOT = 512 << 10;
 constexpr int RANKS = 16;
 constexpr double PATIENCE = 60;
 

@@ -169,6 +169,10 @@ static void others(ncclComm_t comm, int rank) {
     for (size_t i = 0; i < count; i++) CHECK(whole[rank * count + i] == sum());
     OK(NCCL(ncclAllReduce)(part.data(), part.data(), count, ncclFloat32, ncclSum, comm, nullptr));
     all_are(part, sum() * ranks, __LINE__);
+    // Beyond what is taken over four ranks.
+    auto large = filled(100000, one);
+    OK(NCCL(ncclBroadcast)(large.data(), large.data(), large.size(), ncclFloat32, 0, comm, nullptr));
+    all_are(large, 1.f, __LINE__);
   }
 }
 

@@ -48,7 +48,7 @@ fn who_a_rank_is_only_nccl_says() {
 
 #[test]
 fn groups_nest_and_hold_both_engines_calls_of_several_communicators() {
-    let ran = Run::preloaded(&["groups", "4"]).run().well();
+    let ran = Run::preloaded(&["groups", "4"]).with("MYELON_NCCL_COLLECTIVES", "all_reduce").run().well();
     // Three rounds of three all-reduces on four ranks; halves of two ranks are attached as well.
     assert_eq!(ran.counted("ncclAllReduce", "Myelon"), 36, "{}", ran.output);
     assert_eq!(ran.counted("ncclAllGather", "NCCL"), 12);
@@ -59,10 +59,10 @@ fn groups_nest_and_hold_both_engines_calls_of_several_communicators() {
     assert_eq!(ran.calls("GroupEnd").len(), 4 * 3 * 2 + exchanges);
 }
 
-/// Twelve calls and two in place, and two all-reduces, on every rank.
+/// Twelve calls and two in place, two all-reduces, and two large broadcasts, on every rank.
 #[test]
-fn other_collectives_of_more_than_two_ranks_are_forwarded_unless_they_are_asked_for() {
-    let names = [("ncclAllGather", 6), ("ncclBcast", 2), ("ncclBroadcast", 2), ("ncclReduceScatter", 4)];
+fn other_collectives_are_taken_where_they_are_faster_or_asked_for() {
+    let names = [("ncclAllGather", 6), ("ncclBcast", 2), ("ncclBroadcast", 4), ("ncclReduceScatter", 4)];
     let two = Run::preloaded(&["others", "2"]).run().well();
     for (name, calls) in names {
         assert_eq!(two.counted(name, "Myelon"), 2 * calls, "{}", two.output);
@@ -77,6 +77,10 @@ fn other_collectives_of_more_than_two_ranks_are_forwarded_unless_they_are_asked_
     for ran in [forwarded, taken] {
         assert_eq!(ran.counted("ncclAllReduce", "Myelon"), 6, "{}", ran.output);
     }
+    let four = Run::preloaded(&["others", "4"]).run().well();
+    let small = names.map(|(name, calls)| 4 * if name == "ncclBroadcast" { calls - 2 } else { calls });
+    assert_eq!(counted(&four, "Myelon"), small, "{}", four.output);
+    assert_eq!(four.counted("ncclBroadcast", "NCCL: as fast by NCCL at this size"), 8, "{}", four.output);
 }
 
 #[test]
