@@ -16,7 +16,7 @@ use crate::variant::Shape;
 pub struct HeapLimits {
     /// Lanes of any launch.
     pub lanes: u32,
-    /// Bytes of all sentinel mailboxes of one buffer: each rank's is its part of them.
+    /// Bytes of all sentinel mailboxes of one buffer: each peer has its part of them.
     pub sentinel_bytes: u64,
     /// Payload bytes of all LL mailboxes of one buffer.
     pub ll_bytes: u64,
