@@ -5,7 +5,7 @@ use myelon_ccl::measure::Bytes;
 use myelon_ccl::memory::HeapLimits;
 use myelon_ccl::table::{Dispatcher, LaneTable, Machine};
 use myelon_ccl::variant::{Manifest, Request};
-use myelon_ccl::{DType, ReduceOp, Result, WorldSize};
+use myelon_ccl::{DType, Options, ReduceOp, Result, WorldSize};
 use serde::Serialize;
 
 use crate::finding::{Finding, Level};
@@ -47,7 +47,10 @@ impl Choices {
             let request = Request { count: bytes / 4, dtype: DType::F32, op: ReduceOp::Sum, registered: false };
             dispatcher.choose(&request).map(|decision| Choice { bytes, choice: decision.choice.to_string() })
         };
-        let (_, heap_bytes) = HeapLimits::for_shapes(kind, ranks, false, dispatcher.shapes()).layout(ranks)?;
+        // A variable that cannot be understood is a finding of its own.
+        let mailbox = Options::from_env().ok().and_then(|options| options.mailbox);
+        let limits = HeapLimits::for_shapes(kind, ranks, false, dispatcher.shapes()).with_mailboxes(mailbox);
+        let (_, heap_bytes) = limits.layout(ranks)?;
         let untried = Manifest::embedded().all().filter(|spec| spec.enabled && !spec.is_trusted_on(arch));
         Ok(Self {
             ranks: ranks.get(),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
+use crate::measure::Bytes;
 use crate::memory::HeapLimits;
 use crate::table::LaneTable;
 use crate::types::{DType, ReduceOp};
@@ -11,7 +12,7 @@ use crate::variant::{Choice, Lanes, Manifest, Shape};
 
 /// Settings of a communicator, for all ranks alike.
 ///
-/// Ranks whose `limits`, `table` or `sentinel` differ refuse each other. The rest is not compared: giving all ranks the same
+/// Ranks whose `limits`, `mailbox`, `table` or `sentinel` differ refuse each other. The rest is not compared: giving all ranks the same
 /// `choice`, `prepare` and `fallback` is the caller's part.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -19,6 +20,9 @@ pub struct Options {
     pub timeout: Duration,
     /// What the heap has room for; if absent, by device kind, and all that `table` and `choice` ask for.
     pub limits: Option<HeapLimits>,
+    /// In place of their [`HeapLimits::sentinel_bytes`]: with less, a heap is smaller by three times the difference, and messages run
+    /// in more pieces. `MYELON_MAILBOX`, such as `8M`.
+    pub mailbox: Option<Bytes>,
     /// The lane table; if absent, that of this build for the GPU, link and world size. `MYELON_LANE_TABLE` names a file. What it has
     /// no rows for, a rule of the device kind chooses.
     pub table: Option<Arc<LaneTable>>,
@@ -43,6 +47,7 @@ impl Default for Options {
         Self {
             timeout: Duration::from_secs(30),
             limits: None,
+            mailbox: None,
             table: None,
             choice: None,
             sentinel: true,
@@ -94,6 +99,10 @@ impl Options {
                 _ => return Err(wrong("MYELON_SENTINEL", &text, "is neither 0 nor 1")),
             };
         }
+        if let Some(text) = variable("MYELON_MAILBOX") {
+            let bytes = text.parse().map_err(|error: Error| wrong("MYELON_MAILBOX", &text, &error.to_string()))?;
+            options.mailbox = Some(bytes);
+        }
         let lanes = match variable("MYELON_LANES") {
             Some(text) => {
                 Some(text.parse::<Lanes>().map_err(|error| wrong("MYELON_LANES", &text, &error.to_string()))?)
@@ -129,6 +138,7 @@ mod tests {
             parse(&[("MYELON_TIMEOUT", "0.5"), ("MYELON_SENTINEL", "0"), ("MYELON_VARIANT", "one_shot_push")]).unwrap();
         assert_eq!(options.timeout, Duration::from_millis(500));
         assert!(!options.sentinel && options.choice.is_some());
+        assert_eq!(parse(&[("MYELON_MAILBOX", "8M")]).unwrap().mailbox, Some(Bytes(8 << 20)));
         let options = parse(&[("MYELON_VARIANT", "ring"), ("MYELON_LANES", "by_size")]).unwrap();
         assert_eq!(options.choice.unwrap().shape.lanes, Some(Lanes::BySize));
     }
@@ -140,6 +150,7 @@ mod tests {
         {
             assert!(parse(&[(key, value)]).unwrap_err().to_string().contains(key));
         }
+        assert!(parse(&[("MYELON_MAILBOX", "much")]).unwrap_err().to_string().contains("MYELON_MAILBOX"));
         for lanes in ["0", "129", "many"] {
             let error = parse(&[("MYELON_VARIANT", "ring"), ("MYELON_LANES", lanes)]).unwrap_err().to_string();
             assert!(error.contains("MYELON_LANES") && error.contains("by_size"), "{error}");

@@ -8,6 +8,7 @@ use crate::abi::{
 };
 use crate::device::DeviceKind;
 use crate::error::{Error, Result};
+use crate::measure::Bytes;
 use crate::types::{Output, WorldSize};
 use crate::variant::Shape;
 
@@ -98,6 +99,11 @@ impl HeapLimits {
         Self { lanes, slot_bytes, ring_slots, ..self }
     }
 
+    /// These limits with so many bytes of sentinel mailboxes, if any are given.
+    pub fn with_mailboxes(self, given: Option<Bytes>) -> Self {
+        Self { sentinel_bytes: given.map_or(self.sentinel_bytes, |bytes| bytes.0), ..self }
+    }
+
     fn check(&self) -> Result<()> {
         let Self { lanes, sentinel_bytes, ll_bytes, staging_bytes, slot_bytes, ring_slots, copies } = *self;
         let cells = [sentinel_bytes / MAX_WORLD as u64, ll_bytes / MAX_WORLD as u64, staging_bytes, slot_bytes];
@@ -178,7 +184,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::measure::Bytes;
     use crate::table::{Dispatcher, LaneTable};
     use crate::variant::{Lanes, Manifest, Transfer};
 
@@ -250,6 +255,14 @@ mod tests {
         large.layout(WorldSize::new(8).unwrap()).unwrap();
         let small = Shape { lanes: Some(Lanes::UpTo(1)), chunk: Some(Bytes(16)), slots: Some(2), ..Shape::default() };
         assert_eq!(large.with_room_for(&small), large);
+    }
+
+    #[test]
+    fn mailboxes_that_are_given_take_the_place_of_the_default() {
+        let limits = HeapLimits::of(DeviceKind::Cuda, world(4));
+        let bytes = |given| limits.with_mailboxes(given).layout(world(4)).unwrap().1;
+        assert_eq!(bytes(None) - bytes(Some(Bytes(6 << 20))), 3 * (18 << 20));
+        assert!(limits.with_mailboxes(Some(Bytes(100))).layout(world(4)).is_err());
     }
 
     #[test]

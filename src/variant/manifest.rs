@@ -310,8 +310,8 @@ mod tests {
             (tuning.shape.lanes, tuning.shape.threads)
         };
         assert_eq!(threads(2, 1 << 22), (Some(Lanes::UpTo(128)), Some(256)));
-        assert_eq!(threads(4, 1 << 22), (Some(Lanes::UpTo(64)), Some(512)));
-        assert_eq!(threads(4, 1 << 22), threads(8, 1 << 22));
+        assert_eq!(threads(4, 1 << 22), threads(2, 1 << 22));
+        assert_eq!(threads(8, 1 << 22), (Some(Lanes::UpTo(128)), Some(512)));
     }
 
     #[test]

@@ -84,7 +84,7 @@ impl fmt::Display for Reason {
             Self::UnknownType => "a data type that Myelon lacks",
             Self::UnknownOperator => "an operator that Myelon lacks",
             Self::NotPrepared => "type and operator not in MYELON_NCCL_PREPARE",
-            Self::Large => "as fast by NCCL at this size, and not named in MYELON_NCCL_COLLECTIVES",
+            Self::Large => "NCCL is as fast at this size, and MYELON_NCCL_COLLECTIVES does not name it",
         })
     }
 }
