@@ -4,11 +4,15 @@
 //! All offsets are bytes from the start of a rank's heap; all addresses are as the launching rank maps them.
 
 mod buckets;
+mod descriptor;
+mod plain;
 mod window;
 
 use crate::types::MAX_WORLD_SIZE;
 
 pub use buckets::{BUCKETS_CODE, BucketArgs, BucketPlace, BucketTable, MAX_BUCKETS, SHAPE_BITS, buckets_descriptor};
+pub use descriptor::{BARRIER, BARRIER_CODE, COUNT_BITS, Description, describe, descriptor};
+pub use plain::{Plain, bytes_of};
 pub use window::{WINDOW_CODE, mix, window_descriptor};
 
 /// [`MAX_WORLD_SIZE`] as an array length.
@@ -67,46 +71,6 @@ pub struct HeapLayout {
     /// Slots of a lane's ring; a power of two.
     pub ring_slots: u32,
 }
-
-/// Bits of a descriptor that hold the count, modulo 2^31.
-pub const COUNT_BITS: u32 = 31;
-
-/// What ranks compare of an operation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Description {
-    /// Elements, of which a descriptor holds [`COUNT_BITS`] bits.
-    pub count: u64,
-    /// Code of the collective: 2 bits.
-    pub collective: u8,
-    /// Code of the operator, or the root of a collective that has one: 3 bits.
-    pub detail: u8,
-    /// Code of the data type: 4 bits.
-    pub dtype: u8,
-}
-
-/// Packs a description into the word that ranks compare: 40 bits, so that it fits beside 24 bits of the operation's number in the
-/// one 64-bit store that a signature is (a wider one could be seen torn).
-pub const fn descriptor(of: Description) -> u64 {
-    (of.count & ((1 << COUNT_BITS) - 1))
-        | ((of.collective as u64 & 3) << COUNT_BITS)
-        | ((of.detail as u64 & 7) << (COUNT_BITS + 2))
-        | ((of.dtype as u64 & 15) << (COUNT_BITS + 5))
-}
-
-/// Inverse of [`descriptor`].
-pub const fn describe(descriptor: u64) -> Description {
-    Description {
-        count: descriptor & ((1 << COUNT_BITS) - 1),
-        collective: (descriptor >> COUNT_BITS) as u8 & 3,
-        detail: (descriptor >> (COUNT_BITS + 2)) as u8 & 7,
-        dtype: (descriptor >> (COUNT_BITS + 5)) as u8 & 15,
-    }
-}
-
-/// In place of a data type's code: a barrier, which has neither count nor operator.
-pub const BARRIER_CODE: u8 = 15;
-/// The [`descriptor`] of a barrier.
-pub const BARRIER: u64 = descriptor(Description { count: 0, collective: 0, detail: 0, dtype: BARRIER_CODE });
 
 /// What all CTAs of a rank share.
 #[repr(C, align(128))]
@@ -364,17 +328,6 @@ const _: () = {
     assert!(size_of::<NeighbourArgs>() == 32);
 };
 
-/// The bytes of an argument struct, as a launch takes them.
-pub fn bytes_of<T: Plain>(value: &T) -> &[u8] {
-    // SAFETY: `Plain` types are repr(C) without padding bytes, so every byte is initialised; the slice borrows `value`.
-    unsafe { std::slice::from_raw_parts(std::ptr::from_ref(value).cast(), size_of::<T>()) }
-}
-
-/// repr(C), no padding bytes, valid for any bit pattern.
-///
-/// # Safety
-/// The implementor is exactly that.
-pub unsafe trait Plain: Copy {}
 // SAFETY: repr(C), all fields integers in an order that leaves no gap (sizes asserted above).
 unsafe impl Plain for Args {}
 // SAFETY: as above.
@@ -385,26 +338,3 @@ unsafe impl Plain for PairArgs {}
 unsafe impl Plain for NeighbourArgs {}
 // SAFETY: as above.
 unsafe impl Plain for HeapState {}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn descriptor_round_trips() {
-        let whole = Description { count: 0x7fff_ffff, collective: 3, detail: 7, dtype: 15 };
-        assert_eq!(descriptor(whole), (1 << 40) - 1);
-        for alone in [
-            Description { count: 0x2345_6789, collective: 0, detail: 0, dtype: 0 },
-            Description { count: 0, collective: 2, detail: 4, dtype: 11 },
-        ] {
-            assert_eq!(describe(descriptor(alone)), alone);
-        }
-    }
-
-    #[test]
-    fn plain_types_have_no_gaps() {
-        assert_eq!(size_of::<Args>(), 16 * 8 + size_of::<HeapLayout>() + 32);
-        assert_eq!(bytes_of(&HeapState::default()).len(), 384);
-    }
-}

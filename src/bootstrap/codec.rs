@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::wire::{Kind, WireError};
+use super::header::{Kind, WireError};
 use crate::types::{MAX_WORLD_SIZE, Rank};
 
 /// A payload being written.

@@ -8,9 +8,10 @@ use tokio::time::{sleep, timeout};
 use super::UniqueId;
 use super::frames::{FrameError, read_message, write_message};
 use super::handshake::{Claim, ClientHandshake, HandshakeError, Session};
+use super::header::WireError;
 use super::server::{HANDSHAKE_DEADLINE, process_token};
 use super::unique_id::random_bytes;
-use super::wire::{Message, Refusal, WireError};
+use super::wire::{Message, Refusal};
 use crate::error::{Error, Result};
 use crate::types::{Rank, WorldSize};
 

@@ -5,7 +5,8 @@ use std::io;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::handshake::{HandshakeError, Sealer, TAG_BYTES};
-use super::wire::{HEADER_BYTES, Header, Message, WireError};
+use super::header::{HEADER_BYTES, Header, WireError};
+use super::wire::Message;
 
 /// Why no message could be read.
 #[derive(Debug, thiserror::Error)]

@@ -16,7 +16,8 @@ use hmac::{Hmac, Mac as _};
 use sha2::Sha256;
 use subtle::ConstantTimeEq;
 
-use super::wire::{Mac, Message, Nonce, VERSION};
+use super::header::VERSION;
+use super::wire::{Mac, Message, Nonce};
 
 /// Bytes of a tag.
 pub(super) const TAG_BYTES: usize = 16;

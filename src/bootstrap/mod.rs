@@ -10,7 +10,7 @@
 //!
 //! With the cargo feature `mpi`, `bootstrap::mpi::connect` passes the id through MPI itself.
 //!
-//! Deciding and doing are apart: `wire`, `handshake`, `hub`, `rounds` and [`launcher`] are pure functions of
+//! Deciding and doing are apart: `header`, `wire`, `handshake`, `hub`, `rounds` and [`launcher`] are pure functions of
 //! bytes, messages and time; `server`, `tcp`, `fds` and `address_file` own the sockets and files.
 
 mod address_file;
@@ -21,6 +21,7 @@ mod events;
 mod fds;
 mod frames;
 mod handshake;
+mod header;
 mod host;
 mod hub;
 pub mod launcher;
@@ -32,6 +33,7 @@ mod rounds;
 mod server;
 mod split;
 mod tcp;
+mod tcp_options;
 mod unique_id;
 mod verdict;
 mod wire;
@@ -48,7 +50,8 @@ pub use env::from_env;
 pub use host::check_one_host;
 pub use local::LocalBootstrap;
 pub use server::RendezvousServer;
-pub use tcp::{TcpBootstrap, TcpOptions};
+pub use tcp::TcpBootstrap;
+pub use tcp_options::TcpOptions;
 pub use unique_id::{UNIQUE_ID_BYTES, UniqueId};
 pub use verdict::agree;
 
@@ -157,7 +160,7 @@ fn check_contribution(rank: Rank, phase: &str, bytes: &[u8]) -> Result<()> {
 
 /// `detail` cut to what a message can carry, at a character boundary.
 fn cut_detail(detail: &str) -> &str {
-    let end = (0..=wire::MAX_DETAIL.min(detail.len())).rev().find(|&end| detail.is_char_boundary(end));
+    let end = (0..=header::MAX_DETAIL.min(detail.len())).rev().find(|&end| detail.is_char_boundary(end));
     &detail[..end.unwrap_or(0)]
 }
 
@@ -183,6 +186,6 @@ mod tests {
     #[test]
     fn details_are_cut_between_characters() {
         assert_eq!(cut_detail("short"), "short");
-        assert_eq!(cut_detail(&format!("a{}", "é".repeat(300))).len(), wire::MAX_DETAIL - 1);
+        assert_eq!(cut_detail(&format!("a{}", "é".repeat(300))).len(), header::MAX_DETAIL - 1);
     }
 }

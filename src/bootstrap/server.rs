@@ -12,7 +12,7 @@ use super::UniqueId;
 use super::frames::{FrameError, read_message, write_message};
 use super::handshake::{Claim, Secret, ServerHandshake, Session};
 use super::hub::Hub;
-use super::tcp::TcpOptions;
+use super::tcp_options::TcpOptions;
 use super::unique_id::random_bytes;
 use super::wire::{Message, Refusal};
 use crate::error::{Error, Result};

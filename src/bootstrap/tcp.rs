@@ -1,7 +1,6 @@
 //! One rank's end of the rendezvous: a blocking face over one TCP connection that a thread of its own drives.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -17,6 +16,7 @@ use super::handshake::Session;
 use super::peers::Peers;
 use super::rounds::Failure;
 use super::server::{RendezvousServer, write_all};
+use super::tcp_options::TcpOptions;
 use super::wire::Message;
 use super::{Bootstrap, ControlEvent, UniqueId, check_contribution, cut_detail, fds, split};
 use crate::error::{Error, Result};
@@ -24,40 +24,6 @@ use crate::types::{Rank, WorldSize};
 
 /// How long an answer of the server may take beyond the deadline it keeps for a rank.
 const ANSWER_GRACE: Duration = Duration::from_secs(1);
-
-/// Limits and places of a TCP rendezvous.
-#[derive(Clone, Debug)]
-pub struct TcpOptions {
-    /// Longest wait of connecting and of each collective; more than a day counts as a day.
-    pub deadline: Duration,
-    /// Silence after which a rank counts as lost: 100 ms to a day. The server's value holds for the whole group.
-    pub silence: Duration,
-    /// Address that a new rendezvous server listens on.
-    pub bind: IpAddr,
-}
-
-impl Default for TcpOptions {
-    /// 30 s, 5 s, loopback.
-    fn default() -> Self {
-        Self { deadline: Duration::from_secs(30), silence: Duration::from_secs(5), bind: Ipv4Addr::LOCALHOST.into() }
-    }
-}
-
-impl TcpOptions {
-    pub(super) const SHORTEST_SILENCE: Duration = Duration::from_millis(100);
-    const LONGEST: Duration = Duration::from_secs(24 * 3600);
-
-    /// INVARIANT: with what this gives, sums of time cannot overflow and heartbeats leave room to work.
-    pub(super) fn checked(&self) -> Result<Self> {
-        if !(Self::SHORTEST_SILENCE..=Self::LONGEST).contains(&self.silence) {
-            return Err(Error::invalid(format!(
-                "a silence of {:?}: use 100 ms to a day, 5 s by default",
-                self.silence
-            )));
-        }
-        Ok(Self { deadline: self.deadline.min(Self::LONGEST), ..self.clone() })
-    }
-}
 
 /// One rank of a group of processes, connected through a [`RendezvousServer`].
 pub struct TcpBootstrap {

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use super::handshake::{Secret, keyed};
-use super::wire::VERSION;
+use super::header::VERSION;
 use crate::error::{Error, Result};
 
 /// Bytes of a [`UniqueId`].

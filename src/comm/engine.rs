@@ -1,13 +1,17 @@
 //! What runs the operations of a communicator: Myelon's kernels, or NCCL where those cannot reach the peers.
 
 mod buckets;
+mod find;
+mod prepare;
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
+
+pub(super) use find::{Found, Ready};
 
 use super::barrier::{self, NcclEngine};
 use super::copies::CopyStreams;
-use super::kernels::{KernelTable, Loaded};
+use super::kernels::KernelTable;
 use super::memo::Memo;
 use super::presence::Presence;
 use super::{Call, Operation, Options};
@@ -16,9 +20,9 @@ use crate::bootstrap::{Bootstrap, agree};
 use crate::device::{Device, DeviceKind, DevicePtr, KernelHandle, LaunchShape, StreamHandle};
 use crate::error::{Error, Result};
 use crate::memory::{HeapLimits, SymmetricHeap};
-use crate::table::{Decision, Dispatcher, Origin};
-use crate::types::{Collective, DType, Output, Rank, ReduceOp, WorldSize};
-use crate::variant::{BARRIER_THREADS, Choice, Plan, Request, Terrain, Transfer};
+use crate::table::Dispatcher;
+use crate::types::{DType, Output, Rank, ReduceOp, WorldSize};
+use crate::variant::{BARRIER_THREADS, Transfer};
 use crate::watch::Watch;
 
 /// One of the two.
@@ -124,110 +128,6 @@ impl KernelEngine {
 
     pub(super) fn footprint_bytes(&self) -> u64 {
         self.heap.bytes()
-    }
-
-    /// What the communicator takes for a request of a collective, and why. A row of a table or of the rule is cut to what this heap has room for,
-    /// for it must run in any; what was forced is refused later where it does not fit.
-    pub(super) fn choose(&self, collective: Collective, request: &Request) -> Result<(Choice, Origin<'_>)> {
-        let Decision { choice, origin } = self.dispatcher.choose_of(collective, request)?;
-        let choice = match origin {
-            Origin::Forced => choice.clone(),
-            Origin::Table(..) | Origin::Rule(_) | Origin::Manifest => choice.within(self.heap.layout()),
-        };
-        Ok((choice, origin))
-    }
-
-    pub(super) fn plan(&self, choice: &Choice, request: &Request) -> Result<Plan> {
-        let terrain = Terrain {
-            device: self.kind,
-            world_size: self.world_size,
-            layout: self.heap.layout(),
-            sentinel: self.sentinel,
-            arch: &self.arch,
-        };
-        if choice.variant.transfer == Transfer::CopyEngine && !self.has_value_operations {
-            return Err(Error::unsupported(format!(
-                "variant {} needs streams that wait for words in memory, which this device lacks",
-                choice.variant.name
-            )));
-        }
-        Plan::new(&terrain, request, choice)
-    }
-
-    /// What a request of a collective becomes under a choice of the caller's, or under the communicator's own.
-    ///
-    /// Errors: besides those of [`Plan::new`], [`Error::InvalidArgument`](crate::Error::InvalidArgument) for a grid that is
-    /// not resident as a whole, and for a variant of another collective.
-    pub(super) fn find(&self, collective: Collective, choice: Option<&Choice>, request: &Request) -> Result<Found<'_>> {
-        if let Some(choice) = choice {
-            choice.variant.implements(collective)?;
-        }
-        if let Some(ready) = self.memo.get(collective, choice, request) {
-            return Ok(Found::Known(ready));
-        }
-        let decided = if choice.is_none() { Some(self.choose(collective, request)?) } else { None };
-        let taken = choice.or(decided.as_ref().map(|(choice, _)| choice)).expect("one of the two is there");
-        let plan = self.plan(taken, request)?;
-        let Some(kernel) = self.kernels.get(&plan.kernel) else { return Ok(Found::Missing(plan)) };
-        kernel.check_resident(&plan)?;
-        let ready = Ready { plan, kernel };
-        let found = self.memo.keep(collective, choice, request, ready).map_or_else(Found::New, Found::Known);
-        // What is kept is decided once.
-        if let (Some((choice, origin)), Found::Known(_)) = (decided, &found) {
-            let Request { dtype, op, .. } = request;
-            let bytes = request.bytes();
-            tracing::debug!(rank = self.args.rank, "{collective}, {dtype} {op} of {bytes} bytes: {choice} ({origin})");
-        }
-        Ok(found)
-    }
-
-    pub(super) fn prepare(&self, bootstrap: &dyn Bootstrap, device: &Arc<dyn Device>, plans: &[Plan]) -> Result<()> {
-        if plans.iter().any(|plan| plan.kernel.variant.transfer == Transfer::CopyEngine) {
-            agree(bootstrap, "making streams for copies", self.copies.prepare())?;
-        }
-        self.kernels.prepare(bootstrap, device, plans.iter().map(|plan| (&plan.kernel, plan.shared_bytes)))
-    }
-
-    pub(super) fn prepare_types(
-        &self,
-        bootstrap: &dyn Bootstrap,
-        device: &Arc<dyn Device>,
-        types: &[(DType, ReduceOp)],
-    ) -> Result<()> {
-        let plans = self.plans_of(Collective::AllReduce, types)?;
-        self.prepared().extend(types);
-        if plans.is_empty() { Ok(()) } else { self.prepare(bootstrap, device, &plans) }
-    }
-
-    /// Plans of what a collective takes for these types and operators, at every size.
-    pub(super) fn plans_of(&self, collective: Collective, types: &[(DType, ReduceOp)]) -> Result<Vec<Plan>> {
-        let has_windows = collective == Collective::AllReduce && self.has_windows.load(Ordering::Relaxed);
-        let mut plans: Vec<Plan> = Vec::new();
-        for &(dtype, op) in types {
-            let registered = [false, true].into_iter().filter(|&registered| !registered || has_windows);
-            let sizes = registered.flat_map(|registered| self.dispatcher.sizes().map(move |size| (size, registered)));
-            for (size, registered) in sizes {
-                let request = Request { count: size.div_ceil(dtype.size_bytes() as u64), dtype, op, registered };
-                let plan = self.plan(&self.choose(collective, &request)?.0, &request)?;
-                if !plans.iter().any(|known| known.kernel == plan.kernel) {
-                    plans.push(plan);
-                }
-            }
-        }
-        Ok(plans)
-    }
-
-    /// From now on operations may name zero-copy windows: prepares for these what was prepared for others. Collective.
-    pub(super) fn expect_windows(&self, bootstrap: &dyn Bootstrap, device: &Arc<dyn Device>) -> Result<()> {
-        if self.has_windows.swap(true, Ordering::Relaxed) {
-            return Ok(());
-        }
-        let types = std::mem::take(&mut *self.prepared());
-        self.prepare_types(bootstrap, device, &types)
-    }
-
-    fn prepared(&self) -> MutexGuard<'_, Vec<(DType, ReduceOp)>> {
-        self.prepared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Launches the operation that `ready` was made for, piece by piece and step by step.
@@ -344,38 +244,5 @@ impl KernelEngine {
         };
         // SAFETY: the barrier takes `Args` and touches heap and page only, which live until no kernel runs.
         unsafe { device.launch(self.barrier, shape, bytes_of(&args), stream) }
-    }
-}
-
-/// A request that can be launched.
-pub(super) struct Ready {
-    plan: Plan,
-    kernel: Loaded,
-}
-
-/// What a request has become.
-pub(super) enum Found<'a> {
-    /// The same as before.
-    Known(&'a Ready),
-    /// A launch that is not kept.
-    New(Ready),
-    /// A plan whose kernel is not prepared.
-    Missing(Plan),
-}
-
-impl Found<'_> {
-    pub(super) fn ready(&self) -> Option<&Ready> {
-        match self {
-            Self::Known(ready) => Some(ready),
-            Self::New(ready) => Some(ready),
-            Self::Missing(_) => None,
-        }
-    }
-
-    pub(super) fn missing(&self) -> Option<&Plan> {
-        match self {
-            Self::Known(_) | Self::New(_) => None,
-            Self::Missing(plan) => Some(plan),
-        }
     }
 }

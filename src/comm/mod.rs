@@ -11,6 +11,7 @@ mod cuda_slices;
 mod engine;
 mod init;
 mod kernels;
+mod life;
 mod memo;
 mod operation;
 mod options;
@@ -24,8 +25,7 @@ mod tables;
 use std::fmt;
 use std::mem::ManuallyDrop;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::AtomicBool;
 
 use crate::bootstrap::Bootstrap;
 use crate::device::{Device, DevicePtr, StreamHandle};
@@ -259,103 +259,6 @@ impl Communicator {
             )));
         }
         kernels.prepare(&*self.bootstrap, &self.device, plans)
-    }
-
-    /// Waits until the stream has passed everything queued, and says what went wrong with the collectives on it.
-    ///
-    /// Bounded: every wait inside a kernel has the communicator's deadline, and ends when a peer is lost.
-    pub fn synchronize(&self, stream: StreamHandle) -> Result<()> {
-        self.order.synchronize(stream)?;
-        self.status()
-    }
-
-    /// Makes later work of `stream` wait for the operation that was issued last, for work that is not this communicator's. Waits for
-    /// nothing inside a capture.
-    ///
-    /// # Safety
-    /// `stream` belongs to this rank's device and exists; without [`Options::transient_streams`] so does that of the last operation.
-    pub unsafe fn follow(&self, stream: StreamHandle) -> Result<()> {
-        self.order.follow(stream)
-    }
-
-    /// Whether the operation that was issued last has ended. Replays of graphs are not known here.
-    pub fn is_idle(&self) -> bool {
-        self.order.is_idle()
-    }
-
-    /// Whether a kernel of this rank has ended without its data. Where none has, what [`Communicator::status`] says of a peer that is
-    /// lost may be of one that ended after all operations had.
-    pub fn has_fault(&self) -> bool {
-        match &*self.engine {
-            Engine::Kernels(kernels) => kernels.watch().has_fault(),
-            Engine::Nccl(nccl) => nccl.check().is_err(),
-        }
-    }
-
-    /// What went wrong so far, without waiting for operations.
-    ///
-    /// A fault that this rank found is passed on to its peers when it is first told, here, by an operation or by
-    /// [`Communicator::synchronize`]: they may not be waiting for anything.
-    pub fn status(&self) -> Result<()> {
-        let state = match &*self.engine {
-            Engine::Kernels(kernels) => kernels.watch().check(),
-            Engine::Nccl(nccl) => nccl.check(),
-        };
-        state.inspect_err(|error| {
-            let own = matches!(error, Error::Stalled { .. } | Error::PeerMismatch { .. });
-            if own && !self.told.swap(true, Ordering::Relaxed) {
-                self.bootstrap.announce_abort(&error.to_string());
-            }
-        })
-    }
-
-    /// Ends every running and future operation of this communicator, on this rank at once and on its peers as soon as they
-    /// hear of it. From any thread.
-    pub fn abort(&self, detail: &str) {
-        // Peers first: their kernels hear of ours as soon as it stops, their hosts should know why by then.
-        self.bootstrap.announce_abort(detail);
-        match &*self.engine {
-            Engine::Kernels(kernels) => kernels.watch().abort(detail),
-            Engine::Nccl(nccl) => {
-                if let Err(error) = nccl.abort() {
-                    tracing::warn!(rank = self.rank().0, %error, "NCCL did not abort");
-                }
-            }
-        }
-    }
-
-    /// Waits a bounded time for this rank's kernels to end; false if they did not.
-    fn drain(&self, patience: Duration) -> bool {
-        let end = Instant::now() + patience;
-        while !self.order.is_idle() {
-            if Instant::now() >= end {
-                return false;
-            }
-            std::thread::sleep(Duration::from_micros(200));
-        }
-        true
-    }
-}
-
-/// How long a drop waits for operations that were queued, and then for them to obey the abort word.
-const DRAIN_PATIENCE: Duration = Duration::from_secs(5);
-/// How long a drop waits for the peers to say goodbye.
-const LEAVE_PATIENCE: Duration = Duration::from_secs(5);
-
-impl Drop for Communicator {
-    fn drop(&mut self) {
-        if !self.drain(DRAIN_PATIENCE) {
-            self.abort("the communicator was dropped while operations were running");
-            if !self.drain(DRAIN_PATIENCE) {
-                // A kernel that obeys nothing still uses this memory: losing it is the lesser evil.
-                tracing::error!(rank = self.rank().0, "kernels did not end; leaking the heap of the communicator");
-                return;
-            }
-        }
-        // Peers may still load from our heap: it is theirs too (SharedBlock), so nothing is freed under them.
-        self.bootstrap.leave(LEAVE_PATIENCE);
-        // SAFETY: dropped once, here; nothing uses it afterwards.
-        unsafe { ManuallyDrop::drop(&mut self.engine) }
     }
 }
 

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::engine::Engine;
-use super::{Communicator, DRAIN_PATIENCE, Operation};
+use super::life::DRAIN_PATIENCE;
+use super::{Communicator, Operation};
 use crate::device::DevicePtr;
 use crate::error::{Error, Result};
 use crate::memory::Window;

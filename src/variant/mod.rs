@@ -8,6 +8,7 @@ mod copies;
 mod kernel;
 mod manifest;
 mod parameters;
+mod pieces;
 mod plan;
 mod properties;
 mod request;

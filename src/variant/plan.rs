@@ -1,13 +1,12 @@
 //! Request to plan: which kernel, in which shape, in how many pieces. Pure.
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use super::arch::dtype_runs_on;
 use super::kernel::KernelKey;
-use super::properties::{Capacity, Mailbox, Transfer};
+use super::properties::{Mailbox, Transfer};
 use super::request::{Choice, Request};
-use super::room::{check_room, most_chunk, slot_region};
+use super::room::{Held, LaunchRoom, check_room, landing_chunk, most_chunk, slot_region};
 use super::shape::{Lanes, Shape};
 use crate::abi::{HeapLayout, PACK_BYTES};
 use crate::device::DeviceKind;
@@ -114,30 +113,16 @@ impl Plan {
         };
         let chunk_bytes = if spec.parameters.has_chunk() { chunk / PACK_BYTES * PACK_BYTES } else { 0 };
         let launching = shape.launch.unwrap_or(Launching::Persistent);
-        // What one launch holds, what a lane holds of it, and the packs that make a lane worth its launch.
         let mailbox_bytes = if sentinel { layout.sentinel_bytes } else { layout.ll_bytes };
-        let (capacity_bytes, cell_bytes, lane_packs) = match spec.capacity {
-            Capacity::Mailbox => (mailbox_bytes, u64::MAX, 1),
-            Capacity::MailboxShards => (world * (mailbox_bytes / 2), u64::MAX, world),
-            Capacity::Staging => (u64::from(most_lanes) * layout.staging_bytes, layout.staging_bytes, 1),
-            // A step that is a launch of its own leaves a chunk of each shard in a lane's slots.
-            Capacity::Unbounded if launching == Launching::PerStep => {
-                (u64::from(most_lanes) * world * chunk_bytes, world * chunk_bytes, world)
-            }
-            Capacity::Unbounded => (u64::MAX, u64::MAX, world),
-            Capacity::Steps => (u64::MAX, u64::MAX, 1),
-            // One rank copies nothing.
-            Capacity::Copies => {
-                let rounds = layout.copy_count.checked_div(2 * world - 2);
-                (rounds.map_or(u64::MAX, |rounds| rounds * world * chunk_bytes), u64::MAX, world)
-            }
-        };
+        let steps = launching == Launching::PerStep;
+        let room = LaunchRoom { world, mailbox_bytes, most_lanes, chunk_bytes, steps };
+        let Held { bytes: capacity_bytes, lane_bytes, lane_packs } = room.of(spec.capacity, layout);
         let piece_elements = capacity_bytes / element_bytes;
         let piece_bytes = request.count.min(piece_elements) * element_bytes;
         // A thread, or a team, works on at least one pack: more lanes than that would only add launch cost.
         let pack_threads = if spec.team { world.next_power_of_two() } else { 1 };
         let worthwhile = (piece_bytes.div_ceil(PACK_BYTES) * pack_threads).div_ceil(u64::from(threads) * lane_packs);
-        let lanes = worthwhile.max(piece_bytes.div_ceil(cell_bytes)).clamp(1, u64::from(most_lanes)) as u32;
+        let lanes = worthwhile.max(piece_bytes.div_ceil(lane_bytes)).clamp(1, u64::from(most_lanes)) as u32;
         let slots = shape.slots.unwrap_or(layout.ring_slots).min(layout.ring_slots);
         let slots = match spec.transfer {
             Transfer::CopyEngine if kernel.output == Output::Landing => 0,
@@ -184,59 +169,6 @@ impl Plan {
             output: Some(kernel.output),
         })
     }
-
-    /// The shard that an element of a message belongs to, for variants whose order is rotated: it is the rank whose input
-    /// comes first. Mirror of `cuda/base/share.cuh` and `cuda/algo/ring.cuh`.
-    pub fn shard_of(&self, count: u64, element: u64) -> u32 {
-        let world = u64::from(self.kernel.world_size.get());
-        let per_pack = PACK_BYTES / self.kernel.dtype.size_bytes() as u64;
-        let offset = element / self.piece_elements * self.piece_elements;
-        let piece = (count - offset).min(self.piece_elements);
-        let (packs, pack) = (piece.div_ceil(per_pack), (element - offset) / per_pack);
-        // Part and offset within it of `index`, when `packs` packs are cut into `parts`; and the packs of that part.
-        let locate = |packs: u64, parts: u64, index: u64| {
-            let each = packs.div_ceil(parts);
-            let part = index / each;
-            (part, index - part * each, each.min(packs - part * each))
-        };
-        // Copies are cut from the whole message, and all lanes work on each.
-        let lanes = if self.kernel.variant.transfer == Transfer::CopyEngine { 1 } else { u64::from(self.lanes) };
-        let (_, in_lane, lane_packs) = locate(packs, lanes, pack);
-        let rounds = lane_packs.div_ceil(u64::from(self.chunk_bytes) / PACK_BYTES * world);
-        let (_, in_round, round_packs) = locate(lane_packs, rounds, in_lane);
-        locate(round_packs, world, in_round).0 as u32
-    }
-
-    /// The steps of the ring that each launch of a piece does, in order; one launch does all, or each one. Meaningless numbers
-    /// for other variants.
-    pub fn launches(&self) -> impl Iterator<Item = Range<u16>> + use<> {
-        // Mirror of `RingSchedule` in cuda/proto/ring_step.cuh.
-        let steps = 2 * self.kernel.world_size.get() as u16 - 1;
-        let each = match self.launching {
-            Launching::Persistent => steps,
-            Launching::PerStep => 1,
-        };
-        (0..steps).step_by(usize::from(each)).map(move |first| first..first + each)
-    }
-
-    /// The pieces that `count` elements take: offset and count of each, in elements.
-    pub fn pieces(&self, count: u64) -> impl Iterator<Item = (u64, u64)> + use<> {
-        let piece = self.piece_elements;
-        let mut offset = 0;
-        std::iter::from_fn(move || {
-            let here = (count - offset).min(piece);
-            let at = offset;
-            offset += here;
-            (here > 0).then_some((at, here))
-        })
-    }
-}
-
-/// What a copy brings where no slot bounds it, unless the caller says: a shard goes in four, so that all but the first travel while
-/// another is reduced, and their starts are few. 2x H200, 2026-11-26, 16 lanes of 1024 threads: 256 MiB in copies of 16, 32, 64 MiB 330,
-/// 348, 270 GB/s; 1 GiB in copies of 32, 64, 128, 256 MiB 362, 374, 381, 303.
-fn landing_chunk(bytes: u64, world: u64) -> u64 {
-    (bytes / (4 * world)).clamp(4 << 20, 256 << 20)
 }
 
 #[cfg(test)]
