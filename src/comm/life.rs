@@ -22,7 +22,8 @@ impl Communicator {
     /// nothing inside a capture.
     ///
     /// # Safety
-    /// `stream` belongs to this rank's device and exists; without [`Options::transient_streams`] so does that of the last operation.
+    /// `stream` belongs to this rank's device and exists; without
+    /// [`Options::transient_streams`](super::Options::transient_streams) so does that of the last operation.
     pub unsafe fn follow(&self, stream: StreamHandle) -> Result<()> {
         self.order.follow(stream)
     }

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use myelon_ccl::bootstrap::LocalBootstrap;
 use myelon_ccl::device::Device;
+use myelon_ccl::measure::Bytes;
 use myelon_ccl::{Communicator, DType, Error, Options, Rank, ReduceOp, Result, WorldSize};
 
 use crate::rig::{SHORT, SOON, with_timeout};
@@ -51,8 +52,9 @@ fn a_rank_missing_at_init_is_named_by_all_others() {
 fn ranks_with_different_settings_refuse_each_other_and_name_the_setting() {
     let mut other_limits = small_limits();
     other_limits.lanes += 1;
-    let cases: [(&str, Options); 2] = [
+    let cases: [(&str, Options); 3] = [
         ("limits", Options { limits: Some(other_limits), ..options() }),
+        ("limits", Options { mailbox: Some(Bytes(8 << 10)), ..options() }),
         ("sentinel", Options { sentinel: false, ..options() }),
     ];
     for (word, other) in cases {

@@ -1,8 +1,8 @@
 //! Myelon or NCCL, for one call.
 //!
 //! INVARIANT: decided by what every rank has alike: the collective, whether the communicator is attached, the data type, the
-//! operator, the size. Never by addresses, streams, captures, or what else is in a group, which a rank has for itself: a rank that chose otherwise than its
-//! peers would wait for ever.
+//! operator, the size. Never by addresses, streams, captures, or what else is in a group, which a rank has for itself: a rank that
+//! chose otherwise than its peers would wait for ever.
 
 use std::ffi::c_int;
 use std::fmt;
