@@ -4,14 +4,14 @@
 //! All offsets are bytes from the start of a rank's heap; all addresses are as the launching rank maps them.
 
 mod buckets;
-mod descriptor;
+mod description;
 mod plain;
 mod window;
 
 use crate::types::MAX_WORLD_SIZE;
 
 pub use buckets::{BUCKETS_CODE, BucketArgs, BucketPlace, BucketTable, MAX_BUCKETS, SHAPE_BITS, buckets_descriptor};
-pub use descriptor::{BARRIER, BARRIER_CODE, COUNT_BITS, Description, describe, descriptor};
+pub use description::{BARRIER, BARRIER_CODE, COUNT_BITS, Description, describe, descriptor};
 pub use plain::{Plain, bytes_of};
 pub use window::{WINDOW_CODE, mix, window_descriptor};
 

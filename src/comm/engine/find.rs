@@ -71,7 +71,7 @@ impl KernelEngine {
 
     /// What a request of a collective becomes under a choice of the caller's, or under the communicator's own.
     ///
-    /// Errors: besides those of [`Plan::new`], [`Error::InvalidArgument`](crate::Error::InvalidArgument) for a grid that is
+    /// Errors: besides those of [`Plan::new`], [`Error::InvalidArgument`] for a grid that is
     /// not resident as a whole, and for a variant of another collective.
     pub(in crate::comm) fn find(
         &self,
