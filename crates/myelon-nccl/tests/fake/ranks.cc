@@ -70,6 +70,9 @@ static float sum() { return ranks * (ranks + 1) / 2; }
 // Types and operators, in place and not, nothing at all, and what Myelon does not have.
 static void values(ncclComm_t comm, int rank) {
   float one = rank + 1;
+  // Not a type of anybody's. First, for what follows ends on no rank before all have read these words.
+  EQUAL(NCCL(ncclAllReduce)(&one, &one, 1, 77, ncclSum, comm, nullptr), ncclInvalidArgument);
+  CHECK(strstr(NCCL(ncclGetLastError)(nullptr), "pretended"));
   for (size_t count : {size_t(1), size_t(1000), size_t(10007)}) {
     auto input = filled(count, one), output = filled(count, 0.f);
     OK(NCCL(ncclAllReduce)(input.data(), output.data(), count, ncclFloat32, ncclSum, comm, nullptr));
@@ -85,9 +88,6 @@ static void values(ncclComm_t comm, int rank) {
   auto maxima = filled(100, one);
   OK(NCCL(ncclAllReduce)(maxima.data(), maxima.data(), 100, ncclFloat32, ncclMax, comm, nullptr));
   all_are(maxima, float(ranks), __LINE__);
-  // Not a type of anybody's.
-  EQUAL(NCCL(ncclAllReduce)(maxima.data(), maxima.data(), 1, 77, ncclSum, comm, nullptr), ncclInvalidArgument);
-  CHECK(strstr(NCCL(ncclGetLastError)(nullptr), "pretended"));
   // Overlapping, on every rank alike: Myelon's own refusal, in words.
   std::vector<float> overlapping(20);
   EQUAL(NCCL(ncclAllReduce)(&overlapping[0], &overlapping[1], 10, ncclFloat32, ncclSum, comm, nullptr), ncclInvalidArgument);
