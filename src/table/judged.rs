@@ -116,6 +116,8 @@ impl Stored for Judged {
 /// What a run of [`Judged`] showed as Markdown: where it was measured, and a line a row. Ends with a line end.
 pub fn judged_table(judged: &Judged) -> String {
     let Judged { provenance, table, ranks, exhaustive, complete, rows, .. } = judged;
+    // Where it lay on the machine that measured means nothing here.
+    let table = table.rsplit('/').next().unwrap_or(table);
     let how = if *exhaustive { "every candidate" } else { "a search" };
     let cut = if *complete { "" } else { ", cut by its budget" };
     let mut text = format!(
@@ -183,7 +185,8 @@ mod tests {
         let (judged, rows) = (judged(), judged().rows);
         assert_eq!(rows.iter().map(Judgement::is_behind).collect::<Vec<_>>(), [false, true]);
         let text = judged_table(&judged);
-        assert!(text.contains("against every candidate on 2 ranks: at most 6.0 % behind."), "{text}");
+        let expected = "`h200-nvlink-2.toml` against every candidate on 2 ranks: at most 6.0 % behind.";
+        assert!(text.contains(expected), "{text}");
         assert!(text.contains("| 4M | f32 | plain | 321 |") && text.contains("| 6.0 % |\n"), "{text}");
         assert!(text.contains("| 1K |") && text.contains("| 0.0 % |\n"), "{text}");
     }
