@@ -100,8 +100,11 @@ impl Options {
             };
         }
         if let Some(text) = variable("MYELON_MAILBOX") {
-            let bytes = text.parse().map_err(|error: Error| wrong("MYELON_MAILBOX", &text, &error.to_string()))?;
-            options.mailbox = Some(bytes);
+            // Any part of it that a peer may have is whole cache lines.
+            let fits = |bytes: &Bytes| bytes.0.is_multiple_of(1 << 10) && (1 << 10..=1 << 30).contains(&bytes.0);
+            let mailbox = text.parse().ok().filter(fits);
+            let detail = "is no size from 1K to 1G in whole K, such as 8M";
+            options.mailbox = Some(mailbox.ok_or_else(|| wrong("MYELON_MAILBOX", &text, detail))?);
         }
         let lanes = match variable("MYELON_LANES") {
             Some(text) => {
@@ -150,7 +153,10 @@ mod tests {
         {
             assert!(parse(&[(key, value)]).unwrap_err().to_string().contains(key));
         }
-        assert!(parse(&[("MYELON_MAILBOX", "much")]).unwrap_err().to_string().contains("MYELON_MAILBOX"));
+        for size in ["much", "0", "1000", "2G"] {
+            let error = parse(&[("MYELON_MAILBOX", size)]).unwrap_err().to_string();
+            assert!(error.contains("MYELON_MAILBOX") && error.contains("such as 8M"), "{error}");
+        }
         for lanes in ["0", "129", "many"] {
             let error = parse(&[("MYELON_VARIANT", "ring"), ("MYELON_LANES", lanes)]).unwrap_err().to_string();
             assert!(error.contains("MYELON_LANES") && error.contains("by_size"), "{error}");

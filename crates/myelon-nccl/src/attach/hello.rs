@@ -35,7 +35,10 @@ impl Hello {
     pub(super) fn able(device: &str, settings: &Settings, id: Option<String>, together: usize, ranks: u32) -> Self {
         let mut kernels: Vec<_> = settings.prepare.iter().map(|(dtype, op)| format!("{dtype}:{op}")).collect();
         kernels.sort();
-        let mut collectives: Vec<_> = settings.taken(ranks).iter().map(|taken| taken.collective.name()).collect();
+        let taken = settings.taken(ranks);
+        // With the sizes: what is taken is chosen on each rank for itself.
+        let mut collectives: Vec<_> =
+            taken.iter().map(|taken| format!("{} to {}", taken.collective.name(), taken.most_bytes)).collect();
         collectives.sort_unstable();
         let settings = format!("{}; {}", collectives.join(","), kernels.join(","));
         Self { device: device.into(), settings, id, unable: None, ..Self::unable(String::new(), together) }
