@@ -54,13 +54,19 @@ MYELON_DEVICE void store_elements(void* base, u64 index, u64 count, Pack<T> pack
   }
 }
 
+// Pack `index` at `base`, in the heap.
+template <class T>
+MYELON_DEVICE Pack<T> load_whole_pack(const u8* base, u64 index) {
+  Pack<T> pack;
+  pack.bytes = ld_weak_16(base + index * kPackBytes);
+  return pack;
+}
+
 // Pack `index` of `count` elements at `base`. Elements past the end read as zero.
 template <class T>
 MYELON_DEVICE Pack<T> load_pack(const void* base, u64 index, u64 count) {
   if (!is_plain_pack<T>(base, index, count)) return load_elements<T>(base, index, count);
-  Pack<T> pack;
-  pack.bytes = ld_weak_16(static_cast<const u8*>(base) + index * kPackBytes);
-  return pack;
+  return load_whole_pack<T>(static_cast<const u8*>(base), index);
 }
 
 // Stores pack `index` of `count` elements at `base`; nothing past the end is touched.

@@ -17,6 +17,16 @@ MYELON_DEVICE Share cut(u64 first, u64 packs, u64 parts, u64 index) {
   return {first + start, packs - start < each ? packs - start : each};
 }
 
+// A range of packs, gone through in as few rounds of at most `most` packs as there can be; all are about equal.
+struct Rounds {
+  const Share share;
+  const u64 count;
+
+  MYELON_DEVICE Rounds(Share range, u64 most) : share(range), count((range.packs + most - 1) / most) {}
+
+  MYELON_DEVICE Share at(u64 round) const { return cut(share.first, share.packs, count, round); }
+};
+
 // The calling lane's part of a message of `packs` packs.
 MYELON_DEVICE Share lane_share(u64 packs) { return cut(0, packs, cta_count(), cta_index()); }
 
@@ -56,6 +66,20 @@ MYELON_DEVICE void for_each_pack(Strided mine, u64 packs, Load load, Store store
 template <u32 kUnroll, class T, class Load, class Store>
 MYELON_DEVICE void for_each_pack(u64 packs, Load load, Store store) {
   for_each_pack<kUnroll, T>(cta_strided(), packs, load, store);
+}
+
+// Half of the warps do one first, half the other, so that local memory and the links are busy at the same time.
+template <class One, class Other>
+MYELON_DEVICE void side_by_side(One one, Other other) {
+  const bool other_first = thread_index() / kWarpThreads % 2 != 0;
+  MYELON_NO_UNROLL
+  for (u32 half = 0; half < 2; ++half) {
+    if ((half == 0) != other_first) {
+      one();
+    } else {
+      other();
+    }
+  }
 }
 
 }  // namespace myelon

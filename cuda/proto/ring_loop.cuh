@@ -1,14 +1,9 @@
 // ring_loop: one persistent loop that produces, consumes and forwards, by all threads of a CTA alike.
 #pragma once
 #include "proto/ring_step.cuh"
-#include "proto/slot_ring.cuh"
-#include "sync/phase.cuh"
+#include "proto/slot_step.cuh"
 
 namespace myelon {
-
-// Packs of a thread under way at once. With 8, 1 GiB took 4650 us against 4659 at 64 lanes (4x H200, 2026-11-21): not worth
-// the registers.
-constexpr u32 kRingUnroll = 4;
 
 // INVARIANT: with direct outputs, a result is stored into the next rank's output only once that rank's launch has begun and has read
 // its input there for good: the result is made of that input. So whatever its stream did with the output before has ended, and
@@ -16,8 +11,7 @@ constexpr u32 kRingUnroll = 4;
 // such step all the same, and stays empty: its sequence says that the result is there. And only once that rank has said that it
 // runs the same operation, its output at the same offset of the same window: nothing else tells where that is.
 
-// The steps of this launch for this lane's share, in rounds of n chunks. One thread waits for the slot, another for the credit, at
-// the same time. False when one of the waits was given up.
+// The steps of this launch for this lane's share, in rounds of n chunks. False when one of the waits was given up.
 template <class T, class Op, class Config>
 MYELON_DEVICE bool ring_loop(const Args& args, Producer& producer, Consumer& consumer) {
   constexpr u32 kWorldSize = Config::kWorldSize;
@@ -31,42 +25,26 @@ MYELON_DEVICE bool ring_loop(const Args& args, Producer& producer, Consumer& con
       const Share chunk = schedule.chunk(part, step);
       const bool sends_direct = Config::kDirect && Schedule::sends_result(step);
       const bool receives_direct = Config::kDirect && Schedule::receives_result(step);
-
-      bool ready = true;
-      if (receives && thread_index() == kConsumerThread) ready = consumer.wait();
-      if (sends && thread_index() == kProducerThread) ready = producer.claim() && (!sends_direct || producer.next_agrees());
-      // ORDER: [slot-publish] [slot-release] load-sync: what the two threads acquired is visible to all, and all go on or none.
-      if (!sync_cta_and(ready)) return false;
-
-      const u8* received = consumer.slot();
-      u8* sent = producer.slot();
-      ring_step<kRingUnroll, T, Op, kWorldSize>(
-          step, cta_strided(), receives_direct && !sends ? 0 : chunk.packs,
-          [&](u64 i) { return load_pack<T>(args.input, chunk.first + i, args.count); },
-          [&](u64 i) {
-            if (receives_direct) return load_pack<T>(args.output, chunk.first + i, args.count);
-            Pack<T> pack;
-            pack.bytes = ld_weak_16(received + i * kPackBytes);
-            return pack;
-          },
-          [&](u64 i, Pack<T> pack) {
-            if (sends_direct) {
-              store_pack(args.next_output, chunk.first + i, args.count, pack);
-            } else {
-              st_weak_16(sent + i * kPackBytes, pack.bytes);
-            }
-          },
-          [&](u64 i, Pack<T> pack) {
-            if (!receives_direct) store_pack(args.output, chunk.first + i, args.count, pack);
-          });
-
-      // ORDER: [slot-publish] [slot-release] load-sync: the CTA's stores to one slot, or to the next rank's output, and reads of
-      // the other are before what the two threads release.
-      sync_cta();
-      if (sends) producer.publish();
-      if (receives) consumer.release();
-      // ORDER: [strict] load-sync: nothing; the two threads have ordered their own releases, and the next step has a barrier.
-      end_phase();
+      auto work = [&](const u8* received, u8* sent) {
+        ring_step<kRingUnroll, T, Op, kWorldSize>(
+            step, cta_strided(), receives_direct && !sends ? 0 : chunk.packs,
+            [&](u64 i) { return load_pack<T>(args.input, chunk.first + i, args.count); },
+            [&](u64 i) {
+              if (receives_direct) return load_pack<T>(args.output, chunk.first + i, args.count);
+              return load_whole_pack<T>(received, i);
+            },
+            [&](u64 i, Pack<T> pack) {
+              if (sends_direct) {
+                store_pack(args.next_output, chunk.first + i, args.count, pack);
+              } else {
+                st_weak_16(sent + i * kPackBytes, pack.bytes);
+              }
+            },
+            [&](u64 i, Pack<T> pack) {
+              if (!receives_direct) store_pack(args.output, chunk.first + i, args.count, pack);
+            });
+      };
+      if (!slot_step(producer, consumer, receives, sends, sends_direct, work)) return false;
     }
   }
   producer.finish();

@@ -26,15 +26,13 @@ class RingSchedule {
  public:
   static constexpr u32 kSteps = 2 * kWorldSize - 1;
 
-  MYELON_DEVICE RingSchedule(const Args& args, Share share) : share_(share), rank_(args.rank) {
-    const u64 most = static_cast<u64>(args.chunk_bytes) / kPackBytes * kWorldSize;
-    rounds_ = (share.packs + most - 1) / most;
-  }
+  MYELON_DEVICE RingSchedule(const Args& args, Share share)
+      : rounds_(share, static_cast<u64>(args.chunk_bytes) / kPackBytes * kWorldSize), rank_(args.rank) {}
 
-  MYELON_DEVICE u64 rounds() const { return rounds_; }
+  MYELON_DEVICE u64 rounds() const { return rounds_.count; }
 
   // The packs of the message that a round goes through.
-  MYELON_DEVICE Share part(u64 round) const { return cut(share_.first, share_.packs, rounds_, round); }
+  MYELON_DEVICE Share part(u64 round) const { return rounds_.at(round); }
 
   // Those that this rank handles at a step of the round: none, at the end of a short message.
   MYELON_DEVICE Share chunk(Share part, u32 step) const {
@@ -49,9 +47,8 @@ class RingSchedule {
   static MYELON_DEVICE bool receives_result(u32 step) { return step >= kWorldSize; }
 
  private:
-  const Share share_;
+  const Rounds rounds_;
   const u32 rank_;
-  u64 rounds_;
 };
 
 // Does a step's work on `packs` packs. `input(i)` and `slot(i)` load a pack, `send(i, pack)` stores it into the next rank's

@@ -35,20 +35,6 @@ class Steps {
   const u64 room_;
 };
 
-// Half of the warps do one first, half the other, so that local memory and the links are busy at the same time.
-template <class One, class Other>
-MYELON_DEVICE void side_by_side(One one, Other other) {
-  const bool other_first = thread_index() / kWarpThreads % 2 != 0;
-  MYELON_NO_UNROLL
-  for (u32 half = 0; half < 2; ++half) {
-    if ((half == 0) != other_first) {
-      one();
-    } else {
-      other();
-    }
-  }
-}
-
 // A launch in `turns` turns, two at least: `first()`, then `turn(1)`, `turn(2)`, ..., with a barrier before each.
 template <class T, class First, class Turn>
 MYELON_DEVICE void take_turns(const Context& context, u32 world_size, Staging<T>& staging, u64 steps, u64 turns, First first,

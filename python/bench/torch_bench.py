@@ -140,6 +140,8 @@ class Decoding:
             model = Decode(device, 2, 256, 32, 512, multiply)
         else:
             model = Decode(device, DECODE_LAYERS, HIDDEN, KEYS, FEED_FORWARD, multiply)
+        # A graph knows addresses and nothing else: what it reads has to live as long as it is replayed.
+        self.model = model
         self.output = model.token()
         self.step: Callable[[], Any] = self._eager(model)
         if device.type == "cuda":

@@ -353,6 +353,10 @@ def mismatch() -> None:
         dist.all_reduce(tensor)
         if ON_CUDA:
             torch.cuda.synchronize()
+    # The rank with fewer elements may have had all of its own: its next operation fails, which on a GPU nobody has asked for yet.
+    communicator = myelon_ccl.communicator_of()
+    assert communicator is not None
+    communicator.status()
 
 
 def warned(environment: Dict[str, str]) -> List[str]:

@@ -40,7 +40,8 @@ impl Communicator {
     /// Shape: `count` elements of the result, on every rank; `input` has one such part for each rank, in rank order. In place,
     /// `output` is this rank's part of `input`: `input` plus rank times `count` elements. Else they do not overlap.
     ///
-    /// Ordering: as [`Communicator::broadcast`]. Reduced in rank order, narrow floats in 32 bits, rounded once.
+    /// Ordering: as [`Communicator::broadcast`]. In which order ranks are reduced, and how often narrow floats are rounded, hangs on the
+    /// variant, as in an all-reduce.
     ///
     /// Errors: as [`Communicator::all_reduce`].
     ///

@@ -186,22 +186,24 @@ mod tests {
     }
 
     #[test]
-    fn small_parts_are_pushed_and_large_ones_staged() {
-        for kind in [DeviceKind::Cuda, DeviceKind::Cpu] {
-            let arch = if kind == DeviceKind::Cuda { "sm_90a" } else { "cpu" };
+    fn small_parts_are_pushed_larger_ones_staged_and_the_largest_go_round() {
+        for (kind, arch, expected) in [
+            (DeviceKind::Cuda, "sm_90a", &["push", "signal", "ring"] as &[_]),
+            (DeviceKind::Cpu, "cpu", &["push", "signal"]),
+        ] {
             let rule = Rule::embedded(kind);
             for collective in [Collective::ReduceScatter, Collective::AllGather] {
                 for (ranks, dtype) in (2..=8).flat_map(|ranks| [DType::Bf16, DType::U8].map(|dtype| (ranks, dtype))) {
-                    let staged = |count| {
+                    let family = |bits: u32| {
+                        let count = (1 << bits) / dtype.size_bytes() as u64;
                         let request = Request { count, dtype, op: ReduceOp::Sum, registered: false };
                         let world_size = WorldSize::new(ranks).unwrap();
                         let (choice, _) = rule.choose(arch, world_size, collective, &request).unwrap();
-                        choice.variant.name.starts_with("signal")
+                        choice.variant.name.split('_').next().unwrap().to_owned()
                     };
-                    assert!(
-                        !staged(1 << 10) && staged(1 << 24),
-                        "{collective} of {dtype} over {ranks} ranks on {kind}"
-                    );
+                    let mut families: Vec<_> = (10..=30).map(family).collect();
+                    families.dedup();
+                    assert_eq!(families, expected, "{collective} of {dtype} over {ranks} ranks on {kind}");
                 }
             }
         }

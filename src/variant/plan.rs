@@ -12,7 +12,7 @@ use crate::abi::{HeapLayout, PACK_BYTES};
 use crate::device::DeviceKind;
 use crate::error::{Error, Result};
 use crate::measure::Bytes;
-use crate::types::{Launching, Metadata, Output, Places, SyncPolicy, Wait, WorldSize};
+use crate::types::{Collective, Launching, Metadata, Output, Places, SyncPolicy, Wait, WorldSize};
 
 /// How a request will run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,7 +115,8 @@ impl Plan {
         let launching = shape.launch.unwrap_or(Launching::Persistent);
         let mailbox_bytes = if sentinel { layout.sentinel_bytes } else { layout.ll_bytes };
         let steps = launching == Launching::PerStep;
-        let room = LaunchRoom { world, mailbox_bytes, most_lanes, chunk_bytes, steps };
+        let shards = if spec.collective == Collective::AllReduce { world } else { 1 };
+        let room = LaunchRoom { shards, mailbox_bytes, most_lanes, chunk_bytes, steps };
         let Held { bytes: capacity_bytes, lane_bytes, lane_packs } = room.of(spec.capacity, layout);
         let piece_elements = capacity_bytes / element_bytes;
         let piece_bytes = request.count.min(piece_elements) * element_bytes;

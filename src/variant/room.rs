@@ -35,7 +35,8 @@ pub(super) fn landing_chunk(bytes: u64, world: u64) -> u64 {
 
 /// What bounds one launch besides its variant.
 pub(super) struct LaunchRoom {
-    pub(super) world: u64,
+    /// Shards that a message is cut into, one a rank; one where a message is one rank's part, or goes to all as it is.
+    pub(super) shards: u64,
     /// Of one mailbox of the kind that it uses.
     pub(super) mailbox_bytes: u64,
     pub(super) most_lanes: u32,
@@ -55,20 +56,20 @@ pub(super) struct Held {
 
 impl LaunchRoom {
     pub(super) fn of(&self, capacity: Capacity, layout: &HeapLayout) -> Held {
-        let Self { world, mailbox_bytes, chunk_bytes, .. } = *self;
+        let Self { shards, mailbox_bytes, chunk_bytes, .. } = *self;
         let lanes = u64::from(self.most_lanes);
         let (bytes, lane_bytes, lane_packs) = match capacity {
             Capacity::Mailbox => (mailbox_bytes, u64::MAX, 1),
-            Capacity::MailboxShards => (world * (mailbox_bytes / 2), u64::MAX, world),
+            Capacity::MailboxShards => (shards * (mailbox_bytes / 2), u64::MAX, shards),
             Capacity::Staging => (lanes * layout.staging_bytes, layout.staging_bytes, 1),
             // A step that is a launch of its own leaves a chunk of each shard in a lane's slots.
-            Capacity::Unbounded if self.steps => (lanes * world * chunk_bytes, world * chunk_bytes, world),
-            Capacity::Unbounded => (u64::MAX, u64::MAX, world),
+            Capacity::Unbounded if self.steps => (lanes * shards * chunk_bytes, shards * chunk_bytes, shards),
+            Capacity::Unbounded => (u64::MAX, u64::MAX, shards),
             Capacity::Steps => (u64::MAX, u64::MAX, 1),
             // One rank copies nothing.
             Capacity::Copies => {
-                let rounds = layout.copy_count.checked_div(2 * world - 2);
-                (rounds.map_or(u64::MAX, |rounds| rounds * world * chunk_bytes), u64::MAX, world)
+                let rounds = layout.copy_count.checked_div(2 * shards - 2);
+                (rounds.map_or(u64::MAX, |rounds| rounds * shards * chunk_bytes), u64::MAX, shards)
             }
         };
         Held { bytes, lane_bytes, lane_packs }

@@ -29,7 +29,7 @@ impl Bench {
             Collective::AllReduce => unreachable!("Bench::run does these"),
             Collective::ReduceScatter => {
                 let plan = self.communicator.plan(choice, &request).unwrap();
-                (whole_bytes, reference::all_reduce(&choice.variant, &whole, &inputs, plan)[own.clone()].to_vec())
+                (whole_bytes, reference::reduced(&choice.variant, &request, &inputs, &plan)[own.clone()].to_vec())
             }
             Collective::AllGather => (part_bytes, inputs.concat()),
             Collective::Broadcast => (part_bytes, inputs[root.index()].clone()),

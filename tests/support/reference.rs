@@ -1,9 +1,9 @@
-//! What an all-reduce must give, bit for bit: another implementation of conversions, operators and orders.
+//! What a reduction must give, bit for bit: another implementation of conversions, operators and orders.
 
 use std::sync::Arc;
 
 use myelon_ccl::variant::{Order, Plan, Request, Rounding, VariantSpec};
-use myelon_ccl::{DType, Rank, ReduceOp};
+use myelon_ccl::{Collective, DType, Rank, ReduceOp};
 
 use super::Random;
 
@@ -49,15 +49,17 @@ fn awkward(draw: u64) -> f64 {
     }
 }
 
-/// The result for every element.
-pub(crate) fn all_reduce(variant: &Arc<VariantSpec>, request: &Request, inputs: &[Vec<u8>], plan: Plan) -> Vec<u8> {
+/// The result for every element; `request` is about a part where there are parts, and the result is all of them.
+pub(crate) fn reduced(variant: &Arc<VariantSpec>, request: &Request, inputs: &[Vec<u8>], plan: &Plan) -> Vec<u8> {
     let size = request.dtype.size_bytes();
     let world = inputs.len();
-    let mut result = Vec::with_capacity(request.bytes() as usize);
-    for element in 0..request.count as usize {
-        let first = match variant.order {
-            Order::Rank => 0,
-            Order::Rotated => plan.shard_of(request.count, element as u64) as usize % world,
+    let mut result = Vec::with_capacity(inputs[0].len());
+    for element in 0..inputs[0].len() / size {
+        let first = match (variant.order, variant.collective) {
+            (Order::Rank, _) => 0,
+            // A part ends where it belongs.
+            (Order::Rotated, Collective::ReduceScatter) => (element / request.count as usize + 1) % world,
+            (Order::Rotated, _) => plan.shard_of(request.count, element as u64) as usize % world,
         };
         let mut total: Option<Value> = None;
         for step in 0..world {
