@@ -10,7 +10,8 @@ use myelon_ccl::{DType, Error, SyncPolicy};
 use crate::values::{OrAll, PlaceArgs, dtype};
 
 const AFTER_HELP: &str = "\
-How it searches: a first pass over few sizes keeps the best candidates of each; then every size is searched from
+How it searches: the manifest's own shapes at every size, so that a search that is cut is no worse than these; all
+shapes at few sizes, and the best candidates of each are kept; then every size is searched from
 those and their neighbours, the better half of them with more repeats; then the sizes between two winners, until
 the boundary is known within 20 %. Every candidate is verified before it is timed, and is out where a result is
 wrong, a wait stalls, or the heap would be over the footprint. Times are of graph replays, of the slowest rank.

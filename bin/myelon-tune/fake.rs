@@ -94,7 +94,7 @@ impl Machine {
     }
 
     /// What a round takes on a machine: verification with its fills and checks, captures, barriers of the hosts, and the operations.
-    fn cost_s(&self, space: &Space, log: &Log, round: &Round) -> f64 {
+    pub(crate) fn cost_s(&self, space: &Space, log: &Log, round: &Round) -> f64 {
         let graph = match round.case.1 >> 20 {
             0 => 20.0,
             1..16 => 4.0,

@@ -1,8 +1,9 @@
 //! From what was measured to what is measured next. Pure: equal spaces and logs give equal rounds, so ranks need not ask.
 //!
-//! 1. A first pass over few sizes: the manifest's own shapes, then every shape of the variants that are near the best.
-//! 2. Every size: the best of the sizes around it from the first pass, then the neighbours of each variant's best shape, until none
-//!    of them is better. The better half gets more repeats, and the best two all.
+//! 1. A first pass: the manifest's own shapes at every size, so that a search that is cut has something for each; then, at few sizes,
+//!    every shape of the variants that are near the best.
+//! 2. Every size: the own shapes that may win and the best of the sizes around it from the first pass, then the neighbours of each
+//!    variant's best shape, until none of them is better. The better half gets more repeats, and the best two all.
 //! 3. Where two neighbouring sizes have different winners, both are measured between them, until the boundary is known closely.
 //! 4. The same two for registered buffers, from what won in plain ones and its direct siblings: nothing else runs differently there.
 
@@ -76,7 +77,9 @@ pub(crate) fn next(space: &Space, log: &Log) -> Option<Round> {
     let (of_plain, of_its_own): (Vec<_>, Vec<_>) =
         (0..space.classes.len()).partition(|&class| space.plain_of(class).is_some());
     let first_cases = || first_pass.iter().flat_map(|&bytes| of_its_own.iter().map(move |&class| (class, bytes)));
+    let all_cases = space.cases().filter(|(class, _)| of_its_own.contains(class));
     first_cases()
+        .chain(all_cases)
         .find_map(|case| search.own_shapes(case))
         .or_else(|| first_cases().find_map(|case| search.all_shapes(case, &first_pass)))
         .or_else(|| search.sizes(&of_its_own, &first_pass))
@@ -272,6 +275,10 @@ impl Search<'_> {
                 }
             }
         }
+        let own = log.ranking(case).filter(|&(entrant, _)| entrant < space.seeds);
+        let own: Vec<_> = own.filter(|_| plain.is_none()).collect();
+        let best_us = own.first().map_or(0.0, |&(_, us)| us);
+        found.extend(own.into_iter().filter(|&(_, us)| us <= RIVAL * best_us).map(|(entrant, _)| entrant));
         found.extend(choices_before(space, log, class, bytes).last().map(|&(_, entrant)| entrant));
         found.extend(space.judged.get(&case));
         found.extend((0..space.entrants.len()).filter(|&entrant| matches!(space.entrants[entrant], Entrant::Rival(_))));
