@@ -48,8 +48,8 @@ impl Choices {
             dispatcher.choose(&request).map(|decision| Choice { bytes, choice: decision.choice.to_string() })
         };
         // A variable that cannot be understood is a finding of its own.
-        let mailbox = Options::from_env().ok().and_then(|options| options.mailbox);
-        let limits = HeapLimits::for_shapes(kind, ranks, false, dispatcher.shapes()).with_mailboxes(mailbox);
+        let options = Options::from_env().unwrap_or_default();
+        let limits = options.adjusted(HeapLimits::for_shapes(kind, ranks, false, dispatcher.shapes()));
         let (_, heap_bytes) = limits.layout(ranks)?;
         let untried = Manifest::embedded().all().filter(|spec| spec.enabled && !spec.is_trusted_on(arch));
         Ok(Self {

@@ -12,13 +12,14 @@ const ABOUT: &str = "settings";
 const OWN: &str = "MYELON_";
 
 /// The variables that README.md lists; a test compares.
-const KNOWN: [&str; 36] = [
+const KNOWN: [&str; 37] = [
     "MYELON_TIMEOUT",
     "MYELON_LANE_TABLE",
     "MYELON_VARIANT",
     "MYELON_LANES",
     "MYELON_SENTINEL",
     "MYELON_MAILBOX",
+    "MYELON_MAX_LANES",
     "MYELON_CACHE",
     "MYELON_LOG",
     "MYELON_RANK",

@@ -27,8 +27,11 @@ class Engine:
         # Multicast is off in every row, so that engines differ in nothing else; a user's choice stays.
         environment.setdefault("NCCL_NVLS_ENABLE", "0")
         environment.setdefault("OMP_NUM_THREADS", "1")
-        if name == "preloaded" and preload is not None:
+        kind, _, lanes = name.partition("-")
+        if kind == "preloaded" and preload is not None:
             environment["LD_PRELOAD"] = str(preload.resolve())
+        if lanes:
+            environment["MYELON_MAX_LANES"] = lanes
         if name == "unchecked":
             environment["MYELON_TORCH_STEP_CHECK"] = "0"
         with socket.socket() as free:

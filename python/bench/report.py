@@ -21,6 +21,12 @@ NAMES = {
 MEASURES = ("ddp", "decode", "decode_sums")
 
 
+def name_of(engine: str) -> str:
+    """As the table calls an engine."""
+    kind, _, lanes = engine.partition("-")
+    return NAMES[kind] + (f" with `MYELON_MAX_LANES={lanes}`" if lanes else "")
+
+
 def table(stored: Dict[str, Any]) -> str:
     """One machine's table: a row an engine, with what it takes in parts of NCCL's time."""
     given, ranks, medians = stored["provenance"], stored["ranks"], stored["medians"]
@@ -56,7 +62,7 @@ def table(stored: Dict[str, Any]) -> str:
             between = f", {min(seen):.3f} to {max(seen):.3f}" if turns > 1 else ""
             ratio = medians["nccl"][measure] / times[measure]
             cells.append(f"{times[measure]:.3f}{between} ({ratio:.2f}×)")
-        lines.append(f"| {NAMES[engine]} | {' | '.join(cells)} |")
+        lines.append(f"| {name_of(engine)} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -97,6 +97,9 @@ def main() -> None:
     parser.add_argument("--results", type=Path, required=True, help="folder of this machine's results")
     parser.add_argument("--preload", type=Path, help="libmyelon_nccl.so, to be loaded in NCCL's place")
     parser.add_argument("--unchecked", action="store_true", help="the backend with MYELON_TORCH_STEP_CHECK=0 as well")
+    parser.add_argument(
+        "--max-lanes", type=int, nargs="*", default=[], help="that library with MYELON_MAX_LANES of these as well"
+    )
     parser.add_argument("--runs", type=int, default=6, help="runs of each engine, taking turns (default 6)")
     parser.add_argument(
         "--starts", type=int, default=2, help="starts of the processes, with as many runs each (default 2)"
@@ -110,7 +113,11 @@ def main() -> None:
     if min(arguments.runs, arguments.starts) < 1:
         parser.error("--runs and --starts: at least 1")
 
-    names = ["nccl", *(["preloaded"] if arguments.preload is not None else []), "myelon"]
+    if arguments.max_lanes and arguments.preload is None:
+        parser.error("--max-lanes: for the library that --preload names")
+
+    preloaded = ["preloaded", *(f"preloaded-{lanes}" for lanes in arguments.max_lanes)]
+    names = ["nccl", *(preloaded if arguments.preload is not None else []), "myelon"]
     names += ["unchecked"] if arguments.unchecked else []
     starts = min(arguments.starts, arguments.runs)
     runs: List[Dict[str, Any]] = []

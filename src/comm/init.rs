@@ -67,7 +67,7 @@ impl Communicator {
         let limits = options.limits.unwrap_or_else(|| {
             HeapLimits::for_shapes(kind, bootstrap.world_size(), options.share_devices, dispatcher.shapes())
         });
-        let limits = limits.with_mailboxes(options.mailbox);
+        let limits = options.adjusted(limits);
         let sharers = agree(&device, &*bootstrap, &options, &dispatcher, limits)?;
 
         let made = KernelEngine::create(&device, &bootstrap, &options, dispatcher, limits, sharers);

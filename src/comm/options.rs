@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::abi::MAX_LANES;
 use crate::error::{Error, Result};
 use crate::measure::Bytes;
 use crate::memory::HeapLimits;
@@ -12,7 +13,7 @@ use crate::variant::{Choice, Lanes, Manifest, Shape};
 
 /// Settings of a communicator, for all ranks alike.
 ///
-/// Ranks whose `limits`, `mailbox`, `table` or `sentinel` differ refuse each other. The rest is not compared: giving all ranks the same
+/// Ranks whose `limits`, `mailbox`, `max_lanes`, `table` or `sentinel` differ refuse each other. The rest is not compared: giving all ranks the same
 /// `choice`, `prepare` and `fallback` is the caller's part.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -23,6 +24,9 @@ pub struct Options {
     /// In place of their [`HeapLimits::sentinel_bytes`]: with less, a heap is smaller by three times the difference, and messages run
     /// in more pieces. `MYELON_MAILBOX`, such as `8M`.
     pub mailbox: Option<Bytes>,
+    /// Most lanes of an operation: each is a CTA and takes an SM from kernels beside it, so fewer are for programs that compute meanwhile.
+    /// Large messages take longer; the heap has room for no more. `MYELON_MAX_LANES`.
+    pub max_lanes: Option<u32>,
     /// The lane table; if absent, that of this build for the GPU, link and world size. `MYELON_LANE_TABLE` names a file. What it has
     /// no rows for, a rule of the device kind chooses.
     pub table: Option<Arc<LaneTable>>,
@@ -48,6 +52,7 @@ impl Default for Options {
             timeout: Duration::from_secs(30),
             limits: None,
             mailbox: None,
+            max_lanes: None,
             table: None,
             choice: None,
             sentinel: true,
@@ -74,6 +79,11 @@ impl Options {
     /// Errors: [`Error::Config`] naming the variable whose value cannot be used.
     pub fn from_env() -> Result<Self> {
         Self::from_variables(&|name| std::env::var(name).ok())
+    }
+
+    /// Heap limits with what is set here beside [`Options::limits`].
+    pub fn adjusted(&self, limits: HeapLimits) -> HeapLimits {
+        limits.with_mailboxes(self.mailbox).with_lanes(self.max_lanes)
     }
 
     fn from_variables(variable: &dyn Fn(&str) -> Option<String>) -> Result<Self> {
@@ -105,6 +115,11 @@ impl Options {
             let mailbox = text.parse().ok().filter(fits);
             let detail = "is no size from 1K to 1G in whole K, such as 8M";
             options.mailbox = Some(mailbox.ok_or_else(|| wrong("MYELON_MAILBOX", &text, detail))?);
+        }
+        if let Some(text) = variable("MYELON_MAX_LANES") {
+            let lanes = text.parse().ok().filter(|lanes| (1..=MAX_LANES).contains(lanes));
+            let detail = format!("is no number from 1 to {MAX_LANES}");
+            options.max_lanes = Some(lanes.ok_or_else(|| wrong("MYELON_MAX_LANES", &text, &detail))?);
         }
         let lanes = match variable("MYELON_LANES") {
             Some(text) => {
@@ -142,6 +157,7 @@ mod tests {
         assert_eq!(options.timeout, Duration::from_millis(500));
         assert!(!options.sentinel && options.choice.is_some());
         assert_eq!(parse(&[("MYELON_MAILBOX", "8M")]).unwrap().mailbox, Some(Bytes(8 << 20)));
+        assert_eq!(parse(&[("MYELON_MAX_LANES", "32")]).unwrap().max_lanes, Some(32));
         let options = parse(&[("MYELON_VARIANT", "ring"), ("MYELON_LANES", "by_size")]).unwrap();
         assert_eq!(options.choice.unwrap().shape.lanes, Some(Lanes::BySize));
     }
@@ -156,6 +172,10 @@ mod tests {
         for size in ["much", "0", "1000", "2G"] {
             let error = parse(&[("MYELON_MAILBOX", size)]).unwrap_err().to_string();
             assert!(error.contains("MYELON_MAILBOX") && error.contains("such as 8M"), "{error}");
+        }
+        for lanes in ["0", "129", "few"] {
+            let error = parse(&[("MYELON_MAX_LANES", lanes)]).unwrap_err().to_string();
+            assert!(error.contains("MYELON_MAX_LANES") && error.contains("1 to 128"), "{error}");
         }
         for lanes in ["0", "129", "many"] {
             let error = parse(&[("MYELON_VARIANT", "ring"), ("MYELON_LANES", lanes)]).unwrap_err().to_string();

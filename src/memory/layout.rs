@@ -104,6 +104,11 @@ impl HeapLimits {
         Self { sentinel_bytes: given.map_or(self.sentinel_bytes, |bytes| bytes.0), ..self }
     }
 
+    /// These limits with at most so many lanes, if a number is given.
+    pub fn with_lanes(self, most: Option<u32>) -> Self {
+        Self { lanes: most.map_or(self.lanes, |most| self.lanes.min(most)), ..self }
+    }
+
     fn check(&self) -> Result<()> {
         let Self { lanes, sentinel_bytes, ll_bytes, staging_bytes, slot_bytes, ring_slots, copies } = *self;
         let cells = [sentinel_bytes / MAX_WORLD as u64, ll_bytes / MAX_WORLD as u64, staging_bytes, slot_bytes];
@@ -263,6 +268,10 @@ mod tests {
         let bytes = |given| limits.with_mailboxes(given).layout(world(4)).unwrap().1;
         assert_eq!(bytes(None) - bytes(Some(Bytes(6 << 20))), 3 * (18 << 20));
         assert!(limits.with_mailboxes(Some(Bytes(100))).layout(world(4)).is_err());
+        assert_eq!(
+            [Some(32), Some(500), None].map(|most| limits.with_lanes(most).lanes),
+            [32, limits.lanes, limits.lanes]
+        );
     }
 
     #[test]
