@@ -26,11 +26,11 @@ impl Taken {
     }
 }
 
-/// What was measured to be faster than NCCL over four ranks: `results/4x-h200`.
-const OVER_FOUR: [Taken; 4] = [
+/// What was measured to be faster than NCCL over three and four ranks: `results/4x-h200`.
+const OVER_THREE_AND_FOUR: [Taken; 4] = [
     Taken::whole(Collective::AllReduce),
-    Taken { collective: Collective::ReduceScatter, most_bytes: 4 << 20 },
-    Taken { collective: Collective::AllGather, most_bytes: 4 << 20 },
+    Taken::whole(Collective::ReduceScatter),
+    Taken::whole(Collective::AllGather),
     Taken { collective: Collective::Broadcast, most_bytes: 256 << 10 },
 ];
 
@@ -57,7 +57,7 @@ impl Settings {
         match (&self.collectives, ranks) {
             (Some(collectives), _) => whole(collectives),
             (None, ..=2) => whole(Collective::ALL),
-            (None, 4) => OVER_FOUR.to_vec(),
+            (None, 3 | 4) => OVER_THREE_AND_FOUR.to_vec(),
             (None, _) => whole(&[Collective::AllReduce]),
         }
     }
@@ -147,7 +147,10 @@ mod tests {
         let names = |taken: Vec<Taken>| taken.iter().map(|taken| taken.collective).collect::<Vec<_>>();
         let collectives = |list| with(&[("MYELON_NCCL_COLLECTIVES", list)]).map(|settings| names(settings.taken(4)));
         let by_default = |ranks| names(with(&[]).unwrap().taken(ranks));
-        assert_eq!([2, 3, 4].map(by_default), [Collective::ALL, &[Collective::AllReduce], Collective::ALL]);
+        assert_eq!(
+            [2, 3, 4, 5].map(by_default),
+            [Collective::ALL, Collective::ALL, Collective::ALL, &[Collective::AllReduce]]
+        );
         assert_eq!(collectives("all_gather, broadcast").unwrap(), [Collective::AllGather, Collective::Broadcast]);
         assert_eq!(collectives("all").unwrap(), Collective::ALL);
         assert!(collectives("all_reduce,send").unwrap_err().contains("MYELON_NCCL_COLLECTIVES"));
