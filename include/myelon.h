@@ -206,6 +206,11 @@ myelonStatus_t myelonOptionsSetPrepare(myelonOptions_t options,
 // A variant to use wherever it can serve, by its name; NULL, or "auto", for the lane table's choice.
 myelonStatus_t myelonOptionsSetVariant(myelonOptions_t options, const char *name);
 
+// Most lanes of an operation, 1 to 128: each is a CTA and takes an SM from kernels beside it, so fewer are for programs that compute
+// meanwhile. Large messages take longer. As many as are fastest unless this or MYELON_MAX_LANES says otherwise.
+myelonStatus_t myelonOptionsSetMaxLanes(myelonOptions_t options,
+                                        uint32_t lanes);
+
 // What to do where the ranks cannot reach each other's memory; myelonFallbackRefuse unless set.
 myelonStatus_t myelonOptionsSetFallback(myelonOptions_t options, myelonFallback_t fallback);
 

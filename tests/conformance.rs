@@ -99,6 +99,20 @@ fn sequence_on_every_world_size() {
     }
 }
 
+#[test]
+fn no_operation_has_more_lanes_than_the_option_says() {
+    let options = Options { max_lanes: Some(2), ..options() };
+    on_ranks(asked_ranks().unwrap_or(2), &options, |communicator| {
+        let bench = Bench::new(communicator, MOST_BYTES);
+        let request = Request { count: MOST_BYTES / 4, dtype: DType::F32, op: ReduceOp::Sum, registered: false };
+        for variant in variants_of_all() {
+            let choice = Choice::of(&variant);
+            assert_eq!(bench.communicator.plan(&choice, &request).unwrap().lanes, 2, "{choice}");
+            bench.run(&Operation { choice, request, in_place: false, seed: 7 }, 0, 0);
+        }
+    });
+}
+
 /// Counts that the grid does not divide, for a plan of `lanes` lanes, `threads` threads and pieces of `piece` elements: about
 /// none, one and several rounds of the grid, with a partial pack, fewer packs than threads, and a last piece of next to nothing
 /// for all lanes.

@@ -98,6 +98,11 @@ def test_a_forked_child_leaves_the_parents_communicator_alone(three: Ranks) -> N
     assert three.run(core_ranks.fork_and_use) == [[3.0]] * SIZE
 
 
+def test_options_that_cannot_be_are_named() -> None:
+    with pytest.raises(myelon.InvalidArgument, match="lanes is 0, 1 to 128"):
+        myelon.Communicator.from_env(myelon.Options(max_lanes=0))
+
+
 def test_a_destroyed_communicator_says_so() -> None:
     ranks = connected(Ranks(2))
     try:

@@ -4,6 +4,7 @@ use std::ffi::{c_char, c_int};
 use std::sync::Arc;
 use std::time::Duration;
 
+use myelon::abi::MAX_LANES;
 use myelon::variant::{Choice, Manifest, Shape};
 use myelon::{Fallback, Options};
 
@@ -75,6 +76,19 @@ pub unsafe extern "C" fn myelonOptionsSetVariant(options: myelonOptions_t, name:
             Ok::<_, Fault>(Choice { variant, shape: Shape::default() })
         });
         options.choice = choice.transpose()?;
+        Ok(())
+    })
+}
+
+/// Most lanes of an operation, 1 to 128: each is a CTA and takes an SM from kernels beside it, so fewer are for programs that compute
+/// meanwhile. Large messages take longer. As many as are fastest unless this or MYELON_MAX_LANES says otherwise.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn myelonOptionsSetMaxLanes(options: myelonOptions_t, lanes: u32) -> myelonStatus_t {
+    change("myelonOptionsSetMaxLanes", options, |options| {
+        if !(1..=MAX_LANES).contains(&lanes) {
+            return Err(Fault::invalid(format!("lanes is {lanes}, 1 to {MAX_LANES} are possible")));
+        }
+        options.max_lanes = Some(lanes);
         Ok(())
     })
 }

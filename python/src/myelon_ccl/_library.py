@@ -58,6 +58,7 @@ _TAKES = {
     "myelonOptionsDestroy": [Handle],
     "myelonOptionsSetTimeout": [Handle, ctypes.c_double],
     "myelonOptionsSetPrepare": [Handle, ctypes.POINTER(_INT), ctypes.POINTER(_INT), ctypes.c_size_t],
+    "myelonOptionsSetMaxLanes": [Handle, ctypes.c_uint32],
     "myelonCommInitRank": [ctypes.POINTER(Handle), _INT, ctypes.POINTER(UniqueIdStruct), _INT, _INT, Handle],
     "myelonCommInitEnv": [ctypes.POINTER(Handle), Handle],
     "myelonCommDestroy": [Handle],

@@ -59,11 +59,13 @@ class Options:
     """Settings of a communicator, alike on all ranks; what is ``None`` is as the environment says (``MYELON_TIMEOUT``, ...).
 
     ``timeout``: the longest wait inside a kernel in seconds; 0 waits until aborted. ``prepare``: types and operators whose
-    kernels are compiled and loaded at once, a condition for capturing them into a graph.
+    kernels are compiled and loaded at once, a condition for capturing them into a graph. ``max_lanes``: most lanes of an operation, 1 to
+    128; each takes an SM from kernels beside it.
     """
 
     timeout: Optional[float] = None
     prepare: Optional[Sequence[Tuple[DTypeLike, ReduceOpLike]]] = None
+    max_lanes: Optional[int] = None
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,8 @@ class _OptionsHandle:
             if options.prepare is not None:
                 dtypes, ops = _pairs(options.prepare)
                 check(loaded.myelonOptionsSetPrepare(self._handle, dtypes, ops, len(dtypes)))
+            if options.max_lanes is not None:
+                check(loaded.myelonOptionsSetMaxLanes(self._handle, options.max_lanes))
         except BaseException:
             self.__exit__()
             raise

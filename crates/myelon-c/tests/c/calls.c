@@ -35,6 +35,8 @@ static void options(void) {
     OK(myelonOptionsSetVariant(options, "ring"));
     OK(myelonOptionsSetVariant(options, "auto"));
     OK(myelonOptionsSetVariant(options, NULL));
+    OK(myelonOptionsSetMaxLanes(options, 128));
+    OK(myelonOptionsSetMaxLanes(options, 1));
     OK(myelonOptionsSetFallback(options, myelonFallbackNccl));
     OK(myelonOptionsSetFallback(options, myelonFallbackRefuse));
     OK(myelonOptionsSetShareDevices(options, 1));
@@ -48,6 +50,9 @@ static void options(void) {
     FAILS(myelonInvalidArgument, "dtype is 12", myelonOptionsSetPrepare(options, wrong_types, ops, 2));
     FAILS(myelonInvalidArgument, "warp_drive", myelonOptionsSetVariant(options, "warp_drive"));
     FAILS(myelonInvalidArgument, "options is NULL", myelonOptionsSetVariant(NULL, "ring"));
+    FAILS(myelonInvalidArgument, "lanes is 0", myelonOptionsSetMaxLanes(options, 0));
+    FAILS(myelonInvalidArgument, "lanes is 129", myelonOptionsSetMaxLanes(options, 129));
+    FAILS(myelonInvalidArgument, "options is NULL", myelonOptionsSetMaxLanes(NULL, 8));
     FAILS(myelonInvalidArgument, "1 (nccl)", myelonOptionsSetFallback(options, (myelonFallback_t)2));
     FAILS(myelonInvalidArgument, "options is NULL", myelonOptionsSetFallback(NULL, myelonFallbackNccl));
     FAILS(myelonInvalidArgument, "options is NULL", myelonOptionsSetShareDevices(NULL, 1));
