@@ -7,7 +7,6 @@
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -25,6 +24,10 @@ use super::name_ranks;
 use super::unique_id::random_bytes;
 use crate::error::{Error, Result};
 use crate::types::Rank;
+
+mod notice;
+
+use notice::Notice;
 
 const TOKEN_BYTES: usize = 32;
 const PACKET_BYTES: usize = TOKEN_BYTES + 4;
@@ -91,36 +94,6 @@ pub(super) fn exchange(
                 failed(format!("no descriptor from {} within {:.1} s", name_ranks(&missing), deadline.as_secs_f64()))
             }
         })
-}
-
-/// What a rank tells the others before an exchange.
-#[derive(Debug, PartialEq, Eq)]
-enum Notice {
-    Open { offers: bool, token: Token, path: PathBuf },
-    Failed(String),
-}
-
-impl Notice {
-    fn encode(&self) -> Vec<u8> {
-        match self {
-            Self::Open { offers, token, path } => {
-                [&[u8::from(*offers)], token.as_slice(), path.as_os_str().as_bytes()].concat()
-            }
-            Self::Failed(detail) => [&[2], detail.as_bytes()].concat(),
-        }
-    }
-
-    fn decode(bytes: &[u8]) -> Option<Self> {
-        match bytes.split_first()? {
-            (2, detail) => Some(Self::Failed(String::from_utf8_lossy(detail).into_owned())),
-            (&offers @ (0 | 1), rest) => {
-                let (token, path) = rest.split_first_chunk()?;
-                let path = PathBuf::from(std::ffi::OsString::from_vec(path.to_vec()));
-                Some(Self::Open { offers: offers == 1, token: *token, path })
-            }
-            _ => None,
-        }
-    }
 }
 
 enum End {
@@ -275,20 +248,6 @@ mod tests {
 
     fn soon() -> Instant {
         Instant::now() + Duration::from_secs(5)
-    }
-
-    #[test]
-    fn notices_round_trip() {
-        for notice in [
-            Notice::Open { offers: true, token: [7; 32], path: "/tmp/x/fds".into() },
-            Notice::Open { offers: false, token: [0; 32], path: "".into() },
-            Notice::Failed("no space".into()),
-        ] {
-            assert_eq!(Notice::decode(&notice.encode()), Some(notice));
-        }
-        assert_eq!(Notice::decode(&[]), None);
-        assert_eq!(Notice::decode(&[1, 2, 3]), None);
-        assert_eq!(Notice::decode(&[9; 40]), None);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::device::cpu::processor_name;
 use crate::types::WorldSize;
 
 /// What stands in a [`Provenance`] for software that the machine lacks.
@@ -146,13 +147,6 @@ impl Provenance {
 /// Whether two runs found the same, or one found nothing.
 fn agree(ours: &str, theirs: &str) -> bool {
     ours == theirs || ours == NOT_FOUND || theirs == NOT_FOUND
-}
-
-/// The processor by the name Linux gives it.
-fn processor_name() -> Option<String> {
-    let info = std::fs::read_to_string("/proc/cpuinfo").ok()?;
-    let (_, name) = info.lines().find(|line| line.starts_with("model name"))?.split_once(':')?;
-    Some(name.trim().to_owned())
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::arch::capability_of;
 use super::parameters::Parameters;
-use super::properties::{Capacity, Mailbox, Order, Rounding, Transfer};
+use super::properties::{Capacity, Mailbox, Order, Rounding, Selection, Transfer};
 use super::shape::Shape;
 use crate::device::DeviceKind;
 use crate::error::{Error, Result};
@@ -73,21 +73,6 @@ pub struct VariantSpec {
     pub tuning: Vec<Tuning>,
 }
 
-/// All values of a kind, or some.
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-enum Selection<T> {
-    Named(SelectionName),
-    Some(Vec<T>),
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum SelectionName {
-    All,
-    AllButFp8,
-}
-
 /// A default shape.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -129,19 +114,10 @@ impl VariantSpec {
 
     /// Whether it has a kernel for this pair; the reason if not.
     pub fn supports(&self, dtype: DType, op: ReduceOp) -> Result<()> {
-        let dtype_fits = match &self.dtypes {
-            Selection::Named(SelectionName::All) => true,
-            Selection::Named(SelectionName::AllButFp8) => !dtype.is_fp8(),
-            Selection::Some(list) => list.contains(&dtype),
-        };
-        if !dtype_fits {
+        if !self.dtypes.has(dtype, |dtype| !dtype.is_fp8()) {
             return Err(Error::unsupported(format!("variant {} does not support {dtype}", self.name)));
         }
-        let op_fits = match &self.operators {
-            Selection::Named(_) => true,
-            Selection::Some(list) => list.contains(&op),
-        };
-        if !op_fits {
+        if !self.operators.has(op, |_| true) {
             return Err(Error::unsupported(format!("variant {} does not support {op}", self.name)));
         }
         Ok(())

@@ -62,3 +62,29 @@ pub enum Order {
     /// Shard s starts at rank s and goes up, wrapping around.
     Rotated,
 }
+
+/// All values of a kind, all but the 8-bit floats among them, or some.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+pub(super) enum Selection<T> {
+    Named(SelectionName),
+    Some(Vec<T>),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum SelectionName {
+    All,
+    AllButFp8,
+}
+
+impl<T: PartialEq + Copy> Selection<T> {
+    /// Whether a value is one of them; `is_wide` says whether it is no 8-bit float.
+    pub(super) fn has(&self, value: T, is_wide: impl FnOnce(T) -> bool) -> bool {
+        match self {
+            Self::Named(SelectionName::All) => true,
+            Self::Named(SelectionName::AllButFp8) => is_wide(value),
+            Self::Some(list) => list.contains(&value),
+        }
+    }
+}

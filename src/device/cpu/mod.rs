@@ -8,6 +8,7 @@
 
 mod capture;
 mod compiler;
+mod host;
 mod kernel;
 mod memory;
 mod queue;
@@ -16,7 +17,6 @@ mod table;
 pub(crate) mod tsan;
 
 use std::env;
-use std::fs;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -24,6 +24,7 @@ use std::thread::available_parallelism;
 use std::time::Instant;
 
 use self::capture::Graph;
+use self::host::parse_delays;
 use self::kernel::{Arguments, Kernel, LaunchSite};
 use self::memory::{Heap, Mapping, SharedMappings};
 use self::queue::{Item, locked};
@@ -36,6 +37,7 @@ use crate::device::{
 use crate::error::{Error, Result};
 
 pub use compiler::{CpuCompiler, Sanitizer, version_line};
+pub(crate) use host::processor_name;
 
 /// Most threads of a CTA, as on every GPU.
 const MAX_BLOCK: u32 = 1024;
@@ -74,7 +76,7 @@ impl CpuDevice {
     pub fn with_compiler(ordinal: u32, compiler: CpuCompiler, delay_seed: u64) -> Arc<Self> {
         let properties = DeviceProperties {
             kind: DeviceKind::Cpu,
-            name: processor_name(),
+            name: processor_name().unwrap_or_else(|| env::consts::ARCH.to_owned()),
             ordinal,
             arch: "cpu".into(),
             multiprocessors: available_parallelism().map_or(1, |count| count.get() as u32),
@@ -326,26 +328,6 @@ fn check_word(address: DevicePtr) -> Result<()> {
         return Err(Error::invalid(format!("{:#x} is no address of a word: a multiple of 8 is needed", address.0)));
     }
     Ok(())
-}
-
-/// Seed in `MYELON_CPU_DELAYS`; zero where it is empty.
-fn parse_delays(text: &str) -> Result<u64> {
-    if text.trim().is_empty() {
-        return Ok(0);
-    }
-    text.trim().parse().map_err(|error| Error::Config {
-        source_name: "environment".into(),
-        key: "MYELON_CPU_DELAYS".into(),
-        detail: format!("{error}: set it to a seed from 1 to {}, or unset it", u64::MAX),
-    })
-}
-
-/// The processor's marketing name; its architecture where the system does not tell.
-fn processor_name() -> String {
-    let facts = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let line = facts.lines().find(|line| line.starts_with("model name"));
-    let name = line.and_then(|line| line.split_once(':')).map(|(_, name)| name.trim().to_owned());
-    name.unwrap_or_else(|| env::consts::ARCH.to_owned())
 }
 
 #[cfg(test)]
