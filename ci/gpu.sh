@@ -286,6 +286,7 @@ for ranks in "${sizes[@]}"; do
   done
   sweep_step "$ranks" eager "${perf[@]}" --ranks "$ranks" "${sweep[@]}"
   sweep_step "$ranks" graph "${perf[@]}" --ranks "$ranks" "${sweep[@]}" -G 20
+  sweep_step "$ranks" between "${perf[@]}" --ranks "$ranks" "${sweep[@]}" -G 20 --between
   sweep_step "$ranks" registered "${perf[@]}" --ranks "$ranks" "${sweep[@]}" -G 4 --registered
   judge "$ranks" eager
   judge "$ranks" graph

@@ -28,12 +28,14 @@ pub(crate) enum Engine {
 }
 
 /// How the host issues operations: one by one, or one of these.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Issue {
     /// Operations a graph; 0 without graphs.
     pub(crate) graph: u32,
     /// Operations a call; 0 without batches.
     pub(crate) batch: u32,
+    /// Whether a small kernel runs behind each, without batches.
+    pub(crate) between: bool,
 }
 
 /// A candidate of a case. Equal on all ranks.

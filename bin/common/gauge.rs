@@ -9,7 +9,7 @@ use myelon_ccl::{Call, Collective, Result};
 
 use super::bench::{Bench, Replay};
 use super::calls::Calls;
-use super::candidate::Planned;
+use super::candidate::{Issue, Planned};
 
 /// What verifies and times. All ranks do the same with theirs.
 pub(crate) struct Gauge<'a> {
@@ -111,9 +111,10 @@ impl<'a> Gauge<'a> {
             let filled = Request { count: inputs, ..planned.request };
             // SAFETY: as in `verify`.
             unsafe { verifier.fill(&bench.tallies()[0], call.input, &filled, stream)? };
+            let one = || bench.issue(planned).and_then(|()| self.between(planned.issue, verifier));
             let replay = match planned.issue.graph {
                 0 => None,
-                graph => Some(bench.capture(|| (0..graph).try_for_each(|_| bench.issue(planned)))?),
+                graph => Some(bench.capture(|| (0..graph).try_for_each(|_| one()))?),
             };
             let calls = Calls::new(bench, planned, planned.issue.batch);
             turns.push(Turn { planned, replay, calls, series_us: Vec::new() });
@@ -128,7 +129,10 @@ impl<'a> Gauge<'a> {
                 start.record(stream.handle())?;
                 let operations = match &timed.replay {
                     Some(replay) => replay.launch().map(|()| timed.planned.issue.graph)?,
-                    None => timed.calls.issue()?,
+                    None => timed
+                        .calls
+                        .issue()
+                        .and_then(|count| self.between(timed.planned.issue, verifier).map(|()| count))?,
                 };
                 end.record(stream.handle())?;
                 bench.finish()?;
@@ -139,6 +143,38 @@ impl<'a> Gauge<'a> {
             }
         }
         Ok(turns.into_iter().map(|turn| turn.series_us).collect())
+    }
+
+    /// Queues what runs behind an operation: the kernel that steps a tally, a thread that reads a word and writes it.
+    fn between(&self, issue: Issue, verifier: &Verifier) -> Result<()> {
+        if !issue.between {
+            return Ok(());
+        }
+        // SAFETY: as in `verify`.
+        unsafe { verifier.next(&self.bench.tallies()[0], self.bench.stream()) }
+    }
+
+    /// This rank's times of what runs behind operations, alone, one after another as they are issued; microseconds each.
+    pub(crate) fn time_between(&self, repeats: u32, issue: Issue, verifier: &Verifier) -> Result<Vec<f32>> {
+        let (bench, stream) = (self.bench, self.bench.stream());
+        let device = bench.communicator().device();
+        let (start, end) = (Event::new(device)?, Event::new(device)?);
+        let count = issue.graph.max(1);
+        let all = || (0..count).try_for_each(|_| self.between(issue, verifier));
+        let replay = if issue.graph > 0 { Some(bench.capture(all)?) } else { None };
+        let mut series_us = Vec::new();
+        for repeat in 0..self.warmup + repeats {
+            // One that is not timed, so that the first of the timed ones finds the device at work.
+            self.between(issue, verifier)?;
+            start.record(stream.handle())?;
+            replay.as_ref().map_or_else(all, Replay::launch)?;
+            end.record(stream.handle())?;
+            bench.finish()?;
+            if repeat >= self.warmup {
+                series_us.push((end.elapsed_ns_since(&start)? as f64 / 1e3 / f64::from(count)) as f32);
+            }
+        }
+        Ok(series_us)
     }
 }
 
@@ -184,7 +220,7 @@ mod tests {
 
     use super::*;
     use crate::common::bench::Room;
-    use crate::common::candidate::{Candidate, Issue, plan};
+    use crate::common::candidate::{Candidate, plan};
 
     /// One rank, whose results are copies: what counts is which of them are there.
     #[test]
@@ -195,7 +231,7 @@ mod tests {
         let (dtype, op) = (DType::F32, ReduceOp::Sum);
         let verifier = Verifier::prepare(&devices[0], dtype, op).unwrap();
         let reduced = Request { count: 100, dtype, op, registered: false };
-        let planned = plan(&bench, &Candidate::Auto, reduced, Issue { graph: 0, batch: 9 }).unwrap();
+        let planned = plan(&bench, &Candidate::Auto, reduced, Issue { batch: 9, ..Issue::default() }).unwrap();
         let gauge = Gauge::new(&bench, 1, 0);
         assert_eq!(gauge.verify(&planned, &verifier).unwrap(), 0);
         let wrong = |calls: &Calls<'_>, first| gauge.wrong_of(calls, 4, &planned, &verifier, first).unwrap();

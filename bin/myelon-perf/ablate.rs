@@ -42,7 +42,7 @@ pub(crate) fn run(
 }
 
 fn issue_of(entrant: &study::Candidate) -> Issue {
-    Issue { graph: entrant.graph, batch: entrant.batch }
+    Issue { graph: entrant.graph, batch: entrant.batch, between: false }
 }
 
 struct Run<'a> {

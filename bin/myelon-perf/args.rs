@@ -104,6 +104,10 @@ pub(crate) struct SweepArgs {
     /// Issue this many operations by each call of the host's and time the call, baselines by a call each; 0 issues one by one.
     #[arg(long, value_name = "COUNT", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=i64::from(MOST_BATCH)), conflicts_with = "graph")]
     pub(crate) batch: u32,
+    /// Queue a small kernel behind each operation, as a program has them, and time both together; how long it takes alone is said at
+    /// the end. Operations back to back overlap where launches may.
+    #[arg(long, conflicts_with_all = ["batch", "ablate", "overlap"])]
+    pub(crate) between: bool,
     /// What is measured: all_reduce, reduce_scatter, all_gather, or broadcast from rank 0; all_reduce unless told. A size is that of all
     /// ranks' parts together, cut to whole parts.
     #[arg(long, value_name = "NAME", conflicts_with_all = ["batch", "registered", "ablate", "overlap", "csv"])]

@@ -30,7 +30,7 @@ const CPU_STRETCH_US: f64 = 1_000.0;
 /// All-reduces of a repeat at least, and at most.
 const OPERATIONS: [u32; 2] = [4, 1 << 14];
 /// Operations are launched one by one.
-const ISSUE: Issue = Issue { graph: 0, batch: 0 };
+const ISSUE: Issue = Issue { graph: 0, batch: 0, between: false };
 /// Longest wait for the first all-reduce of a repeat; more than its deadline, which tells more.
 const PATIENCE: Duration = Duration::from_secs(120);
 

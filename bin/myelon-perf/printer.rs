@@ -79,6 +79,9 @@ impl Output for Printer {
     fn verdict(&self) {
         self.progress.finish_and_clear();
         print(&self.progress, &self.table.footer());
+        if let Some(us) = self.results.rows.last().and_then(|row| row.between_us) {
+            print(&self.progress, &format!("# the small kernel behind each operation, alone : {us:.2} us\n"));
+        }
         if let Some(Summary { p50, p99, .. }) = self.host_us {
             print(
                 &self.progress,

@@ -37,6 +37,8 @@ pub(crate) struct SweepRequest {
     pub(crate) graph: u32,
     /// Operations a call; 0 without batches.
     pub(crate) batch: u32,
+    /// Whether a small kernel runs behind each operation.
+    pub(crate) between: bool,
     pub(crate) in_place: bool,
     /// Results go into a window that all ranks registered.
     pub(crate) registered: bool,
@@ -95,6 +97,7 @@ impl SweepRequest {
             check: args.check,
             graph: args.graph,
             batch: args.batch,
+            between: args.between,
             in_place: args.in_place,
             registered: args.registered,
             jobs,
@@ -163,8 +166,8 @@ impl SweepRequest {
 
     /// What all rows of a type and operator have in common.
     pub(crate) fn series(&self, dtype: DType, op: ReduceOp) -> Series {
-        let &Self { collective, ranks, in_place, registered, graph, batch, .. } = self;
-        Series { collective, ranks, dtype, op, in_place, registered, graph, batch }
+        let &Self { collective, ranks, in_place, registered, graph, batch, between, .. } = self;
+        Series { collective, ranks, dtype, op, in_place, registered, graph, batch, between }
     }
 
     /// How it is measured, as a line of the table's header.

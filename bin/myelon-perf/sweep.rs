@@ -54,6 +54,8 @@ pub(crate) struct Sweep<'a> {
     request: &'a SweepRequest,
     gauge: Gauge<'a>,
     host: HostTimes,
+    /// What [`Row::between_us`] is for the rows to come.
+    between_us: Option<f64>,
     wrong: u64,
 }
 
@@ -61,7 +63,7 @@ impl<'a> Sweep<'a> {
     /// Of `request`, the warm-ups, operations to verify, and the place of results count.
     pub(crate) fn new(bench: &'a Bench, request: &'a SweepRequest) -> Self {
         let gauge = Gauge::new(bench, request.check, request.warmup);
-        Self { bench, request, gauge, host: HostTimes::default(), wrong: 0 }
+        Self { bench, request, gauge, host: HostTimes::default(), between_us: None, wrong: 0 }
     }
 
     /// Wrong elements so far, on all ranks together.
@@ -71,8 +73,8 @@ impl<'a> Sweep<'a> {
 
     /// All sizes of one type and operator. Compiles and loads first, so that nothing does while an operation runs.
     fn job(&mut self, job: &Job, printer: &mut Option<Printer>) -> Result<()> {
-        let SweepRequest { repeats, graph, batch, ref against, .. } = *self.request;
-        let issue = Issue { graph, batch };
+        let SweepRequest { repeats, graph, batch, between, ref against, .. } = *self.request;
+        let issue = Issue { graph, batch, between };
         let communicator = self.bench.communicator();
         let verifier = Verifier::prepare(communicator.device(), job.dtype, job.op)?;
         let mut cases = Vec::new();
@@ -81,6 +83,7 @@ impl<'a> Sweep<'a> {
         }
         let plans: Vec<_> = cases.iter().flat_map(|(_, planned)| planned).filter_map(|it| it.plan.clone()).collect();
         communicator.prepare(&plans)?;
+        self.between_us = self.between_us(repeats, issue, &verifier)?;
         cases.iter().try_for_each(|(size, planned)| {
             if let Some(printer) = printer {
                 printer.announce(format!("{} {} {size}", job.dtype, job.op));
@@ -91,6 +94,16 @@ impl<'a> Sweep<'a> {
             }
             Ok(())
         })
+    }
+
+    fn between_us(&self, repeats: u32, issue: Issue, verifier: &Verifier) -> Result<Option<f64>> {
+        if !issue.between {
+            return Ok(None);
+        }
+        let series_us = self.gauge.time_between(repeats, issue, verifier)?;
+        let bootstrap = &**self.bench.communicator().bootstrap();
+        let ranks_us = exchange::series(bootstrap, "comparing times", &series_us)?;
+        Ok(Some(Summary::of_ranks(&ranks_us)?.p50))
     }
 
     /// Verifies and times candidates that were prepared, all of one type, operator and size. Collective. A row each.
@@ -127,11 +140,11 @@ impl<'a> Sweep<'a> {
         let Request { dtype, op, registered, .. } = planned.request;
         let collective = self.request.collective;
         let size = if collective.has_parts() { Bytes(planned.request.bytes()) } else { size };
-        let Issue { graph, batch } = planned.issue;
+        let Issue { graph, batch, between } = planned.issue;
         let (ranks, in_place) = (self.bench.communicator().world_size(), self.request.in_place);
-        let series = Series { collective, ranks, dtype, op, in_place, registered, graph, batch };
+        let series = Series { collective, ranks, dtype, op, in_place, registered, graph, batch, between };
         let row = Row::measured(series.at(size), &planned.requested, time_us, wrong);
-        let row = Row { variant: planned.variant.clone(), ..row };
+        let row = Row { variant: planned.variant.clone(), between_us: self.between_us, ..row };
         match &planned.plan {
             Some(plan) => in_shape(row, plan),
             None => row,

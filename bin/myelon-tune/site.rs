@@ -183,7 +183,7 @@ impl Site {
     /// The candidates of a round that can be planned, which all ranks find alike.
     fn plan(&self, request: &TuneRequest, round: &Round, outcome: &mut Outcome) -> Result<Vec<(usize, Planned)>> {
         let (reduced, issue) =
-            (request.space.request(round.case), Issue { graph: request.graph_of(round.case.1), batch: 0 });
+            (request.space.request(round.case), Issue { graph: request.graph_of(round.case.1), ..Issue::default() });
         let mut planned = Vec::new();
         let is_possible = !reduced.registered || self.is_registered();
         for &entrant in &round.entrants {

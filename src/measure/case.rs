@@ -36,6 +36,8 @@ pub struct Series {
     pub graph: u32,
     /// Operations in each call of the host's; 0 where every operation was a call of its own.
     pub batch: u32,
+    /// Whether a small kernel of somebody else's ran behind each operation, and is part of its time.
+    pub between: bool,
 }
 
 impl Series {
@@ -64,7 +66,9 @@ impl Series {
             (graph, _) => format!("graph replay, {graph} operations a graph"),
         };
         let place = if self.in_place { "in place" } else { "out of place" };
-        format!("{issue}, {place}{}", if self.registered { ", registered" } else { "" })
+        let registered = if self.registered { ", registered" } else { "" };
+        let between = if self.between { ", a small kernel behind each operation" } else { "" };
+        format!("{issue}, {place}{registered}{between}")
     }
 }
 
@@ -91,12 +95,15 @@ mod tests {
             registered: false,
             graph: 20,
             batch: 0,
+            between: false,
         };
         assert_eq!(series.to_string(), "8 ranks, f32 sum, graph replay, 20 operations a graph, out of place");
         let series = Series { ranks: WorldSize::new(1).unwrap(), graph: 0, in_place: true, ..series };
         assert_eq!(series.to_string(), "1 rank, f32 sum, launched one by one, in place");
         let series = Series { batch: 8, registered: true, ..series };
         assert_eq!(series.to_string(), "1 rank, f32 sum, launched in batches of 8 operations, in place, registered");
+        let mode = Series { batch: 0, registered: false, between: true, ..series }.mode();
+        assert_eq!(mode, "launched one by one, in place, a small kernel behind each operation");
         let what = |collective| Series { collective, ..series }.what();
         assert_eq!(what(Collective::ReduceScatter), "reduce_scatter f32 sum");
         assert_eq!(what(Collective::Broadcast), "broadcast f32");

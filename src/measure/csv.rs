@@ -8,7 +8,7 @@ use crate::measure::output;
 use crate::measure::results::Results;
 
 /// The columns, in order: the JSON's fields. Behind them is a ratio for each [`Baseline`] that has rows.
-const COLUMNS: [&str; 30] = [
+const COLUMNS: [&str; 31] = [
     "ranks",
     "bytes",
     "dtype",
@@ -35,6 +35,7 @@ const COLUMNS: [&str; 30] = [
     "p50_us",
     "p99_us",
     "min_us",
+    "between_us",
     "host_us",
     "algbw_gbps",
     "busbw_gbps",
@@ -79,6 +80,7 @@ pub fn render(results: &Results) -> Result<String> {
             row.time_us.p50.to_string(),
             row.time_us.p99.to_string(),
             row.time_us.min.to_string(),
+            optional(row.between_us),
             optional(row.host_us),
             row.algbw_gbps.to_string(),
             row.busbw_gbps.to_string(),
@@ -125,9 +127,9 @@ mod tests {
         assert_eq!(lines[0], format!("{},vs_nccl", COLUMNS.join(",")));
         assert_eq!(
             lines[1],
-            r#"2,1000,f32,sum,auto,"a,b",4,256,0,3,0,0,0,adaptive,,,,,,false,false,20,0,2,3,1,2.5,0.5,0.5,0,2.5"#
+            r#"2,1000,f32,sum,auto,"a,b",4,256,0,3,0,0,0,adaptive,,,,,,false,false,20,0,2,3,1,,2.5,0.5,0.5,0,2.5"#
         );
-        assert_eq!(lines[2], "2,1000,f32,sum,nccl,nccl,0,0,0,0,0,0,0,,,,,,,false,false,20,0,5,7.5,2.5,,0.2,0.2,,1");
+        assert_eq!(lines[2], "2,1000,f32,sum,nccl,nccl,0,0,0,0,0,0,0,,,,,,,false,false,20,0,5,7.5,2.5,,,0.2,0.2,,1");
         assert_eq!(lines.len(), 3);
     }
 }

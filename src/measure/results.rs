@@ -96,6 +96,10 @@ pub struct Row {
     pub batch: u32,
     /// Slowest rank's time over the repeats, microseconds an operation.
     pub time_us: Summary,
+    /// With a small kernel behind each operation, as a program has them: p50 of such kernels alone, one after another, microseconds
+    /// each. `time_us` includes it. Null without, and in files older than this field.
+    #[serde(default)]
+    pub between_us: Option<f64>,
     /// What rank 0's host spends in a call, microseconds an operation; null where it was not taken, and in files older than
     /// this field.
     #[serde(default)]
@@ -139,6 +143,7 @@ impl Row {
             graph: series.graph,
             batch: series.batch,
             time_us,
+            between_us: None,
             host_us: None,
             algbw_gbps: bandwidth.algbw_gbps,
             busbw_gbps: bandwidth.busbw_gbps,
@@ -149,7 +154,8 @@ impl Row {
     /// What was measured, apart from the candidate and its time.
     pub fn case(&self) -> Case {
         let &Self { collective, ranks, dtype, op, in_place, registered, graph, batch, bytes, .. } = self;
-        Series { collective, ranks, dtype, op, in_place, registered, graph, batch }.at(Bytes(bytes))
+        let between = self.between_us.is_some();
+        Series { collective, ranks, dtype, op, in_place, registered, graph, batch, between }.at(Bytes(bytes))
     }
 
     /// Whether verification found a wrong element. A time of such a row means nothing.
@@ -221,6 +227,7 @@ pub(crate) mod tests {
             registered: false,
             graph: 20,
             batch: 0,
+            between: false,
         };
         let time_us = Summary { p50, p99: p50 * 1.5, min: p50 * 0.5 };
         Row::measured(series.at(Bytes(bytes)), requested, time_us, Some(0))
@@ -239,8 +246,8 @@ pub(crate) mod tests {
             r#"{"schema":1,
 "provenance":{"date":"2026-11-20T10:00:00Z","version":"0.1.0","source_hash":"1a2b3c4d","gpu":"NVIDIA H200","gpus":8,"link":"NV18","driver":"580.159","cuda":"13.0","nccl":"2.28.9","nvls":"off","cpu":"Test CPU"},
 "rows":[
-{"collective":"all_reduce","ranks":8,"bytes":1024,"dtype":"f32","op":"sum","requested":"auto","variant":"ring","lanes":16,"threads":512,"chunk":4096,"stages":0,"stage_packs":0,"producer_warps":0,"slots":4,"wait":"spin","sync":null,"places":null,"metadata":null,"launch":null,"output":null,"in_place":false,"registered":false,"graph":20,"batch":0,"time_us":{"p50":4.0,"p99":6.0,"min":2.0},"host_us":2.5,"algbw_gbps":0.256,"busbw_gbps":0.448,"wrong":0},
-{"collective":"all_reduce","ranks":8,"bytes":1024,"dtype":"f32","op":"sum","requested":"nccl","variant":"nccl","lanes":0,"threads":0,"chunk":0,"stages":0,"stage_packs":0,"producer_warps":0,"slots":0,"wait":null,"sync":null,"places":null,"metadata":null,"launch":null,"output":null,"in_place":false,"registered":false,"graph":20,"batch":0,"time_us":{"p50":8.0,"p99":12.0,"min":4.0},"host_us":null,"algbw_gbps":0.128,"busbw_gbps":0.224,"wrong":null}
+{"collective":"all_reduce","ranks":8,"bytes":1024,"dtype":"f32","op":"sum","requested":"auto","variant":"ring","lanes":16,"threads":512,"chunk":4096,"stages":0,"stage_packs":0,"producer_warps":0,"slots":4,"wait":"spin","sync":null,"places":null,"metadata":null,"launch":null,"output":null,"in_place":false,"registered":false,"graph":20,"batch":0,"time_us":{"p50":4.0,"p99":6.0,"min":2.0},"between_us":null,"host_us":2.5,"algbw_gbps":0.256,"busbw_gbps":0.448,"wrong":0},
+{"collective":"all_reduce","ranks":8,"bytes":1024,"dtype":"f32","op":"sum","requested":"nccl","variant":"nccl","lanes":0,"threads":0,"chunk":0,"stages":0,"stage_packs":0,"producer_warps":0,"slots":0,"wait":null,"sync":null,"places":null,"metadata":null,"launch":null,"output":null,"in_place":false,"registered":false,"graph":20,"batch":0,"time_us":{"p50":8.0,"p99":12.0,"min":4.0},"between_us":null,"host_us":null,"algbw_gbps":0.128,"busbw_gbps":0.224,"wrong":null}
 ]}
 "#
         );

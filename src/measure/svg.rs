@@ -129,8 +129,9 @@ fn curves<'a>(standing: &Standing<'a>) -> Vec<Curve<'a>> {
 
 /// The standings that differ in nothing but the ranks, of the kind with the most lines; the first kind of equal ones.
 fn of_one_kind(standings: Vec<Standing<'_>>) -> Vec<Standing<'_>> {
-    let kind =
-        |series: Series| (series.collective, series.dtype, series.op, series.in_place, series.graph, series.batch);
+    let kind = |Series { collective, dtype, op, in_place, graph, batch, between, .. }| {
+        (collective, dtype, op, in_place, graph, batch, between)
+    };
     let mut lines = BTreeMap::new();
     for standing in &standings {
         *lines.entry(kind(standing.series)).or_insert(0) += standing.lines.len();

@@ -11,9 +11,11 @@ use crate::{command, measured, perf, refused, text};
 fn bad_sweeps_are_refused_in_one_line() {
     let directory = tempfile::tempdir().unwrap();
     let here = directory.path();
-    let cases: [(&[&str], &[&str]); 28] = [
+    let cases: [(&[&str], &[&str]); 30] = [
         (&["--batch", "257"], &["257", "0..=256"]),
         (&["--batch", "2", "-G", "2"], &["cannot be used with", "--cudagraph"]),
+        (&["--between", "--batch", "2"], &["cannot be used with", "--batch"]),
+        (&["--between", "--overlap"], &["cannot be used with", "--overlap"]),
         (&["-b", "12Q"], &["'12Q' is not a size", "64M"]),
         (&["-b", "2M", "-e", "1M"], &["2M is larger", "swap -b and -e"]),
         (&["-f", "1"], &["-f 1", "2 or more"]),
@@ -65,6 +67,22 @@ fn a_sweep_measures_and_verifies_every_enabled_variant() {
     for row in &rows {
         assert_eq!((row.ranks.get(), row.wrong, row.graph), (3, Some(0), 0), "{row:?}");
         assert!(row.lanes > 0 && row.threads > 0 && row.time_us.min > 0.0, "{row:?}");
+    }
+}
+
+#[test]
+fn a_small_kernel_behind_each_operation_is_part_of_its_time_and_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let line = ["--ranks", "2", "--variant", "one_shot_push", "-b", "1K", "-e", "1K", "-n", "3", "-w", "1"];
+    for graph in ["0", "4"] {
+        let alone = measured(directory.path(), &[&line[..], &["-G", graph]].concat());
+        let between = measured(directory.path(), &[&line[..], &["-G", graph, "--between"]].concat());
+        assert!(alone.iter().all(|row| row.between_us.is_none()) && !between.is_empty());
+        for (row, other) in between.iter().zip(&alone) {
+            assert_eq!((row.wrong, row.graph.to_string()), (Some(0), graph.to_owned()));
+            assert!(row.between_us.is_some_and(|us| us > 0.0), "{row:?}");
+            assert_ne!(row.case(), other.case(), "not to be held against each other");
+        }
     }
 }
 
