@@ -4,10 +4,11 @@ use std::sync::Barrier;
 use std::time::Instant;
 
 use myelon_ccl::device::handles::{Buffer, Stream};
+use myelon_ccl::variant::Choice;
 use myelon_ccl::{Call, Collective, Communicator, DType, Error, Rank, ReduceOp, Result};
 
 use crate::rig::{ELEMENTS, SHORT, SOON, culprits_of, with_timeout};
-use crate::support::on_ranks;
+use crate::support::{on_ranks, variants_of};
 
 /// A communicator with a buffer that has room for all parts of a message.
 struct Caller {
@@ -32,27 +33,42 @@ impl Caller {
     }
 
     fn call(&self, collective: Collective, root: Rank, count: u64) -> Result<()> {
+        self.issue(None, collective, root, count)
+    }
+
+    /// From rank 0, if it is a broadcast.
+    fn call_as(&self, choice: &Choice, count: u64) -> Result<()> {
+        self.issue(Some(choice), choice.variant.collective, Rank(0), count)
+    }
+
+    fn issue(&self, choice: Option<&Choice>, collective: Collective, root: Rank, count: u64) -> Result<()> {
         let (input, output) = (self.input.address(), self.output.address());
         let call = Call { collective, input, output, count, dtype: DType::F32, op: ReduceOp::Sum, root };
+        let stream = self.stream.handle();
         // SAFETY: both buffers have room for all parts, and outlive the kernels by the communicator's drop before theirs.
-        unsafe { self.communicator.call(&call, self.stream.handle())? };
-        self.communicator.synchronize(self.stream.handle())
+        unsafe {
+            match choice {
+                None => self.communicator.call(&call, stream)?,
+                Some(choice) => self.communicator.call_as(choice, &call, stream)?,
+            }
+        }
+        self.communicator.synchronize(stream)
     }
 }
 
 #[test]
 fn a_rank_that_never_comes_is_named() {
-    for &collective in &Collective::ALL[1..] {
+    for variant in Collective::ALL[1..].iter().flat_map(|&collective| variants_of(collective)) {
         let everyone_is_done = Barrier::new(3);
         on_ranks(3, &with_timeout(SHORT), |communicator| {
-            let caller = Caller::new(communicator);
-            caller.call(collective, Rank(0), ELEMENTS).unwrap();
+            let (caller, choice) = (Caller::new(communicator), Choice::of(&variant));
+            caller.call_as(&choice, ELEMENTS).unwrap();
             // Also the root, which needs nothing from anybody.
             if caller.communicator.rank() != Rank(2) {
                 let start = Instant::now();
-                let error = caller.call(collective, Rank(0), ELEMENTS).unwrap_err();
-                assert!(start.elapsed() < SOON, "{collective}: {error}");
-                assert_eq!(culprits_of(&error), [Rank(2)], "{collective}: {error}");
+                let error = caller.call_as(&choice, ELEMENTS).unwrap_err();
+                assert!(start.elapsed() < SOON, "{choice}: {error}");
+                assert_eq!(culprits_of(&error), [Rank(2)], "{choice}: {error}");
             }
             everyone_is_done.wait();
         });
