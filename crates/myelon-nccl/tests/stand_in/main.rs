@@ -68,19 +68,22 @@ fn other_collectives_are_taken_where_they_are_faster_or_asked_for() {
         assert_eq!(two.counted(name, "Myelon"), 2 * calls, "{}", two.output);
     }
     let counted = |ran: &rig::Ran, by: &str| names.map(|(name, _)| ran.counted(name, by));
-    let all = names.map(|(_, calls)| 3 * calls);
-    let forwarded = Run::preloaded(&["others", "3"]).run().well();
+    let all = names.map(|(_, calls)| 5 * calls);
+    let forwarded = Run::preloaded(&["others", "5"]).run().well();
     assert_eq!(counted(&forwarded, "NCCL: not a function that Myelon takes"), all, "{}", forwarded.output);
-    let taken = Run::preloaded(&["others", "3"]).with("MYELON_NCCL_COLLECTIVES", "all").run().well();
+    let taken = Run::preloaded(&["others", "5"]).with("MYELON_NCCL_COLLECTIVES", "all").run().well();
     assert_eq!(counted(&taken, "Myelon"), all, "{}", taken.output);
     assert_eq!(taken.calls("ReduceScatter").len(), 0);
     for ran in [forwarded, taken] {
-        assert_eq!(ran.counted("ncclAllReduce", "Myelon"), 6, "{}", ran.output);
+        assert_eq!(ran.counted("ncclAllReduce", "Myelon"), 10, "{}", ran.output);
     }
-    let four = Run::preloaded(&["others", "4"]).run().well();
-    let small = names.map(|(name, calls)| 4 * if name == "ncclBroadcast" { calls - 2 } else { calls });
-    assert_eq!(counted(&four, "Myelon"), small, "{}", four.output);
-    assert_eq!(four.counted("ncclBroadcast", "NCCL: NCCL is as fast at this size"), 8, "{}", four.output);
+    for ranks in [3, 4] {
+        let ran = Run::preloaded(&["others", &ranks.to_string()]).run().well();
+        let small = names.map(|(name, calls)| ranks * if name == "ncclBroadcast" { calls - 2 } else { calls });
+        assert_eq!(counted(&ran, "Myelon"), small, "{}", ran.output);
+        let large = ran.counted("ncclBroadcast", "NCCL: NCCL is as fast at this size");
+        assert_eq!(large, 2 * ranks, "{}", ran.output);
+    }
 }
 
 #[test]
