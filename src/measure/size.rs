@@ -27,7 +27,10 @@ impl Bytes {
 
     /// The size for prose and plots, with its unit: `64 KiB`, `1.5 MiB`, `100 B`; at most two decimals.
     pub fn human(self) -> String {
-        let Some((suffix, unit)) = SUFFIXES.into_iter().find(|&(_, unit)| self.0 >= unit) else {
+        // What would round to 1024 of a unit is 1 of the next.
+        let Some((suffix, unit)) =
+            SUFFIXES.into_iter().find(|&(_, unit)| self.0.saturating_add(unit / 1024 / 200) >= unit)
+        else {
             return format!("{} B", self.0);
         };
         let text = format!("{:.2}", self.0 as f64 / unit as f64);
@@ -186,6 +189,10 @@ mod tests {
             (1000, "1000 B"),
             (1024, "1 KiB"),
             (1536, "1.5 KiB"),
+            (1020, "1020 B"),
+            ((1 << 20) - 4, "1 MiB"),
+            ((1 << 20) - 6, "1023.99 KiB"),
+            (u64::MAX, "16777216 TiB"),
             (10 << 20, "10 MiB"),
             (1 << 30, "1 GiB"),
         ];
