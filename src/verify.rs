@@ -11,7 +11,7 @@ use crate::device::cache::compile_cached;
 use crate::device::handles::{Buffer, Stream};
 use crate::device::{Device, DeviceKind, DevicePtr, KernelHandle, LaunchShape};
 use crate::error::Result;
-use crate::types::{DType, Rank, ReduceOp, WorldSize};
+use crate::types::{Collective, DType, Rank, ReduceOp, WorldSize};
 use crate::variant::{Request, VerifyKernel, dtype_runs_on};
 
 /// What a result holds before its operation: no test data looks like it all over.
@@ -66,12 +66,11 @@ impl Tally {
 }
 
 /// What a result is the reduction of.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Part {
+struct Part {
     /// The ranks whose data is reduced; of one, its data itself.
-    pub ranks: Range<u32>,
+    ranks: Range<u32>,
     /// Place of the first element in their data.
-    pub first: u64,
+    first: u64,
 }
 
 /// The verifying kernels of one element type and operator on one device.
@@ -125,19 +124,44 @@ impl Verifier {
     /// # Safety
     /// As [`Verifier::fill`].
     pub unsafe fn check(&self, tally: &Tally, data: DevicePtr, request: &Request, stream: &Stream) -> Result<()> {
-        let all = Part { ranks: 0..tally.world_size.get(), first: 0 };
         // SAFETY: the caller's promise is this function's.
-        unsafe {
-            self.check_part(tally, &all, data, request, stream)?;
-            self.next(tally, stream)
+        unsafe { self.check_result(tally, (Collective::AllReduce, Rank(0)), data, request, stream) }
+    }
+
+    /// The same for the result of any collective on this rank. `part` is what a call is about; a broadcast is from `root`.
+    ///
+    /// # Safety
+    /// As [`Verifier::fill`].
+    pub unsafe fn check_result(
+        &self,
+        tally: &Tally,
+        (collective, root): (Collective, Rank),
+        data: DevicePtr,
+        part: &Request,
+        stream: &Stream,
+    ) -> Result<()> {
+        let ranks = tally.world_size.get();
+        let check = |ranks: Range<u32>, first: u64, data| {
+            // SAFETY: the caller's promise is this function's.
+            unsafe { self.check_part(tally, &Part { ranks, first }, data, part, stream) }
+        };
+        match collective {
+            Collective::AllReduce => check(0..ranks, 0, data)?,
+            Collective::ReduceScatter => check(0..ranks, u64::from(tally.rank.0) * part.count, data)?,
+            Collective::AllGather => {
+                (0..ranks).try_for_each(|of| check(of..of + 1, 0, data.offset(u64::from(of) * part.bytes())))?
+            }
+            Collective::Broadcast => check(root.0..root.0 + 1, 0, data)?,
         }
+        // SAFETY: as above.
+        unsafe { self.next(tally, stream) }
     }
 
     /// Queues: counts what is wrong where `data` should hold the reduction of a part of the tally's operation.
     ///
     /// # Safety
     /// As [`Verifier::fill`].
-    pub unsafe fn check_part(
+    unsafe fn check_part(
         &self,
         tally: &Tally,
         of: &Part,

@@ -1,11 +1,9 @@
 //! One candidate verified, and several timed against each other, on this rank.
 
-use std::ops::Range;
-
+use myelon_ccl::Result;
 use myelon_ccl::device::handles::Event;
 use myelon_ccl::variant::Request;
-use myelon_ccl::verify::{Part, Tally, Verifier};
-use myelon_ccl::{Call, Collective, Result};
+use myelon_ccl::verify::Verifier;
 
 use super::bench::{Bench, Replay};
 use super::calls::Calls;
@@ -70,8 +68,9 @@ impl<'a> Gauge<'a> {
             calls.issue()?;
             tallies.iter().enumerate().try_for_each(|(set, tally)| {
                 let call = bench.call(&planned.engine, request, set);
+                let what = (call.collective, call.root);
                 // SAFETY: as above.
-                unsafe { check_result(bench, verifier, tally, &call) }
+                unsafe { verifier.check_result(tally, what, call.output, &call.request(), stream) }
             })
         };
         for (set, tally) in (0..).zip(tallies) {
@@ -176,29 +175,6 @@ impl<'a> Gauge<'a> {
         }
         Ok(series_us)
     }
-}
-
-/// Queues: counts what is wrong in the result of a call, and goes on to the next operation.
-///
-/// # Safety
-/// As [`Verifier::check`].
-unsafe fn check_result(bench: &Bench, verifier: &Verifier, tally: &Tally, call: &Call) -> Result<()> {
-    let (rank, ranks) = (bench.communicator().rank(), bench.communicator().world_size().get());
-    let part = call.request();
-    let check = |ranks: Range<u32>, first: u64, output| {
-        // SAFETY: the caller's promise is this function's.
-        unsafe { verifier.check_part(tally, &Part { ranks, first }, output, &part, bench.stream()) }
-    };
-    match call.collective {
-        Collective::AllReduce => check(0..ranks, 0, call.output)?,
-        Collective::ReduceScatter => check(0..ranks, u64::from(rank.0) * call.count, call.output)?,
-        Collective::AllGather => (0..ranks).try_for_each(|source| {
-            check(source..source + 1, 0, call.output.offset(u64::from(source) * part.bytes()))
-        })?,
-        Collective::Broadcast => check(call.root.0..call.root.0 + 1, 0, call.output)?,
-    }
-    // SAFETY: as above.
-    unsafe { verifier.next(tally, bench.stream()) }
 }
 
 /// One candidate while it is timed.

@@ -45,11 +45,14 @@ pub(crate) struct Case {
     slots: Vec<Option<u32>>,
 }
 
-/// One all-reduce.
+/// One operation of any collective.
 #[derive(Clone, Debug)]
 pub(crate) struct Operation {
     pub(crate) choice: Choice,
+    /// About one rank's part, where there are parts.
     pub(crate) request: Request,
+    /// The rank that a broadcast is from.
+    pub(crate) root: Rank,
     pub(crate) in_place: bool,
     pub(crate) stream: usize,
     skew: u64,
@@ -120,8 +123,8 @@ impl Draw {
             let pair = |_| (*random.pick(&types), *random.pick(ReduceOp::ALL));
             (0..self.pairs / 2).map(pair).collect::<Vec<_>>()
         });
-        let variants: Vec<_> =
-            Manifest::embedded().enabled().filter(|variant| variant.runs_on(arch).is_ok()).cloned().collect();
+        let all = Manifest::embedded().all().filter(|variant| variant.enabled);
+        let variants: Vec<_> = all.filter(|variant| variant.runs_on(arch).is_ok()).cloned().collect();
         let (mut cases, mut seen) = (Vec::new(), HashSet::new());
         // Some draws are not supported, or there already.
         for (turn, variant) in variants.iter().cycle().enumerate().take(4 * self.kernels) {
@@ -178,8 +181,11 @@ impl Draw {
     }
 
     fn operation(&self, random: &mut Random, cases: &[Case], stream: usize) -> Operation {
-        let Case { choice, dtype, op, slots, .. } = random.pick(cases);
-        let count = self.count(random, *dtype);
+        let Case { choice, dtype, op, plan, slots } = random.pick(cases);
+        let ranks = u64::from(plan.kernel.world_size.get());
+        let parts = if choice.variant.collective.has_parts() { ranks } else { 1 };
+        let count = self.count(random, *dtype) / parts;
+        let root = Rank(random.below(ranks) as u32);
         let request = Request { count, dtype: *dtype, op: *op, registered: choice.shape.is_direct() };
         let lanes = if random.below(2) == 0 { self.lanes } else { 1 + random.below(u64::from(self.lanes)) as u32 };
         let chunk = Bytes(self.slot_bytes >> random.below(4));
@@ -191,7 +197,7 @@ impl Draw {
         };
         let choice = Choice { variant: Arc::clone(&choice.variant), shape };
         let in_place = random.below(2) == 0 && choice.shape.output != Some(Output::Landing);
-        Operation { choice, request, in_place, stream, skew: random.next() }
+        Operation { choice, request, root, in_place, stream, skew: random.next() }
     }
 
     /// Nothing, a few, edges, and anything; large ones seldom, for they take longest.

@@ -1,4 +1,4 @@
-//! Many operations of every kind in a row, verified on the device: what only shows once in many thousands.
+//! Many operations of every collective and kind in a row, verified on the device: what only shows once in many thousands.
 //!
 //! The host waits every few hundred operations only. Kernels write every input and check every result, replayed ones too.
 //! `MYELON_SOAK_OPERATIONS` says how many, `MYELON_SOAK_SEED` which, `MYELON_SOAK_BYTES` how large at most; on GPUs
@@ -58,7 +58,7 @@ impl Soak {
         let draw = Draw {
             seed: number("MYELON_SOAK_SEED").unwrap_or(1),
             most_bytes: number("MYELON_SOAK_BYTES").unwrap_or(if on_gpus { 1 << 20 } else { 16 << 10 }),
-            kernels: if on_gpus { 110 } else { 20 },
+            kernels: if on_gpus { 150 } else { 28 },
             pairs: if on_gpus { 18 } else { 4 },
             lanes: limits.lanes,
             slot_bytes: limits.slot_bytes,

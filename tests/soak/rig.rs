@@ -6,15 +6,16 @@ use std::collections::HashMap;
 use myelon_ccl::device::DevicePtr;
 use myelon_ccl::device::handles::{Buffer, Event, Graph, Stream};
 use myelon_ccl::memory::Window;
+use myelon_ccl::variant::Request;
 use myelon_ccl::verify::{Tally, Verifier};
-use myelon_ccl::{self as ccl, Communicator, DType, Error, ReduceOp, Result};
+use myelon_ccl::{self as ccl, Call, Collective, Communicator, DType, Error, ReduceOp, Result};
 
 use crate::draw::{Case, Draw, Operation, STREAMS, Step, Stretch};
 
 /// Wrong operations that are named.
 const NAMED: usize = 4;
 
-/// A stream with operands and counts of its own, so that nothing but the all-reduces is ordered between streams.
+/// A stream with operands and counts of its own, so that nothing but the operations is ordered between streams.
 struct Track {
     stream: Stream,
     /// Of input and output.
@@ -160,7 +161,7 @@ impl Rig {
 
     /// Queues an operation between the kernels that write its input and check its result.
     fn queue(&self, operation: &Operation) -> Result<()> {
-        let Operation { choice, request, in_place, .. } = operation;
+        let Operation { choice, request, root, in_place, .. } = operation;
         let Track { stream, windows, input, output, tally } = &self.tracks[operation.stream];
         let Some(verifier) = self.verifiers.get(&(request.dtype, request.op)) else {
             return Err(Error::invalid("an operation of no case"));
@@ -168,14 +169,28 @@ impl Rig {
         let skew = operation.skew(self.communicator.rank()) * request.dtype.size_bytes() as u64;
         let window = request.registered.then(|| &windows[usize::from(!in_place)]);
         let at = |buffer: &Buffer| DevicePtr(buffer.address().0 + skew);
-        let (input, output) = (at(input), at(if *in_place { input } else { output }));
+        let (mut input, mut output) = (at(input), at(if *in_place { input } else { output }));
+        let collective = choice.variant.collective;
+        let own = u64::from(self.communicator.rank().0) * request.bytes();
+        match collective {
+            Collective::ReduceScatter if *in_place => output = input.offset(own),
+            Collective::AllGather if *in_place => input = output.offset(own),
+            _ => {}
+        }
+        let Request { count, dtype, op, .. } = *request;
+        let call = Call { collective, input, output, count, dtype, op, root: *root };
+        let (given, _) = call.elements(self.communicator.world_size())?;
         // SAFETY: the operands have room for the largest message, misaligned by 15 elements of 8 bytes at most; they, the
         // tally and the stream are dropped after the communicator, once `run` or `find_wrong` has waited for the stream.
         unsafe {
-            verifier.fill(tally, input, request, stream)?;
-            let operation = ccl::Operation { window, ..ccl::Operation::of(request, input, output) };
-            self.communicator.all_reduce_as(choice, &operation, stream.handle())?;
-            verifier.check(tally, output, request, stream)
+            verifier.fill(tally, input, &Request { count: given, ..*request }, stream)?;
+            if collective == Collective::AllReduce {
+                let operation = ccl::Operation { window, ..ccl::Operation::of(request, input, output) };
+                self.communicator.all_reduce_as(choice, &operation, stream.handle())?;
+            } else {
+                self.communicator.call_as(choice, &call, stream.handle())?;
+            }
+            verifier.check_result(tally, (collective, *root), output, request, stream)
         }
     }
 }
