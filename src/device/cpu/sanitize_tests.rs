@@ -68,8 +68,11 @@ fn child_with_unordered_kernels() {
     let bench = Bench::new();
     let (kernel, first, second) = (bench.load(APPEND), bench.stream(), bench.stream());
     let word = bench.words(1, &first);
-    bench.launch(kernel, ONE, &[word.address().0, 10, 1], &first);
-    bench.launch(kernel, ONE, &[word.address().0, 10, 2], &second);
+    // WHY rounds: kernels that happen to run one after the other can be ordered by locks of the device, and then are no race.
+    for _ in 0..50 {
+        bench.launch(kernel, ONE, &[word.address().0, 10, 1], &first);
+        bench.launch(kernel, ONE, &[word.address().0, 10, 2], &second);
+    }
     first.synchronize().unwrap();
     second.synchronize().unwrap();
 }
