@@ -18,7 +18,7 @@ ANSWER = "answer "
 
 
 class Engine:
-    """Ranks of ``torch_bench.py``. What they write to standard output is theirs, but for lines that begin as an answer does."""
+    """Ranks of ``torch_bench.py``; its name is what carries collectives out, then variables as ``NAME=VALUE``. What they write to standard output is theirs, but for lines that begin as an answer does."""
 
     def __init__(self, name: str, ranks: int, preload: Optional[Path], arguments: List[str], limit: float) -> None:
         self.name = name
@@ -27,17 +27,14 @@ class Engine:
         # Multicast is off in every row, so that engines differ in nothing else; a user's choice stays.
         environment.setdefault("NCCL_NVLS_ENABLE", "0")
         environment.setdefault("OMP_NUM_THREADS", "1")
-        kind, _, lanes = name.partition("-")
+        kind, *settings = name.split()
+        environment.update(setting.split("=", 1) for setting in settings)
         if kind == "preloaded" and preload is not None:
             environment["LD_PRELOAD"] = str(preload.resolve())
-        if lanes:
-            environment["MYELON_MAX_LANES"] = lanes
-        if name == "unchecked":
-            environment["MYELON_TORCH_STEP_CHECK"] = "0"
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             environment["MASTER_PORT"] = str(free.getsockname()[1])
-        backend = "myelon" if name in ("myelon", "unchecked") else "nccl"
+        backend = "myelon" if kind == "myelon" else "nccl"
         # Not by torchrun, which would import torch once more before its ranks do.
         self._ranks = [
             subprocess.Popen(

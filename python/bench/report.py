@@ -16,15 +16,14 @@ NAMES = {
     "nccl": "NCCL",
     "preloaded": "NCCL's place taken by `libmyelon_nccl.so`",
     "myelon": "backend `myelon`",
-    "unchecked": "the same with `MYELON_TORCH_STEP_CHECK=0`",
 }
 MEASURES = ("ddp", "decode", "decode_sums")
 
 
 def name_of(engine: str) -> str:
     """As the table calls an engine."""
-    kind, _, lanes = engine.partition("-")
-    return NAMES[kind] + (f" with `MYELON_MAX_LANES={lanes}`" if lanes else "")
+    kind, *settings = engine.split()
+    return NAMES[kind] + "".join(f", `{setting}`" for setting in settings)
 
 
 def table(stored: Dict[str, Any]) -> str:

@@ -96,9 +96,13 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, required=True)
     parser.add_argument("--results", type=Path, required=True, help="folder of this machine's results")
     parser.add_argument("--preload", type=Path, help="libmyelon_nccl.so, to be loaded in NCCL's place")
-    parser.add_argument("--unchecked", action="store_true", help="the backend with MYELON_TORCH_STEP_CHECK=0 as well")
     parser.add_argument(
-        "--max-lanes", type=int, nargs="*", default=[], help="that library with MYELON_MAX_LANES of these as well"
+        "--also",
+        nargs="+",
+        action="append",
+        default=[],
+        metavar=("ENGINE", "NAME=VALUE"),
+        help="an engine once more with variables set, such as: preloaded MYELON_MAX_LANES=32",
     )
     parser.add_argument("--runs", type=int, default=6, help="runs of each engine, taking turns (default 6)")
     parser.add_argument(
@@ -113,12 +117,11 @@ def main() -> None:
     if min(arguments.runs, arguments.starts) < 1:
         parser.error("--runs and --starts: at least 1")
 
-    if arguments.max_lanes and arguments.preload is None:
-        parser.error("--max-lanes: for the library that --preload names")
-
-    preloaded = ["preloaded", *(f"preloaded-{lanes}" for lanes in arguments.max_lanes)]
-    names = ["nccl", *(preloaded if arguments.preload is not None else []), "myelon"]
-    names += ["unchecked"] if arguments.unchecked else []
+    names = ["nccl", *(["preloaded"] if arguments.preload is not None else []), "myelon"]
+    for engine, *settings in arguments.also:
+        if engine not in names[:3] or not settings or not all(setting.partition("=")[1] for setting in settings):
+            parser.error(f"--also {engine} {' '.join(settings)}: takes one of {', '.join(names)}, then NAME=VALUE")
+    names += [" ".join(also) for also in arguments.also]
     starts = min(arguments.starts, arguments.runs)
     runs: List[Dict[str, Any]] = []
     for start in range(starts):

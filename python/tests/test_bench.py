@@ -57,12 +57,12 @@ def test_the_table_is_written_and_checked(tmp_path: Path) -> None:
     assert report(page).returncode == 0 and "Not measured yet." in page.read_text()
 
 
-def test_a_library_with_fewer_lanes_is_a_row_of_its_own(tmp_path: Path) -> None:
+def test_an_engine_with_variables_set_is_a_row_of_its_own(tmp_path: Path) -> None:
     page, file = tmp_path / "page.md", tmp_path / "torch-2.json"
     page.write_text(PAGE)
-    file.write_text(json.dumps(stored()).replace('"myelon"', '"preloaded-32"'))
+    file.write_text(json.dumps(stored()).replace('"myelon"', '"preloaded MYELON_MAX_LANES=32 A=b"'))
     assert report(page, str(file)).returncode == 0
-    assert "| NCCL's place taken by `libmyelon_nccl.so` with `MYELON_MAX_LANES=32` | 14.000" in page.read_text()
+    assert "| NCCL's place taken by `libmyelon_nccl.so`, `MYELON_MAX_LANES=32`, `A=b` | 14.000" in page.read_text()
 
 
 def test_medians_that_are_not_those_of_the_runs_are_refused(tmp_path: Path) -> None:

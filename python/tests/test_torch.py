@@ -192,9 +192,14 @@ def test_the_benchmark_runs_all_engines_in_turns(tmp_path: Path) -> None:
     bench = Path(__file__).resolve().parent.parent / "bench" / "run.py"
     command = [sys.executable, str(bench), "--ranks", "2", "--results", str(tmp_path), "--runs", "2", "--starts", "1"]
     command += ["--tiny", "--steps", "3", "--tokens", "2", "--warm-up", "1", "--repeats", "2", "--batch", "2"]
+    command += ["--also", "myelon", "MYELON_TORCH_STEP_CHECK=0", "MYELON_MAX_LANES=2"]
     subprocess.run(command, check=True, timeout=PATIENCE)
     stored = json.loads((tmp_path / "torch-2.json").read_text())
-    assert [run["engine"] for run in stored["runs"]] == ["nccl", "myelon"] * 2
+    assert [run["engine"] for run in stored["runs"]] == 2 * [
+        "nccl",
+        "myelon",
+        "myelon MYELON_TORCH_STEP_CHECK=0 MYELON_MAX_LANES=2",
+    ]
     assert all(run[kind]["ms"] > 0 for run in stored["runs"] for kind in ("ddp", "decode", "decode_sums"))
     assert stored["runs"][1]["carried_out_by"] == "myelon"
 
