@@ -77,6 +77,17 @@ def reduce_buckets() -> List[List[float]]:
     return [list(piece) for piece in pieces]
 
 
+def queued_status() -> int:
+    """What the stream says of the operations before, whether the host has been told of a failure or not."""
+    word = array.array("I", [7])
+    here.queue_status(address(word))
+    try:
+        here.synchronize()
+    except myelon.CommunicatorFailed:
+        pass
+    return word[0]
+
+
 def reduce_window() -> List[float]:
     memory = (ctypes.c_float * 4096)(*([here.rank + 1.0] * 4096))
     start = ctypes.addressof(memory)

@@ -127,11 +127,14 @@ def test_a_rank_that_dies_is_named_with_its_number(start_ranks) -> None:
 
 def test_a_stall_names_rank_lane_and_peer(start_ranks) -> None:
     ranks = connected(start_ranks(2), timeout=0.5)
+    assert ranks.run(core_ranks.queued_status) == [0, 0]
     ranks.tell(0, core_ranks.wait_for_peers)
     failure = ranks.hear(0, patience=30)
     assert isinstance(failure, Failure) and failure.kind == "Stalled", failure
     assert (failure.fields["rank"], failure.fields["peer"]) == (0, 1) and failure.fields["lane"] >= 0
     assert "rank 1 had not started" in failure.message
+    ranks.tell(0, core_ranks.queued_status)
+    assert ranks.hear(0) == 1
 
 
 def test_an_abort_ends_a_wait_and_says_why(start_ranks) -> None:

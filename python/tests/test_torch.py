@@ -80,7 +80,9 @@ def test_tensor_parallel_layers_have_the_losses_of_the_other_backend(
 
 
 def test_the_hook_on_a_group_of_myelon(two: Ranks) -> None:
-    assert two.run(torch_training.train, "hook")[0] == pytest.approx(two.run(torch_training.train, "plain")[0], rel=1e-5)
+    assert two.run(torch_training.train, "hook")[0] == pytest.approx(
+        two.run(torch_training.train, "plain")[0], rel=1e-5
+    )
 
 
 def test_groups(start_ranks: Start, tmp_path: Path) -> None:
@@ -104,7 +106,9 @@ def test_other_collectives_on_myelon(start_ranks: Start, tmp_path: Path) -> None
     for replicas in (1, 2):
         ours, theirs = ranks.run(torch_training.fsdp, replicas), other.run(torch_training.fsdp, replicas)
         assert ours[0] == ours[1] and ours[0] == pytest.approx(theirs[0], rel=1e-5), f"{replicas} replicas"
-    assert ranks.run(torch_training.train, "plain")[0] == pytest.approx(other.run(torch_training.train, "plain")[0], rel=1e-5)
+    assert ranks.run(torch_training.train, "plain")[0] == pytest.approx(
+        other.run(torch_training.train, "plain")[0], rel=1e-5
+    )
 
 
 def failures(outcomes: List[object]) -> List[Failure]:
@@ -152,6 +156,17 @@ def test_steps_do_not_wait_where_the_user_says_so(start_ranks: Start, tmp_path: 
         ranks.tell(rank, torch_training.failing_step, "killed", "plain")
     told = ranks.hear(0, patience=60)
     assert told["reached"] == "the end" and "raised" not in told and not told["unchanged"], told
+
+
+def test_a_fused_step_looks_itself_where_the_user_says_so(start_ranks: Start, tmp_path: Path) -> None:
+    ranks = start_ranks(2, MYELON_TORCH_STEP_CHECK="device")
+    ranks.run(torch_ranks.init, str(tmp_path / "store"))
+    for rank in (0, 1):
+        ranks.tell(rank, torch_training.failing_step, "killed", "plain", True)
+    told = ranks.hear(0, patience=60)
+    # The CPU device has no word for what the host queues: there the step waits.
+    expected = ("the end", None) if ON_CUDA else ("the optimizer", "PeerLost")
+    assert (told["reached"], told.get("raised")) == expected and told["unchanged"], told
 
 
 def test_a_compiled_step_waits_and_a_destroyed_group_is_not_waited_for(two: Ranks) -> None:

@@ -119,10 +119,10 @@ def _fail(how: str) -> None:
         time.sleep(8)
 
 
-def failing_step(how: str, kind: str) -> Dict[str, Any]:
+def failing_step(how: str, kind: str, fused: bool = False) -> Dict[str, Any]:
     """Good steps of training and one whose gradients never come: what that one raised, where, and what became of the weights.
 
-    ``kind``: DDP over the ``backend``, DDP by the ``hook``, or a ``plain`` all-reduce.
+    ``kind``: DDP over the ``backend``, DDP by the ``hook``, or a ``plain`` all-reduce. ``fused``: of the optimizer.
     """
     torch.manual_seed(7)
     model: torch.nn.Module = torch.nn.Sequential(torch.nn.Linear(16, 300), torch.nn.GELU(), torch.nn.Linear(300, 1))
@@ -130,7 +130,7 @@ def failing_step(how: str, kind: str) -> Dict[str, Any]:
     run = model if kind == "plain" else DistributedDataParallel(model, device_ids=[RANK] if ON_CUDA else None)
     if kind == "hook":
         run.register_comm_hook(myelon_ccl.HookState(), myelon_ccl.ddp_hook)
-    optimizer = torch.optim.AdamW(run.parameters(), lr=0.1)
+    optimizer = torch.optim.AdamW(run.parameters(), lr=0.1, fused=fused)
     data = torch.full((8, 16), 1.0 + RANK, device=DEVICE)
     told: Dict[str, Any] = {"reached": "nothing"}
 

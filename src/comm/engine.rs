@@ -15,7 +15,7 @@ use super::kernels::KernelTable;
 use super::memo::Memo;
 use super::presence::Presence;
 use super::{Call, Operation, Options};
-use crate::abi::{Args, BARRIER, bytes_of};
+use crate::abi::{Args, BARRIER, HeapState, bytes_of};
 use crate::bootstrap::{Bootstrap, agree};
 use crate::device::{Device, DeviceKind, DevicePtr, KernelHandle, LaunchShape, StreamHandle};
 use crate::error::{Error, Result};
@@ -124,6 +124,12 @@ impl KernelEngine {
 
     pub(super) fn watch(&self) -> &Watch {
         &self.watch
+    }
+
+    /// A word of this rank's: 1 once a kernel has ended without its data.
+    pub(super) fn fault_word(&self) -> DevicePtr {
+        // INVARIANT: claimed before the kernel ends and never taken back, so work queued behind an operation that failed reads 1.
+        DevicePtr(self.args.own_heap + self.args.layout.state + std::mem::offset_of!(HeapState, fault_claimed) as u64)
     }
 
     pub(super) fn footprint_bytes(&self) -> u64 {

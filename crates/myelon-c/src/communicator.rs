@@ -6,7 +6,7 @@ use std::sync::Arc;
 use myelon::bootstrap::{TcpBootstrap, TcpOptions, UniqueId};
 use myelon::device::cpu::CpuDevice;
 use myelon::device::cuda::CudaDevice;
-use myelon::device::{Device, DeviceKind};
+use myelon::device::{Device, DeviceKind, DevicePtr};
 use myelon::{Communicator, Rank, WorldSize};
 
 use crate::border::{Place, owned, shared, text};
@@ -131,6 +131,26 @@ pub unsafe extern "C" fn myelonCommAbort(comm: myelonComm_t, why: *const c_char)
 pub unsafe extern "C" fn myelonCommStatus(comm: myelonComm_t) -> myelonStatus_t {
     // SAFETY: the caller's word.
     guard("myelonCommStatus", || Ok(unsafe { known(comm) }?.status()?))
+}
+
+/// Copies a word into 4 bytes of device memory, in the order of the stream: 0 where every operation of this rank that has ended by then
+/// did so with its data, else 1. For work on the GPU that must not use results that never came; it can be captured. What it was,
+/// myelonCommStatus says. myelonUnsupported where operations run on NCCL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn myelonCommQueueStatus(
+    comm: myelonComm_t,
+    status: *mut u32,
+    stream: myelonStream_t,
+) -> myelonStatus_t {
+    guard("myelonCommQueueStatus", || {
+        // SAFETY: the caller's word.
+        let communicator = unsafe { known(comm) }?;
+        if status.is_null() || !status.is_aligned() {
+            return Err(Fault::invalid(format!("status is {status:p}: it takes 4 aligned bytes of device memory")));
+        }
+        // SAFETY: the caller's word.
+        Ok(unsafe { communicator.queue_status(DevicePtr(status as usize as u64), stream_handle(stream)) }?)
+    })
 }
 
 /// Waits until the stream has passed everything queued on it, and says what went wrong with the operations of the communicator.

@@ -64,6 +64,7 @@ _TAKES = {
     "myelonCommDestroy": [Handle],
     "myelonCommAbort": [Handle, ctypes.c_char_p],
     "myelonCommStatus": [Handle],
+    "myelonCommQueueStatus": [Handle, _POINTER, _STREAM],
     "myelonCommSynchronize": [Handle, _STREAM],
     "myelonCommRank": [Handle, ctypes.POINTER(_INT)],
     "myelonCommWorldSize": [Handle, ctypes.POINTER(_INT)],

@@ -313,6 +313,14 @@ class Communicator:
         """Raises what went wrong so far, without waiting for operations. Two loads where nothing did."""
         check(library().myelonCommStatus(self._open()))
 
+    def queue_status(self, status: int, stream: int = 0) -> None:
+        """Copies a word to the 4 bytes of device memory at ``status``, in the order of the stream: 1 where an operation has failed.
+
+        0 where every one that has ended by then ended with its data. For work on the GPU that must not use results that never
+        came; it can be captured. :class:`Unsupported` where operations run on NCCL.
+        """
+        check(library().myelonCommQueueStatus(self._open(), status, stream))
+
     def synchronize(self, stream: int = 0) -> None:
         """Waits until ``stream`` has passed everything queued, and raises what went wrong with the operations on it."""
         check(library().myelonCommSynchronize(self._open(), stream))

@@ -87,6 +87,7 @@ static void no_handle(void) {
     FAILS(myelonInvalidArgument, "comm is NULL", myelonCommEngine(NULL, &text));
     FAILS(myelonInvalidArgument, "comm is NULL", myelonCommStatus(NULL));
     FAILS(myelonInvalidArgument, "comm is NULL", myelonCommSynchronize(NULL, NULL));
+    FAILS(myelonInvalidArgument, "comm is NULL", myelonCommQueueStatus(NULL, NULL, NULL));
     FAILS(myelonInvalidArgument, "comm is NULL", myelonCommAbort(NULL, "why"));
     FAILS(myelonInvalidArgument, "comm is NULL", myelonPrepare(NULL, NULL, NULL, 0));
     FAILS(myelonInvalidArgument, "comm is NULL", myelonAllReduce(NULL, data, data, 4, myelonF32, myelonSum, NULL));

@@ -60,7 +60,11 @@ static void all_reduce(struct rank *rank, myelonComm_t comm) {
     }
     OK(myelonAllReduce(comm, sum, sum, COUNT, myelonF32, myelonSum, NULL));
     OK(myelonAllReduce(comm, input, most, COUNT, myelonI64, myelonMax, NULL));
+    uint32_t failed = 7;
+    OK(myelonCommQueueStatus(comm, &failed, NULL));
+    FAILS(myelonInvalidArgument, "status is ", myelonCommQueueStatus(comm, NULL, NULL));
     OK(myelonCommSynchronize(comm, NULL));
+    EXPECT(failed == 0);
     for (int i = 0; i < COUNT; i++) EXPECT(sum[i] == (float)(3 + 3 * i) && most[i] == i);
 }
 
@@ -169,6 +173,9 @@ static void stall(struct rank *rank, myelonComm_t comm) {
     myelonStatus_t status = myelonAllReduce(comm, data, data, COUNT, myelonF32, myelonSum, NULL);
     if (status == myelonSuccess) status = myelonCommSynchronize(comm, NULL);
     EXPECT(status == myelonStalled);
+    uint32_t failed = 7;
+    OK(myelonCommQueueStatus(comm, &failed, NULL));
+    EXPECT(myelonCommSynchronize(comm, NULL) == myelonStalled && failed == 1);
     const char *words[] = {"rank ", "lane ", "expected ", "seen ", "rank 2 had not started this operation"};
     for (size_t i = 0; i < sizeof words / sizeof *words; i++) EXPECT(strstr(myelonGetLastError(), words[i]) != NULL);
     // A wait of this rank's own, or of the one that gave up first.

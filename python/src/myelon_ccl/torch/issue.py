@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import Callable, List, Sequence, Set, Tuple, Union
+from typing import Callable, List, Optional, Sequence, Set, Tuple, Union
 
 import torch
 
@@ -145,6 +145,13 @@ class _Issuer:
         """Waits for what was queued and is about to be used, and raises what went wrong. Nothing where nothing is new."""
         raise NotImplementedError
 
+    def failed(self) -> Optional[torch.Tensor]:
+        """In place of :meth:`settle` and its wait: 1.0 once the current stream has come so far, where an operation has failed, else 0.0.
+
+        ``None`` where that is not to be had, or nothing is new.
+        """
+        return None
+
     def destroy(self) -> None:
         """Ends the communicator."""
         steps.release(self)  # type: ignore[arg-type]
@@ -184,10 +191,25 @@ class CudaIssuer(_Issuer):
                 tensor.record_stream(side)
             return CudaWork(self, results, side, ended)
 
+    def failed(self) -> Optional[torch.Tensor]:
+        if not self._has_news():
+            return None
+        self.communicator.status()
+        with torch.cuda.device(self.device):
+            word = torch.empty((), dtype=torch.int32, device=self.device)
+            try:
+                self.communicator.queue_status(word.data_ptr(), torch.cuda.current_stream().cuda_stream)
+            except Unsupported:
+                return None
+            return word.to(torch.float32)
+
+    def _has_news(self) -> bool:
+        # Replays of a graph are not seen here: once something is captured, any step may follow one.
+        return self._queued != self._settled or self._captured
+
     def settle(self) -> None:
         queued = self._queued
-        # Replays of a graph are not seen here: once something is captured, any step may follow one.
-        if queued == self._settled and not self._captured:
+        if not self._has_news():
             return
         with torch.cuda.device(self.device):
             if torch.cuda.is_current_stream_capturing():

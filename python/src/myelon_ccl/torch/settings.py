@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import FrozenSet
+from typing import FrozenSet, Tuple
 
 import torch
 
@@ -34,9 +34,13 @@ def blocking_wait() -> bool:
     return _flag("MYELON_TORCH_BLOCKING_WAIT")
 
 
-def step_check() -> bool:
-    """Whether a step of an optimizer first waits until the results before it are there and known to be good."""
-    return _flag("MYELON_TORCH_STEP_CHECK", "1")
+def step_check() -> str:
+    """How a step of an optimizer is kept from gradients that never came.
+
+    ``1``: the host waits until the results before it are known to be good. ``device``: where the optimizer's kernels can look for
+    themselves, they do, and the host goes on. ``0``: not at all.
+    """
+    return _one_of("MYELON_TORCH_STEP_CHECK", "1", ("0", "1", "device"))
 
 
 def strict() -> bool:
@@ -56,8 +60,12 @@ def collectives() -> FrozenSet[str]:
     return chosen
 
 
-def _flag(name: str, default: str = "0") -> bool:
+def _flag(name: str) -> bool:
+    return _one_of(name, "0", ("0", "1")) == "1"
+
+
+def _one_of(name: str, default: str, values: Tuple[str, ...]) -> str:
     value = os.environ.get(name, default)
-    if value not in ("0", "1"):
-        raise InvalidArgument(f"{name} is {value!r}: it takes 0 or 1")
-    return value == "1"
+    if value not in values:
+        raise InvalidArgument(f"{name} is {value!r}: it takes {' or '.join(values)}")
+    return value

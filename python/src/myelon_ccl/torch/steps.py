@@ -1,18 +1,21 @@
-"""Before every step of an optimizer the host waits until the results that the step may use are known to be good.
+"""No step of an optimizer works on gradients that never came.
 
 WHY: on a GPU the host runs ahead. A failure becomes known when a kernel ends, and a step that was queued by then would work on
-undefined gradients. One wait a step costs the lead over the step, and no wait of an all-reduce holds the host.
+undefined gradients. So before every step the host waits until the results that the step may use are known to be good: one wait a
+step costs the lead over the step, and no wait of an all-reduce holds the host. With ``MYELON_TORCH_STEP_CHECK=device`` it does not
+wait for an optimizer whose kernels do nothing where they are told that a gradient is infinite: they are told so where an operation
+has failed, by a word on the GPU.
 """
 
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any, Dict, Tuple
-from weakref import WeakSet
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch._compile import _disable_dynamo
-from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from . import settings
 
@@ -21,30 +24,69 @@ if TYPE_CHECKING:
 
 _guarded: "WeakSet[Issuer]" = WeakSet()
 _lock = threading.Lock()
-_handle: Any = None
+_handles: List[Any] = []
+
+# Torch's own optimizers, of which those that are fused pass ``found_inf`` on to their kernels, as for torch.amp.GradScaler. A class
+# of somebody else's may ignore it.
+_SKIPPING = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
+# What ``found_inf`` was before a step, of optimizers whose step runs; a step that raised leaves its entry.
+_before: "WeakKeyDictionary[torch.optim.Optimizer, Optional[torch.Tensor]]" = WeakKeyDictionary()
 
 
 def guard(issuer: "Issuer") -> None:
-    """From now on steps of this process wait for the issuer's operations, unless ``MYELON_TORCH_STEP_CHECK`` says otherwise."""
-    global _handle
-    if not settings.step_check():
+    """From now on steps of this process are kept from what the issuer's operations did not bring (``MYELON_TORCH_STEP_CHECK``)."""
+    if settings.step_check() == "0":
         return
     with _lock:
         _guarded.add(issuer)
-        if _handle is None:
-            _handle = register_optimizer_step_pre_hook(_before_step)
+        if not _handles:
+            _handles.append(register_optimizer_step_pre_hook(_before_step))
+            _handles.append(register_optimizer_step_post_hook(_after_step))
 
 
 def release(issuer: "Issuer") -> None:
-    """Steps do not wait for this one any more."""
+    """Steps do not look at this one any more."""
     with _lock:
         _guarded.discard(issuer)
 
 
 # Not traced: of a compiled step the graph begins behind the wait.
 @_disable_dynamo
-def _before_step(_optimizer: torch.optim.Optimizer, _args: Tuple[Any, ...], _named: Dict[str, Any]) -> None:
+def _before_step(optimizer: torch.optim.Optimizer, _args: Tuple[Any, ...], _named: Dict[str, Any]) -> None:
+    _give_back(optimizer)
+    on_device = settings.step_check() == "device"
     with _lock:
         issuers = list(_guarded)
     for issuer in issuers:
-        issuer.settle()
+        failed = issuer.failed() if on_device and _skips(optimizer, issuer.device) else None
+        if failed is None:
+            issuer.settle()
+            continue
+        found = getattr(optimizer, "found_inf", None)
+        _before.setdefault(optimizer, found)
+        optimizer.found_inf = failed if found is None else torch.maximum(failed, found.view(()))  # type: ignore[attr-defined]
+
+
+@_disable_dynamo
+def _after_step(optimizer: torch.optim.Optimizer, _args: Tuple[Any, ...], _named: Dict[str, Any]) -> None:
+    _give_back(optimizer)
+
+
+def _give_back(optimizer: torch.optim.Optimizer) -> None:
+    """Undoes what a step was told."""
+    if optimizer not in _before:
+        return
+    found = _before.pop(optimizer)
+    if found is not None:
+        optimizer.found_inf = found  # type: ignore[attr-defined]
+    else:
+        del optimizer.found_inf  # type: ignore[attr-defined]
+
+
+def _skips(optimizer: torch.optim.Optimizer, device: torch.device) -> bool:
+    """Whether the kernels of its step do nothing where ``found_inf``, on this device, is 1."""
+    plain = (torch.Tensor, torch.nn.Parameter)
+    return type(optimizer) in _SKIPPING and all(
+        group.get("fused") and all(type(each) in plain and each.device == device for each in group["params"])
+        for group in optimizer.param_groups
+    )

@@ -1,0 +1,146 @@
+"""How a step of an optimizer is kept from gradients that never came, with issuers that say what they are told to."""
+
+from __future__ import annotations
+
+from typing import Any, Iterator, List, Optional, Tuple
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="torch is not installed")
+
+from myelon_ccl.torch import steps  # noqa: E402
+
+FUSED = [torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD]
+
+
+class Issuer:
+    """``word`` is what the device says: 1.0 after a failure, 0.0 without, ``None`` where it has no word."""
+
+    def __init__(self, word: Optional[float]) -> None:
+        self.device = torch.device("cpu")
+        self.word = word
+        self.waits = 0
+
+    def failed(self) -> Any:
+        return None if self.word is None else torch.tensor(self.word)
+
+    def settle(self) -> None:
+        self.waits += 1
+
+
+@pytest.fixture
+def guarded(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Guards steps by issuers of these words until the test ends."""
+    monkeypatch.setenv("MYELON_TORCH_STEP_CHECK", "device")
+    made: List[Issuer] = []
+
+    def guard(*words: Optional[float]) -> List[Issuer]:
+        made.extend(Issuer(word) for word in words)
+        for issuer in made:
+            steps.guard(issuer)  # type: ignore[arg-type]
+        return made
+
+    yield guard
+    for issuer in made:
+        steps.release(issuer)  # type: ignore[arg-type]
+
+
+def weights_and(optimizer: Any, **settings: Any) -> Tuple[Any, Any]:
+    """A parameter that has a gradient, and an optimizer of it."""
+    weights = torch.nn.Parameter(torch.ones(10))
+    weights.grad = torch.ones(10)
+    return weights, optimizer([weights], lr=0.1, **settings)
+
+
+def moves(weights: Any, step: Any) -> bool:
+    old = weights.detach().clone()
+    step()
+    return not torch.equal(old, weights)
+
+
+@pytest.mark.parametrize("kind", FUSED)
+def test_a_fused_step_looks_on_the_device_and_the_host_does_not_wait(guarded: Any, kind: Any) -> None:
+    weights, optimizer = weights_and(kind, fused=True)
+    (issuer,) = guarded(0.0)
+    assert moves(weights, optimizer.step)
+    issuer.word = 1.0
+    assert not moves(weights, optimizer.step)
+    # The step did not count either.
+    assert all(state["step"].item() == 1 for state in optimizer.state.values() if "step" in state)
+    issuer.word = 0.0
+    assert moves(weights, optimizer.step) and issuer.waits == 0
+    assert not hasattr(optimizer, "found_inf")
+
+
+def test_one_failure_of_several_is_enough(guarded: Any) -> None:
+    weights, optimizer = weights_and(torch.optim.AdamW, fused=True)
+    issuers = guarded(0.0, 1.0, None)
+    assert not moves(weights, optimizer.step)
+    assert sorted(issuer.waits for issuer in issuers) == [0, 0, 1], "who has no word is waited for"
+    assert not hasattr(optimizer, "found_inf")
+
+
+class Own(torch.optim.SGD):
+    """Might do anything with ``found_inf``."""
+
+
+@pytest.mark.parametrize(
+    "kind, settings", [(torch.optim.AdamW, {}), (torch.optim.AdamW, {"foreach": True}), (Own, {"fused": True})]
+)
+def test_the_host_waits_for_steps_that_cannot_look(guarded: Any, kind: Any, settings: Any) -> None:
+    weights, optimizer = weights_and(kind, **settings)
+    (issuer,) = guarded(1.0)
+    assert moves(weights, optimizer.step) and issuer.waits == 1
+
+
+def test_the_host_waits_where_a_weight_is_elsewhere(guarded: Any) -> None:
+    weights, optimizer = weights_and(torch.optim.SGD, fused=True)
+    (issuer,) = guarded(1.0)
+    issuer.device = torch.device("cuda", 0)
+    assert moves(weights, optimizer.step) and issuer.waits == 1
+
+
+def test_the_host_waits_unless_told_otherwise(guarded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights, optimizer = weights_and(torch.optim.SGD, fused=True)
+    (issuer,) = guarded(1.0)
+    monkeypatch.delenv("MYELON_TORCH_STEP_CHECK")
+    assert moves(weights, optimizer.step) and issuer.waits == 1
+
+
+def test_what_a_gradient_scaler_found_counts_as_well_and_stays_its_own(guarded: Any) -> None:
+    weights, optimizer = weights_and(torch.optim.SGD, fused=True)
+    (issuer,) = guarded(0.0)
+    for found, word in ((1.0, 0.0), (0.0, 1.0), (0.0, 0.0)):
+        optimizer.found_inf, issuer.word = torch.tensor(found), word
+        before = optimizer.found_inf
+        assert moves(weights, optimizer.step) == (found == word == 0.0)
+        assert optimizer.found_inf is before
+
+
+def test_a_step_that_raises_tells_the_next_one_nothing(guarded: Any) -> None:
+    weights, optimizer = weights_and(torch.optim.SGD, fused=True)
+    (issuer,) = guarded(1.0)
+
+    def closure() -> float:
+        raise ValueError("a closure")
+
+    with pytest.raises(ValueError, match="a closure"):
+        optimizer.step(closure)
+    issuer.word = 0.0
+    assert moves(weights, optimizer.step) and not hasattr(optimizer, "found_inf")
+
+
+def test_a_compiled_step_looks_as_well(guarded: Any) -> None:
+    weights, optimizer = weights_and(torch.optim.SGD, fused=True)
+    (issuer,) = guarded(0.0)
+    compiled = torch.compile(optimizer.step, backend="eager")
+    for word in (0.0, 1.0, 0.0, 1.0):
+        issuer.word = word
+        assert moves(weights, compiled) == (word == 0.0)
+    assert issuer.waits == 0
+
+
+def test_a_value_that_means_nothing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MYELON_TORCH_STEP_CHECK", "2")
+    with pytest.raises(Exception, match="MYELON_TORCH_STEP_CHECK is '2': it takes 0 or 1 or device"):
+        steps.guard(Issuer(None))  # type: ignore[arg-type]
