@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
-from typing import List
+from typing import Any, Callable, List
 
 import torch
 import torch.distributed as dist
@@ -134,6 +134,39 @@ def a_step_waits_once() -> None:
     scaler.step(optimizer)
     scaler.update()
     assert not torch.equal(old, weights)
+
+
+def a_fused_step_looks_itself() -> None:
+    """A step goes to the GPU while that is still at work before it, and so does a captured one; both change the weights."""
+    weights = torch.nn.Parameter(torch.zeros(1000, device=DEVICE))
+    optimizer = torch.optim.AdamW([weights], lr=0.1, fused=True, capturable=True)
+    weights.grad = torch.ones_like(weights)
+
+    def step() -> None:
+        dist.all_reduce(weights.grad, async_op=True).wait()
+        optimizer.step()
+
+    def moves(change: Callable[[], Any]) -> bool:
+        old = weights.detach().clone()
+        change()
+        return bool((weights < old).all())
+
+    assert moves(step)
+    torch.cuda._sleep(1_000_000_000)
+    before = torch.cuda.current_stream().record_event()
+    step()
+    assert not before.query(), "the host was held"
+    captured, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        step()
+    torch.cuda.current_stream().wait_stream(stream)
+    with torch.cuda.graph(captured):
+        step()
+    assert moves(captured.replay) and moves(captured.replay)
+    assert not hasattr(optimizer, "found_inf")
+    del captured
+    gc.collect()
 
 
 def captured_step() -> None:
