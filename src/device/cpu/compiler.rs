@@ -22,7 +22,8 @@ const VERSION_DEADLINE: Duration = Duration::from_secs(20);
 const CANDIDATES: [&str; 3] = ["c++", "g++", "clang++"];
 /// `-fno-strict-aliasing` because kernels move elements of any type as 16-byte packs.
 // WHY: -Og keeps apart the lines that debuggers and sanitizers name, and a kernel of a test is compiled more often than it runs:
-// 2000 operations of all variants take 62 s with it and 103 with -O2, 12 of them to run, either way (2 cores, 2026-11-26).
+// 2000 operations of all variants take 62 s with it and 103 with -O2, 12 of them to run, either way. Messages of 1 MiB run longer: a
+// sweep of all variants to there takes 27 s, 20 with -O2 (2 cores, 2026-11-26).
 const OPTIONS: [&str; 9] = [
     "-std=c++17",
     "-Og",
