@@ -83,12 +83,12 @@ pub(crate) struct SweepArgs {
     /// Add this to the size from step to step, instead of a factor.
     #[arg(short = 'i', long = "stepbytes", value_name = "SIZE", conflicts_with = "factor")]
     pub(crate) step: Option<Bytes>,
-    /// Timed repeats of each case; p99 means something from 100 on.
-    #[arg(short = 'n', long = "iters", value_name = "COUNT", default_value_t = 20)]
-    pub(crate) repeats: u32,
-    /// Untimed repeats before them.
-    #[arg(short = 'w', long = "warmup_iters", value_name = "COUNT", default_value_t = 5)]
-    pub(crate) warmup: u32,
+    /// Timed repeats of each case; 20 unless told, 4 on the CPU, where times mean nothing. p99 means something from 100 on.
+    #[arg(short = 'n', long = "iters", value_name = "COUNT")]
+    pub(crate) repeats: Option<u32>,
+    /// Untimed repeats before them; 5 unless told, 1 on the CPU.
+    #[arg(short = 'w', long = "warmup_iters", value_name = "COUNT")]
+    pub(crate) warmup: Option<u32>,
     /// Element types: f32, f64, f16, bf16, e4m3, e5m2, i8 to i64, u8 to u64, nccl-tests' names for them, or `all`.
     #[arg(short = 'd', long = "datatype", value_name = "TYPE,..", value_delimiter = ',', value_parser = dtype, default_value = "f32")]
     pub(crate) dtypes: Vec<OrAll<DType>>,

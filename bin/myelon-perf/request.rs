@@ -64,7 +64,7 @@ impl SweepRequest {
         let device = device(args.place.device, here)?;
         let asked = Asked { ranks: args.place.ranks, threads: args.place.threads, share_gpus: args.share_gpus };
         let ranks = asked.ranks(device, here)?;
-        if args.repeats == 0 {
+        if args.repeats == Some(0) {
             return Err(Error::invalid("-n 0 measures nothing: use 1 or more"));
         }
         if let Some(output) = args.output.iter().find(|&&output| output != Output::Staged) {
@@ -85,6 +85,10 @@ impl SweepRequest {
             None => (job::jobs(args, device, ranks, here)?, baselines(args, device, ranks, shares_gpus, here)?),
             Some(studies) => (Vec::new(), studies.against()),
         };
+        let (repeats, warmup) = match device {
+            DeviceKind::Cuda => (20, 5),
+            DeviceKind::Cpu => (4, 1),
+        };
         let request = Self {
             collective: args.collective.unwrap_or_default(),
             device,
@@ -92,8 +96,8 @@ impl SweepRequest {
             placement: asked.placement(device, here),
             shares_gpus,
             sizes: sizes(args, device)?,
-            repeats: args.repeats,
-            warmup: args.warmup,
+            repeats: args.repeats.unwrap_or(repeats),
+            warmup: args.warmup.unwrap_or(warmup),
             check: args.check,
             graph: args.graph,
             batch: args.batch,
