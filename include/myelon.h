@@ -261,9 +261,9 @@ myelonStatus_t myelonCommAbort(myelonComm_t comm,
 // What went wrong so far with the operations of a communicator, without waiting for them.
 myelonStatus_t myelonCommStatus(myelonComm_t comm);
 
-// Copies a word into 4 bytes of device memory, in the order of the stream: 0 where every operation of this rank that has ended by then
-// did so with its data, else 1. For work on the GPU that must not use results that never came; it can be captured. What it was,
-// myelonCommStatus says. myelonUnsupported where operations run on NCCL.
+// Copies a word into 4 bytes of device memory, in the order of the stream and behind the operation before: 0 where every operation of
+// this rank that ended so far did so with its data, else 1. For work on the GPU that must not use results that never came; it can be
+// captured. What it was, myelonCommStatus says. The stream is as for an operation. myelonUnsupported where operations run on NCCL.
 myelonStatus_t myelonCommQueueStatus(myelonComm_t comm,
                                      uint32_t *status,
                                      myelonStream_t stream);

@@ -18,7 +18,10 @@ ANSWER = "answer "
 
 
 class Engine:
-    """Ranks of ``torch_bench.py``; its name is what carries collectives out, then variables as ``NAME=VALUE``. What they write to standard output is theirs, but for lines that begin as an answer does."""
+    """Ranks of ``torch_bench.py``. Its name is what carries collectives out, then variables of their environment as ``NAME=VALUE``.
+
+    What they write to standard output is theirs, but for lines that begin as an answer does.
+    """
 
     def __init__(self, name: str, ranks: int, preload: Optional[Path], arguments: List[str], limit: float) -> None:
         self.name = name

@@ -59,22 +59,23 @@ impl Communicator {
         })
     }
 
-    /// Queues a copy of a word that is 0 where every operation of this rank that has ended did so with its data, and 1 where one has
-    /// not: 4 bytes into device memory, behind what `stream` holds. For work on the GPU that must not use results that never came,
-    /// such as a step of an optimizer, with no wait of the host; it can be captured. [`Communicator::status`] says what it was.
+    /// Queues a copy of a word into 4 bytes of device memory, on `stream` and behind the operation that was issued last: 0 where every
+    /// operation of this rank that ended so far did so with its data, else 1. For work on the GPU that must not use results that never
+    /// came, such as a step of an optimizer, with no wait of the host; it can be captured. [`Communicator::status`] says what it was.
     ///
     /// Errors: [`Error::Unsupported`] where operations run on NCCL, which has no such word; those of the device.
     ///
     /// # Safety
-    /// `status` is 4 bytes that this rank's device reaches, aligned and valid until the stream has passed; the stream exists.
+    /// `status` is 4 bytes that this rank's device reaches, aligned and valid until the stream has passed; the stream is as for an operation.
     pub unsafe fn queue_status(&self, status: DevicePtr, stream: StreamHandle) -> Result<()> {
-        match &*self.engine {
-            // SAFETY: the word lies in the heap, which lives until no work of this communicator's is queued; the rest is the caller's promise.
-            Engine::Kernels(kernels) => unsafe { self.device.copy(status, kernels.fault_word(), 4, stream) },
-            Engine::Nccl(_) => Err(Error::unsupported(
+        let Engine::Kernels(kernels) = &*self.engine else {
+            return Err(Error::unsupported(
                 "NCCL's operations leave no word on the GPU that says whether one has failed: use status()",
-            )),
-        }
+            ));
+        };
+        // In the order of operations, so that the heap lives until the copy has ended.
+        // SAFETY: the rest is the caller's promise.
+        self.order.issue(stream, None, || unsafe { self.device.copy(status, kernels.fault_word(), 4, stream) })
     }
 
     /// Ends every running and future operation of this communicator, on this rank at once and on its peers as soon as they

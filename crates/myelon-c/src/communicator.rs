@@ -133,9 +133,9 @@ pub unsafe extern "C" fn myelonCommStatus(comm: myelonComm_t) -> myelonStatus_t 
     guard("myelonCommStatus", || Ok(unsafe { known(comm) }?.status()?))
 }
 
-/// Copies a word into 4 bytes of device memory, in the order of the stream: 0 where every operation of this rank that has ended by then
-/// did so with its data, else 1. For work on the GPU that must not use results that never came; it can be captured. What it was,
-/// myelonCommStatus says. myelonUnsupported where operations run on NCCL.
+/// Copies a word into 4 bytes of device memory, in the order of the stream and behind the operation before: 0 where every operation of
+/// this rank that ended so far did so with its data, else 1. For work on the GPU that must not use results that never came; it can be
+/// captured. What it was, myelonCommStatus says. The stream is as for an operation. myelonUnsupported where operations run on NCCL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn myelonCommQueueStatus(
     comm: myelonComm_t,

@@ -314,9 +314,9 @@ class Communicator:
         check(library().myelonCommStatus(self._open()))
 
     def queue_status(self, status: int, stream: int = 0) -> None:
-        """Copies a word to the 4 bytes of device memory at ``status``, in the order of the stream: 1 where an operation has failed.
+        """Copies a word to the 4 bytes of device memory at ``status``, in the order of the stream and behind the last operation.
 
-        0 where every one that has ended by then ended with its data. For work on the GPU that must not use results that never
+        It is 1 where an operation has ended without its data, else 0. For work on the GPU that must not use results that never
         came; it can be captured. :class:`Unsupported` where operations run on NCCL.
         """
         check(library().myelonCommQueueStatus(self._open(), status, stream))
