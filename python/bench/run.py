@@ -119,7 +119,7 @@ def main() -> None:
 
     names = ["nccl", *(["preloaded"] if arguments.preload is not None else []), "myelon"]
     for engine, *settings in arguments.also:
-        if engine not in names[:3] or not settings or not all(setting.partition("=")[1] for setting in settings):
+        if engine not in names or not settings or not all(setting.partition("=")[1] for setting in settings):
             parser.error(f"--also {engine} {' '.join(settings)}: takes one of {', '.join(names)}, then NAME=VALUE")
     names += [" ".join(also) for also in arguments.also]
     starts = min(arguments.starts, arguments.runs)

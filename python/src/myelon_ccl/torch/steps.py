@@ -30,7 +30,7 @@ _handles: List[Any] = []
 # of somebody else's may ignore it.
 _SKIPPING = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
 # What ``found_inf`` was before a step, of optimizers whose step runs; a step that raised leaves its entry.
-_before: "WeakKeyDictionary[torch.optim.Optimizer, Optional[torch.Tensor]]" = WeakKeyDictionary()
+_found_before: "WeakKeyDictionary[torch.optim.Optimizer, Optional[torch.Tensor]]" = WeakKeyDictionary()
 
 
 def guard(issuer: "Issuer") -> None:
@@ -63,7 +63,7 @@ def _before_step(optimizer: torch.optim.Optimizer, _args: Tuple[Any, ...], _name
             issuer.settle()
             continue
         found = getattr(optimizer, "found_inf", None)
-        _before.setdefault(optimizer, found)
+        _found_before.setdefault(optimizer, found)
         optimizer.found_inf = failed if found is None else torch.maximum(failed, found.view(()))  # type: ignore[attr-defined]
 
 
@@ -74,9 +74,9 @@ def _after_step(optimizer: torch.optim.Optimizer, _args: Tuple[Any, ...], _named
 
 def _give_back(optimizer: torch.optim.Optimizer) -> None:
     """Undoes what a step was told."""
-    if optimizer not in _before:
+    if optimizer not in _found_before:
         return
-    found = _before.pop(optimizer)
+    found = _found_before.pop(optimizer)
     if found is not None:
         optimizer.found_inf = found  # type: ignore[attr-defined]
     else:
