@@ -34,10 +34,8 @@ def test_a_step_waits_for_the_all_reduces_before_it(two: Ranks) -> None:
     two.run(cuda_ranks.a_step_waits_once)
 
 
-def test_a_fused_step_looks_itself(start_ranks: Start, tmp_path: Path) -> None:
-    ranks = start_ranks(2, MYELON_TORCH_STEP_CHECK="device")
-    ranks.run(torch_ranks.init, str(tmp_path / "store"))
-    ranks.run(cuda_ranks.a_fused_step_looks_itself)
+def test_a_fused_step_looks_itself(two: Ranks) -> None:
+    two.run(cuda_ranks.a_fused_step_looks_itself)
 
 
 @pytest.mark.parametrize("what", ["captured_step", "graph", "side_streams", "memory_goes_on", "sums_of_a_future"])

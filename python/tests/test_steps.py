@@ -31,7 +31,7 @@ class Issuer:
 @pytest.fixture
 def guarded(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Guards steps by issuers of these words until the test ends."""
-    monkeypatch.setenv("MYELON_TORCH_STEP_CHECK", "device")
+    monkeypatch.delenv("MYELON_TORCH_STEP_CHECK", raising=False)
     made: List[Issuer] = []
 
     def guard(*words: Optional[float]) -> List[Issuer]:
@@ -100,10 +100,10 @@ def test_the_host_waits_where_a_weight_is_elsewhere(guarded: Any) -> None:
     assert moves(weights, optimizer.step) and issuer.waits == 1
 
 
-def test_the_host_waits_unless_told_otherwise(guarded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_host_waits_where_the_user_says_so(guarded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     weights, optimizer = weights_and(torch.optim.SGD, fused=True)
     (issuer,) = guarded(1.0)
-    monkeypatch.delenv("MYELON_TORCH_STEP_CHECK")
+    monkeypatch.setenv("MYELON_TORCH_STEP_CHECK", "host")
     assert moves(weights, optimizer.step) and issuer.waits == 1
 
 
@@ -142,5 +142,5 @@ def test_a_compiled_step_looks_as_well(guarded: Any) -> None:
 
 def test_a_value_that_means_nothing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MYELON_TORCH_STEP_CHECK", "2")
-    with pytest.raises(Exception, match="MYELON_TORCH_STEP_CHECK is '2': it takes 0 or 1 or device"):
+    with pytest.raises(Exception, match="MYELON_TORCH_STEP_CHECK is '2': it takes 0 or host or device"):
         steps.guard(Issuer(None))  # type: ignore[arg-type]

@@ -158,8 +158,8 @@ def test_steps_do_not_wait_where_the_user_says_so(start_ranks: Start, tmp_path: 
     assert told["reached"] == "the end" and "raised" not in told and not told["unchanged"], told
 
 
-def test_a_fused_step_looks_itself_where_the_user_says_so(start_ranks: Start, tmp_path: Path) -> None:
-    ranks = start_ranks(2, MYELON_TORCH_STEP_CHECK="device")
+def test_a_fused_step_looks_itself(start_ranks: Start, tmp_path: Path) -> None:
+    ranks = start_ranks(2)
     ranks.run(torch_ranks.init, str(tmp_path / "store"))
     for rank in (0, 1):
         ranks.tell(rank, torch_training.failing_step, "killed", "plain", True)

@@ -37,10 +37,10 @@ def blocking_wait() -> bool:
 def step_check() -> str:
     """How a step of an optimizer is kept from gradients that never came.
 
-    ``1``: the host waits until the results before it are known to be good. ``device``: where the optimizer's kernels can look for
-    themselves, they do, and the host goes on. ``0``: not at all.
+    ``device``: where the optimizer's kernels can look for themselves, they do, and the host goes on; for others, and with ``host``
+    for all, the host waits until the results before the step are known to be good. ``0``: not at all.
     """
-    return _one_of("MYELON_TORCH_STEP_CHECK", "1", ("0", "1", "device"))
+    return _one_of("MYELON_TORCH_STEP_CHECK", "device", ("0", "host", "device"))
 
 
 def strict() -> bool:

@@ -1,10 +1,10 @@
 """No step of an optimizer works on gradients that never came.
 
 WHY: on a GPU the host runs ahead. A failure becomes known when a kernel ends, and a step that was queued by then would work on
-undefined gradients. So before every step the host waits until the results that the step may use are known to be good: one wait a
-step costs the lead over the step, and no wait of an all-reduce holds the host. With ``MYELON_TORCH_STEP_CHECK=device`` it does not
-wait for an optimizer whose kernels do nothing where they are told that a gradient is infinite: they are told so where an operation
-has failed, by a word on the GPU.
+undefined gradients. An optimizer whose kernels do nothing where they are told that a gradient is infinite is told so where an operation
+has failed, by a word on the GPU. Before the step of any other, or of all with ``MYELON_TORCH_STEP_CHECK=host``, the host waits until the
+results that the step may use are known to be good: one wait a step costs the lead over the step, and no wait of an all-reduce holds
+the host.
 """
 
 from __future__ import annotations
