@@ -30,10 +30,10 @@ pub(super) fn run(device: &Arc<dyn Device>, bootstrap: &dyn Bootstrap, heap: &Sy
 struct Check {
     store: KernelHandle,
     load: KernelHandle,
-    /// One for each kernel, so that two take a hardware channel here and not one: streams take channels in turn as they are first
-    /// used, odd ones and even ones share what fetches their work, and a turn that is off by one puts the all-reduces of a
-    /// program that has two streams beside its computation (2x H200, GPT-2 under DDP: 47.8 ms a step, not 46.9). The default
-    /// stream takes none, but would wait for work of the program that may itself wait for another rank.
+    /// One for each kernel, because their number has to be even. The driver deals streams to two groups in turn as they are first
+    /// used, and where the stream of a program's all-reduces falls into the group of its computation, the two hold each other
+    /// up (docs/PERFORMANCE.md, "A training step"). The default stream is not dealt, but would wait here for work of the program
+    /// that may itself wait for another rank.
     streams: [Stream; 2],
     wrong: HostBlock,
     args: PairArgs,
