@@ -18,8 +18,8 @@ impl Communicator {
         self.status()
     }
 
-    /// Makes later work of `stream` wait for the operation that was issued last, for work that is not this communicator's. Waits for
-    /// nothing inside a capture.
+    /// Makes later work of `stream` wait for the operation that was issued last, for work that is not this communicator's; inside a
+    /// capture, for the one that was last captured there.
     ///
     /// # Safety
     /// `stream` belongs to this rank's device and exists; without
@@ -28,7 +28,8 @@ impl Communicator {
         self.order.follow(stream)
     }
 
-    /// Whether the operation that was issued last has ended. Replays of graphs are not known here.
+    /// Whether the operation that was issued last is known to have ended. Replays of graphs are not known here. Never waits: while an
+    /// operation is being queued, and while the stream of the last one is being captured, none is known to have ended.
     pub fn is_idle(&self) -> bool {
         self.order.is_idle()
     }

@@ -49,6 +49,11 @@ impl Communicator {
             if self.order.is_idle() {
                 break self.status();
             }
+            if self.order.is_hidden() {
+                break Err(Error::invalid(
+                    "the stream of the last operation is being captured: end the capture before a window is dropped",
+                ));
+            }
             if let Err(error) = self.status() {
                 break Err(error);
             }

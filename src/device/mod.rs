@@ -7,6 +7,7 @@ pub mod cache;
 pub mod cpu;
 pub mod cuda;
 pub mod handles;
+mod properties;
 pub mod source;
 
 use std::any::Any;
@@ -19,24 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 
-/// Which kind of device executes the kernels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum DeviceKind {
-    /// An NVIDIA GPU through the CUDA driver.
-    Cuda,
-    /// The same kernel sources compiled for the host, a fiber per CUDA thread.
-    Cpu,
-}
-
-impl fmt::Display for DeviceKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Cuda => "cuda",
-            Self::Cpu => "cpu",
-        })
-    }
-}
+pub use properties::{DeviceKind, DeviceProperties};
 
 /// Address in a device's memory; a host address on the CPU device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -78,25 +62,6 @@ raw_handle!(
     /// A loaded kernel: `CUfunction` on CUDA, an entry point on the CPU.
     KernelHandle
 );
-
-/// What a device is, for provenance and for choosing code.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DeviceProperties {
-    /// Kind of the device.
-    pub kind: DeviceKind,
-    /// Marketing name, or the processor's.
-    pub name: String,
-    /// CUDA ordinal; the index given at creation on the CPU.
-    pub ordinal: u32,
-    /// `sm_90a` and the like; `cpu` on the CPU.
-    pub arch: String,
-    /// Multiprocessors; cores on the CPU.
-    pub multiprocessors: u32,
-    /// UUID or bus id, equal on two handles of one physical device.
-    pub identity: String,
-    /// Driver version as text; the compiler's on the CPU.
-    pub driver: String,
-}
 
 /// Grid of a launch. One-dimensional: a CTA is a lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -299,6 +264,10 @@ pub trait Device: Send + Sync + fmt::Debug {
     /// Made by [`Device::create_stream`], and not used afterwards.
     unsafe fn destroy_stream(&self, stream: StreamHandle);
 
+    /// A number that no other stream of the process has or will have, as its handle may: that of a stream that is gone is given out again,
+    /// and one handle stands for the default streams of all threads.
+    fn stream_number(&self, stream: StreamHandle) -> Result<u64>;
+
     /// Whether everything queued on the stream has finished.
     fn stream_is_idle(&self, stream: StreamHandle) -> Result<bool>;
 
@@ -326,8 +295,13 @@ pub trait Device: Send + Sync + fmt::Debug {
     /// Nanoseconds between two reached events.
     fn elapsed_ns(&self, start: EventHandle, end: EventHandle) -> Result<u64>;
 
+    /// The capture that the stream takes part in, by a number that no other capture of the process has; none outside captures.
+    fn capture_of(&self, stream: StreamHandle) -> Result<Option<u64>>;
+
     /// Whether the stream is being captured into a graph.
-    fn is_capturing(&self, stream: StreamHandle) -> Result<bool>;
+    fn is_capturing(&self, stream: StreamHandle) -> Result<bool> {
+        Ok(self.capture_of(stream)?.is_some())
+    }
 
     /// Starts recording the stream's work instead of running it. Capture is thread-local. A stream that waits for an event which
     /// was recorded in the capture joins it, and its work is a branch of the graph.

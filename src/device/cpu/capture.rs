@@ -1,5 +1,6 @@
 //! Captures and graphs: work in branches, one for each stream that took part, with marks at which branches wait for each other.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
 use super::kernel::LaunchSite;
@@ -50,7 +51,11 @@ impl Graph {
 
 /// A recording of work; `None` once it has ended.
 #[derive(Debug)]
-pub(super) struct Capture(Mutex<Option<Recording>>);
+pub(super) struct Capture {
+    /// No other capture of the process has it.
+    pub(super) number: u64,
+    recording: Mutex<Option<Recording>>,
+}
 
 #[derive(Debug)]
 struct Recording {
@@ -101,12 +106,14 @@ impl Part {
     /// Begins a capture.
     pub(super) fn begin() -> Self {
         let recording = Recording { branches: vec![Branch::default()], marks: 0, joined: Vec::new() };
-        Self { capture: Arc::new(Capture(Mutex::new(Some(recording)))), branch: 0 }
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let capture = Capture { number: NEXT.fetch_add(1, Ordering::Relaxed), recording: Mutex::new(Some(recording)) };
+        Self { capture: Arc::new(capture), branch: 0 }
     }
 
     /// A new branch, behind `mark`. `None` where the capture has ended.
     pub(super) fn join(mark: &Mark, stream: Weak<Stream>) -> Option<Self> {
-        let mut recording = locked(&mark.capture.0);
+        let mut recording = locked(&mark.capture.recording);
         let Recording { branches, joined, .. } = recording.as_mut()?;
         let mut branch = Branch { steps: vec![Step::Await(mark.index)], done: Vec::new() };
         branch.has_waited_for(&mark.done);
@@ -155,7 +162,7 @@ impl Part {
     ///
     /// Errors: [`Error::InvalidArgument`] where the first branch has not waited for all work of another.
     pub(super) fn end(&self) -> (Result<Graph>, Vec<Weak<Stream>>) {
-        let Some(Recording { branches, marks, joined }) = locked(&self.capture.0).take() else {
+        let Some(Recording { branches, marks, joined }) = locked(&self.capture.recording).take() else {
             return (Err(ended()), Vec::new());
         };
         let waited_for = |(index, branch): (usize, &Branch)| {
@@ -173,7 +180,7 @@ impl Part {
     }
 
     fn record<T>(&self, change: impl FnOnce(&mut Recording) -> T) -> Result<T> {
-        locked(&self.capture.0).as_mut().map(change).ok_or_else(ended)
+        locked(&self.capture.recording).as_mut().map(change).ok_or_else(ended)
     }
 }
 

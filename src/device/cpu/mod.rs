@@ -252,6 +252,11 @@ impl Device for CpuDevice {
         self.streams.remove(stream.0);
     }
 
+    /// Handles are given out once.
+    fn stream_number(&self, stream: StreamHandle) -> Result<u64> {
+        self.stream(stream).map(|_| stream.0)
+    }
+
     fn stream_is_idle(&self, stream: StreamHandle) -> Result<bool> {
         self.stream(stream)?.is_idle()
     }
@@ -288,8 +293,8 @@ impl Device for CpuDevice {
         Ok(elapsed.as_nanos() as u64)
     }
 
-    fn is_capturing(&self, stream: StreamHandle) -> Result<bool> {
-        Ok(self.stream(stream)?.is_capturing())
+    fn capture_of(&self, stream: StreamHandle) -> Result<Option<u64>> {
+        Ok(self.stream(stream)?.capture_number())
     }
 
     fn begin_capture(&self, stream: StreamHandle) -> Result<()> {

@@ -50,8 +50,9 @@ impl Stream {
         self.queue.synchronize()
     }
 
-    pub(super) fn is_capturing(&self) -> bool {
-        locked(&self.capture).is_some()
+    /// Of the capture that takes this stream's work.
+    pub(super) fn capture_number(&self) -> Option<u64> {
+        locked(&self.capture).as_ref().map(|part| part.capture.number)
     }
 
     pub(super) fn begin_capture(&self) -> Result<()> {
@@ -83,7 +84,7 @@ impl Stream {
     }
 
     fn refuse_while_capturing(&self, what: &str) -> Result<()> {
-        if self.is_capturing() {
+        if self.capture_number().is_some() {
             return Err(Error::invalid(format!("{what} is not possible while it is being captured")));
         }
         Ok(())

@@ -196,6 +196,10 @@ impl Device for CudaDevice {
         unsafe { stream::destroy(&self.context, stream) }
     }
 
+    fn stream_number(&self, stream: StreamHandle) -> Result<u64> {
+        stream::number(&self.context, stream)
+    }
+
     fn stream_is_idle(&self, stream: StreamHandle) -> Result<bool> {
         stream::is_idle(&self.context, stream)
     }
@@ -229,8 +233,8 @@ impl Device for CudaDevice {
         stream::elapsed_ns(&self.context, start, end)
     }
 
-    fn is_capturing(&self, stream: StreamHandle) -> Result<bool> {
-        graph::is_capturing(&self.context, stream)
+    fn capture_of(&self, stream: StreamHandle) -> Result<Option<u64>> {
+        graph::capture_of(&self.context, stream)
     }
 
     fn begin_capture(&self, stream: StreamHandle) -> Result<()> {

@@ -42,6 +42,14 @@ pub(super) fn with_temporary(context: &Context, work: impl FnOnce(CUstream) -> R
     outcome
 }
 
+pub(super) fn number(context: &Context, stream: StreamHandle) -> Result<u64> {
+    context.bind()?;
+    let mut number = 0;
+    // SAFETY: the stream exists: the common contract of the device's handles; the number goes to a local.
+    unsafe { driver_call!(cuStreamGetId(raw(stream), &mut number)) }?;
+    Ok(number)
+}
+
 pub(super) fn is_idle(context: &Context, stream: StreamHandle) -> Result<bool> {
     let _relaxed = context.bind_relaxed()?;
     // SAFETY: the stream exists: the common contract of the device's handles.
@@ -155,6 +163,10 @@ pub(super) fn elapsed_ns(context: &Context, start: EventHandle, end: EventHandle
 fn ready(call: &'static str, code: CUresult) -> Result<bool> {
     match code {
         CUresult::CUDA_ERROR_NOT_READY => Ok(false),
+        // What a capture keeps from being asked is not known to be over.
+        CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED
+        | CUresult::CUDA_ERROR_STREAM_CAPTURE_IMPLICIT
+        | CUresult::CUDA_ERROR_CAPTURED_EVENT => Ok(false),
         code => check(call, code).map(|()| true),
     }
 }
@@ -167,5 +179,6 @@ mod tests {
     fn a_query_that_is_not_ready_is_an_answer() {
         assert!(!ready("cuEventQuery", CUresult::CUDA_ERROR_NOT_READY).unwrap());
         assert!(ready("cuEventQuery", CUresult::CUDA_SUCCESS).unwrap());
+        assert!(!ready("cuStreamQuery", CUresult::CUDA_ERROR_STREAM_CAPTURE_IMPLICIT).unwrap());
     }
 }
