@@ -20,7 +20,7 @@ use crate::table::Dispatcher;
 use crate::types::{Rank, WorldSize};
 use crate::variant::{Choice, Manifest};
 
-/// What ranks tell each other first. Everything but `device` must be equal.
+/// What ranks tell each other first. Everything but `device` and `multiprocessors` must be equal.
 #[derive(Serialize, Deserialize, PartialEq, Debug)]
 struct Hello {
     version: String,
@@ -34,6 +34,15 @@ struct Hello {
     fallback: String,
     timeout_ms: u64,
     device: String,
+    multiprocessors: u32,
+}
+
+/// What ranks found out of each other's devices.
+struct Agreed {
+    /// Ranks that use this rank's device.
+    sharers: u32,
+    /// Of the device that has the fewest.
+    multiprocessors: u32,
 }
 
 impl Hello {
@@ -68,7 +77,13 @@ impl Communicator {
             HeapLimits::for_shapes(kind, bootstrap.world_size(), options.share_devices, dispatcher.shapes())
         });
         let limits = options.adjusted(limits);
-        let sharers = agree(&device, &*bootstrap, &options, &dispatcher, limits)?;
+        let Agreed { sharers, multiprocessors } = agree(&device, &*bootstrap, &options, &dispatcher, limits)?;
+        // A kernel has one CTA at least on a multiprocessor, and shapes are of GPUs that may have more of them: with as many lanes, what
+        // nobody forced is resident everywhere.
+        let limits = match options.limits {
+            None if kind == DeviceKind::Cuda => limits.with_lanes(Some(multiprocessors)),
+            _ => limits,
+        };
 
         let made = KernelEngine::create(&device, &bootstrap, &options, dispatcher, limits, sharers);
         let engine = match made {
@@ -134,14 +149,14 @@ static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 /// Longest wait for a peer while a communicator comes up within one process: compiling is part of it.
 pub(super) const INIT_DEADLINE: Duration = Duration::from_secs(120);
 
-/// Compares what must be equal; returns how many ranks share this rank's device.
+/// Compares what must be equal.
 fn agree(
     device: &Arc<dyn Device>,
     bootstrap: &dyn Bootstrap,
     options: &Options,
     dispatcher: &Dispatcher,
     limits: HeapLimits,
-) -> Result<u32> {
+) -> Result<Agreed> {
     check_one_host(bootstrap)?;
     let rank = bootstrap.rank();
     let properties = device.properties();
@@ -157,10 +172,12 @@ fn agree(
         fallback: format!("{:?}", options.fallback),
         timeout_ms: options.timeout.as_millis() as u64,
         device: properties.identity.clone(),
+        multiprocessors: properties.multiprocessors,
     };
     let hello = serde_json::to_vec(&ours).expect("plain data");
     let answers = bootstrap.all_gather("saying hello", &hello)?;
     let mut sharers = Vec::new();
+    let mut multiprocessors = ours.multiprocessors;
     for (peer, answer) in bootstrap.world_size().ranks().zip(&answers) {
         let theirs: Hello = serde_json::from_slice(answer).map_err(|_| Error::PeerMismatch {
             rank,
@@ -175,6 +192,7 @@ fn agree(
         if theirs.device == ours.device {
             sharers.push(peer);
         }
+        multiprocessors = multiprocessors.min(theirs.multiprocessors);
     }
     if sharers.len() > 1 && !options.share_devices && properties.kind == DeviceKind::Cuda {
         let names: Vec<_> = sharers.iter().map(Rank::to_string).collect();
@@ -184,5 +202,5 @@ fn agree(
             properties.name
         )));
     }
-    Ok(sharers.len() as u32)
+    Ok(Agreed { sharers: sharers.len() as u32, multiprocessors })
 }

@@ -13,8 +13,8 @@ use crate::variant::{Choice, Lanes, Manifest, Shape};
 
 /// Settings of a communicator, for all ranks alike.
 ///
-/// Ranks whose `limits`, `mailbox`, `max_lanes`, `table` or `sentinel` differ refuse each other. The rest is not compared: giving all ranks the same
-/// `choice`, `prepare` and `fallback` is the caller's part.
+/// Ranks on which these differ refuse each other, but for `share_devices`, `transient_streams` and `prepare`: giving all ranks the same `prepare` is
+/// the caller's part.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Longest wait inside a kernel; zero waits until aborted. `MYELON_TIMEOUT`, in seconds; 30 by default.
