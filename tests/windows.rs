@@ -178,6 +178,17 @@ fn what_is_wrong_is_told_before_anything_is_launched() {
         };
         let message = rig.issue(&landing, &rig.operation(&window, 0)).unwrap_err().to_string();
         assert!(message.contains("apart from the input"), "{message}");
+        // The first of a batch can be done, and is not either.
+        let apart = Operation { output: rig.data.address().offset(BYTES), ..rig.operation(&window, 0) };
+        rig.fill(7);
+        // SAFETY: as in `issue`.
+        let batch = unsafe {
+            let operations = [apart, rig.operation(&window, 0)];
+            rig.communicator.all_reduce_batch_as(&landing, &operations, rig.stream.handle())
+        };
+        let message = batch.unwrap_err().to_string();
+        assert!(message.contains("operation 1 of a batch") && message.contains("apart from the input"), "{message}");
+        rig.expect(BYTES, 7);
         rig.works(&window);
         rig.communicator.deregister(window).unwrap();
     });

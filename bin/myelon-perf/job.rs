@@ -181,7 +181,7 @@ mod tests {
         let last = Shape { lanes: Some(Lanes::UpTo(4)), chunk: Some(Bytes(2048)), ..Shape::default() };
         assert_eq!(jobs[0].candidates[3], Candidate::Variant("ring".into(), last));
         let jobs =
-            check("--variant ring --slots 2,4 --lanes by_size --wait spin,yield --lane-threads 32,64", CPU).unwrap();
+            check("--variant ring --slots 2,4 --lanes by_size --wait spin,yield --lane-threads 64,128", CPU).unwrap();
         assert_eq!(jobs.jobs[0].candidates.len(), 8);
     }
 

@@ -60,8 +60,10 @@ impl Communicator {
     ) -> Result<()> {
         let find = || {
             each(operations, |operation| {
-                self.check_window(operation)
-                    .and_then(|()| kernels.find(Collective::AllReduce, choice, &operation.request()))
+                self.check_window(operation)?;
+                let found = kernels.find(Collective::AllReduce, choice, &operation.request())?;
+                operation.check_output(found.plan().kernel.output)?;
+                Ok(found)
             })
         };
         let mut found = find()?;

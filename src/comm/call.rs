@@ -96,22 +96,21 @@ impl Call {
         let own_part = u64::from(rank.0) * self.count * element_bytes;
         // Where the smaller operand begins in the larger one when both are one memory.
         let (input, output) = (self.input.0, self.output.0);
-        let (is_in_place, how) = match self.collective {
-            Collective::AllReduce | Collective::Broadcast => (input == output, "pass the same address".to_owned()),
-            Collective::ReduceScatter => (
-                output.checked_sub(own_part) == Some(input),
-                format!("let output be input + {own_part} bytes, the part of rank {rank},"),
-            ),
-            Collective::AllGather => (
-                input.checked_sub(own_part) == Some(output),
-                format!("let input be output + {own_part} bytes, the part of rank {rank},"),
-            ),
+        let is_in_place = match self.collective {
+            Collective::AllReduce | Collective::Broadcast => input == output,
+            Collective::ReduceScatter => output.checked_sub(own_part) == Some(input),
+            Collective::AllGather => input.checked_sub(own_part) == Some(output),
         };
         let (input_bytes, output_bytes) = (inputs * element_bytes, outputs * element_bytes);
         let apart = input.saturating_add(input_bytes) <= output || output.saturating_add(output_bytes) <= input;
         if is_in_place || apart {
             return Ok(());
         }
+        let how = match self.collective {
+            Collective::AllReduce | Collective::Broadcast => "pass the same address".to_owned(),
+            Collective::ReduceScatter => format!("let output be input + {own_part} bytes, the part of rank {rank},"),
+            Collective::AllGather => format!("let input be output + {own_part} bytes, the part of rank {rank},"),
+        };
         Err(Error::invalid(format!(
             "input ({input:#x}, {input_bytes} bytes) and output ({output:#x}, {output_bytes} bytes) overlap: {how} to work in place"
         )))

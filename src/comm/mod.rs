@@ -191,6 +191,7 @@ impl Communicator {
         operation.check()?;
         self.check_window(operation)?;
         let mut found = kernels.find(Collective::AllReduce, choice, &operation.request())?;
+        operation.check_output(found.plan().kernel.output)?;
         self.status()?;
         if operation.count == 0 {
             return Ok(());

@@ -5,7 +5,7 @@ use crate::abi::window_descriptor;
 use crate::device::DevicePtr;
 use crate::error::{Error, Result};
 use crate::memory::Window;
-use crate::types::{DType, ReduceOp};
+use crate::types::{DType, Output, ReduceOp};
 use crate::variant::Request;
 
 /// One all-reduce as a value: every rank's `input` into every rank's `output`.
@@ -50,6 +50,17 @@ impl Operation<'_> {
             }
             None => Call::all_reduce(self).descriptor(),
         }
+    }
+
+    /// Whether results can get into the output in this way.
+    pub(super) fn check_output(&self, output: Output) -> Result<()> {
+        if output == Output::Landing && self.input == self.output && self.count > 0 {
+            return Err(Error::invalid(
+                "output=landing: sums on their way land in the output, so it lies apart from the input on every rank; ask for \
+                 output=direct to work in place",
+            ));
+        }
+        Ok(())
     }
 
     /// Whether the operands can be what they are said to be.

@@ -24,8 +24,9 @@ impl Communicator {
     /// Errors: [`Error::InvalidArgument`] for no memory; [`Error::PeerMismatch`] where sizes differ; those of the bootstrap.
     ///
     /// # Safety
-    /// - The memory is valid until every rank has dropped its window, and after an operation that failed until the
-    ///   communicator is dropped. [`Communicator::deregister`] waits for the ranks.
+    /// - The memory is valid until every rank has dropped its window; [`Communicator::deregister`] waits for the ranks. After an
+    ///   operation that failed, until the communicators of all ranks are dropped: a peer whose kernel starts late may still store
+    ///   results into it that this rank waits for no more.
     /// - The window is dropped when no operation that names it is queued or running, replays of graphs included.
     pub unsafe fn register(&self, address: DevicePtr, bytes: u64) -> Result<Window> {
         match &*self.engine {
@@ -43,7 +44,7 @@ impl Communicator {
     /// Drops a window when this communicator's operations have ended, and returns when every rank has dropped its own: then the
     /// memory can be freed. Collective. It does not know of replays of graphs: those have ended before.
     ///
-    /// Errors: those of operations before, and of the bootstrap; the memory is then kept until the communicator is dropped.
+    /// Errors: those of operations before, and of the bootstrap; the memory is then kept until the communicators of all ranks are dropped.
     pub fn deregister(&self, window: Window) -> Result<()> {
         let ended = loop {
             if self.order.is_idle() {

@@ -117,6 +117,10 @@ impl Parameters {
         {
             return Err(wrong("threads", &threads, "a multiple of 32 up to 1024"));
         }
+        // One thread of the second warp waits for credit and publishes (`kProducerThread` of proto/slot_ring.cuh).
+        if threads.is_some_and(|threads| threads < 64) && self.has_slots() {
+            return Err(wrong("threads", &32, "a multiple of 32 from 64 to 1024"));
+        }
         match (chunk, &self.chunk) {
             (Some(chunk), None) => return Err(lacks(variant, "chunk", &chunk)),
             (Some(chunk), Some(range)) if !range.contains(chunk) => {

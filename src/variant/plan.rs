@@ -59,6 +59,9 @@ impl Plan {
     /// If the manifest has a tuning without lanes or threads, which its parser refuses.
     pub fn new(terrain: &Terrain<'_>, request: &Request, choice: &Choice) -> Result<Self> {
         let spec = &choice.variant;
+        if request.bytes() >= 1 << 47 {
+            return Err(Error::invalid(format!("{} elements of {} exceed any memory", request.count, request.dtype)));
+        }
         spec.supports(request.dtype, request.op)?;
         spec.runs_on(terrain.arch)?;
         let (dtype, op) = spec.collective.compiled_for(request.dtype, request.op);
@@ -224,10 +227,15 @@ mod tests {
             (Shape { slots: Some(4), ..none }, "raise HeapLimits::ring_slots"),
             (Shape { chunk: Some(Bytes(8192)), ..none }, "raise HeapLimits::slot_bytes"),
             (Shape { stages: Some(2), ..none }, "variant ring: stages=2"),
+            // The thread that would wait for credit is the 33rd.
+            (Shape { threads: Some(32), ..none }, "threads=32 is not possible, a multiple of 32 from 64 to 1024 is"),
         ] {
             let message = plan("ring", 1 << 20, shape).unwrap_err().to_string();
             assert!(message.contains(expected), "{message}");
         }
+        assert_eq!(plan("one_shot_push", 1 << 20, Shape { threads: Some(32), ..none }).unwrap().kernel.threads, 32);
+        let message = plan("ring", 1 << 48, none).unwrap_err().to_string();
+        assert!(message.contains("exceed any memory"), "{message}");
     }
 
     #[test]

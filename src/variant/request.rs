@@ -24,7 +24,7 @@ pub struct Request {
 impl Request {
     /// Size of the message in bytes.
     pub fn bytes(&self) -> u64 {
-        self.count * self.dtype.size_bytes() as u64
+        self.count.saturating_mul(self.dtype.size_bytes() as u64)
     }
 
     /// How results get into the output: direct where that is possible and the shape does not say otherwise, for it leaves out a

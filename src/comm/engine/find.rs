@@ -24,6 +24,12 @@ pub(in crate::comm) enum Found<'a> {
 }
 
 impl Found<'_> {
+    pub(in crate::comm) fn plan(&self) -> &Plan {
+        match self {
+            Self::Known(Ready { plan, .. }) | Self::New(Ready { plan, .. }) | Self::Missing(plan) => plan,
+        }
+    }
+
     pub(in crate::comm) fn ready(&self) -> Option<&Ready> {
         match self {
             Self::Known(ready) => Some(ready),

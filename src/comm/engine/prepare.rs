@@ -57,8 +57,12 @@ impl KernelEngine {
         if self.has_windows.swap(true, Ordering::Relaxed) {
             return Ok(());
         }
-        let types = std::mem::take(&mut *self.prepared());
-        self.prepare_types(bootstrap, device, &types)
+        let types = self.prepared().clone();
+        let plans = self.plans_of(Collective::AllReduce, &types);
+        let prepared =
+            plans.and_then(|plans| if plans.is_empty() { Ok(()) } else { self.prepare(bootstrap, device, &plans) });
+        // The next window tries again.
+        prepared.inspect_err(|_| self.has_windows.store(false, Ordering::Relaxed))
     }
 
     fn prepared(&self) -> MutexGuard<'_, Vec<(DType, ReduceOp)>> {
