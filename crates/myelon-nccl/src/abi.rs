@@ -49,17 +49,22 @@ pub(crate) struct ConfigStart {
 /// `NCCL_API_MAGIC`.
 const MAGIC: c_uint = 0xcafe_beef;
 
-/// Whether a configuration asks for a communicator that does not block. Absent means the default, which blocks.
+/// Whether a configuration asks for a communicator that blocks; none where it does not say.
 ///
 /// # Safety
 /// `config` is null or points to an `ncclConfig_t` of any release.
-pub(crate) unsafe fn is_non_blocking(config: *const c_void) -> bool {
+pub(crate) unsafe fn blocking_of(config: *const c_void) -> Option<bool> {
     if config.is_null() {
-        return false;
+        return None;
     }
     // SAFETY: every release's configuration begins so: the caller's promise.
     let start = unsafe { &*config.cast::<ConfigStart>() };
-    start.magic == MAGIC && start.size >= size_of::<ConfigStart>() && start.blocking == 0
+    let is_one = start.magic == MAGIC && start.size >= size_of::<ConfigStart>();
+    match start.blocking {
+        0 if is_one => Some(false),
+        1 if is_one => Some(true),
+        _ => None,
+    }
 }
 
 /// `ncclDataType_t` as Myelon names it.
@@ -111,16 +116,15 @@ mod tests {
     }
 
     #[test]
-    fn only_a_configuration_that_says_so_does_not_block() {
+    fn a_configuration_says_whether_it_blocks_or_nothing() {
         let config = |magic, blocking| ConfigStart { size: 64, magic, version: 0, blocking };
         let asked = |config: &ConfigStart| {
             // SAFETY: the structure is what the function reads.
-            unsafe { is_non_blocking((&raw const *config).cast()) }
+            unsafe { blocking_of((&raw const *config).cast()) }
         };
         // SAFETY: null is allowed.
-        assert!(!unsafe { is_non_blocking(std::ptr::null()) });
-        assert!(asked(&config(MAGIC, 0)));
-        assert!(!asked(&config(MAGIC, 1)) && !asked(&config(MAGIC, c_int::MIN)));
-        assert!(!asked(&config(1, 0)), "not a configuration");
+        assert_eq!(unsafe { blocking_of(std::ptr::null()) }, None);
+        assert_eq!([0, 1, c_int::MIN].map(|blocking| asked(&config(MAGIC, blocking))), [Some(false), Some(true), None]);
+        assert_eq!(asked(&config(1, 0)), None, "not a configuration");
     }
 }

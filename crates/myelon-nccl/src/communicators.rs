@@ -1,6 +1,7 @@
 //! What Myelon knows of each real communicator, beside its handle.
 
-use std::sync::{Arc, LazyLock};
+use std::collections::BTreeMap;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 
 use arc_swap::ArcSwap;
 use myelon_ccl::device::{DeviceKind, StreamHandle};
@@ -13,7 +14,6 @@ use crate::sequence::Sequence;
 
 /// A communicator that was made through this library and not destroyed yet.
 pub(crate) struct Entry {
-    comm: usize,
     /// The rank, for messages.
     pub(crate) rank: u32,
     /// Myelon's side; absent where everything is forwarded.
@@ -72,32 +72,42 @@ impl Attached {
     }
 }
 
-/// Sorted by handle. Written when a communicator comes or goes, read at every call without a lock.
-static ENTRIES: LazyLock<ArcSwap<Vec<Arc<Entry>>>> = LazyLock::new(ArcSwap::default);
+/// What has the entries.
+static OWNED: Mutex<BTreeMap<usize, Arc<Entry>>> = Mutex::new(BTreeMap::new());
+
+/// Handles in order.
+type Known = Vec<(usize, Weak<Entry>)>;
+
+/// The handles of all entries, to be read at every call without a lock.
+///
+/// INVARIANT: of entries it has nothing that keeps them: whoever still reads an older list would be the one to end what another thread
+/// took out, and with it wait for the peers of that.
+static KNOWN: LazyLock<ArcSwap<Known>> = LazyLock::new(ArcSwap::default);
 
 /// What is known of a handle.
 pub(crate) fn find(comm: Comm) -> Option<Arc<Entry>> {
-    let entries = ENTRIES.load();
-    let place = entries.binary_search_by_key(&(comm as usize), |entry| entry.comm).ok()?;
-    Some(Arc::clone(&entries[place]))
+    let known = KNOWN.load();
+    let place = known.binary_search_by_key(&(comm as usize), |(comm, _)| *comm).ok()?;
+    known[place].1.upgrade()
 }
 
 /// Puts an entry for a new handle, in place of one that an earlier communicator left.
 pub(crate) fn insert(comm: Comm, rank: u32, attached: Option<Attached>) {
-    let entry = Arc::new(Entry { comm: comm as usize, rank, attached });
-    ENTRIES.rcu(|before| {
-        let mut after: Vec<_> = before.iter().filter(|known| known.comm != entry.comm).cloned().collect();
-        let place = after.partition_point(|known| known.comm < entry.comm);
-        after.insert(place, Arc::clone(&entry));
-        after
-    });
+    let entry = Arc::new(Entry { rank, attached });
+    drop(change(|owned| owned.insert(comm as usize, entry)));
 }
 
 /// Takes a handle out: from now on its calls are forwarded.
 pub(crate) fn remove(comm: Comm) -> Option<Arc<Entry>> {
-    let entry = find(comm)?;
-    ENTRIES.rcu(|before| before.iter().filter(|known| known.comm != entry.comm).cloned().collect::<Vec<_>>());
-    Some(entry)
+    change(|owned| owned.remove(&(comm as usize)))
+}
+
+/// Changes the entries; what is taken out is dropped by the caller, behind the lock.
+fn change(change: impl FnOnce(&mut BTreeMap<usize, Arc<Entry>>) -> Option<Arc<Entry>>) -> Option<Arc<Entry>> {
+    let mut owned = OWNED.lock().unwrap_or_else(PoisonError::into_inner);
+    let taken = change(&mut owned);
+    KNOWN.store(Arc::new(owned.iter().map(|(&comm, entry)| (comm, Arc::downgrade(entry))).collect()));
+    taken
 }
 
 #[cfg(test)]
@@ -117,5 +127,10 @@ mod tests {
         assert!(find(comms[1]).is_none() && remove(comms[1]).is_none());
         assert!(find(std::ptr::null_mut()).is_none());
         assert!(find(comms[0]).is_some() && find(comms[2]).is_some());
+        // A call that reads the list meanwhile does not keep what is taken out.
+        let _reading = KNOWN.load_full();
+        let removed = remove(comms[0]).unwrap();
+        assert_eq!(Arc::strong_count(&removed), 1);
+        assert!(find(comms[2]).is_some());
     }
 }

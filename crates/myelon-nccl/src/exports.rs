@@ -4,15 +4,13 @@
 #![allow(clippy::missing_safety_doc, reason = "the promises are those of NCCL's documentation")]
 
 use std::ffi::{c_char, c_int, c_void};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use crate::abi::{Comm, SUCCESS, UniqueId, is_non_blocking};
-use crate::communicators::{self, Attached, Entry};
+use crate::abi::{Comm, SUCCESS, UniqueId, blocking_of};
+use crate::communicators;
 use crate::guard::{is_inside, no_panic};
 use crate::log;
 use crate::real::{call_real, real};
-use crate::{attach, failure, group};
+use crate::{attach, ending, failure, group};
 
 /// This library's version. NCCL has no such function: whoever finds it has Myelon's stand-in before them.
 #[unsafe(no_mangle)]
@@ -20,10 +18,31 @@ pub extern "C" fn ncclMyelonVersion() -> *const c_char {
     concat!(env!("CARGO_PKG_VERSION"), "\0").as_ptr().cast()
 }
 
+/// Whether a new communicator blocks, in the order in which NCCL asks: its environment, the configuration, the communicator that it is
+/// made of.
+///
+/// # Safety
+/// As [`blocking_of`].
+unsafe fn blocks(config: *const c_void, parent: Comm) -> bool {
+    let environment = match std::env::var("NCCL_COMM_BLOCKING").as_deref() {
+        Ok("0") => Some(false),
+        Ok("1") => Some(true),
+        _ => None,
+    };
+    // SAFETY: the caller's promise.
+    let said = environment.or_else(|| unsafe { blocking_of(config) });
+    // Those that block are known here, every one of them.
+    said.unwrap_or_else(|| parent.is_null() || communicators::find(parent).is_some())
+}
+
 /// What follows the making of a communicator: at once, or at the end of the group.
 fn made(code: c_int, comm: *mut Comm, blocking: bool) -> c_int {
     log::report_at_exit();
-    if code != SUCCESS || !blocking {
+    if !blocking {
+        log::communicator("that does not block, or is made of one that is not known here: forwarded".into());
+        return code;
+    }
+    if code != SUCCESS {
         return code;
     }
     if group::is_open() {
@@ -36,8 +55,10 @@ fn made(code: c_int, comm: *mut Comm, blocking: bool) -> c_int {
 /// As NCCL's; the ranks then agree on whether Myelon takes part.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ncclCommInitRank(comm: *mut Comm, nranks: c_int, id: UniqueId, rank: c_int) -> c_int {
+    // SAFETY: no configuration.
+    let blocking = unsafe { blocks(std::ptr::null(), std::ptr::null_mut()) };
     let forward = || call_real!(ncclCommInitRank(comm, nranks, id, rank));
-    if is_inside() { forward() } else { no_panic(|| made(forward(), comm, true)) }
+    if is_inside() { forward() } else { no_panic(|| made(forward(), comm, blocking)) }
 }
 
 /// As [`ncclCommInitRank`].
@@ -50,7 +71,7 @@ pub unsafe extern "C" fn ncclCommInitRankConfig(
     config: *mut c_void,
 ) -> c_int {
     // SAFETY: a configuration of NCCL's, or null.
-    let blocking = !unsafe { is_non_blocking(config) };
+    let blocking = unsafe { blocks(config, std::ptr::null_mut()) };
     let forward = || call_real!(ncclCommInitRankConfig(comm, nranks, id, rank, config));
     if is_inside() { forward() } else { no_panic(|| made(forward(), comm, blocking)) }
 }
@@ -66,7 +87,7 @@ pub unsafe extern "C" fn ncclCommInitRankScalable(
     config: *mut c_void,
 ) -> c_int {
     // SAFETY: as above.
-    let blocking = !unsafe { is_non_blocking(config) };
+    let blocking = unsafe { blocks(config, std::ptr::null_mut()) };
     let forward = || call_real!(ncclCommInitRankScalable(comm, nranks, rank, ids_count, ids, config));
     if is_inside() { forward() } else { no_panic(|| made(forward(), comm, blocking)) }
 }
@@ -74,7 +95,22 @@ pub unsafe extern "C" fn ncclCommInitRankScalable(
 /// As NCCL's. One thread drives all ranks, so Myelon takes no part.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ncclCommInitAll(comms: *mut Comm, ndev: c_int, devlist: *const c_int) -> c_int {
-    call_real!(ncclCommInitAll(comms, ndev, devlist))
+    let forward = || call_real!(ncclCommInitAll(comms, ndev, devlist));
+    if is_inside() {
+        return forward();
+    }
+    no_panic(|| {
+        log::report_at_exit();
+        let code = forward();
+        if code == SUCCESS {
+            for rank in 0..ndev.max(0) as usize {
+                // SAFETY: NCCL has just written so many handles there.
+                communicators::insert(unsafe { *comms.add(rank) }, rank as u32, None);
+            }
+            log::communicator(format!("of {ndev} ranks by ncclCommInitAll: forwarded: one thread drives them all"));
+        }
+        code
+    })
 }
 
 /// As [`ncclCommInitRank`], for each part.
@@ -87,12 +123,12 @@ pub unsafe extern "C" fn ncclCommSplit(
     config: *mut c_void,
 ) -> c_int {
     // SAFETY: as above.
-    let blocking = !unsafe { is_non_blocking(config) };
+    let blocking = unsafe { blocks(config, comm) };
     let forward = || call_real!(ncclCommSplit(comm, color, key, newcomm, config));
     if is_inside() { forward() } else { no_panic(|| made(forward(), newcomm, blocking)) }
 }
 
-/// As [`ncclCommInitRank`], for the ranks that are left.
+/// As [`ncclCommInitRank`], for the ranks that are left. Told to abort, it ends Myelon's waits as well, on all ranks.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ncclCommShrink(
     comm: Comm,
@@ -103,9 +139,17 @@ pub unsafe extern "C" fn ncclCommShrink(
     flags: c_int,
 ) -> c_int {
     // SAFETY: as above.
-    let blocking = !unsafe { is_non_blocking(config) };
+    let blocking = unsafe { blocks(config, comm) };
     let forward = || call_real!(ncclCommShrink(comm, exclude, exclude_count, newcomm, config, flags));
-    if is_inside() { forward() } else { no_panic(|| made(forward(), newcomm, blocking)) }
+    if is_inside() {
+        return forward();
+    }
+    no_panic(|| {
+        if flags & SHRINK_ABORT != 0 && real().is_ok_and(|real| real.ncclCommShrink.is_some()) {
+            ending::stop(comm, "ncclCommShrink was told to abort");
+        }
+        made(forward(), newcomm, blocking)
+    })
 }
 
 /// As [`ncclCommInitRank`], for old ranks and new ones.
@@ -119,7 +163,7 @@ pub unsafe extern "C" fn ncclCommGrow(
     config: *mut c_void,
 ) -> c_int {
     // SAFETY: as above.
-    let blocking = !unsafe { is_non_blocking(config) };
+    let blocking = unsafe { blocks(config, comm) };
     let forward = || call_real!(ncclCommGrow(comm, nranks, id, rank, newcomm, config));
     if is_inside() { forward() } else { no_panic(|| made(forward(), newcomm, blocking)) }
 }
@@ -128,7 +172,7 @@ pub unsafe extern "C" fn ncclCommGrow(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ncclCommFinalize(comm: Comm) -> c_int {
     if !is_inside() {
-        no_panic(|| end(comm));
+        no_panic(|| ending::end(comm));
     }
     call_real!(ncclCommFinalize(comm))
 }
@@ -137,7 +181,7 @@ pub unsafe extern "C" fn ncclCommFinalize(comm: Comm) -> c_int {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ncclCommDestroy(comm: Comm) -> c_int {
     if !is_inside() {
-        no_panic(|| end(comm));
+        no_panic(|| ending::end(comm));
     }
     call_real!(ncclCommDestroy(comm))
 }
@@ -146,76 +190,23 @@ pub unsafe extern "C" fn ncclCommDestroy(comm: Comm) -> c_int {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ncclCommAbort(comm: Comm) -> c_int {
     if !is_inside() {
-        no_panic(|| abort(comm, "ncclCommAbort was called"));
+        no_panic(|| ending::abort(comm, "ncclCommAbort was called"));
     }
     call_real!(ncclCommAbort(comm))
 }
 
-/// As NCCL's. Ends Myelon's waits as well, on all ranks.
+/// As NCCL's. Ends Myelon's waits as well, on all ranks, and what Myelon would take afterwards is an error.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ncclCommRevoke(comm: Comm, flags: c_int) -> c_int {
-    if !is_inside() {
-        no_panic(|| abort(comm, "ncclCommRevoke was called"));
+    // Only where NCCL will: of ranks of which some had revoked, the others would wait for ever.
+    if !is_inside() && flags == 0 && real().is_ok_and(|real| real.ncclCommRevoke.is_some()) {
+        no_panic(|| ending::stop(comm, "ncclCommRevoke was called"));
     }
     call_real!(ncclCommRevoke(comm, flags))
 }
 
-/// Takes Myelon off a communicator once its operations have ended. Whoever still uses it in another thread keeps it until then.
-fn end(comm: Comm) -> c_int {
-    // In the table until then, for another thread's abort ends the wait.
-    if let Some(attached) = communicators::find(comm).as_ref().and_then(|entry| entry.attached.as_ref()) {
-        attached.bound(|| settle(attached));
-    }
-    if let Some(entry) = communicators::remove(comm) {
-        // Here, for the peers should know that this rank has left before its process can end.
-        drop_bound(entry);
-    }
-    SUCCESS
-}
-
-/// Takes Myelon off a communicator and ends its waits.
-fn abort(comm: Comm, why: &str) -> c_int {
-    if let Some(entry) = communicators::remove(comm)
-        && let Some(attached) = &entry.attached
-    {
-        attached.bound(|| attached.communicator.abort(why));
-        bury(entry);
-    }
-    SUCCESS
-}
-
-/// How long a thread that was told to stop may take to return from its call.
-const RETURN_PATIENCE: Duration = Duration::from_secs(60);
-
-/// Gives back what an aborted communicator had, on a thread of its own.
-///
-/// WHY: it waits for peers to say goodbye, seconds where they hang, and an abort waits for nobody; nor does a call that the abort
-/// ended, which would otherwise be the last to have it.
-fn bury(entry: Arc<Entry>) {
-    let wait = move || {
-        let began = Instant::now();
-        while Arc::strong_count(&entry) > 1 && began.elapsed() < RETURN_PATIENCE {
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        drop(entry);
-    };
-    if std::thread::Builder::new().name("myelon-nccl-end".into()).spawn(wait).is_err() {
-        log::warn("no thread to give back what an aborted communicator had");
-    }
-}
-
-fn drop_bound(entry: Arc<Entry>) {
-    let _kept = entry.attached.as_ref().and_then(Attached::keep_context);
-    drop(entry);
-}
-
-/// Waits until what was queued has ended, as NCCL does: without a deadline, for the program may have queued hours of work before it.
-/// A fault or an abort ends it.
-fn settle(attached: &Attached) {
-    while !attached.communicator.is_idle() && attached.communicator.status().is_ok() {
-        std::thread::sleep(Duration::from_micros(200));
-    }
-}
+/// `NCCL_SHRINK_ABORT`.
+const SHRINK_ABORT: c_int = 1;
 
 /// NCCL's, and where NCCL is well Myelon's.
 #[unsafe(no_mangle)]
@@ -230,9 +221,9 @@ pub unsafe extern "C" fn ncclCommGetAsyncError(comm: Comm, error: *mut c_int) ->
         if theirs == SUCCESS
             && let Some(entry) = communicators::find(comm)
             && let Some(attached) = &entry.attached
-            // A peer that ended after all operations had, as at the end of a program, harms nobody before the next operation.
-            && (attached.communicator.has_fault() || !attached.communicator.is_idle())
             && let Err(ours) = attached.communicator.status()
+            // A peer that ended after all operations had, as at the end of a program, harms nobody before the next operation.
+            && (attached.communicator.has_fault() || !attached.bound(|| attached.communicator.is_idle()))
         {
             // SAFETY: as above.
             unsafe { *error = failure::of(&ours) };
@@ -268,6 +259,12 @@ pub unsafe extern "C" fn ncclGetErrorString(result: c_int) -> *const c_char {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ncclGroupStart() -> c_int {
     if is_inside() { call_real!(ncclGroupStart()) } else { no_panic(group::start) }
+}
+
+/// As NCCL's, of its own operations: the group ends, and nothing of it runs.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ncclGroupSimulateEnd(info: *mut c_void) -> c_int {
+    if is_inside() { call_real!(ncclGroupSimulateEnd(info)) } else { no_panic(|| group::simulate_end(info)) }
 }
 
 /// As NCCL's; launches what Myelon took inside the group, then ends NCCL's.

@@ -6,7 +6,7 @@
 //! may hold sends and receives that other ranks' do not, and a choice by them would differ between ranks.
 
 use std::cell::RefCell;
-use std::ffi::c_int;
+use std::ffi::{c_int, c_void};
 use std::sync::Arc;
 
 use myelon_ccl::Call;
@@ -30,6 +30,12 @@ struct Group {
     made: Vec<*mut Comm>,
 }
 
+impl Group {
+    const fn new() -> Self {
+        Self { depth: 0, queued: Vec::new(), touched: Vec::new(), made: Vec::new() }
+    }
+}
+
 struct Queued {
     entry: Arc<Entry>,
     call: Call,
@@ -37,8 +43,7 @@ struct Queued {
 }
 
 thread_local! {
-    static GROUP: RefCell<Group> =
-        const { RefCell::new(Group { depth: 0, queued: Vec::new(), touched: Vec::new(), made: Vec::new() }) };
+    static GROUP: RefCell<Group> = const { RefCell::new(Group::new()) };
 }
 
 fn with<R>(work: impl FnOnce(&mut Group) -> R) -> R {
@@ -72,7 +77,9 @@ pub(crate) fn end() -> c_int {
         })
     });
     let Some((queued, touched, made)) = outermost else { return call_real!(ncclGroupEnd()) };
-    let launched = launch(&queued);
+    let meetings = meetings(&queued, &touched);
+    let met = meet(&meetings);
+    let launched = if met == SUCCESS { launch(&queued) } else { met };
     for (entry, stream) in &touched {
         before_nccl(entry, *stream);
     }
@@ -81,10 +88,50 @@ pub(crate) fn end() -> c_int {
     for (entry, stream) in &touched {
         after_nccl(entry, *stream);
     }
-    if ended == SUCCESS && !made.is_empty() {
-        return attach::several(&made);
+    let met = meet(&meetings);
+    let attached = if ended == SUCCESS && !made.is_empty() { attach::several(&made) } else { SUCCESS };
+    [launched, ended, met, attached].into_iter().find(|&code| code != SUCCESS).unwrap_or(SUCCESS)
+}
+
+/// `ncclGroupSimulateEnd`: ends the group without anything of it. What Myelon would take is not in the estimate, which is NCCL's.
+pub(crate) fn simulate_end(info: *mut c_void) -> c_int {
+    with(|group| {
+        group.depth = group.depth.saturating_sub(1);
+        if group.depth == 0 {
+            *group = Group::new();
+        }
+    });
+    call_real!(ncclGroupSimulateEnd(info))
+}
+
+/// A communicator of which Myelon has operations in a group, and the group's streams that it is on.
+type Meeting = (Arc<Entry>, Vec<StreamHandle>);
+
+fn meetings(queued: &[Queued], touched: &[(Arc<Entry>, StreamHandle)]) -> Vec<Meeting> {
+    let mut meetings: Vec<Meeting> = Vec::new();
+    let taken = queued.iter().map(|queued| (&queued.entry, queued.stream, true));
+    for (entry, stream, is_taken) in taken.chain(touched.iter().map(|(entry, stream)| (entry, *stream, false))) {
+        match meetings.iter_mut().find(|(known, _)| Arc::ptr_eq(known, entry)) {
+            Some((_, streams)) if streams.contains(&stream) => (),
+            Some((_, streams)) => streams.push(stream),
+            None if is_taken => meetings.push((Arc::clone(entry), vec![stream])),
+            // NCCL lets the streams of its own operations meet.
+            None => (),
+        }
     }
-    if launched == SUCCESS { ended } else { launched }
+    meetings
+}
+
+/// Lets the streams of a group meet, as NCCL does before a group's operations and behind them.
+fn meet(meetings: &[Meeting]) -> c_int {
+    let mut code = SUCCESS;
+    for (entry, streams) in meetings.iter().filter(|(_, streams)| streams.len() > 1) {
+        let Some(attached) = &entry.attached else { continue };
+        if let Err(error) = attached.bound(|| attached.sequence.meet(streams)) {
+            code = failure::of(&error);
+        }
+    }
+    code
 }
 
 /// Keeps a call of Myelon's for the end of the group.
@@ -105,7 +152,8 @@ fn launch(queued: &[Queued]) -> c_int {
         let calls: Vec<_> = run.iter().map(|queued| queued.call).collect();
         let attached = run[0].entry.attached.as_ref().expect("only calls of attached communicators are kept");
         if let Err(error) = attached.issue(&calls, run[0].stream) {
-            code = failure::of(&error);
+            let failed = failure::of(&error);
+            code = if code == SUCCESS { failed } else { code };
         }
     }
     code

@@ -14,6 +14,7 @@
 //! | `real` | the real NCCL: found, its functions by name |
 //! | `communicators` | the table beside the handles |
 //! | `attach` | how the ranks of a new communicator agree on using Myelon |
+//! | `ending` | how Myelon leaves a communicator |
 //! | `route` | Myelon or NCCL, for one call: pure |
 //! | `sequence` | one order over both engines |
 //! | `group` | calls between `ncclGroupStart` and `ncclGroupEnd` |
@@ -27,6 +28,7 @@ mod attach;
 mod collectives;
 mod communicators;
 mod cuda;
+mod ending;
 mod exports;
 mod failure;
 mod forward;

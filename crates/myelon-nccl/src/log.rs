@@ -1,6 +1,7 @@
 //! `MYELON_NCCL_LOG=1`: how many calls and bytes went where and why, said at exit. Warnings come with or without it.
 
 use std::fmt::Write as _;
+use std::io::Write as _;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, Once, PoisonError};
 
@@ -76,7 +77,8 @@ pub(crate) fn communicator(line: String) {
 
 /// A line on the standard error.
 pub(crate) fn warn(line: &str) {
-    eprintln!("myelon-nccl[{}]: {line}", std::process::id());
+    // WHY: where nobody reads, or nothing can be written, that is no reason to end the program.
+    let _ = writeln!(std::io::stderr(), "myelon-nccl[{}]: {line}", std::process::id());
 }
 
 /// Lets the report be printed when the process ends, from the first communicator on.
@@ -85,7 +87,7 @@ pub(crate) fn report_at_exit() {
     extern "C" fn print() {
         // A child that was forked has the counts of its parent.
         if PROCESS.load(Ordering::Relaxed) == std::process::id() {
-            // WHY: standard error may be closed by now, and a panic here would end the process another way.
+            // WHY: a panic here would end the process another way.
             let _ = std::panic::catch_unwind(|| warn(&report()));
         }
     }

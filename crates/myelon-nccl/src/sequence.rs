@@ -4,8 +4,7 @@
 //! round, an event goes between. Without it two kernels that wait for peers could hold each other up: each rank's GPU full of the
 //! one that the other rank has not got room for.
 //!
-//! Inside a capture nothing is put between: what is captured on one stream is in order, and branches of one graph that use both
-//! engines of one communicator are for the program to join.
+//! The operations of a capture are such a sequence of their own: nothing can be put between what is captured and what is not.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -13,40 +12,65 @@ use myelon_ccl::device::handles::Event;
 use myelon_ccl::device::{Device, StreamHandle};
 use myelon_ccl::{Communicator, Result};
 
-/// Who ran the last operation outside captures.
+/// Who ran the last operation, and where streams meet.
 pub(crate) struct Sequence {
     device: Arc<dyn Device>,
     /// Behind NCCL's last operation.
     event: Event,
-    last: Mutex<Last>,
+    /// Behind NCCL's last operation in a capture.
+    captured_event: Event,
+    meeting: Event,
+    state: Mutex<State>,
 }
 
+struct State {
+    /// Outside captures.
+    last: Last,
+    /// The capture of NCCL's last captured operation.
+    captured: Option<u64>,
+}
+
+/// Streams by number: a handle may be another stream's by the next operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Last {
     Nothing,
     Myelon,
-    Nccl(StreamHandle),
+    Nccl(u64),
 }
 
 impl Sequence {
     pub(crate) fn new(device: &Arc<dyn Device>) -> Result<Self> {
-        Ok(Self { device: Arc::clone(device), event: Event::new(device)?, last: Mutex::new(Last::Nothing) })
+        Ok(Self {
+            device: Arc::clone(device),
+            event: Event::new(device)?,
+            captured_event: Event::new(device)?,
+            meeting: Event::new(device)?,
+            state: Mutex::new(State { last: Last::Nothing, captured: None }),
+        })
     }
 
     pub(crate) fn before_myelon(&self, stream: StreamHandle) -> Result<()> {
-        let Last::Nccl(last) = *self.last() else { return Ok(()) };
-        if (last == stream && stream != StreamHandle::PER_THREAD) || self.device.is_capturing(stream)? {
-            return Ok(());
+        let state = self.state();
+        let (last, captured) = match &*state {
+            State { last: Last::Nothing | Last::Myelon, captured: None } => return Ok(()),
+            &State { last, captured } => (last, captured),
+        };
+        match (self.device.capture_of(stream)?, last) {
+            (Some(capture), _) if captured == Some(capture) => self.captured_event.hold(stream),
+            (None, Last::Nccl(last)) if last != self.device.stream_number(stream)? => self.event.hold(stream),
+            _ => Ok(()),
         }
-        self.event.hold(stream)
     }
 
     pub(crate) fn after_myelon(&self, stream: StreamHandle) -> Result<()> {
-        self.note(stream, Last::Myelon)
+        if self.state().last != Last::Myelon && !self.device.is_capturing(stream)? {
+            self.state().last = Last::Myelon;
+        }
+        Ok(())
     }
 
     pub(crate) fn before_nccl(&self, communicator: &Communicator, stream: StreamHandle) -> Result<()> {
-        if *self.last() != Last::Myelon {
+        if self.state().last != Last::Myelon && !self.device.is_capturing(stream)? {
             return Ok(());
         }
         // SAFETY: the stream is the caller's of this call, and the communicator was made for streams that may go.
@@ -55,24 +79,32 @@ impl Sequence {
 
     /// WHY: always an event, for the stream may be gone when the next operation comes on another one.
     pub(crate) fn after_nccl(&self, stream: StreamHandle) -> Result<()> {
-        if self.device.is_capturing(stream)? {
+        let mut state = self.state();
+        if let Some(capture) = self.device.capture_of(stream)? {
+            self.captured_event.record(stream)?;
+            state.captured = Some(capture);
             return Ok(());
         }
-        let mut last = self.last();
         self.event.record(stream)?;
-        *last = Last::Nccl(stream);
+        state.last = Last::Nccl(self.device.stream_number(stream)?);
         Ok(())
     }
 
-    fn note(&self, stream: StreamHandle, now: Last) -> Result<()> {
-        if *self.last() != now && !self.device.is_capturing(stream)? {
-            *self.last() = now;
+    /// Makes streams wait for each other: what comes on one of them from now on runs behind what is on all of them by now.
+    pub(crate) fn meet(&self, streams: &[StreamHandle]) -> Result<()> {
+        let Some((&first, others @ [_, ..])) = streams.split_first() else { return Ok(()) };
+        // One meeting at a time records the event.
+        let _state = self.state();
+        for &other in others {
+            self.meeting.record(other)?;
+            self.meeting.hold(first)?;
         }
-        Ok(())
+        self.meeting.record(first)?;
+        others.iter().try_for_each(|&other| self.meeting.hold(other))
     }
 
-    fn last(&self) -> MutexGuard<'_, Last> {
-        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -118,8 +150,65 @@ mod tests {
             sequence.after_nccl(second.handle())
         });
         drop(graph.unwrap());
-        assert_eq!(*sequence.last(), Last::Nccl(first.handle()));
+        assert_eq!(sequence.state().last, Last::Nccl(device.stream_number(first.handle()).unwrap()));
         sequence.after_myelon(second.handle()).unwrap();
-        assert_eq!(*sequence.last(), Last::Myelon);
+        assert_eq!(sequence.state().last, Last::Myelon);
+    }
+
+    /// What `between` puts between a slow fill on the first stream and a copy of its last byte on the second, captured, holds it up.
+    #[test]
+    fn operations_of_one_capture_follow_each_other_on_its_branches() {
+        let device: Arc<dyn Device> = CpuDevice::new(0).unwrap();
+        let sequence = Sequence::new(&device).unwrap();
+        let [first, second] = [(); 2].map(|()| Stream::new(&device).unwrap());
+        let bytes = 32 << 20;
+        let (data, seen) = (Buffer::new(&device, bytes).unwrap(), Buffer::new(&device, 1).unwrap());
+        data.fill(0, &first).unwrap();
+        first.synchronize().unwrap();
+        let (forked, joined) = (Event::new(&device).unwrap(), Event::new(&device).unwrap());
+        let graph = first.capture(|| {
+            forked.record(first.handle())?;
+            forked.hold(second.handle())?;
+            data.fill(9, &first)?;
+            sequence.after_nccl(first.handle())?;
+            sequence.before_myelon(second.handle())?;
+            // SAFETY: both buffers outlive the replay, which is waited for.
+            unsafe { device.copy(seen.address(), data.address().offset(bytes - 1), 1, second.handle())? };
+            joined.record(second.handle())?;
+            joined.hold(first.handle())
+        });
+        graph.unwrap().launch(&first).unwrap();
+        first.synchronize().unwrap();
+        let mut byte = [0];
+        seen.download(&mut byte, &first).unwrap();
+        assert_eq!(byte, [9]);
+    }
+
+    #[test]
+    fn streams_that_meet_wait_for_each_other() {
+        let device: Arc<dyn Device> = CpuDevice::new(0).unwrap();
+        let sequence = Sequence::new(&device).unwrap();
+        let streams = [(); 3].map(|()| Stream::new(&device).unwrap());
+        let bytes = 32 << 20;
+        let data = Buffer::new(&device, bytes).unwrap();
+        let seen = Buffer::new(&device, 1).unwrap();
+        data.fill(0, &streams[0]).unwrap();
+        streams[0].synchronize().unwrap();
+        let mut value = 0;
+        for slow in 0..3 {
+            for quick in (0..3).filter(|&quick| quick != slow) {
+                value += 1;
+                data.fill(value, &streams[slow]).unwrap();
+                sequence.meet(&streams.each_ref().map(Stream::handle)).unwrap();
+                // SAFETY: both buffers outlive the synchronisation in `download`.
+                unsafe {
+                    let last = data.address().offset(bytes - 1);
+                    device.copy(seen.address(), last, 1, streams[quick].handle()).unwrap();
+                }
+                let mut byte = [0];
+                seen.download(&mut byte, &streams[quick]).unwrap();
+                assert_eq!(byte, [value], "stream {quick} does not wait for {slow}");
+            }
+        }
     }
 }

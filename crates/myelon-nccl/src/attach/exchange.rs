@@ -1,11 +1,12 @@
 //! Bytes from every rank to every rank through the real communicator, while it is being made.
 
+use std::ffi::c_int;
 use std::fmt;
 use std::sync::mpsc;
 use std::time::Duration;
 
 use super::hello::FRAME;
-use crate::abi::{Comm, SUCCESS, Stream, UINT8};
+use crate::abi::{Comm, IN_PROGRESS, SUCCESS, Stream, UINT8};
 use crate::cuda::Gathering;
 use crate::log;
 use crate::real::call_real;
@@ -65,9 +66,16 @@ pub(super) fn all_gather(members: &[Member], place: Place, frames: &[Vec<u8>]) -
         let (own, all, stream) = operands.addresses();
         let (own, all) = (own as usize as *const _, all as usize as *mut _);
         let code = call_real!(ncclAllGather(own, all, FRAME, UINT8, member.comm, stream));
-        first = if first == SUCCESS { code } else { first };
+        first = if matches!(first, SUCCESS | IN_PROGRESS) { code } else { first };
     }
-    let ended = call_real!(ncclGroupEnd());
+    let mut ended = call_real!(ncclGroupEnd());
+    // A file of NCCL's settings may make communicators that do not block, and nobody here knows it. NCCL's thread reads the operands
+    // until it has launched.
+    if first == IN_PROGRESS || ended == IN_PROGRESS {
+        let codes: Vec<_> = members.iter().map(|member| launched(member.comm)).collect();
+        first = if first == IN_PROGRESS { SUCCESS } else { first };
+        ended = codes.into_iter().find(|&code| code != SUCCESS).unwrap_or(SUCCESS);
+    }
     if first != SUCCESS || ended != SUCCESS {
         return Err(in_words("ncclAllGather", if first == SUCCESS { ended } else { first }));
     }
@@ -81,6 +89,18 @@ pub(super) fn all_gather(members: &[Member], place: Place, frames: &[Vec<u8>]) -
             Ok(all.chunks_exact(FRAME).map(<[u8]>::to_vec).collect())
         })
         .collect()
+}
+
+/// What NCCL's thread came to, waited for as NCCL waits: without a bound.
+fn launched(comm: Comm) -> c_int {
+    loop {
+        let mut state = SUCCESS;
+        let code = call_real!(ncclCommGetAsyncError(comm, &mut state));
+        match if code == SUCCESS { state } else { code } {
+            IN_PROGRESS => std::thread::sleep(Duration::from_micros(200)),
+            code => return code,
+        }
+    }
 }
 
 /// Says what is wrong when the other ranks do not come. NCCL waits for them for ever, as it does wherever ranks differ.

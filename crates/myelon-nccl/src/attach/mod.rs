@@ -54,11 +54,6 @@ pub(crate) fn several(comms: &[*mut Comm]) -> c_int {
 /// Both exchanges of all members of this thread, and what lies between.
 fn agree(members: Vec<Member>, settings: Result<&'static Settings, &str>) -> Result<(), c_int> {
     let place = settings.map_or(Place::Gpu, |settings| settings.place);
-    if place == Place::Gpu {
-        // Opens the driver, which the calls of `cuda` need.
-        device_count().map_err(|error| failed(&error.to_string()))?;
-    }
-    let _kept = (place == Place::Gpu).then(CurrentContext::keep);
     let (members, others): (Vec<_>, Vec<_>) = members.into_iter().partition(Member::may_attach);
     for other in others {
         log::communicator(format!("{other} of {} ranks: forwarded: Myelon is for 2 to 8", other.world));
@@ -67,6 +62,11 @@ fn agree(members: Vec<Member>, settings: Result<&'static Settings, &str>) -> Res
     if members.is_empty() {
         return Ok(());
     }
+    if place == Place::Gpu {
+        // Opens the driver, which the calls of `cuda` need.
+        device_count().map_err(|error| failed(&error.to_string()))?;
+    }
+    let _kept = (place == Place::Gpu).then(CurrentContext::keep);
     let together = members.len();
     let offers: Vec<Offer> = members.iter().map(|member| Offer::of(member, settings, together)).collect();
     let hellos: Vec<_> = offers.iter().map(|offer| offer.hello.encode()).collect();

@@ -39,8 +39,9 @@ pub(super) fn find() -> Result<Found, String> {
         }
     };
     let loaded = RTLD_NOW | RTLD_LOCAL | libc::RTLD_NOLOAD;
-    // WHY: deep binding, so that its calls to its own functions do not come to this library where that is preloaded.
-    let fresh = RTLD_NOW | RTLD_LOCAL | libc::RTLD_DEEPBIND;
+    // WHY: no deep binding, by which NCCL would have another `free` than the `malloc` of a program that brings its own allocator. Its calls
+    // of its own functions come here where this library is preloaded, and `guard` knows them.
+    let fresh = RTLD_NOW | RTLD_LOCAL;
     if let Some(found) = attempt(Path::new(NAME), loaded) {
         return Ok(found);
     }

@@ -31,6 +31,7 @@ macro_rules! functions {
                 fn ncclGetErrorString(result: c_int) -> *const c_char;
                 fn ncclGroupStart() -> c_int;
                 fn ncclGroupEnd() -> c_int;
+                fn ncclGroupSimulateEnd(info: *mut c_void) -> c_int;
             }
             stream {
                 fn ncclAlltoAll(sendbuff: *const c_void, recvbuff: *mut c_void, count: usize, datatype: c_int, comm: Comm, stream: Stream) moves (comm, stream, count, datatype);
@@ -64,7 +65,6 @@ macro_rules! functions {
                 fn ncclGetPeerDevicePointer(window: *mut c_void, offset: usize, peer: c_int, pointer: *mut *mut c_void) -> c_int;
                 fn ncclGetUniqueId(id: *mut UniqueId) -> c_int;
                 fn ncclGetVersion(version: *mut c_int) -> c_int;
-                fn ncclGroupSimulateEnd(info: *mut c_void) -> c_int;
                 fn ncclMemAlloc(pointer: *mut *mut c_void, size: usize) -> c_int;
                 fn ncclMemFree(pointer: *mut c_void) -> c_int;
                 fn ncclParamBind(out: *mut *mut c_void, key: *const c_char) -> c_int;

@@ -31,12 +31,14 @@ int ncclCommInitRank(ncclComm_t *comm, int nranks, ncclUniqueId id, int rank);
 int ncclCommInitRankConfig(ncclComm_t *comm, int nranks, ncclUniqueId id, int rank, ncclConfig_t *config);
 int ncclCommInitAll(ncclComm_t *comms, int ndev, const int *devlist);
 int ncclCommSplit(ncclComm_t comm, int color, int key, ncclComm_t *newcomm, ncclConfig_t *config);
+int ncclCommShrink(ncclComm_t comm, int *exclude, int excluded, ncclComm_t *newcomm, ncclConfig_t *config, int flags);
 int ncclCommFinalize(ncclComm_t comm);
 int ncclCommDestroy(ncclComm_t comm);
 int ncclCommAbort(ncclComm_t comm);
 // Weak, for the pretended library lacks them.
 int ncclCommGrow(ncclComm_t comm, int nranks, const ncclUniqueId *id, int rank, ncclComm_t *newcomm, ncclConfig_t *config) __attribute__((weak));
 int ncclCommMemStats(ncclComm_t comm, int stat, uint64_t *value) __attribute__((weak));
+int ncclCommRevoke(ncclComm_t comm, int flags) __attribute__((weak));
 int ncclCommGetAsyncError(ncclComm_t comm, int *error);
 int ncclCommCount(ncclComm_t comm, int *count);
 int ncclCommUserRank(ncclComm_t comm, int *rank);
@@ -52,4 +54,5 @@ int ncclSend(const void *sendbuff, size_t count, int datatype, int peer, ncclCom
 int ncclRecv(void *recvbuff, size_t count, int datatype, int peer, ncclComm_t comm, cudaStream_t stream);
 int ncclGroupStart();
 int ncclGroupEnd();
+int ncclGroupSimulateEnd(void *info);
 }

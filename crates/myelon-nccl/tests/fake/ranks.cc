@@ -142,6 +142,48 @@ static void groups(ncclComm_t comm, int rank) {
   OK(NCCL(ncclCommDestroy)(half));
 }
 
+// A group that is only estimated: nothing of it runs, and it is over.
+static void simulated(ncclComm_t comm, int rank) {
+  float one = rank + 1;
+  auto data = filled(100, one), inner = filled(100, one), gathered = filled(ranks, 0.f);
+  OK(NCCL(ncclGroupStart)());
+  OK(NCCL(ncclAllReduce)(data.data(), data.data(), 100, ncclFloat32, ncclSum, comm, nullptr));
+  OK(NCCL(ncclGroupStart)());
+  OK(NCCL(ncclAllReduce)(inner.data(), inner.data(), 100, ncclFloat32, ncclSum, comm, nullptr));
+  OK(NCCL(ncclGroupEnd)());
+  OK(NCCL(ncclAllGather)(&one, gathered.data(), 1, ncclFloat32, comm, nullptr));
+  OK(NCCL(ncclGroupSimulateEnd)(nullptr));
+  for (int round = 0; round < 2; round++) {
+    auto next = filled(100, one);
+    if (round) OK(NCCL(ncclGroupStart)());
+    OK(NCCL(ncclAllReduce)(next.data(), next.data(), 100, ncclFloat32, ncclSum, comm, nullptr));
+    if (round) OK(NCCL(ncclGroupEnd)());
+    all_are(next, sum(), __LINE__), all_are(data, one, __LINE__), all_are(inner, one, __LINE__), all_are(gathered, 0.f, __LINE__);
+  }
+}
+
+// A wrong operation beside a new communicator in one group: told, and the communicator is there.
+static void mixed(ncclComm_t comm, int rank) {
+  ncclComm_t half;
+  std::vector<float> overlapping(20);
+  OK(NCCL(ncclGroupStart)());
+  OK(NCCL(ncclAllReduce)(&overlapping[0], &overlapping[1], 10, ncclFloat32, ncclSum, comm, nullptr));
+  OK(NCCL(ncclCommSplit)(comm, 0, rank, &half, nullptr));
+  EQUAL(NCCL(ncclGroupEnd)(), ncclInvalidArgument);
+  auto data = filled(100, rank + 1.f);
+  OK(NCCL(ncclAllReduce)(data.data(), data.data(), 100, ncclFloat32, ncclSum, half, nullptr));
+  all_are(data, sum(), __LINE__);
+  OK(NCCL(ncclCommDestroy)(half));
+}
+
+// NCCL lacks the function: nothing was revoked.
+static void not_revoked(ncclComm_t comm, int rank) {
+  if (rank == 0) EQUAL(NCCL(ncclCommRevoke)(comm, 0), ncclInvalidUsage);
+  auto data = filled(100, rank + 1.f);
+  OK(NCCL(ncclAllReduce)(data.data(), data.data(), 100, ncclFloat32, ncclSum, comm, nullptr));
+  all_are(data, sum(), __LINE__);
+}
+
 // Collectives beside the all-reduce, alone and in a group, in place and not.
 static void others(ncclComm_t comm, int rank) {
   const size_t count = 1000;
@@ -184,8 +226,8 @@ static void itself(ncclComm_t comm, int rank) {
   OK(NCCL(ncclCommFinalize)(comm));
 }
 
-// A rank that waits alone is freed by an abort of another of its threads.
-static void abort_ends_the_wait() {
+// A rank that waits alone is freed by an abort of another of its threads, or by what makes a communicator without the others.
+static void abort_ends_the_wait(bool shrink) {
   std::atomic<int> waiting{0};
   on_threads(
       [&](ncclComm_t comm, int rank) {
@@ -193,14 +235,21 @@ static void abort_ends_the_wait() {
           std::thread aborter([&] {
             while (!waiting) usleep(1000);
             usleep(300000);
-            OK(NCCL(ncclCommAbort)(comm));
+            ncclComm_t smaller;
+            if (shrink) OK(NCCL(ncclCommShrink)(comm, nullptr, 0, &smaller, nullptr, 1));
+            else OK(NCCL(ncclCommAbort)(comm));
           });
           auto data = filled(1000, 1.f);
           waiting = 1;
           int code = NCCL(ncclAllReduce)(data.data(), data.data(), 1000, ncclFloat32, ncclSum, comm, nullptr);
           CHECK(code != ncclSuccess);
-          CHECK(strstr(NCCL(ncclGetLastError)(nullptr), "ncclCommAbort"));
+          CHECK(strstr(NCCL(ncclGetLastError)(nullptr), shrink ? "ncclCommShrink" : "ncclCommAbort"));
           aborter.join();
+          if (shrink) {
+            // NCCL, which has not shrunk anything here, would wait for the others.
+            CHECK(NCCL(ncclAllReduce)(data.data(), data.data(), 1000, ncclFloat32, ncclSum, comm, nullptr) != ncclSuccess);
+            OK(NCCL(ncclCommDestroy)(comm));
+          }
           waiting = 2;
         } else {
           while (waiting != 2) usleep(1000);
@@ -260,8 +309,13 @@ static void configured(int blocking) {
   for (int rank = 0; rank < ranks; rank++)
     threads.emplace_back([&, rank] {
       ncclConfig_t config{sizeof(ncclConfig_t), 0xcafebeef, 22809, blocking, INT32_MIN, INT32_MIN, INT32_MIN, nullptr, 41 + rank};
-      ncclComm_t comm;
+      ncclComm_t comm, child;
       EQUAL(NCCL(ncclCommInitRankConfig)(&comm, ranks, id, rank, &config), blocking ? ncclSuccess : ncclInProgress);
+      // Without a configuration it is as its parent.
+      if (!blocking) {
+        OK(NCCL(ncclCommSplit)(comm, 0, rank, &child, nullptr));
+        OK(NCCL(ncclCommDestroy)(child));
+      }
       auto data = filled(100, rank + 1.f);
       OK(NCCL(ncclAllReduce)(data.data(), data.data(), 100, ncclFloat32, ncclSum, comm, nullptr));
       all_are(data, sum(), __LINE__);
@@ -325,7 +379,11 @@ int main(int count, char **arguments) {
   else if (scenario == "groups") on_threads(groups);
   else if (scenario == "others") on_threads(others);
   else if (scenario == "itself") on_threads(itself);
-  else if (scenario == "abort") abort_ends_the_wait();
+  else if (scenario == "simulated") on_threads(simulated);
+  else if (scenario == "mixed") on_threads(mixed);
+  else if (scenario == "not_revoked") on_threads(not_revoked);
+  else if (scenario == "abort") abort_ends_the_wait(false);
+  else if (scenario == "shrink") abort_ends_the_wait(true);
   else if (scenario == "one_thread") one_thread();
   else if (scenario == "grouped_init") grouped_init();
   else if (scenario == "blocking") configured(1);

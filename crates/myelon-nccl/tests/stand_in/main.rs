@@ -111,6 +111,30 @@ fn an_abort_ends_a_wait() {
 }
 
 #[test]
+fn shrinking_by_force_ends_a_wait_and_what_comes_after_is_an_error() {
+    let ran = Run::preloaded(&["shrink"]).run().well();
+    assert_eq!((ran.calls("Shrink").len(), ran.calls("AllReduce").len()), (1, 0), "{}", ran.output);
+}
+
+#[test]
+fn what_nccl_cannot_revoke_goes_on() {
+    let ran = Run::preloaded(&["not_revoked", "3"]).run().well();
+    assert_eq!(ran.counted("ncclAllReduce", "Myelon"), 3, "{}", ran.output);
+}
+
+#[test]
+fn a_group_that_is_only_estimated_runs_nothing_and_ends() {
+    let ran = Run::preloaded(&["simulated"]).with("MYELON_NCCL_COLLECTIVES", "all_reduce").run().well();
+    assert_eq!(ran.calls("GroupSimulateEnd").len(), 2);
+}
+
+#[test]
+fn what_goes_wrong_in_a_group_is_told_though_it_made_a_communicator() {
+    let ran = Run::preloaded(&["mixed"]).run().well();
+    assert_eq!(ran.counted("ncclAllReduce", "Myelon"), 4, "{}", ran.output);
+}
+
+#[test]
 fn ranks_of_one_thread_are_left_alone() {
     let ran = Run::preloaded(&["one_thread", "3"]).run().well();
     assert_eq!(ran.counted("ncclAllReduce", "Myelon"), 0, "{}", ran.output);
@@ -142,6 +166,9 @@ fn a_communicator_that_does_not_block_is_left_alone() {
     let ran = Run::preloaded(&["non_blocking"]).run().well();
     assert_eq!(ran.counted("ncclAllReduce", "NCCL: the communicator is not attached"), 2, "{}", ran.output);
     assert_eq!(ran.calls("AllGather").len(), 0, "nobody waits for an exchange");
+    assert!(ran.output.contains("communicator that does not block"), "{}", ran.output);
+    let ran = Run::preloaded(&["grouped_init"]).with("NCCL_COMM_BLOCKING", "0").run().well();
+    assert_eq!(ran.calls("AllGather").len(), 0, "the environment says so for all");
 }
 
 #[test]
