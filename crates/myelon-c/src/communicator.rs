@@ -94,7 +94,9 @@ pub unsafe extern "C" fn myelonCommSplit(
         // SAFETY: the caller's word.
         let (communicator, options, place) = unsafe { (known(comm)?, of_handle(options)?, Place::at(out, "out")?) };
         let color = if color == -1 { None } else { Some(unsigned("color", color)?) };
-        match communicator.split(color, unsigned("key", key)?, options)? {
+        // In the order of the keys, negative ones too.
+        let key = key as u32 ^ 1 << 31;
+        match communicator.split(color, key, options)? {
             Some(child) => place.put_handle(of(child)),
             None => place.put(std::ptr::null_mut()),
         }

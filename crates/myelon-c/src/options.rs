@@ -43,8 +43,10 @@ pub unsafe extern "C" fn myelonOptionsDestroy(options: myelonOptions_t) -> myelo
 pub unsafe extern "C" fn myelonOptionsSetTimeout(options: myelonOptions_t, seconds: f64) -> myelonStatus_t {
     change("myelonOptionsSetTimeout", options, |options| {
         let timeout = Duration::try_from_secs_f64(seconds).ok().filter(|time| time.as_nanos() < u128::from(u64::MAX));
-        options.timeout = timeout
+        let timeout = timeout
             .ok_or_else(|| Fault::invalid(format!("seconds is {seconds}, which is no time to wait; 0 means none")))?;
+        // What is less than can be told is not none.
+        options.timeout = if seconds > 0.0 { timeout.max(Duration::from_nanos(1)) } else { timeout };
         Ok(())
     })
 }

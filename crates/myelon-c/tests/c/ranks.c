@@ -138,13 +138,13 @@ static void buckets(struct rank *rank, myelonComm_t comm) {
     OK(myelonCommStatus(comm));
 }
 
-// Ranks 0 and 2 in one child, in turned order; rank 1 in none.
+// Ranks 0 and 2 in one child, in turned order by keys of both signs; rank 1 in none.
 static void split(struct rank *rank, myelonComm_t comm) {
     myelonComm_t child = comm;
     int child_rank = -1, child_ranks = -1;
     float data[COUNT];
     for (int i = 0; i < COUNT; i++) data[i] = (float)rank->number;
-    OK(myelonCommSplit(comm, rank->number == 1 ? -1 : 7, 10 - rank->number, NULL, &child));
+    OK(myelonCommSplit(comm, rank->number == 1 ? -1 : 7, 1 - rank->number, NULL, &child));
     if (rank->number == 1) {
         EXPECT(child == NULL);
     } else {
