@@ -10,7 +10,7 @@ use serde_json::Value;
 const CACHE: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/doctor-kernels");
 
 /// The program in an environment of its own: no launcher, no settings but these.
-fn doctor(arguments: &[&str], settings: &[(&str, &str)]) -> Output {
+fn command(arguments: &[&str], settings: &[(&str, &str)]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_myelon-doctor"));
     for (name, _) in std::env::vars_os() {
         let name = name.to_string_lossy();
@@ -18,7 +18,12 @@ fn doctor(arguments: &[&str], settings: &[(&str, &str)]) -> Output {
             command.env_remove(&*name);
         }
     }
-    command.args(arguments).env("MYELON_CACHE", CACHE).envs(settings.iter().copied()).output().unwrap()
+    command.args(arguments).env("MYELON_CACHE", CACHE).envs(settings.iter().copied());
+    command
+}
+
+fn doctor(arguments: &[&str], settings: &[(&str, &str)]) -> Output {
+    command(arguments, settings).output().unwrap()
 }
 
 /// What it says as JSON, after a check of its status.
@@ -135,4 +140,16 @@ fn people_are_told_in_words() {
     let help = doctor(&["--help"], &[]);
     assert!(String::from_utf8_lossy(&help.stdout).contains("Exit status: 0"));
     assert_eq!(doctor(&["--device", "tpu"], &[]).status.code(), Some(2));
+}
+
+#[test]
+fn an_examination_that_cannot_be_written_is_a_failure() {
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let output = command(&["--device", "cpu", "--no-trial", "--json"], &[]).stdout(full).output().unwrap();
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{message}");
+    assert!(
+        message.starts_with("error: cannot write to standard output: ") && message.lines().count() == 1,
+        "{message}"
+    );
 }

@@ -8,6 +8,8 @@ use clap::error::ErrorKind;
 use myelon_ccl::{Error, Result};
 use tracing_subscriber::EnvFilter;
 
+use super::stdout;
+
 /// What a script can tell from the exit status; `--help` lists the same four.
 pub(crate) mod exit {
     /// Every result was right, every file is up to date.
@@ -24,8 +26,7 @@ pub(crate) mod exit {
 pub(crate) fn arguments<T: Parser>() -> Result<T, ExitCode> {
     T::try_parse().map_err(|error| match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
-            // A reader that closes the pipe early has seen what it wanted.
-            let _ = error.print();
+            stdout::heed(error.print());
             ExitCode::from(exit::OK)
         }
         _ => fail(exit::USAGE, &one_line(&error.render().to_string())),
@@ -47,6 +48,8 @@ pub(crate) fn log_to_stderr() -> Result<()> {
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
+        // WHY: it would say on standard error that standard error is full, and panic there.
+        .log_internal_errors(false)
         .init();
     Ok(())
 }

@@ -8,6 +8,8 @@ mod kernel_cache;
 mod libraries;
 mod processes;
 mod settings;
+#[path = "../common/stdout.rs"]
+mod stdout;
 mod trial;
 
 use std::io::Write;
@@ -34,7 +36,11 @@ Examples:
       without a context on any GPU
 
 Exit status: 0 nothing is wrong (there may be notes and warnings), 1 something is wrong: the
-findings say what and how to mend it, 2 the arguments cannot be used.";
+findings say what and how to mend it, 2 the arguments cannot be used, 3 the examination cannot
+be written.";
+
+/// The exit status where what was found is lost.
+const FAILED: u8 = 3;
 
 /// Examines this machine, and says in words what keeps all-reduce from working on it.
 #[derive(Debug, Parser)]
@@ -74,9 +80,8 @@ fn main() -> ExitCode {
     } else {
         examination.to_string()
     };
-    // A reader that closes the pipe early has seen what it wanted.
-    let _ = std::io::stdout().write_all(text.as_bytes());
-    ExitCode::from(u8::from(!examination.is_ok()))
+    stdout::print(&text);
+    stdout::end(ExitCode::from(u8::from(!examination.is_ok())), FAILED)
 }
 
 /// A rank of the trial, which another process of this program started.

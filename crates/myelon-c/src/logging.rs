@@ -25,6 +25,8 @@ pub(crate) fn start() -> Result<()> {
             .with_env_filter(filter)
             .with_ansi(std::io::stderr().is_terminal())
             .with_writer(std::io::stderr)
+            // WHY: it would say on standard error that standard error is full, and panic there.
+            .log_internal_errors(false)
             .init();
     });
     Ok(())
