@@ -299,7 +299,7 @@ fn what_cannot_be_tuned_is_refused_in_one_line() {
         (&["-d", "all"], "one type for each class"),
         (&["-b", "2K", "-e", "1K"], "swap -b and -e"),
         (&["-b", "4", "-e", "8"], "use 8 or more"),
-        (&["-o", "missing/t.toml"], "cannot write missing/t.toml"),
+        (&["-o", "missing/t.toml"], "cannot write missing/t.toml: there is no directory missing: make it"),
         (&["--judge", "none.toml"], "cannot read none.toml"),
         (&["--footprint", "1K"], "no candidate is left"),
         (&["--buffers", "window"], "known are plain, registered"),
@@ -312,6 +312,10 @@ fn what_cannot_be_tuned_is_refused_in_one_line() {
         assert_eq!(output.status.code(), Some(2), "{arguments:?}: {message}");
         assert!(message.starts_with("error: ") && message.lines().count() == 1 && message.contains(part), "{message}");
     }
+    let nowhere = tune(here, &["--ranks", "2"]).output().unwrap();
+    let message = text(&nowhere.stderr);
+    assert_eq!(nowhere.status.code(), Some(2), "{message}");
+    assert!(message.contains("no directory configs/lanes here") && message.contains("-o FILE"), "{message}");
     let mut forced = tune(here, &["-o", "t.toml"]);
     assert!(text(&forced.env("MYELON_VARIANT", "ring").output().unwrap().stderr).contains("unset both"));
     assert!(!here.join("t.toml").exists());

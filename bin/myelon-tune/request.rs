@@ -23,6 +23,8 @@ const FIRST: u32 = 3;
 const KEEP: usize = 8;
 /// From this size on, graphs have fewer operations.
 const LARGE: u64 = 1 << 20;
+/// Where a checkout has its tables.
+const LANES: &str = "configs/lanes";
 /// Longest wait inside a kernel unless `MYELON_TIMEOUT` says otherwise: a candidate that stalls should not take the budget.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -83,7 +85,12 @@ impl TuneRequest {
             Some(gpu) => file_name(&gpu.name, link(0, 1).map_or("unknown", |link| link.name()), ranks),
             None => format!("cpu-{ranks}.toml"),
         };
-        let output = cli.output.clone().unwrap_or_else(|| Path::new("configs/lanes").join(name));
+        let output = cli.output.clone().unwrap_or_else(|| Path::new(LANES).join(name));
+        if cli.output.is_none() && !Path::new(LANES).is_dir() {
+            return Err(Error::invalid(format!(
+                "there is no directory {LANES} here, where a table goes unless told: name its file with -o FILE"
+            )));
+        }
         std::iter::once(&output).chain(&cli.json).try_for_each(|path| output::prove_writable(path))?;
         Ok(Self {
             device,
