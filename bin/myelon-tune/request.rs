@@ -66,7 +66,8 @@ impl TuneRequest {
                  the rows of integers)",
             ));
         }
-        let timeout = if std::env::var_os("MYELON_TIMEOUT").is_some() { from_env.timeout } else { TIMEOUT };
+        let is_set = std::env::var_os("MYELON_TIMEOUT").is_some_and(|text| !text.is_empty());
+        let timeout = if is_set { from_env.timeout } else { TIMEOUT };
         let gpu = if device == DeviceKind::Cuda { devices()?.into_iter().next() } else { None };
         let arch = gpu.as_ref().map_or_else(|| "cpu".to_owned(), |gpu| gpu.arch.clone());
         let classes = classes(cli, &arch)?;
