@@ -43,6 +43,11 @@ fn says(examination: &Value, level: &str, text: &str) -> bool {
     findings.iter().any(|finding| finding["level"] == level && finding["what"].as_str().unwrap().contains(text))
 }
 
+fn wrong(examination: &Value) -> Vec<&Value> {
+    let findings = examination["findings"].as_array().unwrap();
+    findings.iter().filter(|finding| finding["level"] == "wrong").collect()
+}
+
 #[test]
 fn the_cpu_device_is_tried_for_real() {
     let examination = examined(&["--device", "cpu"], &[], 0);
@@ -82,11 +87,51 @@ fn what_is_wrong_is_named() {
     for (setting, text) in cases {
         let examination = examined(&["--device", "cpu"], &[setting], 1);
         assert!(says(&examination, "wrong", text), "{setting:?}: {}", examination["findings"]);
+        let wrong = wrong(&examination);
+        assert!(wrong.len() == 1 && wrong[0]["fix"].is_string(), "one cause counts once, with its fix: {wrong:?}");
     }
+    let several = [
+        ("MYELON_TIMEOUT", "soon"),
+        ("MYELON_LANE_TABLE", "/nowhere/t.toml"),
+        ("MYELON_VARIANT", "rign"),
+        ("MYELON_CACHE", "/proc/kernels"),
+    ];
+    let examination = examined(&["--device", "cpu"], &several, 1);
+    let findings = wrong(&examination);
+    for (name, _) in several {
+        let named = findings.iter().filter(|finding| finding["fix"].as_str().unwrap().contains(name)).count();
+        assert_eq!(named, 1, "{name}: {findings:?}");
+    }
+    assert_eq!(findings.len(), several.len(), "{findings:?}");
     let typo = examined(&["--device", "cpu", "--no-trial"], &[("MYELON_TIMEOT", "3")], 0);
     assert!(says(&typo, "warning", "nothing reads MYELON_TIMEOT"), "{}", typo["findings"]);
     let secret = doctor(&["--no-trial"], &[("MYELON_SECRET", "hush-hush")]);
     assert!(!String::from_utf8_lossy(&secret.stdout).contains("hush-hush"), "secrets stay secret");
+}
+
+#[test]
+fn what_the_variables_choose_is_shown() {
+    let table = concat!(env!("CARGO_MANIFEST_DIR"), "/configs/lanes/h200-nvlink-2.toml");
+    let shown = |settings: &[(&str, &str)]| {
+        let examination = examined(&["--device", "cpu", "--no-trial"], settings, 0);
+        let choices = examination["table"]["choices"].as_array().unwrap().clone();
+        let of =
+            |part: &str| choices.iter().map(|choice| choice[part].as_str().unwrap().to_owned()).collect::<Vec<_>>();
+        (examination["table"]["lane_table"].as_str().unwrap().to_owned(), of("choice"), of("origin"))
+    };
+    let (from, _, origins) = shown(&[]);
+    assert!(
+        from.starts_with("none for this machine") && origins.iter().all(|it| it.ends_with("of the rule")),
+        "{origins:?}"
+    );
+    let (from, choices, origins) = shown(&[("MYELON_LANE_TABLE", table), ("MYELON_MAX_LANES", "4")]);
+    assert_eq!(from, format!("{table}, from MYELON_LANE_TABLE"));
+    assert!(origins.iter().all(|it| it.starts_with(&format!("{table}, the row from"))), "{origins:?}");
+    assert!(choices.iter().all(|it| it.contains("lanes=4 ")), "{choices:?}");
+    let forced = [("MYELON_VARIANT", "ring"), ("MYELON_LANES", "3"), ("MYELON_LANE_TABLE", table)];
+    let (_, choices, origins) = shown(&forced);
+    assert!(choices.iter().all(|it| it == "ring lanes=3"), "{choices:?}");
+    assert!(origins.iter().all(|it| it == "MYELON_VARIANT"), "{origins:?}");
 }
 
 /// A library with NCCL's functions that does nothing but say this version.

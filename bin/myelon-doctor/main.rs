@@ -22,7 +22,7 @@ use examination::{Examination, Wish};
 
 const AFTER_HELP: &str = "\
 Looks at the GPUs and their links, what their memory can be shared by, the driver, NVRTC, NCCL,
-the C++ compiler, MPI, environment variables, the kernel cache, and what the lane table takes.
+the C++ compiler, MPI, environment variables, the kernel cache, and what auto takes and why.
 Then ranks are brought up, as threads and as processes, one a GPU, or two on the CPU device where
 there is none: every pair of ranks stores and loads, and all-reduces of several sizes are
 verified. Nothing waits for ever.

@@ -113,9 +113,11 @@ impl Setting {
 pub(crate) fn judge(settings: &[Setting], on_gpus: bool) -> Vec<Finding> {
     let mut findings = Vec::new();
     let level = if on_gpus { Level::Wrong } else { Level::Note };
-    findings.extend(cuda::check_environment().err().map(|error| Finding::of_error(level, ABOUT, &error)));
-    let own = [Options::from_env().err(), Launcher::from_env(&|name: &str| std::env::var(name).ok()).err()];
-    findings.extend(own.into_iter().flatten().map(|error| Finding::of_error(Level::Wrong, ABOUT, &error)));
+    let blocking = cuda::check_environment().err();
+    findings.extend(blocking.map(|error| Finding::of_error(level, ABOUT, &error, "unset CUDA_LAUNCH_BLOCKING")));
+    let (_, own) = Options::heard_from_env();
+    let own = own.into_iter().chain(Launcher::from_env(&|name: &str| std::env::var(name).ok()).err());
+    findings.extend(own.map(|error| Finding::of_error(Level::Wrong, ABOUT, &error, "README.md lists the variables")));
     let is_known = |name: &str| KNOWN.contains(&name) || INTERNAL.iter().any(|start| name.starts_with(start));
     for Setting { name, .. } in
         settings.iter().filter(|setting| setting.name.starts_with(OWN) && !is_known(&setting.name))
