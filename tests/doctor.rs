@@ -83,6 +83,7 @@ fn what_is_wrong_is_named() {
         (("MYELON_CACHE", "/proc/kernels"), "/proc/kernels"),
         (("MYELON_KERNEL_TREE", "/nowhere/cuda"), "/nowhere/cuda"),
         (("MYELON_RANK", "7"), "MYELON_WORLD_SIZE"),
+        (("MYELON_LOG", "verbose"), "'verbose' is no level"),
     ];
     for (setting, text) in cases {
         let examination = examined(&["--device", "cpu"], &[setting], 1);

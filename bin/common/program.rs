@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use clap::error::ErrorKind;
-use myelon_ccl::{Error, Result};
+use myelon_ccl::{LogFilter, Result};
 use tracing_subscriber::EnvFilter;
 
 use super::stdout;
@@ -35,15 +35,8 @@ pub(crate) fn arguments<T: Parser>() -> Result<T, ExitCode> {
 
 /// Log lines go to standard error, as `MYELON_LOG` or else `RUST_LOG` filters them; warnings unless told.
 pub(crate) fn log_to_stderr() -> Result<()> {
-    let variables = ["MYELON_LOG", "RUST_LOG"];
-    let set =
-        variables.into_iter().find_map(|name| Some((name, std::env::var(name).ok().filter(|text| !text.is_empty())?)));
-    let (name, text) = set.unwrap_or(("MYELON_LOG", "warn".to_owned()));
-    let filter = EnvFilter::try_new(&text).map_err(|error| Error::Config {
-        source_name: "environment".into(),
-        key: name.into(),
-        detail: format!("'{text}' is no filter ({error}): write a level such as info, or target=level pairs"),
-    })?;
+    let asked = LogFilter::from_env()?;
+    let filter = EnvFilter::try_new(asked.directives()).map_err(|error| asked.refused(error))?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())
