@@ -292,7 +292,7 @@ fn ranks_with_different_tables_refuse_each_other() {
 fn what_cannot_be_tuned_is_refused_in_one_line() {
     let directory = tempfile::tempdir().unwrap();
     let here = directory.path();
-    let cases: [(&[&str], &str); 11] = [
+    let cases: [(&[&str], &str); 14] = [
         (&["--ranks", "1"], "2 or more"),
         (&["--variant", "rign"], "unknown variant 'rign'"),
         (&["-d", "f32,bf16"], "both are of the class float"),
@@ -301,7 +301,10 @@ fn what_cannot_be_tuned_is_refused_in_one_line() {
         (&["-b", "4", "-e", "8"], "use 8 or more"),
         (&["-o", "missing/t.toml"], "cannot write missing/t.toml: there is no directory missing: make it"),
         (&["--judge", "none.toml"], "cannot read none.toml"),
-        (&["--footprint", "1K"], "no candidate is left"),
+        (&["--footprint", "1K"], "no candidate is left that can run: raise --footprint"),
+        (&["-b", "0"], "-b 0 is less than an element: use 8 or more"),
+        (&["-b", "0", "-e", "0"], "use 8 or more"),
+        (&["--resume"], "--resume has no t.toml.journal.json to go on from: leave --resume out"),
         (&["--buffers", "window"], "known are plain, registered"),
         (&["--json", "j.json"], "--judge"),
     ];
