@@ -22,6 +22,9 @@ pub(crate) mod exit {
     pub(crate) const FAILED: u8 = 3;
 }
 
+/// Warnings. WHY: not of ranks that stop for a peer's failure, which is told at the end, once.
+const DEFAULT_LOG: &str = "warn,myelon_ccl::watch=error";
+
 /// The arguments, or the exit status of a program that was asked for its help or whose arguments cannot be used.
 pub(crate) fn arguments<T: Parser>() -> Result<T, ExitCode> {
     T::try_parse().map_err(|error| match error.kind() {
@@ -35,7 +38,7 @@ pub(crate) fn arguments<T: Parser>() -> Result<T, ExitCode> {
 
 /// Log lines go to standard error, as `MYELON_LOG` or else `RUST_LOG` filters them; warnings unless told.
 pub(crate) fn log_to_stderr() -> Result<()> {
-    let asked = LogFilter::from_env()?;
+    let asked = LogFilter::from_env(DEFAULT_LOG)?;
     let filter = EnvFilter::try_new(asked.directives()).map_err(|error| asked.refused(error))?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)

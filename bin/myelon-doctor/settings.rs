@@ -116,7 +116,7 @@ pub(crate) fn judge(settings: &[Setting], on_gpus: bool) -> Vec<Finding> {
     let blocking = cuda::check_environment().err();
     findings.extend(blocking.map(|error| Finding::of_error(level, ABOUT, &error, "unset CUDA_LAUNCH_BLOCKING")));
     let (_, own) = Options::heard_from_env();
-    let own = own.into_iter().chain(LogFilter::from_env().err());
+    let own = own.into_iter().chain(LogFilter::from_env("warn").err());
     let own = own.chain(Launcher::from_env(&|name: &str| std::env::var(name).ok()).err());
     findings.extend(own.map(|error| Finding::of_error(Level::Wrong, ABOUT, &error, "README.md lists the variables")));
     let is_known = |name: &str| KNOWN.contains(&name) || INTERNAL.iter().any(|start| name.starts_with(start));

@@ -42,6 +42,7 @@ impl Request {
     ///
     /// Errors: one that names the argument, what it asks for and what would be right.
     pub(crate) fn check(args: &NeighbourOptions) -> Result<Self> {
+        launch::check_settings()?;
         let here = Here::look()?;
         if here.launched().is_some() {
             return Err(Error::invalid("neighbour starts a thread a rank itself: run it without a launcher"));

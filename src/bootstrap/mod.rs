@@ -122,6 +122,15 @@ pub trait Bootstrap: Send + Sync + fmt::Debug {
     fn leave(&self, deadline: Duration) -> bool;
 }
 
+impl fmt::Display for ControlEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::PeerLost { rank, detail } => write!(f, "rank {rank} is lost: {detail}"),
+            Self::PeerAborted { rank, detail } => write!(f, "rank {rank} gave up: {detail}"),
+        }
+    }
+}
+
 /// What a control plane tells besides the answers to calls.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ControlEvent {

@@ -14,11 +14,11 @@ pub struct LogFilter {
 }
 
 impl LogFilter {
-    /// `MYELON_LOG`, or where it is unset `RUST_LOG`; warnings where neither is set. `warning` is `warn`.
+    /// `MYELON_LOG`, or where it is unset `RUST_LOG`, or where neither is set `default`. `warning` is `warn`.
     ///
     /// Errors: [`Error::Config`] for a word in `MYELON_LOG` that is neither a level nor a target of Myelon.
-    pub fn from_env() -> Result<Self> {
-        Self::heard(&|name| std::env::var(name).ok())
+    pub fn from_env(default: &str) -> Result<Self> {
+        Self::heard(&|name| std::env::var(name).ok(), default)
     }
 
     /// The directives, with commas between them.
@@ -36,10 +36,10 @@ impl LogFilter {
         Error::Config { source_name: "environment".into(), key: self.variable.into(), detail }
     }
 
-    fn heard(variable: &dyn Fn(&str) -> Option<String>) -> Result<Self> {
+    fn heard(variable: &dyn Fn(&str) -> Option<String>, default: &str) -> Result<Self> {
         let set = |name| Some((name, variable(name).filter(|text| !text.is_empty())?));
         let (variable, text) =
-            ["MYELON_LOG", "RUST_LOG"].into_iter().find_map(set).unwrap_or(("MYELON_LOG", "warn".to_owned()));
+            ["MYELON_LOG", "RUST_LOG"].into_iter().find_map(set).unwrap_or(("MYELON_LOG", default.to_owned()));
         let directives: Vec<_> = text.split(',').map(with_known_level).collect();
         let filter = Self { variable, directives: directives.join(",") };
         // WHY: a filter takes any other word for a target, and then logs nothing else. In `RUST_LOG` it may be one of the
@@ -73,7 +73,7 @@ mod tests {
 
     fn heard(pairs: &[(&str, &str)]) -> Result<String> {
         let lookup = |name: &str| pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
-        LogFilter::heard(&lookup).map(|filter| filter.directives)
+        LogFilter::heard(&lookup, "warn").map(|filter| filter.directives)
     }
 
     #[test]

@@ -99,6 +99,26 @@ fn what_cannot_be_printed_is_a_failure_in_one_line_and_files_are_written_all_the
 }
 
 #[test]
+fn what_every_rank_would_say_is_said_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let told = |arguments: &[&str], setting: Option<(&str, &str)>, status: i32, part: &str| {
+        let output = command(directory.path(), arguments).envs(setting).output().unwrap();
+        let message = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(status), "{arguments:?}: {message}");
+        assert!(message.starts_with("error: ") && message.lines().count() == 1, "{arguments:?}: {message}");
+        assert!(message.contains(part), "{arguments:?}: {message}");
+    };
+    let (sweep, neighbour) = (["--device", "cpu", "--ranks", "4"], ["neighbour", "--device", "cpu"]);
+    for setting in [("MYELON_CACHE", "/proc/kernels"), ("MYELON_KERNEL_TREE", "/nowhere/cuda")] {
+        told(&sweep, Some(setting), 2, setting.0);
+        told(&neighbour, Some(setting), 2, setting.0);
+    }
+    // More than there are addresses.
+    let room = "no room for 512 TiB of operands a rank, 2048 TiB for 4 ranks";
+    told(&[&sweep[..], &["-b", "256T", "-e", "256T", "-n", "1"]].concat(), None, 3, room);
+}
+
+#[test]
 fn help_documents_flags_examples_and_statuses() {
     let output = perf(Path::new("."), &["--help"]);
     assert_eq!(output.status.code(), Some(0));

@@ -11,7 +11,7 @@ use tracing_subscriber::EnvFilter;
 /// Errors: [`myelon::Error::Config`] for a filter that cannot be read.
 pub(crate) fn start() -> Result<()> {
     static ONCE: Once = Once::new();
-    let asked = LogFilter::from_env()?;
+    let asked = LogFilter::from_env("warn")?;
     let filter = EnvFilter::try_new(asked.directives()).map_err(|error| asked.refused(error))?;
     ONCE.call_once(|| {
         tracing_subscriber::fmt()
