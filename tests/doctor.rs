@@ -83,6 +83,9 @@ fn what_is_wrong_is_named() {
         (("MYELON_CACHE", "/proc/kernels"), "/proc/kernels"),
         (("MYELON_KERNEL_TREE", "/nowhere/cuda"), "/nowhere/cuda"),
         (("MYELON_RANK", "7"), "MYELON_WORLD_SIZE"),
+        (("MYELON_SOCKET_ADDR", "eth0"), "MYELON_SOCKET_ADDR"),
+        (("MYELON_CPU_DELAYS", "often"), "MYELON_CPU_DELAYS"),
+        (("MYELON_CPU_SANITIZE", "all"), "MYELON_CPU_SANITIZE"),
         (("MYELON_LOG", "verbose"), "'verbose' is no level"),
     ];
     for (setting, text) in cases {
@@ -96,6 +99,11 @@ fn what_is_wrong_is_named() {
         ("MYELON_LANE_TABLE", "/nowhere/t.toml"),
         ("MYELON_VARIANT", "rign"),
         ("MYELON_CACHE", "/proc/kernels"),
+        ("MYELON_LOG", "verbose"),
+        ("MYELON_SOCKET_ADDR", "eth0"),
+        ("MYELON_CPU_DELAYS", "often"),
+        ("MYELON_CPU_SANITIZE", "all"),
+        ("MYELON_CXX", "/nowhere/c++"),
     ];
     let examination = examined(&["--device", "cpu"], &several, 1);
     let findings = wrong(&examination);
@@ -190,12 +198,12 @@ fn people_are_told_in_words() {
 
 #[test]
 fn an_examination_that_cannot_be_written_is_a_failure() {
-    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
-    let output = command(&["--device", "cpu", "--no-trial", "--json"], &[]).stdout(full).output().unwrap();
-    let message = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(3), "{message}");
-    assert!(
-        message.starts_with("error: cannot write to standard output: ") && message.lines().count() == 1,
-        "{message}"
-    );
+    for arguments in [&["--device", "cpu", "--no-trial", "--json"][..], &["--help"]] {
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let output = command(arguments, &[]).stdout(full).output().unwrap();
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(3), "{message}");
+        assert!(message.starts_with("error: cannot write to standard output: "), "{message}");
+        assert_eq!(message.lines().count(), 1, "{message}");
+    }
 }

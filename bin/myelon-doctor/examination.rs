@@ -97,6 +97,7 @@ impl Examination {
             let fix = "report it with this examination, and take another variant with MYELON_VARIANT meanwhile";
             findings.push(Finding::new(Level::Wrong, "trial", format!("{wrong} elements are wrong"), fix));
         }
+        let mut findings = once(findings);
         findings.sort_by_key(|finding| std::cmp::Reverse(finding.level));
         Self {
             schema: 1,
@@ -117,6 +118,23 @@ impl Examination {
     pub(crate) fn is_ok(&self) -> bool {
         self.ok
     }
+}
+
+/// Each of them once: what a library or a trial fails of may be told of a variable already.
+fn once(findings: Vec<Finding>) -> Vec<Finding> {
+    let mut kept: Vec<Finding> = Vec::new();
+    for finding in findings {
+        if let Some(told) =
+            kept.iter_mut().find(|told| told.what.ends_with(&finding.what) || finding.what.ends_with(&told.what))
+        {
+            if finding.level > told.level {
+                *told = finding;
+            }
+        } else {
+            kept.push(finding);
+        }
+    }
+    kept
 }
 
 /// The value, or a finding of what went wrong.

@@ -65,7 +65,14 @@ enum DeviceArg {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) if error.use_stderr() => error.exit(),
+        Err(help) => {
+            stdout::heed(help.print());
+            return stdout::end(ExitCode::SUCCESS, FAILED);
+        }
+    };
     let device = match cli.device {
         DeviceArg::Auto => None,
         DeviceArg::Cuda => Some(DeviceKind::Cuda),

@@ -46,7 +46,7 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 use crate::types::{Rank, WorldSize};
 
-pub use env::from_env;
+pub use env::{check_socket_address, from_env};
 pub use host::check_one_host;
 pub use local::LocalBootstrap;
 pub use server::RendezvousServer;
