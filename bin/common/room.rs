@@ -46,6 +46,9 @@ mod tests {
         let text = explained(full, 3 << 30, four).to_string();
         let expected = "no room for 3 GiB of operands a rank, 12 GiB for 4 ranks (allocating 64 bytes: out of memory)";
         assert!(text.starts_with(expected) && text.ends_with("lower -e or --ranks"), "{text}");
+        let of_gpu = |code| Error::Driver { call: "cuMemAlloc", code, detail: "it said so".into() };
+        assert!(explained(of_gpu(2), 1, four).to_string().contains("no room for 1 B of operands a rank, 4 B for 4"));
+        assert_eq!(explained(of_gpu(1), 1, four).to_string(), of_gpu(1).to_string());
         assert_eq!(explained(Error::invalid("other"), 1, four).to_string(), "other");
     }
 }
