@@ -229,6 +229,17 @@ impl Error {
         matches!(self, Self::Aborted { .. })
     }
 
+    /// Whether there was not enough memory, of the host or of a device.
+    pub fn is_out_of_memory(&self) -> bool {
+        // What `cuda.h` calls CUDA_ERROR_OUT_OF_MEMORY.
+        const OF_DEVICE: i32 = 2;
+        match self {
+            Self::Io { source, .. } => source.kind() == std::io::ErrorKind::OutOfMemory,
+            Self::Driver { code, .. } => *code == OF_DEVICE,
+            _ => false,
+        }
+    }
+
     /// Whether another communicator may work where this one failed (the fallback to NCCL asks).
     pub fn is_environment(&self) -> bool {
         matches!(

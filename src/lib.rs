@@ -158,7 +158,7 @@ pub mod variant;
 pub mod verify;
 pub mod watch;
 
-pub use comm::{Bucket, Call, Communicator, Fallback, Operation, Options};
+pub use comm::{Bucket, Call, Communicator, Fallback, LogFilter, Operation, Options};
 pub use error::{Error, Result};
 pub use memory::Window;
 pub use types::{

@@ -10,7 +10,7 @@ use serde_json::Value;
 const CACHE: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/doctor-kernels");
 
 /// The program in an environment of its own: no launcher, no settings but these.
-fn doctor(arguments: &[&str], settings: &[(&str, &str)]) -> Output {
+fn command(arguments: &[&str], settings: &[(&str, &str)]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_myelon-doctor"));
     for (name, _) in std::env::vars_os() {
         let name = name.to_string_lossy();
@@ -18,7 +18,12 @@ fn doctor(arguments: &[&str], settings: &[(&str, &str)]) -> Output {
             command.env_remove(&*name);
         }
     }
-    command.args(arguments).env("MYELON_CACHE", CACHE).envs(settings.iter().copied()).output().unwrap()
+    command.args(arguments).env("MYELON_CACHE", CACHE).envs(settings.iter().copied());
+    command
+}
+
+fn doctor(arguments: &[&str], settings: &[(&str, &str)]) -> Output {
+    command(arguments, settings).output().unwrap()
 }
 
 /// What it says as JSON, after a check of its status.
@@ -36,6 +41,11 @@ fn examined(arguments: &[&str], settings: &[(&str, &str)], status: i32) -> Value
 fn says(examination: &Value, level: &str, text: &str) -> bool {
     let findings = examination["findings"].as_array().unwrap();
     findings.iter().any(|finding| finding["level"] == level && finding["what"].as_str().unwrap().contains(text))
+}
+
+fn wrong(examination: &Value) -> Vec<&Value> {
+    let findings = examination["findings"].as_array().unwrap();
+    findings.iter().filter(|finding| finding["level"] == "wrong").collect()
 }
 
 #[test]
@@ -73,15 +83,64 @@ fn what_is_wrong_is_named() {
         (("MYELON_CACHE", "/proc/kernels"), "/proc/kernels"),
         (("MYELON_KERNEL_TREE", "/nowhere/cuda"), "/nowhere/cuda"),
         (("MYELON_RANK", "7"), "MYELON_WORLD_SIZE"),
+        (("MYELON_SOCKET_ADDR", "eth0"), "MYELON_SOCKET_ADDR"),
+        (("MYELON_CPU_DELAYS", "often"), "MYELON_CPU_DELAYS"),
+        (("MYELON_CPU_SANITIZE", "all"), "MYELON_CPU_SANITIZE"),
+        (("MYELON_LOG", "verbose"), "'verbose' is no level"),
     ];
     for (setting, text) in cases {
         let examination = examined(&["--device", "cpu"], &[setting], 1);
         assert!(says(&examination, "wrong", text), "{setting:?}: {}", examination["findings"]);
+        let wrong = wrong(&examination);
+        assert!(wrong.len() == 1 && wrong[0]["fix"].is_string(), "one cause counts once, with its fix: {wrong:?}");
     }
+    let several = [
+        ("MYELON_TIMEOUT", "soon"),
+        ("MYELON_LANE_TABLE", "/nowhere/t.toml"),
+        ("MYELON_VARIANT", "rign"),
+        ("MYELON_CACHE", "/proc/kernels"),
+        ("MYELON_LOG", "verbose"),
+        ("MYELON_SOCKET_ADDR", "eth0"),
+        ("MYELON_CPU_DELAYS", "often"),
+        ("MYELON_CPU_SANITIZE", "all"),
+        ("MYELON_CXX", "/nowhere/c++"),
+    ];
+    let examination = examined(&["--device", "cpu"], &several, 1);
+    let findings = wrong(&examination);
+    for (name, _) in several {
+        let named = findings.iter().filter(|finding| finding["fix"].as_str().unwrap().contains(name)).count();
+        assert_eq!(named, 1, "{name}: {findings:?}");
+    }
+    assert_eq!(findings.len(), several.len(), "{findings:?}");
     let typo = examined(&["--device", "cpu", "--no-trial"], &[("MYELON_TIMEOT", "3")], 0);
     assert!(says(&typo, "warning", "nothing reads MYELON_TIMEOT"), "{}", typo["findings"]);
     let secret = doctor(&["--no-trial"], &[("MYELON_SECRET", "hush-hush")]);
     assert!(!String::from_utf8_lossy(&secret.stdout).contains("hush-hush"), "secrets stay secret");
+}
+
+#[test]
+fn what_the_variables_choose_is_shown() {
+    let table = concat!(env!("CARGO_MANIFEST_DIR"), "/configs/lanes/h200-nvlink-2.toml");
+    let shown = |settings: &[(&str, &str)]| {
+        let examination = examined(&["--device", "cpu", "--no-trial"], settings, 0);
+        let choices = examination["table"]["choices"].as_array().unwrap().clone();
+        let of =
+            |part: &str| choices.iter().map(|choice| choice[part].as_str().unwrap().to_owned()).collect::<Vec<_>>();
+        (examination["table"]["lane_table"].as_str().unwrap().to_owned(), of("choice"), of("origin"))
+    };
+    let (from, _, origins) = shown(&[]);
+    assert!(
+        from.starts_with("none for this machine") && origins.iter().all(|it| it.ends_with("of the rule")),
+        "{origins:?}"
+    );
+    let (from, choices, origins) = shown(&[("MYELON_LANE_TABLE", table), ("MYELON_MAX_LANES", "4")]);
+    assert_eq!(from, format!("{table}, from MYELON_LANE_TABLE"));
+    assert!(origins.iter().all(|it| it.starts_with(&format!("{table}, the row from"))), "{origins:?}");
+    assert!(choices.iter().all(|it| it.contains("lanes=4 ")), "{choices:?}");
+    let forced = [("MYELON_VARIANT", "ring"), ("MYELON_LANES", "3"), ("MYELON_LANE_TABLE", table)];
+    let (_, choices, origins) = shown(&forced);
+    assert!(choices.iter().all(|it| it == "ring lanes=3"), "{choices:?}");
+    assert!(origins.iter().all(|it| it == "MYELON_VARIANT"), "{origins:?}");
 }
 
 /// A library with NCCL's functions that does nothing but say this version.
@@ -135,4 +194,16 @@ fn people_are_told_in_words() {
     let help = doctor(&["--help"], &[]);
     assert!(String::from_utf8_lossy(&help.stdout).contains("Exit status: 0"));
     assert_eq!(doctor(&["--device", "tpu"], &[]).status.code(), Some(2));
+}
+
+#[test]
+fn an_examination_that_cannot_be_written_is_a_failure() {
+    for arguments in [&["--device", "cpu", "--no-trial", "--json"][..], &["--help"]] {
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let output = command(arguments, &[]).stdout(full).output().unwrap();
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(3), "{message}");
+        assert!(message.starts_with("error: cannot write to standard output: "), "{message}");
+        assert_eq!(message.lines().count(), 1, "{message}");
+    }
 }

@@ -292,16 +292,19 @@ fn ranks_with_different_tables_refuse_each_other() {
 fn what_cannot_be_tuned_is_refused_in_one_line() {
     let directory = tempfile::tempdir().unwrap();
     let here = directory.path();
-    let cases: [(&[&str], &str); 11] = [
+    let cases: [(&[&str], &str); 14] = [
         (&["--ranks", "1"], "2 or more"),
         (&["--variant", "rign"], "unknown variant 'rign'"),
         (&["-d", "f32,bf16"], "both are of the class float"),
         (&["-d", "all"], "one type for each class"),
         (&["-b", "2K", "-e", "1K"], "swap -b and -e"),
         (&["-b", "4", "-e", "8"], "use 8 or more"),
-        (&["-o", "missing/t.toml"], "cannot write missing/t.toml"),
+        (&["-o", "missing/t.toml"], "cannot write missing/t.toml: there is no directory missing: make it"),
         (&["--judge", "none.toml"], "cannot read none.toml"),
-        (&["--footprint", "1K"], "no candidate is left"),
+        (&["--footprint", "1K"], "no candidate is left that can run: raise --footprint"),
+        (&["-b", "0"], "-b 0 is less than an element: use 8 or more"),
+        (&["-b", "0", "-e", "0"], "use 8 or more"),
+        (&["--resume"], "--resume has no t.toml.journal.json to go on from: leave --resume out"),
         (&["--buffers", "window"], "known are plain, registered"),
         (&["--json", "j.json"], "--judge"),
     ];
@@ -312,6 +315,10 @@ fn what_cannot_be_tuned_is_refused_in_one_line() {
         assert_eq!(output.status.code(), Some(2), "{arguments:?}: {message}");
         assert!(message.starts_with("error: ") && message.lines().count() == 1 && message.contains(part), "{message}");
     }
+    let nowhere = tune(here, &["--ranks", "2"]).output().unwrap();
+    let message = text(&nowhere.stderr);
+    assert_eq!(nowhere.status.code(), Some(2), "{message}");
+    assert!(message.contains("no directory configs/lanes here") && message.contains("-o FILE"), "{message}");
     let mut forced = tune(here, &["-o", "t.toml"]);
     assert!(text(&forced.env("MYELON_VARIANT", "ring").output().unwrap().stderr).contains("unset both"));
     assert!(!here.join("t.toml").exists());

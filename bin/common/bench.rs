@@ -14,6 +14,8 @@ use myelon_ccl::verify::Tally;
 
 use super::candidate::{Engine, Planned};
 use super::rival::Rival;
+use super::room;
+pub(crate) use super::room::Room;
 
 /// Mixed into all test data. Any number does.
 const SEED: u64 = 0x6d79_656c_6f6e;
@@ -22,25 +24,6 @@ const SEED: u64 = 0x6d79_656c_6f6e;
 const MOST_SETS: u32 = 4;
 /// Where a set begins, so that its operations run as those of the first: as much as an allocation is aligned to.
 const SET_ALIGNMENT: u64 = 256;
-
-/// What a bench has room for. Equal on all ranks.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Room {
-    /// What is measured.
-    pub(crate) collective: Collective,
-    /// Size of the largest message.
-    pub(crate) bytes: u64,
-    /// Operations of the longest batch; 0 without batches.
-    pub(crate) batch: u32,
-    /// Whether results replace their operands.
-    pub(crate) in_place: bool,
-    /// Libraries that are measured as well.
-    pub(crate) against: Vec<Baseline>,
-    /// Whether the results' memory is a window.
-    pub(crate) window: bool,
-    /// Whether that has to be zero-copy.
-    pub(crate) registered: bool,
-}
 
 /// Where a rank measures. The operands have room for the largest size; for batches there are several sets of them.
 pub(crate) struct Bench {
@@ -85,8 +68,10 @@ impl Bench {
             let tallies = (0..sets).map(tally).collect::<Result<_>>()?;
             Ok((Stream::new(device)?, input, output, tallies, Rival::connect(&communicator, room, bytes)?))
         };
-        let (stream, input, output, tallies, rival) =
-            allocate().inspect_err(|error: &Error| communicator.abort(&error.to_string()))?;
+        let operands = if room.in_place { bytes } else { bytes.saturating_mul(2) };
+        let (stream, input, output, tallies, rival) = allocate()
+            .map_err(|error| room::explained(error, operands, communicator.world_size()))
+            .inspect_err(|error: &Error| communicator.abort(&error.to_string()))?;
         let mut bench = Self {
             communicator,
             stream,

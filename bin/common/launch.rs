@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::thread::ScopedJoinHandle;
 
 use myelon_ccl::bootstrap::{Bootstrap, LocalBootstrap};
+use myelon_ccl::device::cache::Cache;
 use myelon_ccl::device::cpu::CpuDevice;
 use myelon_ccl::device::cuda::CudaDevice;
-use myelon_ccl::device::{Device, DeviceKind};
+use myelon_ccl::device::{Device, DeviceKind, source};
 use myelon_ccl::{Error, Result, WorldSize};
 
 use super::here::{Here, Surroundings};
@@ -27,8 +28,9 @@ pub(crate) enum Ranks {
 impl Ranks {
     /// Opens the devices of this process. Nothing is launched yet.
     ///
-    /// Errors: those of the devices; [`Error::InvalidArgument`] for a launched placement without a place.
+    /// Errors: those of the devices and of [`check_settings`]; [`Error::InvalidArgument`] for a launched placement without a place.
     pub(crate) fn prepare(kind: DeviceKind, ranks: WorldSize, placement: Placement, here: &Here) -> Result<Self> {
+        check_settings()?;
         let gpus = here.gpus().max(1);
         match (placement, here.place()) {
             (Placement::Processes, _) => Ok(Self::Processes(ranks)),
@@ -66,6 +68,14 @@ impl Ranks {
     }
 }
 
+/// Whether kernels can be found and kept: refused once, and not by every rank.
+///
+/// Errors: [`Error::Config`] naming `MYELON_KERNEL_TREE` or `MYELON_CACHE`.
+pub(crate) fn check_settings() -> Result<()> {
+    source::tree_hash()?;
+    Cache::of_user().map(drop)
+}
+
 /// One device a rank; ranks beyond the GPUs share them.
 pub(crate) fn devices(kind: DeviceKind, ranks: WorldSize, gpus: u32) -> Result<Vec<Arc<dyn Device>>> {
     if kind == DeviceKind::Cpu {
@@ -92,18 +102,39 @@ pub(crate) fn on_threads<T: Send>(ranks: Vec<T>, work: impl Fn(T) -> Result<u64>
     })
 }
 
-/// Says what failed, rank by rank, and what all outcomes amount to.
+/// Says what failed, each error once with the ranks that had it, and what all outcomes amount to.
 pub(crate) fn conclude(outcomes: &[(u32, Result<u64>)]) -> ExitCode {
-    let mut worst = exit::OK;
-    for (rank, outcome) in outcomes {
-        worst = worst.max(status(outcome));
-        if let Err(error) = outcome {
-            // Most errors name the rank themselves.
-            let (who, text) = (format!("rank {rank}"), error.to_string());
-            fail(exit::FAILED, &if text.contains(&who) { text } else { format!("{who}: {text}") });
-        }
+    let worst = outcomes.iter().map(|(_, outcome)| status(outcome)).max().unwrap_or(exit::OK);
+    for line in failures(outcomes) {
+        fail(exit::FAILED, &line);
     }
     ExitCode::from(worst)
+}
+
+/// A line an error, in order of its first rank. What ranks say of another one's failure is left out where that rank says it too.
+fn failures(outcomes: &[(u32, Result<u64>)]) -> Vec<String> {
+    let errors = || outcomes.iter().filter_map(|(rank, outcome)| Some((*rank, outcome.as_ref().err()?)));
+    let follows = |error: &Error| matches!(error, Error::Aborted { .. } | Error::PeerFailed { .. });
+    let causes: Vec<_> = errors().filter(|(_, error)| !follows(error)).map(|(_, error)| error.to_string()).collect();
+    let mut lines: Vec<(String, Vec<u32>)> = Vec::new();
+    for (rank, error) in errors() {
+        let text = error.to_string();
+        if follows(error) && causes.iter().any(|cause| text.contains(cause)) {
+            continue;
+        }
+        match lines.iter_mut().find(|(line, _)| *line == text) {
+            Some((_, ranks)) => ranks.push(rank),
+            None => lines.push((text, vec![rank])),
+        }
+    }
+    let line = |(text, ranks): (String, Vec<u32>)| match &ranks[..] {
+        // Most errors name the rank themselves.
+        [rank] if text.contains(&format!("rank {rank}")) => text,
+        [rank] => format!("rank {rank}: {text}"),
+        _ if ranks.len() == outcomes.len() => format!("every rank: {text}"),
+        _ => format!("ranks {}: {text}", ranks.iter().map(u32::to_string).collect::<Vec<_>>().join(", ")),
+    };
+    lines.into_iter().map(line).collect()
 }
 
 /// The exit status of one rank.
@@ -117,6 +148,8 @@ fn status(outcome: &Result<u64>) -> u8 {
 
 #[cfg(test)]
 mod tests {
+    use myelon_ccl::Rank;
+
     use super::*;
 
     #[test]
@@ -130,5 +163,23 @@ mod tests {
         assert_eq!(conclude(vec![Ok(5), Ok(5)]), code(1));
         assert_eq!(conclude(vec![Ok(5), Err(Error::invalid("planted"))]), code(3));
         assert_eq!(conclude(vec![Err(Error::invalid("planted")), Ok(0)]), code(3));
+    }
+
+    #[test]
+    fn an_error_is_told_once_with_its_ranks() {
+        let failures = |outcomes: Vec<Result<u64>>| {
+            let outcomes: Vec<_> = (0..).zip(outcomes).collect();
+            super::failures(&outcomes)
+        };
+        let planted = || Err(Error::invalid("planted"));
+        let told = |rank, detail: &str| Err(Error::Aborted { rank: Rank(rank), detail: detail.into() });
+        assert_eq!(failures(vec![planted(), planted()]), ["every rank: planted"]);
+        assert_eq!(failures(vec![planted(), Ok(0), planted()]), ["ranks 0, 2: planted"]);
+        assert_eq!(failures(vec![told(0, "rank 1 gave up: planted"), planted()]), ["rank 1: planted"]);
+        // Nobody here had the error.
+        let alone = failures(vec![told(0, "rank 1 gave up: planted"), Ok(0)]);
+        assert_eq!(alone, ["aborted: rank 0 was told to stop (rank 1 gave up: planted)"]);
+        let both = failures(vec![Err(Error::invalid("other")), planted()]);
+        assert_eq!(both, ["rank 0: other", "rank 1: planted"]);
     }
 }

@@ -14,4 +14,6 @@ pub(crate) mod processes;
 pub(crate) mod program;
 pub(crate) mod progress;
 pub(crate) mod rival;
+pub(crate) mod room;
+pub(crate) mod stdout;
 pub(crate) mod values;

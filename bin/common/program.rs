@@ -5,8 +5,10 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use clap::error::ErrorKind;
-use myelon_ccl::{Error, Result};
+use myelon_ccl::{LogFilter, Result};
 use tracing_subscriber::EnvFilter;
+
+use super::stdout;
 
 /// What a script can tell from the exit status; `--help` lists the same four.
 pub(crate) mod exit {
@@ -20,12 +22,14 @@ pub(crate) mod exit {
     pub(crate) const FAILED: u8 = 3;
 }
 
+/// Warnings. WHY: not of ranks that stop for a peer's failure, which is told at the end, once.
+const DEFAULT_LOG: &str = "warn,myelon_ccl::watch=error";
+
 /// The arguments, or the exit status of a program that was asked for its help or whose arguments cannot be used.
 pub(crate) fn arguments<T: Parser>() -> Result<T, ExitCode> {
     T::try_parse().map_err(|error| match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
-            // A reader that closes the pipe early has seen what it wanted.
-            let _ = error.print();
+            stdout::heed(error.print());
             ExitCode::from(exit::OK)
         }
         _ => fail(exit::USAGE, &one_line(&error.render().to_string())),
@@ -34,19 +38,14 @@ pub(crate) fn arguments<T: Parser>() -> Result<T, ExitCode> {
 
 /// Log lines go to standard error, as `MYELON_LOG` or else `RUST_LOG` filters them; warnings unless told.
 pub(crate) fn log_to_stderr() -> Result<()> {
-    let variables = ["MYELON_LOG", "RUST_LOG"];
-    let set =
-        variables.into_iter().find_map(|name| Some((name, std::env::var(name).ok().filter(|text| !text.is_empty())?)));
-    let (name, text) = set.unwrap_or(("MYELON_LOG", "warn".to_owned()));
-    let filter = EnvFilter::try_new(&text).map_err(|error| Error::Config {
-        source_name: "environment".into(),
-        key: name.into(),
-        detail: format!("'{text}' is no filter ({error}): write a level such as info, or target=level pairs"),
-    })?;
+    let asked = LogFilter::from_env(DEFAULT_LOG)?;
+    let filter = EnvFilter::try_new(asked.directives()).map_err(|error| asked.refused(error))?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
+        // WHY: it would say on standard error that standard error is full, and panic there.
+        .log_internal_errors(false)
         .init();
     Ok(())
 }

@@ -1,8 +1,10 @@
 //! The bar on standard error, and what is printed above it.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::stdout;
 
 /// The bar of a run of so many cases; hidden where standard error is no terminal.
 pub(crate) fn progress(cases: u64) -> ProgressBar {
@@ -16,9 +18,5 @@ pub(crate) fn progress(cases: u64) -> ProgressBar {
 
 /// Prints on standard output, above the bar.
 pub(crate) fn print(progress: &ProgressBar, text: &str) {
-    progress.suspend(|| {
-        let mut out = std::io::stdout().lock();
-        // A reader that closes the pipe early has seen what it wanted; the files are still to be written.
-        let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-    });
+    progress.suspend(|| stdout::print(text));
 }

@@ -61,19 +61,30 @@ impl Examination {
         findings.extend(libraries.iter().filter_map(|library| library.judge(on_gpus)));
         let environment = Setting::look();
         findings.extend(settings::judge(&environment, on_gpus));
-        let source_hash = keep(source::tree_hash(), "kernels", &mut findings).map(str::to_owned);
-        let cache = keep(KernelCache::look(), "kernel cache", &mut findings);
+        let source_hash =
+            keep(source::tree_hash(), "kernels", "correct MYELON_KERNEL_TREE, or unset it", &mut findings)
+                .map(str::to_owned);
+        let fix = "name a directory that can be written to with MYELON_CACHE";
+        let cache = keep(KernelCache::look(), "kernel cache", fix, &mut findings);
 
         let shared = on_gpus && gpus.count() == 1;
         let count = if on_gpus && !shared { gpus.count().min(MAX_WORLD_SIZE) } else { FEW };
         let ranks = WorldSize::new(count.max(1)).expect("between 1 and the most");
         let arch = if on_gpus { gpus.arch().unwrap_or_default() } else { "cpu" };
-        let table = keep(Choices::look(device, arch, ranks), "lane table", &mut findings);
+        // A variable that cannot be understood is a finding of its own.
+        let (options, misunderstood) = Options::heard_from_env();
+        let fix = "correct MYELON_LANE_TABLE and MYELON_VARIANT, or unset them";
+        let table = keep(Choices::look(device, arch, ranks, &options), "lane table", fix, &mut findings);
         findings.extend(table.as_ref().and_then(|table| table.judge(arch)).filter(|_| gpus.count() > 0 && on_gpus));
 
         let mut trials = Vec::new();
-        if wish.trial && (!on_gpus || gpus.count() > 0) && Options::from_env().is_ok() {
-            let mut attempt = |ranks_are| keep(Trial::run(device, ranks, ranks_are, shared), "trial", &mut findings);
+        // It would fail of what is told already, and one cause is one finding.
+        let lacks = libraries.iter().any(|library| library.judge(on_gpus).is_some_and(|it| it.level == Level::Wrong));
+        let doomed = lacks || !misunderstood.is_empty() || source_hash.is_none() || cache.is_none() || table.is_none();
+        if wish.trial && (!on_gpus || gpus.count() > 0) && !doomed {
+            let fix = "report it with this examination where the error does not say what is in the way";
+            let mut attempt =
+                |ranks_are| keep(Trial::run(device, ranks, ranks_are, shared), "trial", fix, &mut findings);
             trials.extend(attempt(Ranks::Threads));
             // Kernels of two processes take turns on one GPU: they cannot wait for each other. What threads cannot, processes
             // cannot either.
@@ -86,6 +97,7 @@ impl Examination {
             let fix = "report it with this examination, and take another variant with MYELON_VARIANT meanwhile";
             findings.push(Finding::new(Level::Wrong, "trial", format!("{wrong} elements are wrong"), fix));
         }
+        let mut findings = once(findings);
         findings.sort_by_key(|finding| std::cmp::Reverse(finding.level));
         Self {
             schema: 1,
@@ -108,9 +120,26 @@ impl Examination {
     }
 }
 
+/// Each of them once: what a library or a trial fails of may be told of a variable already.
+fn once(findings: Vec<Finding>) -> Vec<Finding> {
+    let mut kept: Vec<Finding> = Vec::new();
+    for finding in findings {
+        if let Some(told) =
+            kept.iter_mut().find(|told| told.what.ends_with(&finding.what) || finding.what.ends_with(&told.what))
+        {
+            if finding.level > told.level {
+                *told = finding;
+            }
+        } else {
+            kept.push(finding);
+        }
+    }
+    kept
+}
+
 /// The value, or a finding of what went wrong.
-fn keep<T>(outcome: Result<T>, about: &'static str, findings: &mut Vec<Finding>) -> Option<T> {
-    outcome.map_err(|error| findings.push(Finding::of_error(Level::Wrong, about, &error))).ok()
+fn keep<T>(outcome: Result<T>, about: &'static str, fix: &str, findings: &mut Vec<Finding>) -> Option<T> {
+    outcome.map_err(|error| findings.push(Finding::of_error(Level::Wrong, about, &error, fix))).ok()
 }
 
 impl fmt::Display for Examination {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use myelon_ccl::Error;
 use serde::Serialize;
 
 /// How much a finding matters.
@@ -23,7 +24,7 @@ pub(crate) struct Finding {
     /// The part of the examination it belongs to.
     pub(crate) about: &'static str,
     pub(crate) what: String,
-    /// What to do; none where `what` says it, or nothing is to be done.
+    /// What to do; none where nothing has to be done. What is wrong has one.
     pub(crate) fix: Option<String>,
 }
 
@@ -32,9 +33,15 @@ impl Finding {
         Self { level, about, what: what.into(), fix: Some(fix.into()) }
     }
 
-    /// An error of the library, which says its fix itself.
-    pub(crate) fn of_error(level: Level, about: &'static str, error: &myelon_ccl::Error) -> Self {
-        Self { level, about, what: error.to_string(), fix: None }
+    /// An error of the library: of a variable, which is to be corrected, or of something else, with its fix.
+    pub(crate) fn of_error(level: Level, about: &'static str, error: &Error, fix: &str) -> Self {
+        let fix = match error {
+            Error::Config { source_name, key, .. } if source_name == "environment" => {
+                format!("correct {key}, or unset it")
+            }
+            _ => fix.to_owned(),
+        };
+        Self::new(level, about, error.to_string(), fix)
     }
 }
 

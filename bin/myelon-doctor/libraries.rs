@@ -22,6 +22,9 @@ pub(crate) struct Library {
     missing: Option<String>,
     #[serde(skip)]
     need: Need,
+    /// What is to be done where it is missing.
+    #[serde(skip)]
+    fix: String,
 }
 
 /// Who cannot do without it.
@@ -33,10 +36,13 @@ enum Need {
 }
 
 impl Library {
-    fn new(name: &'static str, need: Need, found: myelon_ccl::Result<(String, Option<String>)>) -> Self {
+    fn new(name: &'static str, need: Need, fix: &str, found: myelon_ccl::Result<(String, Option<String>)>) -> Self {
         match found {
-            Ok((version, found)) => Self { name, need, version: Some(version), found, missing: None },
-            Err(error) => Self { name, need, version: None, found: None, missing: Some(error.to_string()) },
+            Ok((version, found)) => Self { name, need, version: Some(version), found, missing: None, fix: fix.into() },
+            Err(error) => {
+                let Finding { what, fix, .. } = Finding::of_error(Level::Note, ABOUT, &error, fix);
+                Self { name, need, version: None, found: None, missing: Some(what), fix: fix.unwrap_or_default() }
+            }
         }
     }
 
@@ -53,10 +59,10 @@ impl Library {
         let mpi = version_line("mpirun").map(|version| (version, Some("mpirun".to_owned())));
         let mpi = mpi.ok_or_else(|| myelon_ccl::Error::unsupported("there is no mpirun on PATH (Debian: openmpi-bin)"));
         let mut libraries = vec![
-            Self::new("NVRTC", Need::Gpu, nvrtc),
-            Self::new("NCCL", Need::Nobody, nccl),
-            Self::new("C++ compiler", Need::Cpu, cpp),
-            Self::new("MPI", Need::Nobody, mpi),
+            Self::new("NVRTC", Need::Gpu, "install it, or name its file with MYELON_NVRTC_LIB", nvrtc),
+            Self::new("NCCL", Need::Nobody, "install it for comparisons, or name its file with MYELON_NCCL_LIB", nccl),
+            Self::new("C++ compiler", Need::Cpu, "install one, or name one with MYELON_CXX", cpp),
+            Self::new("MPI", Need::Nobody, "install it where mpirun is to start ranks", mpi),
         ];
         // Nobody misses it who has not named it.
         if let Some(file) = std::env::var_os(locate::MSCCLPP.variable).filter(|file| !file.is_empty()) {
@@ -64,7 +70,7 @@ impl Library {
                 let version = format!("{version}, {}", baseline::mscclpp_settings());
                 (version, Some(file.to_string_lossy().into_owned()))
             });
-            libraries.push(Self::new("MSCCL++", Need::Nobody, found));
+            libraries.push(Self::new("MSCCL++", Need::Nobody, "correct MYELON_MSCCLPP_LIB, or unset it", found));
         }
         libraries
     }
@@ -77,7 +83,7 @@ impl Library {
             Need::Cpu if !on_gpus => Level::Wrong,
             _ => Level::Note,
         };
-        Some(Finding { level, about: ABOUT, what: format!("{}: {missing}", self.name), fix: None })
+        Some(Finding::new(level, ABOUT, format!("{}: {missing}", self.name), &*self.fix))
     }
 
     pub(crate) fn line(&self) -> String {
@@ -98,12 +104,13 @@ mod tests {
 
     #[test]
     fn what_is_missing_matters_to_those_who_need_it() {
-        let missing = |need| Library::new("X", need, Err(Error::unsupported("it is not there")));
+        let missing = |need| Library::new("X", need, "bring it", Err(Error::unsupported("it is not there")));
         let level = |need, on_gpus| missing(need).judge(on_gpus).unwrap().level;
         assert_eq!([level(Need::Gpu, true), level(Need::Gpu, false)], [Level::Wrong, Level::Note]);
         assert_eq!([level(Need::Cpu, true), level(Need::Cpu, false)], [Level::Note, Level::Wrong]);
         assert_eq!(level(Need::Nobody, true), Level::Note);
-        let there = Library::new("X", Need::Gpu, Ok(("1.0".into(), None)));
+        assert_eq!(missing(Need::Gpu).judge(true).unwrap().fix.unwrap(), "bring it");
+        let there = Library::new("X", Need::Gpu, "bring it", Ok(("1.0".into(), None)));
         assert!(there.judge(true).is_none() && there.line().ends_with(" 1.0"));
     }
 }

@@ -8,6 +8,8 @@ mod kernel_cache;
 mod libraries;
 mod processes;
 mod settings;
+#[path = "../common/stdout.rs"]
+mod stdout;
 mod trial;
 
 use std::io::Write;
@@ -20,7 +22,7 @@ use examination::{Examination, Wish};
 
 const AFTER_HELP: &str = "\
 Looks at the GPUs and their links, what their memory can be shared by, the driver, NVRTC, NCCL,
-the C++ compiler, MPI, environment variables, the kernel cache, and what the lane table takes.
+the C++ compiler, MPI, environment variables, the kernel cache, and what auto takes and why.
 Then ranks are brought up, as threads and as processes, one a GPU, or two on the CPU device where
 there is none: every pair of ranks stores and loads, and all-reduces of several sizes are
 verified. Nothing waits for ever.
@@ -34,7 +36,11 @@ Examples:
       without a context on any GPU
 
 Exit status: 0 nothing is wrong (there may be notes and warnings), 1 something is wrong: the
-findings say what and how to mend it, 2 the arguments cannot be used.";
+findings say what and how to mend it, 2 the arguments cannot be used, 3 the examination cannot
+be written.";
+
+/// The exit status where what was found is lost.
+const FAILED: u8 = 3;
 
 /// Examines this machine, and says in words what keeps all-reduce from working on it.
 #[derive(Debug, Parser)]
@@ -59,7 +65,14 @@ enum DeviceArg {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) if error.use_stderr() => error.exit(),
+        Err(help) => {
+            stdout::heed(help.print());
+            return stdout::end(ExitCode::SUCCESS, FAILED);
+        }
+    };
     let device = match cli.device {
         DeviceArg::Auto => None,
         DeviceArg::Cuda => Some(DeviceKind::Cuda),
@@ -74,9 +87,8 @@ fn main() -> ExitCode {
     } else {
         examination.to_string()
     };
-    // A reader that closes the pipe early has seen what it wanted.
-    let _ = std::io::stdout().write_all(text.as_bytes());
-    ExitCode::from(u8::from(!examination.is_ok()))
+    stdout::print(&text);
+    stdout::end(ExitCode::from(u8::from(!examination.is_ok())), FAILED)
 }
 
 /// A rank of the trial, which another process of this program started.

@@ -1,8 +1,10 @@
 //! Environment variables that change what Myelon does, and what is wrong with their values.
 
-use myelon_ccl::bootstrap::launcher::Launcher;
-use myelon_ccl::device::cuda;
-use myelon_ccl::{Options, baseline};
+use std::collections::BTreeMap;
+
+use myelon_ccl::bootstrap::{self, launcher::Launcher};
+use myelon_ccl::device::{cpu, cuda};
+use myelon_ccl::{Error, LogFilter, MAX_WORLD_SIZE, Options, baseline};
 use serde::Serialize;
 
 use crate::finding::{Finding, Level};
@@ -113,9 +115,16 @@ impl Setting {
 pub(crate) fn judge(settings: &[Setting], on_gpus: bool) -> Vec<Finding> {
     let mut findings = Vec::new();
     let level = if on_gpus { Level::Wrong } else { Level::Note };
-    findings.extend(cuda::check_environment().err().map(|error| Finding::of_error(level, ABOUT, &error)));
-    let own = [Options::from_env().err(), Launcher::from_env(&|name: &str| std::env::var(name).ok()).err()];
-    findings.extend(own.into_iter().flatten().map(|error| Finding::of_error(Level::Wrong, ABOUT, &error)));
+    let blocking = cuda::check_environment().err();
+    findings.extend(blocking.map(|error| Finding::of_error(level, ABOUT, &error, "unset CUDA_LAUNCH_BLOCKING")));
+    let (_, own) = Options::heard_from_env();
+    let own = own.into_iter().chain(LogFilter::from_env("warn").err()).chain(bootstrap::check_socket_address().err());
+    let own = own.chain(of_launcher(&|name: &str| std::env::var(name).ok()));
+    let fix = "set a rank's variables right, or none of them";
+    findings.extend(own.map(|error| Finding::of_error(Level::Wrong, ABOUT, &error, fix)));
+    let level = if on_gpus { Level::Note } else { Level::Wrong };
+    let of_cpu = cpu::wrong_variables();
+    findings.extend(of_cpu.iter().map(|error| Finding::of_error(level, ABOUT, error, "README.md lists the variables")));
     let is_known = |name: &str| KNOWN.contains(&name) || INTERNAL.iter().any(|start| name.starts_with(start));
     for Setting { name, .. } in
         settings.iter().filter(|setting| setting.name.starts_with(OWN) && !is_known(&setting.name))
@@ -139,6 +148,29 @@ pub(crate) fn judge(settings: &[Setting], on_gpus: bool) -> Vec<Finding> {
         }
     }
     findings
+}
+
+/// What is wrong with a launcher's variables. One that is wrong is taken for a right one from then on, so that it hides no other.
+fn of_launcher(lookup: &dyn Fn(&str) -> Option<String>) -> Vec<Error> {
+    let mut wrong: BTreeMap<String, Error> = BTreeMap::new();
+    loop {
+        let right = |name: &str| {
+            let value = if name.contains("ROOT") {
+                "localhost:1".to_owned()
+            } else if name.contains("SIZE") || name.contains("TASKS") {
+                MAX_WORLD_SIZE.to_string()
+            } else {
+                "0".to_owned()
+            };
+            if wrong.contains_key(name) { Some(value) } else { lookup(name) }
+        };
+        match Launcher::from_env(&right) {
+            Err(Error::Config { source_name, key, detail }) if !wrong.contains_key(&key) => {
+                wrong.insert(key.clone(), Error::Config { source_name, key, detail });
+            }
+            _ => return wrong.into_values().collect(),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -172,6 +204,24 @@ mod tests {
         let findings = judge(&settings, false);
         let about: Vec<_> = findings.iter().filter(|finding| finding.what.contains("nothing reads")).collect();
         assert!(about.len() == 1 && about[0].what.ends_with("MYELON_TIMEOT"), "{about:?}");
+    }
+
+    #[test]
+    fn a_launchers_variables_are_each_looked_at() {
+        let keys = |pairs: &[(&str, &str)]| -> Vec<String> {
+            let value = |name: &str| pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
+            let key = |error| match error {
+                Error::Config { key, .. } => key,
+                other => panic!("{other}"),
+            };
+            of_launcher(&value).into_iter().map(key).collect()
+        };
+        let (rank, size, root) = ("MYELON_RANK", "MYELON_WORLD_SIZE", "MYELON_ROOT");
+        assert_eq!(keys(&[(rank, "x"), (size, "y"), (root, "z")]), [rank, root, size]);
+        assert_eq!(keys(&[(rank, "3"), (size, "y")]), [size]);
+        assert_eq!(keys(&[(rank, "3")]), [size]);
+        assert_eq!(keys(&[(rank, "3"), (size, "2")]), [rank]);
+        assert!(keys(&[(rank, "1"), (size, "2")]).is_empty() && keys(&[]).is_empty());
     }
 
     #[test]

@@ -1,6 +1,5 @@
 //! `myelon-perf compare`: a run against an earlier one, and `auto` against what was measured beside it.
 
-use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -106,8 +105,7 @@ impl Judged {
             text.push_str(&format!("\n{wrong} rows have wrong elements\n"));
             passes = false;
         }
-        // A reader that closes the pipe early has seen what it wanted.
-        let _ = std::io::stdout().write_all(text.trim_start_matches('\n').as_bytes());
+        crate::stdout::print(text.trim_start_matches('\n'));
         ExitCode::from(if passes { exit::OK } else { exit::WRONG })
     }
 }

@@ -26,7 +26,7 @@ mod sweep;
 
 use std::process::ExitCode;
 
-use common::{bench, calls, candidate, exchange, gauge, here, launch, machine, placement, progress, values};
+use common::{bench, calls, candidate, exchange, gauge, here, launch, machine, placement, progress, stdout, values};
 use myelon_ccl::table::LaneTable;
 use myelon_ccl::{Communicator, Options, Result};
 
@@ -40,8 +40,12 @@ use request::SweepRequest;
 fn main() -> ExitCode {
     let cli: Cli = match arguments() {
         Ok(cli) => cli,
-        Err(status) => return status,
+        Err(status) => return stdout::end(status, exit::FAILED),
     };
+    stdout::end(run(cli), exit::FAILED)
+}
+
+fn run(cli: Cli) -> ExitCode {
     match cli.command {
         Some(Command::Report(args)) => match report::Report::prepare(&args) {
             Ok(report) if args.check => report.check(),

@@ -1,6 +1,5 @@
 //! `myelon-perf neighbour`: from its arguments to ranks that measure, and what becomes of their rows.
 
-use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -19,6 +18,7 @@ use crate::here::Surroundings;
 use crate::launch;
 use crate::machine;
 use crate::placement::device;
+use crate::stdout::print;
 
 /// CTAs that wait, and their threads, unless told otherwise on a GPU.
 const LANES: u32 = 64;
@@ -42,6 +42,7 @@ impl Request {
     ///
     /// Errors: one that names the argument, what it asks for and what would be right.
     pub(crate) fn check(args: &NeighbourOptions) -> Result<Self> {
+        launch::check_settings()?;
         let here = Here::look()?;
         if here.launched().is_some() {
             return Err(Error::invalid("neighbour starts a thread a rank itself: run it without a launcher"));
@@ -80,8 +81,7 @@ impl Request {
             settings += &format!("\n# {caution}");
         }
         let text = preamble(&neighbours.provenance, &settings, &machine::lines(&seats)) + &table(&neighbours.rows);
-        // A reader that closes the pipe early has seen what it wanted; the file is still to be written.
-        let _ = std::io::stdout().write_all(text.as_bytes());
+        print(&text);
         self.json.as_ref().map_or(Ok(()), |path| neighbours.write(path))
     }
 }

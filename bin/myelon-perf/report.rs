@@ -13,6 +13,7 @@ use myelon_ccl::table::{Judged, judged_table};
 use myelon_ccl::{Error, Result};
 
 use crate::args::ReportArgs;
+use crate::stdout::print;
 use crate::{exit, patterns};
 
 /// Everything that a report would write, made before anything is written.
@@ -72,8 +73,7 @@ impl Report {
             output::replace(path, contents)?;
         }
         if let Some(text) = self.printed {
-            // A reader that closes the pipe early has seen what it wanted.
-            let _ = std::io::stdout().write_all(text.as_bytes());
+            print(&text);
         }
         Ok(ExitCode::from(exit::OK))
     }

@@ -23,7 +23,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use common::{bench, candidate, exchange, gauge, here, machine, place, placement, progress, values};
+use common::{bench, candidate, exchange, gauge, here, machine, place, placement, progress, stdout, values};
 use myelon_ccl::{Error, Result};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
@@ -36,14 +36,15 @@ use request::TuneRequest;
 fn main() -> ExitCode {
     let cli: Cli = match arguments() {
         Ok(cli) => cli,
-        Err(status) => return status,
+        Err(status) => return stdout::end(status, exit::FAILED),
     };
-    match prepare(&cli) {
+    let status = match prepare(&cli) {
         Ok((request, ranks, interrupted)) => {
             ranks.run(|device, control| run::run(&device, &*control, &request, &interrupted))
         }
         Err(error) => fail(exit::USAGE, &error.to_string()),
-    }
+    };
+    stdout::end(status, exit::FAILED)
 }
 
 /// Everything that can be refused before a rank starts.

@@ -23,6 +23,8 @@ const FIRST: u32 = 3;
 const KEEP: usize = 8;
 /// From this size on, graphs have fewer operations.
 const LARGE: u64 = 1 << 20;
+/// Where a checkout has its tables.
+const LANES: &str = "configs/lanes";
 /// Longest wait inside a kernel unless `MYELON_TIMEOUT` says otherwise: a candidate that stalls should not take the budget.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -64,7 +66,8 @@ impl TuneRequest {
                  the rows of integers)",
             ));
         }
-        let timeout = if std::env::var_os("MYELON_TIMEOUT").is_some() { from_env.timeout } else { TIMEOUT };
+        let is_set = std::env::var_os("MYELON_TIMEOUT").is_some_and(|text| !text.is_empty());
+        let timeout = if is_set { from_env.timeout } else { TIMEOUT };
         let gpu = if device == DeviceKind::Cuda { devices()?.into_iter().next() } else { None };
         let arch = gpu.as_ref().map_or_else(|| "cpu".to_owned(), |gpu| gpu.arch.clone());
         let classes = classes(cli, &arch)?;
@@ -83,9 +86,14 @@ impl TuneRequest {
             Some(gpu) => file_name(&gpu.name, link(0, 1).map_or("unknown", |link| link.name()), ranks),
             None => format!("cpu-{ranks}.toml"),
         };
-        let output = cli.output.clone().unwrap_or_else(|| Path::new("configs/lanes").join(name));
+        let output = cli.output.clone().unwrap_or_else(|| Path::new(LANES).join(name));
+        if cli.output.is_none() && !Path::new(LANES).is_dir() {
+            return Err(Error::invalid(format!(
+                "there is no directory {LANES} here, where a table goes unless told: name its file with -o FILE"
+            )));
+        }
         std::iter::once(&output).chain(&cli.json).try_for_each(|path| output::prove_writable(path))?;
-        Ok(Self {
+        let request = Self {
             device,
             ranks,
             placement: asked.placement(device, here),
@@ -99,7 +107,13 @@ impl TuneRequest {
             judged,
             json: cli.json.clone(),
             commit: cli.commit.clone(),
-        })
+        };
+        let journal = request.journal();
+        if request.resume && !journal.is_file() {
+            let journal = journal.display();
+            return Err(Error::invalid(format!("--resume has no {journal} to go on from: leave --resume out")));
+        }
+        Ok(request)
     }
 
     /// Where the journal is.
@@ -137,18 +151,17 @@ fn classes(cli: &Cli, arch: &str) -> Result<Vec<Class>> {
 }
 
 fn sizes(cli: &Cli, device: DeviceKind) -> Result<Vec<u64>> {
+    // A message of the first size has an element of every type.
+    if cli.begin.0 < 8 {
+        return Err(Error::invalid(format!("-b {} is less than an element: use 8 or more", cli.begin)));
+    }
     let (end, factor) = match device {
         DeviceKind::Cuda => (Bytes(1 << 30), 2),
         DeviceKind::Cpu => (Bytes(64 << 10), 4),
     };
     let sweep =
         SizeSweep::new(cli.begin, cli.end.unwrap_or(end.max(cli.begin)), Step::Factor(cli.factor.unwrap_or(factor)))?;
-    let sizes: Vec<_> = sweep.map(|size| size.0).collect();
-    // A message of the first size has an element of every type.
-    if sizes[0] < 8 {
-        return Err(Error::invalid(format!("-b {} is less than an element: use 8 or more", cli.begin)));
-    }
-    Ok(sizes)
+    Ok(sweep.map(|size| size.0).collect())
 }
 
 /// What was named, and for what was not, what the device kind is searched with.

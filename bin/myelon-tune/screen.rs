@@ -1,6 +1,7 @@
 //! What rank 0 shows.
 
 use std::fmt::Write as _;
+use std::io::{self, Write as _};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -97,7 +98,7 @@ impl Screen {
         let phase = round.phase.name();
         let message = format!("{phase}, {class} {}{best}; at most {left} s left", Bytes(bytes));
         if self.progress.is_hidden() && self.told.elapsed() >= TELL_EVERY {
-            eprintln!("{message}");
+            say(&message);
             self.told = Instant::now();
         }
         self.progress.set_position(spent.as_secs().min(self.budget.as_secs()));
@@ -112,7 +113,7 @@ impl Screen {
     /// Says where to go on after a failure.
     pub(crate) fn kept(&self, journal: &Path) {
         self.progress.finish_and_clear();
-        eprintln!("what was measured is in {}: --resume goes on from there", journal.display());
+        say(&format!("what was measured is in {}: --resume goes on from there", journal.display()));
     }
 
     /// Prints the table, and what it amounts to.
@@ -154,6 +155,11 @@ impl Screen {
         let _ = writeln!(text, "# wrote {path}: MYELON_LANE_TABLE={path} takes it; a build takes all of configs/lanes");
         print(&self.progress, &text);
     }
+}
+
+/// On standard error. WHY: `eprintln!` panics where it is full.
+fn say(text: &str) {
+    let _ = writeln!(io::stderr(), "{text}");
 }
 
 /// How far the judged table is behind the best at each size, and at most.

@@ -150,14 +150,17 @@ impl Space {
         }
         grid.retain(|choice| !seeds.contains(choice));
         let mut kept: Vec<Choice> = Vec::new();
-        let (mut own, count) = (0, seeds.len());
+        let (mut own, count, mut left_out_of_room) = (0, seeds.len(), 0);
         for (place, choice) in seeds.into_iter().chain(grid).enumerate() {
             match fits(&ground, &kept, &choice)? {
                 Ok(()) => {
                     own += usize::from(place < count);
                     kept.push(choice);
                 }
-                Err(why) => left_out.push(format!("{choice}: {why}")),
+                Err(why) => {
+                    left_out_of_room += 1;
+                    left_out.push(format!("{choice}: {why}"));
+                }
             }
         }
         let limits = limits(&ground, kept.iter());
@@ -179,7 +182,11 @@ impl Space {
         };
         space.relate();
         if space.stand_ins.values().any(|of_case| of_case.iter().all(Option::is_none)) {
-            return Err(Error::unsupported("no candidate is left that can run: name other variants or data types"));
+            let fix = match left_out_of_room {
+                0 => "name other variants or data types",
+                _ => "raise --footprint, or name variants that need less",
+            };
+            return Err(Error::unsupported(format!("no candidate is left that can run: {fix}")));
         }
         Ok(space)
     }

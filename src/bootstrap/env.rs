@@ -30,6 +30,13 @@ pub fn from_env(options: &TcpOptions) -> Result<Option<Box<dyn Bootstrap>>> {
     from_variables(&|name| std::env::var(name).ok(), &std::env::temp_dir(), options)
 }
 
+/// Whether `MYELON_SOCKET_ADDR`, if it is set, is an address.
+///
+/// Errors: [`Error::Config`] naming it.
+pub fn check_socket_address() -> Result<()> {
+    with_interface(&|name: &str| std::env::var(name).ok(), &TcpOptions::default()).map(drop)
+}
+
 impl UniqueId {
     /// A new id, and the server that its ranks meet at; keep the server until all are connected.
     ///

@@ -46,7 +46,7 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 use crate::types::{Rank, WorldSize};
 
-pub use env::from_env;
+pub use env::{check_socket_address, from_env};
 pub use host::check_one_host;
 pub use local::LocalBootstrap;
 pub use server::RendezvousServer;
@@ -120,6 +120,15 @@ pub trait Bootstrap: Send + Sync + fmt::Debug {
     ///
     /// Returns true if all did within `deadline`; false at once if one was lost.
     fn leave(&self, deadline: Duration) -> bool;
+}
+
+impl fmt::Display for ControlEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::PeerLost { rank, detail } => write!(f, "rank {rank} is lost: {detail}"),
+            Self::PeerAborted { rank, detail } => write!(f, "rank {rank} gave up: {detail}"),
+        }
+    }
 }
 
 /// What a control plane tells besides the answers to calls.

@@ -12,6 +12,7 @@ mod engine;
 mod init;
 mod kernels;
 mod life;
+mod log_filter;
 mod memo;
 mod operation;
 mod options;
@@ -39,6 +40,7 @@ use order::{Order, Owner};
 pub use bucket::Bucket;
 pub use call::Call;
 pub use cuda_slices::Element;
+pub use log_filter::LogFilter;
 pub use operation::Operation;
 pub use options::{Fallback, Options};
 

@@ -74,11 +74,17 @@ pub enum Fallback {
 }
 
 impl Options {
-    /// The defaults, changed by the environment.
+    /// The defaults, changed by the environment. An empty variable counts as unset.
     ///
-    /// Errors: [`Error::Config`] naming the variable whose value cannot be used.
+    /// Errors: [`Error::Config`] naming the first variable whose value cannot be used.
     pub fn from_env() -> Result<Self> {
-        Self::from_variables(&|name| std::env::var(name).ok())
+        let (options, wrong) = Self::heard_from_env();
+        wrong.into_iter().next().map_or(Ok(options), Err)
+    }
+
+    /// The defaults, changed by those variables that can be used; with each other one, the error that names it.
+    pub fn heard_from_env() -> (Self, Vec<Error>) {
+        Self::heard(&|name| std::env::var(name).ok())
     }
 
     /// Heap limits with what is set here beside [`Options::limits`].
@@ -86,57 +92,94 @@ impl Options {
         limits.with_mailboxes(self.mailbox).with_lanes(self.max_lanes)
     }
 
-    fn from_variables(variable: &dyn Fn(&str) -> Option<String>) -> Result<Self> {
-        let wrong = |key: &str, value: &str, detail: &str| Error::Config {
-            source_name: "environment".into(),
-            key: key.into(),
-            detail: format!("'{value}' {detail}"),
-        };
-        let mut options = Self { prepare: vec![(DType::F32, ReduceOp::Sum)], ..Self::default() };
-        if let Some(text) = variable("MYELON_TIMEOUT") {
+    fn heard(variable: &dyn Fn(&str) -> Option<String>) -> (Self, Vec<Error>) {
+        let mut heard = Heard { variable, wrong: Vec::new() };
+        let defaults = Self::default();
+        let timeout = heard.parsed("MYELON_TIMEOUT", |text| {
             let seconds = text.parse::<f64>().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-            options.timeout = seconds
-                .filter(|timeout| timeout.as_nanos() < u128::from(u64::MAX))
-                .ok_or_else(|| wrong("MYELON_TIMEOUT", &text, "is not a number of seconds; 0 means none"))?;
-        }
-        if let Some(path) = variable("MYELON_LANE_TABLE").filter(|path| !path.is_empty()) {
-            options.table = Some(super::tables::read(&path)?);
-        }
-        if let Some(text) = variable("MYELON_SENTINEL") {
-            options.sentinel = match text.as_str() {
-                "1" => true,
-                "0" => false,
-                _ => return Err(wrong("MYELON_SENTINEL", &text, "is neither 0 nor 1")),
-            };
-        }
-        if let Some(text) = variable("MYELON_MAILBOX") {
+            let timeout = seconds.filter(|timeout| timeout.as_nanos() < u128::from(u64::MAX));
+            timeout.ok_or_else(|| format!("'{text}' is not a number of seconds; 0 means none"))
+        });
+        let table =
+            heard.parsed("MYELON_LANE_TABLE", |path| super::tables::read(path).map_err(|error| error.to_string()));
+        let sentinel = heard.parsed("MYELON_SENTINEL", |text| match text {
+            "1" => Ok(true),
+            "0" => Ok(false),
+            _ => Err(format!("'{text}' is neither 0 nor 1")),
+        });
+        let mailbox = heard.parsed("MYELON_MAILBOX", |text| {
             // Any part of it that a peer may have is whole cache lines.
             let fits = |bytes: &Bytes| bytes.0.is_multiple_of(1 << 10) && (1 << 10..=1 << 30).contains(&bytes.0);
             let mailbox = text.parse().ok().filter(fits);
-            let detail = "is no size from 1K to 1G in whole K, such as 8M";
-            options.mailbox = Some(mailbox.ok_or_else(|| wrong("MYELON_MAILBOX", &text, detail))?);
-        }
-        if let Some(text) = variable("MYELON_MAX_LANES") {
+            mailbox.ok_or_else(|| format!("'{text}' is no size from 1K to 1G in whole K, such as 8M"))
+        });
+        let max_lanes = heard.parsed("MYELON_MAX_LANES", |text| {
             let lanes = text.parse().ok().filter(|lanes| (1..=MAX_LANES).contains(lanes));
-            let detail = format!("is no number from 1 to {MAX_LANES}");
-            options.max_lanes = Some(lanes.ok_or_else(|| wrong("MYELON_MAX_LANES", &text, &detail))?);
-        }
-        let lanes = match variable("MYELON_LANES") {
-            Some(text) => {
-                Some(text.parse::<Lanes>().map_err(|error| wrong("MYELON_LANES", &text, &error.to_string()))?)
-            }
-            None => None,
+            lanes.ok_or_else(|| format!("'{text}' is no number from 1 to {MAX_LANES}"))
+        });
+        let options = Self {
+            timeout: timeout.unwrap_or(defaults.timeout),
+            table,
+            sentinel: sentinel.unwrap_or(defaults.sentinel),
+            mailbox,
+            max_lanes,
+            choice: heard.choice(),
+            prepare: vec![(DType::F32, ReduceOp::Sum)],
+            ..defaults
         };
-        if let Some(name) = variable("MYELON_VARIANT").filter(|name| name != "auto") {
-            let variant = Manifest::embedded().get(&name)?;
-            let shape = Shape { lanes, ..Shape::default() };
-            let lanes = lanes.map_or(String::new(), |lanes| lanes.to_string());
-            variant.takes(&shape).map_err(|error| wrong("MYELON_LANES", &lanes, &error.to_string()))?;
-            options.choice = Some(Choice { variant: Arc::clone(variant), shape });
-        } else if lanes.is_some() {
-            return Err(wrong("MYELON_LANES", "", "needs MYELON_VARIANT beside it"));
-        }
-        Ok(options)
+        (options, heard.wrong)
+    }
+}
+
+/// The environment, and what is wrong with it so far.
+struct Heard<'a> {
+    variable: &'a dyn Fn(&str) -> Option<String>,
+    wrong: Vec<Error>,
+}
+
+impl Heard<'_> {
+    fn text(&self, key: &str) -> Option<String> {
+        (self.variable)(key).filter(|text| !text.is_empty())
+    }
+
+    /// The value of a variable; `None` where it is unset, or wrong.
+    fn parsed<T>(&mut self, key: &str, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
+        let text = self.text(key)?;
+        let outcome = parse(&text);
+        outcome
+            .map_err(|detail| {
+                self.wrong.push(Error::Config { source_name: "environment".into(), key: key.into(), detail });
+            })
+            .ok()
+    }
+
+    /// `MYELON_VARIANT` with `MYELON_LANES`, which is nothing without it.
+    fn choice(&mut self) -> Option<Choice> {
+        let name = self.text("MYELON_VARIANT");
+        let variant = self.parsed("MYELON_VARIANT", |name| match name {
+            "auto" => Ok(None),
+            _ => Manifest::embedded().get(name).map(Some).map_err(|error| error.to_string()),
+        });
+        let lanes = self.parsed("MYELON_LANES", |text| {
+            let wrong = |error: Error| format!("'{text}' {error}");
+            let lanes = text.parse::<Lanes>().map_err(wrong)?;
+            match (&variant, name.as_deref()) {
+                (Some(Some(variant)), _) => {
+                    variant.takes(&Shape { lanes: Some(lanes), ..Shape::default() }).map_err(wrong)?;
+                }
+                // A name that is wrong is told already.
+                (None, Some(_)) => {}
+                (_, name) => {
+                    let without = name.map_or("", |_| ", and auto is none");
+                    return Err(format!(
+                        "'{text}' needs a variant in MYELON_VARIANT beside it{without}: MYELON_MAX_LANES bounds the lanes of all"
+                    ));
+                }
+            }
+            Ok(lanes)
+        });
+        let variant = Arc::clone(variant??);
+        Some(Choice { variant, shape: Shape { lanes, ..Shape::default() } })
     }
 }
 
@@ -144,10 +187,13 @@ impl Options {
 mod tests {
     use super::*;
 
+    fn heard(pairs: &[(&str, &str)]) -> (Options, Vec<Error>) {
+        Options::heard(&|name| pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned()))
+    }
+
     fn parse(pairs: &[(&str, &str)]) -> Result<Options> {
-        Options::from_variables(&|name| {
-            pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
-        })
+        let (options, wrong) = heard(pairs);
+        wrong.into_iter().next().map_or(Ok(options), Err)
     }
 
     #[test]
@@ -181,8 +227,38 @@ mod tests {
             let error = parse(&[("MYELON_VARIANT", "ring"), ("MYELON_LANES", lanes)]).unwrap_err().to_string();
             assert!(error.contains("MYELON_LANES") && error.contains("by_size"), "{error}");
         }
-        assert!(parse(&[("MYELON_VARIANT", "warp_drive")]).is_err());
+        for lanes in [&[("MYELON_LANES", "4")][..], &[("MYELON_LANES", "4"), ("MYELON_VARIANT", "auto")]] {
+            let error = parse(lanes).unwrap_err().to_string();
+            assert!(error.contains("MYELON_LANES: '4' needs a variant in MYELON_VARIANT"), "{error}");
+            assert_eq!(error.contains("auto is none"), lanes.len() == 2, "{error}");
+        }
+        let error = parse(&[("MYELON_VARIANT", "warp_drive")]).unwrap_err().to_string();
+        assert!(error.contains("MYELON_VARIANT: unknown variant 'warp_drive'"), "{error}");
         let error = parse(&[("MYELON_LANE_TABLE", "/nonexistent/t.toml")]).unwrap_err().to_string();
-        assert!(error.contains("cannot read /nonexistent/t.toml"), "{error}");
+        assert!(error.contains("MYELON_LANE_TABLE: cannot read /nonexistent/t.toml"), "{error}");
+    }
+
+    #[test]
+    fn every_wrong_variable_is_told_and_the_others_are_heard() {
+        let (options, wrong) = heard(&[
+            ("MYELON_TIMEOUT", "soon"),
+            ("MYELON_LANE_TABLE", "/nonexistent/t.toml"),
+            ("MYELON_SENTINEL", "yes"),
+            ("MYELON_MAX_LANES", "7"),
+            ("MYELON_VARIANT", "warp_drive"),
+            ("MYELON_LANES", "4"),
+        ]);
+        let keys: Vec<_> = wrong.iter().map(|error| error.to_string().split(": ").nth(1).unwrap().to_owned()).collect();
+        assert_eq!(keys, ["MYELON_TIMEOUT", "MYELON_LANE_TABLE", "MYELON_SENTINEL", "MYELON_VARIANT"]);
+        assert_eq!((options.max_lanes, options.timeout), (Some(7), Options::default().timeout));
+    }
+
+    #[test]
+    fn an_empty_variable_counts_as_unset() {
+        let names = ["TIMEOUT", "LANE_TABLE", "VARIANT", "LANES", "SENTINEL", "MAILBOX", "MAX_LANES"];
+        for name in names.map(|name| format!("MYELON_{name}")) {
+            let (options, wrong) = heard(&[(&name, "")]);
+            assert!(wrong.is_empty() && options.choice.is_none() && options.sentinel, "{name}: {wrong:?}");
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! Files that are replaced as a whole or not at all.
 
 use std::fs::Permissions;
-use std::io::Write;
+use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -11,12 +11,12 @@ use crate::error::{Error, Result};
 
 /// Replaces the contents of `path` by a rename, so that no reader and no crash ever shows half of it. Links are followed.
 ///
-/// Errors: [`Error::Io`] with the path if its directory cannot be written, [`Error::InvalidArgument`] if `path` is
-/// something other than a file; the old contents stay.
+/// Errors: [`Error::Io`] with the path if its directory cannot be written, [`Error::InvalidArgument`] if there is none, or if
+/// `path` is something other than a file; the old contents stay.
 pub fn replace(path: &Path, contents: &str) -> Result<()> {
     let target = target_of(path)?;
     let failed = |error| Error::at_path("cannot write", path, error);
-    let mut file = temporary_beside(&target).map_err(failed)?;
+    let mut file = temporary_beside(&target, path)?;
     file.write_all(contents.as_bytes()).map_err(failed)?;
     file.as_file().sync_all().map_err(failed)?;
     file.persist(&target).map_err(|error| failed(error.error))?;
@@ -28,8 +28,7 @@ pub fn replace(path: &Path, contents: &str) -> Result<()> {
 /// Errors: as [`replace`].
 pub fn prove_writable(path: &Path) -> Result<()> {
     let target = target_of(path)?;
-    temporary_beside(&target).map_err(|error| Error::at_path("cannot write", path, error))?;
-    Ok(())
+    temporary_beside(&target, path).map(drop)
 }
 
 /// Where the file itself is, behind links.
@@ -43,16 +42,30 @@ fn target_of(path: &Path) -> Result<PathBuf> {
     }
 }
 
-fn temporary_beside(target: &Path) -> std::io::Result<NamedTempFile> {
+/// `path` is what the target was called by whoever named it.
+fn temporary_beside(target: &Path, path: &Path) -> Result<NamedTempFile> {
+    let failed = |error| Error::at_path("cannot write", path, error);
     let directory = match target.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
     if target.file_name().is_none() {
-        return Err(std::io::ErrorKind::InvalidFilename.into());
+        return Err(failed(ErrorKind::InvalidFilename.into()));
     }
     // The umask applies, as to any other new file.
-    Builder::new().prefix(".myelon-").permissions(Permissions::from_mode(0o666)).tempfile_in(directory)
+    let file = Builder::new().prefix(".myelon-").permissions(Permissions::from_mode(0o666)).tempfile_in(directory);
+    file.map_err(|error| match error.kind() {
+        ErrorKind::NotFound => Error::invalid(format!(
+            "cannot write {}: there is no directory {}: make it, or name another place",
+            path.display(),
+            directory.display()
+        )),
+        kind => {
+            // WHY: what follows is the name of the temporary file, which says nothing to anybody.
+            let text = error.to_string();
+            failed(io::Error::new(kind, text.split(" at path ").next().unwrap_or_default()))
+        }
+    })
 }
 
 #[cfg(test)]
@@ -93,6 +106,22 @@ mod tests {
         for path in [directory.path().join("missing/out"), PathBuf::from("")] {
             let message = prove_writable(&path).unwrap_err().to_string();
             assert!(message.contains(&format!("cannot write {}", path.display())), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_directory_that_is_none_is_named_and_no_temporary_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let (missing, file) = (directory.path().join("missing"), directory.path().join("file"));
+        std::fs::write(&file, "").unwrap();
+        for (beside, expected) in [
+            (&missing, format!("there is no directory {}: make it, or name another place", missing.display())),
+            (&file, "Not a directory (os error 20)".to_owned()),
+        ] {
+            for result in [prove_writable(&beside.join("out")), replace(&beside.join("out"), "")] {
+                let message = result.unwrap_err().to_string();
+                assert!(message.ends_with(&expected) && !message.contains(".myelon-"), "{message}");
+            }
         }
     }
 }

@@ -58,15 +58,27 @@ impl Watch {
 
     /// Takes note of what the control plane says of a peer, and stops: nothing can complete without it.
     pub fn hear(&self, event: ControlEvent) {
-        tracing::warn!(rank = self.rank.0, ?event, "stopping");
-        self.stop(Reason::Event(event));
+        let (rank, what) = (self.rank, event.to_string());
+        // What comes later mostly follows from the first.
+        if self.stop(Reason::Event(event)) {
+            tracing::warn!("rank {rank} stops: {what}");
+        } else {
+            tracing::debug!("rank {rank} has stopped, and hears: {what}");
+        }
     }
 
-    fn stop(&self, reason: Reason) {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).reason.get_or_insert(reason);
+    /// Returns whether this is the first reason.
+    fn stop(&self, reason: Reason) -> bool {
+        let is_first = {
+            let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            let is_first = known.reason.is_none();
+            known.reason.get_or_insert(reason);
+            is_first
+        };
         self.learned.notify_all();
         // ORDER: [abort] publish: the reason is in place before the word; `check` reads the word first.
         self.word(std::mem::offset_of!(ControlPage, abort)).store(1, Ordering::Release);
+        is_first
     }
 
     /// Whether a kernel of this rank has ended without its data.
@@ -299,8 +311,11 @@ mod tests {
     #[test]
     fn the_first_reason_counts() {
         let watch = watch();
-        watch.abort("enough");
-        watch.hear(ControlEvent::PeerLost { rank: Rank(2), detail: "gone".into() });
+        let lost = ControlEvent::PeerLost { rank: Rank(2), detail: "gone".into() };
+        assert_eq!(lost.to_string(), "rank 2 is lost: gone");
+        assert!(watch.stop(Reason::Own("enough".into())));
+        watch.hear(lost.clone());
+        assert!(!watch.stop(Reason::Event(lost)), "said once");
         assert!(watch.check().unwrap_err().to_string().contains("enough"));
     }
 }

@@ -60,6 +60,65 @@ fn refused(directory: &Path, arguments: &[&str], parts: &[&str]) {
 }
 
 #[test]
+fn what_cannot_be_printed_is_a_failure_in_one_line_and_files_are_written_all_the_same() {
+    let directory = tempfile::tempdir().unwrap();
+    let here = directory.path();
+    let full = || std::fs::File::options().write(true).open("/dev/full").unwrap();
+    std::fs::write(here.join("stored.json"), reports::RESULTS).unwrap();
+    let sweep = [
+        "--device",
+        "cpu",
+        "--ranks",
+        "2",
+        "--variant",
+        "ring",
+        "-b",
+        "1K",
+        "-e",
+        "1K",
+        "-n",
+        "1",
+        "-w",
+        "0",
+        "--json",
+        "run.json",
+    ];
+    let cases: [&[&str]; 4] = [&sweep, &["report", "stored.json"], &["compare", "stored.json"], &["--help"]];
+    for arguments in cases {
+        let output = command(here, arguments).stdout(full()).output().unwrap();
+        let message = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(3), "{arguments:?}: {message}");
+        assert!(message.starts_with("error: cannot write to standard output: "), "{arguments:?}: {message}");
+        assert_eq!(message.lines().count(), 1, "{arguments:?}: {message}");
+    }
+    assert_eq!(Results::read(&here.join("run.json")).unwrap().rows.len(), 1);
+
+    let lost_log = command(here, &sweep).env("MYELON_LOG", "debug").stderr(full()).output().unwrap();
+    assert_eq!(lost_log.status.code(), Some(0), "a log that cannot be written ends nothing");
+    assert!(text(&lost_log.stdout).contains("0 OK"), "{}", text(&lost_log.stdout));
+}
+
+#[test]
+fn what_every_rank_would_say_is_said_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let told = |arguments: &[&str], setting: Option<(&str, &str)>, status: i32, part: &str| {
+        let output = command(directory.path(), arguments).envs(setting).output().unwrap();
+        let message = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(status), "{arguments:?}: {message}");
+        assert!(message.starts_with("error: ") && message.lines().count() == 1, "{arguments:?}: {message}");
+        assert!(message.contains(part), "{arguments:?}: {message}");
+    };
+    let (sweep, neighbour) = (["--device", "cpu", "--ranks", "4"], ["neighbour", "--device", "cpu"]);
+    for setting in [("MYELON_CACHE", "/proc/kernels"), ("MYELON_KERNEL_TREE", "/nowhere/cuda")] {
+        told(&sweep, Some(setting), 2, setting.0);
+        told(&neighbour, Some(setting), 2, setting.0);
+    }
+    // More than there are addresses.
+    let room = "no room for 512 TiB of operands a rank, 2048 TiB for 4 ranks";
+    told(&[&sweep[..], &["-b", "256T", "-e", "256T", "-n", "1"]].concat(), None, 3, room);
+}
+
+#[test]
 fn help_documents_flags_examples_and_statuses() {
     let output = perf(Path::new("."), &["--help"]);
     assert_eq!(output.status.code(), Some(0));

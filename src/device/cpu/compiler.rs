@@ -11,6 +11,7 @@ use std::str::FromStr;
 use std::sync::{Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
+use super::host;
 use crate::device::{Compiler, KernelSource, source};
 use crate::error::{Error, Result};
 
@@ -81,14 +82,9 @@ impl CpuCompiler {
     ///
     /// Errors: [`Error::LibraryMissing`] without a compiler, [`Error::Config`] for a variable that makes no sense.
     pub fn from_environment() -> Result<Self> {
-        let variable = |name: &str| env::var(name).ok().filter(|value| !value.trim().is_empty());
-        let mut compiler = Self::find(variable("MYELON_CXX").or_else(|| variable("CXX")))?;
-        if let Some(text) = variable("MYELON_CPU_SANITIZE") {
-            compiler = compiler.with_sanitizer(text.parse().map_err(|e| misconfigured("MYELON_CPU_SANITIZE", e))?);
-        }
-        if let Some(text) = variable("MYELON_CPU_DEFINES") {
-            compiler = compiler.with_defines(&text).map_err(|e| misconfigured("MYELON_CPU_DEFINES", e))?;
-        }
+        let mut compiler = Self::find(host::variable("MYELON_CXX").or_else(|| host::variable("CXX")))?;
+        compiler.sanitizer = host::sanitizer()?;
+        compiler.defines = host::defines()?;
         Ok(compiler)
     }
 
@@ -120,14 +116,7 @@ impl CpuCompiler {
     ///
     /// Errors: [`Error::InvalidArgument`] for a word that is no macro.
     pub fn with_defines(mut self, words: &str) -> Result<Self> {
-        for word in words.split_whitespace() {
-            if !word.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_') {
-                return Err(Error::invalid(format!(
-                    "'{word}' is no macro: write NAME or NAME=value, separated by spaces"
-                )));
-            }
-            self.defines.push(format!("-D{word}"));
-        }
+        self.defines.extend(defines_of(words)?);
         Ok(self)
     }
 
@@ -262,8 +251,15 @@ fn run(command: &mut Command, deadline: Duration) -> io::Result<(ExitStatus, Str
     Ok((child.wait()?, text?))
 }
 
-fn misconfigured(variable: &str, error: Error) -> Error {
-    Error::Config { source_name: "environment".into(), key: variable.into(), detail: error.to_string() }
+/// The options that define macros.
+pub(super) fn defines_of(words: &str) -> Result<Vec<String>> {
+    let define = |word: &str| {
+        if word.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_') {
+            return Ok(format!("-D{word}"));
+        }
+        Err(Error::invalid(format!("'{word}' is no macro: write NAME or NAME=value, separated by spaces")))
+    };
+    words.split_whitespace().map(define).collect()
 }
 
 #[cfg(test)]

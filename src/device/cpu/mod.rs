@@ -24,7 +24,6 @@ use std::thread::available_parallelism;
 use std::time::Instant;
 
 use self::capture::Graph;
-use self::host::parse_delays;
 use self::kernel::{Arguments, Kernel, LaunchSite};
 use self::memory::{Heap, Mapping, SharedMappings};
 use self::queue::{Item, locked};
@@ -38,6 +37,7 @@ use crate::error::{Error, Result};
 
 pub use compiler::{CpuCompiler, Sanitizer, version_line};
 pub(crate) use host::processor_name;
+pub use host::wrong_variables;
 
 /// Most threads of a CTA, as on every GPU.
 const MAX_BLOCK: u32 = 1024;
@@ -68,7 +68,7 @@ impl CpuDevice {
     /// Two devices of one number are two devices. Errors: as [`CpuCompiler::from_environment`], and
     /// [`Error::Config`] for a `MYELON_CPU_DELAYS` that is no number.
     pub fn new(ordinal: u32) -> Result<Arc<Self>> {
-        let delays = parse_delays(&env::var("MYELON_CPU_DELAYS").unwrap_or_default())?;
+        let delays = host::delays()?;
         Ok(Self::with_compiler(ordinal, CpuCompiler::from_environment()?, delays))
     }
 

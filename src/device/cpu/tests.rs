@@ -3,6 +3,7 @@
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use super::host::parse_delays;
 use super::*;
 use crate::device::KernelSource;
 use crate::device::cache::Cache;
