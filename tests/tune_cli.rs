@@ -292,7 +292,7 @@ fn ranks_with_different_tables_refuse_each_other() {
 fn what_cannot_be_tuned_is_refused_in_one_line() {
     let directory = tempfile::tempdir().unwrap();
     let here = directory.path();
-    let cases: [(&[&str], &str); 11] = [
+    let cases: [(&[&str], &str); 15] = [
         (&["--ranks", "1"], "2 or more"),
         (&["--variant", "rign"], "unknown variant 'rign'"),
         (&["-d", "f32,bf16"], "both are of the class float"),
@@ -304,6 +304,10 @@ fn what_cannot_be_tuned_is_refused_in_one_line() {
         (&["--footprint", "1K"], "no candidate is left"),
         (&["--buffers", "window"], "known are plain, registered"),
         (&["--json", "j.json"], "--judge"),
+        (&["--ranks", "2", "--chunk", "7"], "no candidate takes chunk=7: variant ring"),
+        (&["--ranks", "2", "--chunk", "4K,1M"], "no candidate is tried with chunk=1M"),
+        (&["--ranks", "2", "--lanes", "2,129"], "no candidate takes lanes=129"),
+        (&["--ranks", "2", "--variant", "ring", "--stages", "2"], "stages=2 is not possible, it has no such"),
     ];
     for (arguments, part) in cases {
         let file: &[&str] = if arguments.contains(&"-o") { &[] } else { &["-o", "t.toml"] };

@@ -14,4 +14,5 @@ pub(crate) mod processes;
 pub(crate) mod program;
 pub(crate) mod progress;
 pub(crate) mod rival;
+pub(crate) mod shapes;
 pub(crate) mod values;

@@ -26,7 +26,7 @@ mod sweep;
 
 use std::process::ExitCode;
 
-use common::{bench, calls, candidate, exchange, gauge, here, launch, machine, placement, progress, values};
+use common::{bench, calls, candidate, exchange, gauge, here, launch, machine, placement, progress, shapes, values};
 use myelon_ccl::table::LaneTable;
 use myelon_ccl::{Communicator, Options, Result};
 

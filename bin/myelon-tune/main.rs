@@ -23,7 +23,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use common::{bench, candidate, exchange, gauge, here, machine, place, placement, progress, values};
+use common::{bench, candidate, exchange, gauge, here, machine, place, placement, progress, shapes, values};
 use myelon_ccl::{Error, Result};
 use signal_hook::consts::{SIGINT, SIGTERM};
 

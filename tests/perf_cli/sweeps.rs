@@ -11,7 +11,7 @@ use crate::{command, measured, perf, refused, text};
 fn bad_sweeps_are_refused_in_one_line() {
     let directory = tempfile::tempdir().unwrap();
     let here = directory.path();
-    let cases: [(&[&str], &[&str]); 30] = [
+    let cases: [(&[&str], &[&str]); 38] = [
         (&["--batch", "257"], &["257", "0..=256"]),
         (&["--batch", "2", "-G", "2"], &["cannot be used with", "--cudagraph"]),
         (&["--between", "--batch", "2"], &["cannot be used with", "--batch"]),
@@ -27,6 +27,20 @@ fn bad_sweeps_are_refused_in_one_line() {
         (&["--variant", "ring", "--stages", "2"], &["variant ring: stages=2", "no such parameter"]),
         (&["--variant", "low_latency", "--stages", "0,2"], &["variant low_latency: stages=0", "1, 2, 3, 4"]),
         (&["--variant", "ring", "--lanes", "129"], &["lanes=129", "1 to 128"]),
+        (
+            &["--device", "cpu", "--lane-threads", "33"],
+            &["no candidate takes threads=33", "a multiple of 32 up to 1024"],
+        ),
+        (&["--device", "cpu", "--chunk", "7"], &["no candidate takes chunk=7", "a multiple of 16 from"]),
+        (&["--device", "cpu", "--slots", "2,3"], &["no candidate takes slots=3", "2, 4, 8, 16"]),
+        (&["--device", "cpu", "--stages", "9"], &["no candidate takes stages=9", "one of 1, 2, 3, 4"]),
+        (&["--device", "cpu", "--lanes", "0"], &["no candidate takes lanes=0", "1 to 128"]),
+        (&["--variant", "all", "--lanes", "8,200"], &["no candidate takes lanes=200", "1 to 128"]),
+        (
+            &["--device", "cpu", "--slots", "2", "--output", "landing", "--registered"],
+            &["no candidate takes slots=2 output=landing: ", "staged, direct"],
+        ),
+        (&["--variant", "auto", "--lanes", "8"], &["what the lane table says", "name some with --variant"]),
         (&["--lanes", "many"], &["'many'", "by_size"]),
         (&["--wait", "nap"], &["wait policy 'nap'", "adaptive, spin, yield"]),
         (&["-d", "f31"], &["unknown data type 'f31'", "bf16"]),
