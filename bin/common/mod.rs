@@ -6,6 +6,7 @@ pub(crate) mod candidate;
 pub(crate) mod exchange;
 pub(crate) mod gauge;
 pub(crate) mod here;
+pub(crate) mod interrupt;
 pub(crate) mod launch;
 pub(crate) mod machine;
 pub(crate) mod place;

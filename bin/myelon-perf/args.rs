@@ -46,7 +46,8 @@ Times are those of the slowest rank: p50 and p99 over the repeats; with -G or --
 replays or batches.
 
 Exit status: 0 all right, 1 a result was wrong (or `compare` found a run worse, or `report --check` a stale file),
-2 the request cannot be served and nothing was started, 3 a failure on the way.";
+2 the request cannot be served and nothing was started, 3 a failure on the way, or Ctrl-C: the case under way is \
+measured to its end, and --json and --csv have what there is by then. The second Ctrl-C ends the run at once.";
 
 /// Measures all-reduce over the GPUs of this machine, or over CPU ranks, with nccl-tests' flags and columns.
 #[derive(Debug, Parser)]

@@ -31,6 +31,7 @@ use myelon_ccl::table::LaneTable;
 use myelon_ccl::{Communicator, Options, Result};
 
 use args::{Cli, Command, SweepArgs};
+use common::interrupt::Interrupt;
 use common::program::{arguments, exit, fail, log_to_stderr};
 use here::Here;
 use launch::Ranks;
@@ -57,15 +58,16 @@ fn main() -> ExitCode {
             Err(error) => fail(exit::USAGE, &error.to_string()),
         },
         None => match prepare(&cli.sweep) {
-            Ok((request, options, ranks)) => ranks
-                .run(|device, bootstrap| measure(Communicator::connect(device, bootstrap, options.clone())?, &request)),
+            Ok((request, options, ranks, interrupt)) => ranks.run(&interrupt, |device, bootstrap| {
+                measure(Communicator::connect(device, bootstrap, options.clone())?, &request, &interrupt)
+            }),
             Err(error) => fail(exit::USAGE, &error.to_string()),
         },
     }
 }
 
 /// Everything that can be refused before a rank starts.
-fn prepare(args: &SweepArgs) -> Result<(SweepRequest, Options, Ranks)> {
+fn prepare(args: &SweepArgs) -> Result<(SweepRequest, Options, Ranks, Interrupt)> {
     log_to_stderr()?;
     let here = Here::look()?;
     let request = SweepRequest::check(args, &here)?;
@@ -74,6 +76,7 @@ fn prepare(args: &SweepArgs) -> Result<(SweepRequest, Options, Ranks)> {
     let limits = request.limits(tables.filter(|table| table.device == request.device).map(|table| &**table));
     // What is measured is prepared case by case.
     let options = Options { limits: Some(limits), share_devices: request.shares_gpus, prepare: Vec::new(), ..from_env };
+    let interrupt = Interrupt::listen()?;
     let ranks = Ranks::prepare(request.device, request.ranks, request.placement, &here)?;
-    Ok((request, options, ranks))
+    Ok((request, options, ranks, interrupt))
 }

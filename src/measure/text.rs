@@ -7,6 +7,11 @@ use crate::measure::provenance::Provenance;
 use crate::measure::results::Row;
 use crate::measure::size::Bytes;
 
+/// `1 row`, or `2 rows`.
+pub fn counted(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
 /// One rank's line in the header.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RankLine {

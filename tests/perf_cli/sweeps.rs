@@ -1,9 +1,13 @@
 //! Sweeps and the neighbour, in ranks that are threads.
 
+use std::process::Stdio;
+
 use myelon_ccl::measure::neighbour::{self, Neighbours, Work};
+use myelon_ccl::measure::text::counted;
 use myelon_ccl::measure::{Results, Stored};
 use myelon_ccl::variant::Manifest;
 use myelon_ccl::{Output, Wait};
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{command, measured, perf, refused, text};
 
@@ -61,6 +65,32 @@ fn bad_sweeps_are_refused_in_one_line() {
         refused(here, arguments, parts);
     }
     assert_eq!(std::fs::read_dir(here).unwrap().count(), 0, "nothing is left behind");
+}
+
+/// Rows come as they are measured: once there is one, the ranks are in the middle of the sweep.
+#[test]
+fn an_interrupted_sweep_keeps_what_it_measured() {
+    let directory = tempfile::tempdir().unwrap();
+    let here = directory.path();
+    let size = ["-b", "4", "-e", "64K", "-i", "4", "-n", "1", "-w", "0"];
+    let line = ["--device", "cpu", "--ranks", "2", "--variant", "one_shot_push", "--json", "a.json", "--csv", "a.csv"];
+    for end in [Signal::INT, Signal::TERM] {
+        let mut sweep = command(here, &[&line[..], &size].concat());
+        let mut sweep = sweep.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut lines = std::io::BufRead::lines(std::io::BufReader::new(sweep.stdout.take().unwrap()));
+        assert!(lines.any(|line| !line.unwrap().starts_with('#')), "no row came");
+        kill_process(Pid::from_child(&sweep), end).unwrap();
+        let rest: Vec<_> = lines.map(Result::unwrap).collect();
+        let output = sweep.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(3), "{}", text(&output.stderr));
+        assert!(rest.iter().any(|line| line.contains("wrong elements") && line.contains("0 OK")), "{rest:?}");
+        let rows = Results::read(&here.join("a.json")).unwrap().rows;
+        assert!(!rows.is_empty() && rows.len() < 16 << 10);
+        let said = format!("was cut after {}, which a.json and a.csv have", counted(rows.len(), "row"));
+        assert!(text(&output.stderr).contains(&said), "'{said}' is missing from {}", text(&output.stderr));
+        assert_eq!(std::fs::read_to_string(here.join("a.csv")).unwrap().lines().count(), 1 + rows.len());
+        assert_eq!(text(&output.stderr).lines().count(), 1, "{}", text(&output.stderr));
+    }
 }
 
 #[test]
