@@ -3,8 +3,8 @@
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
-use clap::Parser;
 use clap::error::ErrorKind;
+use clap::{Arg, Command, Parser};
 use myelon_ccl::{Error, Result};
 use tracing_subscriber::EnvFilter;
 
@@ -20,16 +20,25 @@ pub(crate) mod exit {
     pub(crate) const FAILED: u8 = 3;
 }
 
-/// The arguments, or the exit status of a program that was asked for its help or whose arguments cannot be used.
-pub(crate) fn arguments<T: Parser>() -> Result<T, ExitCode> {
-    T::try_parse().map_err(|error| match error.kind() {
+/// The arguments, or the exit status of a program that was asked for its help or whose arguments cannot be used. `hint` may say better
+/// than clap what is wrong.
+pub(crate) fn arguments<T: Parser>(hint: impl Fn(&clap::Error) -> Option<String>) -> Result<T, ExitCode> {
+    let matches = with_negative_numbers(T::command()).try_get_matches();
+    let parsed = matches.and_then(|matches| T::from_arg_matches(&matches));
+    parsed.map_err(|error| match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
             // A reader that closes the pipe early has seen what it wanted.
             let _ = error.print();
             ExitCode::from(exit::OK)
         }
-        _ => fail(exit::USAGE, &one_line(&error.render().to_string())),
+        _ => fail(exit::USAGE, &hint(&error).unwrap_or_else(|| one_line(&error.render().to_string()))),
     })
+}
+
+/// A negative number is a wrong value of the argument before it, and no argument of its own.
+fn with_negative_numbers(command: Command) -> Command {
+    let allow = |arg: Arg| if arg.get_action().takes_values() { arg.allow_negative_numbers(true) } else { arg };
+    command.mut_args(allow).mut_subcommands(with_negative_numbers)
 }
 
 /// Log lines go to standard error, as `MYELON_LOG` or else `RUST_LOG` filters them; warnings unless told.

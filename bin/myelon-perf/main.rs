@@ -13,6 +13,7 @@ mod host;
 mod job;
 mod kernel;
 mod measure;
+mod nccl_tests;
 mod neighbour;
 mod overlap;
 mod overlap_printer;
@@ -26,6 +27,8 @@ mod sweep;
 
 use std::process::ExitCode;
 
+use clap::CommandFactory;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use common::{bench, calls, candidate, exchange, gauge, here, launch, machine, placement, progress, shapes, values};
 use myelon_ccl::table::LaneTable;
 use myelon_ccl::{Communicator, Options, Result};
@@ -39,7 +42,7 @@ use measure::measure;
 use request::SweepRequest;
 
 fn main() -> ExitCode {
-    let cli: Cli = match arguments() {
+    let cli: Cli = match arguments(hint) {
         Ok(cli) => cli,
         Err(status) => return status,
     };
@@ -63,6 +66,29 @@ fn main() -> ExitCode {
             }),
             Err(error) => fail(exit::USAGE, &error.to_string()),
         },
+    }
+}
+
+/// What clap cannot know of arguments that it refuses.
+fn hint(error: &clap::Error) -> Option<String> {
+    let text = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.as_str()),
+        _ => None,
+    };
+    let first = std::env::args().nth(1);
+    let is_sweep = !Cli::command().get_subcommands().any(|command| Some(command.get_name()) == first.as_deref());
+    match error.kind() {
+        ErrorKind::UnknownArgument if is_sweep => {
+            let flag = text(ContextKind::InvalidArg)?;
+            Some(format!("unexpected argument '{flag}': nccl-tests' {flag} {}", nccl_tests::instead(flag)?))
+        }
+        // WHY: `--ablate FILE` is read as a subcommand behind an argument.
+        ErrorKind::ArgumentConflict => {
+            let (file, prior) = (text(ContextKind::InvalidSubcommand)?, error.get(ContextKind::PriorArg)?);
+            let is_ablate = prior.to_string().contains("--ablate");
+            is_ablate.then(|| format!("'{file}' is no subcommand: for a file of studies, write --ablate={file}"))
+        }
+        _ => None,
     }
 }
 

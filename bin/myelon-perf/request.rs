@@ -62,7 +62,7 @@ impl SweepRequest {
     /// Errors: one that names the argument, what it asks for and what would be right.
     pub(crate) fn check(args: &SweepArgs, here: &dyn Surroundings) -> Result<Self> {
         let device = device(args.place.device, here)?;
-        let asked = Asked { ranks: args.place.ranks, threads: args.place.threads, share_gpus: args.share_gpus };
+        let asked = Asked::of(&args.place, args.share_gpus);
         let ranks = asked.ranks(device, here)?;
         if args.repeats == Some(0) {
             return Err(Error::invalid("-n 0 measures nothing: use 1 or more"));
@@ -249,6 +249,10 @@ mod tests {
         assert_eq!((request.ranks.get(), request.placement), (4, Placement::Launched));
         refused("--ranks 2", launched, "the launcher started 4");
         refused("--threads", launched, "launcher");
+        assert_eq!(check("-g 1", launched).unwrap().ranks.get(), 4, "a GPU each");
+        refused("-g 4", launched, "-g above 1, but a launcher");
+        assert_eq!(check("-g 4", NODE).unwrap().ranks.get(), 4);
+        refused("--ngpus 8", Fake { gpus: 2, ..NODE }, "-g 8, but there are 2 GPUs");
     }
 
     #[test]

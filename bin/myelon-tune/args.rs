@@ -7,7 +7,7 @@ use myelon_ccl::measure::Bytes;
 use myelon_ccl::table::Buffers;
 use myelon_ccl::{DType, Error, SyncPolicy};
 
-use crate::values::{OrAll, PlaceArgs, dtype};
+use crate::values::{OrAll, PlaceArgs, dtype, whole, within};
 
 const AFTER_HELP: &str = "\
 How it searches: the manifest's own shapes at every size, so that a search that is cut is no worse than these; all
@@ -55,7 +55,7 @@ pub(crate) struct Cli {
     #[arg(short = 'e', long = "maxbytes", value_name = "SIZE")]
     pub(crate) end: Option<Bytes>,
     /// Multiply the size by this from step to step; 2 unless told, 4 on the CPU.
-    #[arg(short = 'f', long = "stepfactor", value_name = "FACTOR")]
+    #[arg(short = 'f', long = "stepfactor", value_name = "FACTOR", value_parser = whole::<u64>)]
     pub(crate) factor: Option<u64>,
     /// Element types to measure, one for each class of them: f32, f64, f16 or bf16 for the floats, e4m3 or e5m2 for 8-bit floats,
     /// any integer for the integers.
@@ -65,7 +65,7 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "KIND,..", value_delimiter = ',', default_value = "plain,registered")]
     pub(crate) buffers: Vec<Buffers>,
     /// Start no further measurement after this time.
-    #[arg(long, value_name = "SECONDS", default_value_t = 420)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 420, value_parser = whole::<u64>)]
     pub(crate) budget: u64,
     #[command(flatten)]
     pub(crate) place: PlaceArgs,
@@ -73,16 +73,16 @@ pub(crate) struct Cli {
     #[arg(long = "variant", value_name = "NAME,..", value_delimiter = ',')]
     pub(crate) variants: Vec<String>,
     /// Numbers of lanes to try besides the manifest's.
-    #[arg(long, value_name = "N,..", value_delimiter = ',')]
+    #[arg(long, value_name = "N,..", value_delimiter = ',', value_parser = whole::<u32>)]
     pub(crate) lanes: Vec<u32>,
     /// Numbers of threads a lane to try.
-    #[arg(long, value_name = "N,..", value_delimiter = ',')]
+    #[arg(long, value_name = "N,..", value_delimiter = ',', value_parser = whole::<u32>)]
     pub(crate) lane_threads: Vec<u32>,
     /// Steps of a lane to try.
     #[arg(long, value_name = "SIZE,..", value_delimiter = ',')]
     pub(crate) chunk: Vec<Bytes>,
     /// Depths of pipelines to try.
-    #[arg(long, value_name = "N,..", value_delimiter = ',')]
+    #[arg(long, value_name = "N,..", value_delimiter = ',', value_parser = whole::<u32>)]
     pub(crate) stages: Vec<u32>,
     /// Sync policies to try.
     #[arg(long, value_name = "NAME,..", value_delimiter = ',')]
@@ -91,10 +91,10 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "SIZE")]
     pub(crate) footprint: Option<Bytes>,
     /// Timed repeats of the best two candidates of a size; those behind them have half, a quarter, or in the first pass three.
-    #[arg(short = 'n', long = "iters", value_name = "COUNT", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    #[arg(short = 'n', long = "iters", value_name = "COUNT", default_value_t = 20, value_parser = repeats)]
     pub(crate) repeats: u32,
     /// Operations in each replayed graph, fewer from 1M on; 0 launches each from the host.
-    #[arg(short = 'G', long = "cudagraph", value_name = "COUNT", default_value_t = 20)]
+    #[arg(short = 'G', long = "cudagraph", value_name = "COUNT", default_value_t = 20, value_parser = whole::<u32>)]
     pub(crate) graph: u32,
     /// The table to write; configs/lanes/GPU-LINK-RANKS.toml unless told.
     #[arg(short = 'o', long, value_name = "FILE")]
@@ -114,6 +114,10 @@ pub(crate) struct Cli {
     /// Commit that the table names; what git says of this directory unless told.
     #[arg(long, value_name = "TEXT")]
     pub(crate) commit: Option<String>,
+}
+
+fn repeats(text: &str) -> Result<u32, Error> {
+    within(text, 1..=10_000)
 }
 
 fn one_dtype(text: &str) -> Result<DType, Error> {

@@ -32,7 +32,7 @@ use here::Here;
 use request::TuneRequest;
 
 fn main() -> ExitCode {
-    let cli: Cli = match arguments() {
+    let cli: Cli = match arguments(|_| None) {
         Ok(cli) => cli,
         Err(status) => return status,
     };

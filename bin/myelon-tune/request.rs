@@ -52,7 +52,7 @@ impl TuneRequest {
     /// Errors: one that names the argument, what it asks for and what would be right.
     pub(crate) fn check(cli: &Cli, here: &Here) -> Result<Self> {
         let device = device(cli.place.device, here)?;
-        let asked = Asked { ranks: cli.place.ranks, threads: cli.place.threads, share_gpus: false };
+        let asked = Asked::of(&cli.place, false);
         let ranks = asked.ranks(device, here)?;
         if ranks.get() < 2 {
             return Err(Error::invalid("one rank reduces nothing: tuning needs 2 or more, on GPUs a GPU each"));

@@ -97,8 +97,9 @@ fn bad_reports_are_refused_in_one_line_and_touch_nothing() {
     write("plain.md", "no markers\n");
     write("open.md", "<!-- results:latency -->\n");
     write("typo.md", "<!-- results:latencies -->\n<!-- /results -->\n");
-    let cases: [(&[&str], &[&str]); 15] = [
+    let cases: [(&[&str], &[&str]); 16] = [
         (&["report"], &["required", "RESULTS"]),
+        (&["report", "run.json", "-J"], &["unexpected argument '-J' found"]),
         (&["report", "none.json"], &["cannot read none.json"]),
         (&["report", "new.json"], &["new.json: schema: 7"]),
         (&["report", "plain.md", "-o", "a.html"], &["plain.md: line 1: not a results file"]),

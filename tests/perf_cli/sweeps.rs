@@ -15,7 +15,18 @@ use crate::{command, measured, perf, refused, text};
 fn bad_sweeps_are_refused_in_one_line() {
     let directory = tempfile::tempdir().unwrap();
     let here = directory.path();
-    let cases: [(&[&str], &[&str]); 38] = [
+    let cases: [(&[&str], &[&str]); 49] = [
+        (&["-b", "-1"], &["'-1' is not a size", "64M"]),
+        (&["-n", "abc"], &["'abc'", "--iters", "write a whole number, 0 or more"]),
+        (&["-n", "-4"], &["'-4'", "--iters", "write a whole number, 0 or more"]),
+        (&["-f", "1.5"], &["'1.5'", "--stepfactor", "write a whole number"]),
+        (&["--slots", "-2"], &["'-2'", "--slots", "write a whole number"]),
+        (&["-n", "4294967296"], &["too large, write a smaller"]),
+        (&["-b", "8", "-e", "128M", "-f", "2", "-g", "8", "-m", "4"], &["nccl-tests' -m is --batch COUNT here"]),
+        (&["-R", "1"], &["nccl-tests' -R is --registered here"]),
+        (&["-Jx.json"], &["nccl-tests' -J is --json FILE here"]),
+        (&["--average", "1"], &["nccl-tests' --average has no counterpart", "the slowest rank"]),
+        (&["--ablate", "studies.toml"], &["'studies.toml' is no subcommand", "write --ablate=studies.toml"]),
         (&["--batch", "257"], &["257", "0..=256"]),
         (&["--batch", "2", "-G", "2"], &["cannot be used with", "--cudagraph"]),
         (&["--between", "--batch", "2"], &["cannot be used with", "--batch"]),
