@@ -74,3 +74,17 @@ fn one_line(rendered: &str) -> String {
     let line = paragraphs.collect::<Vec<_>>().join("; ");
     line.strip_prefix("error: ").unwrap_or(&line).to_owned()
 }
+
+/// Lines of a command's help that go on in the next one: clap breaks lines, as wide as the terminal is.
+#[cfg(test)]
+pub(crate) fn broken_lines(command: &Command) -> Vec<String> {
+    let indent = |line: &str| line.len() - line.trim_start().len();
+    let goes_on = |line: &str, next: &str| {
+        let is_of_both = !next.trim().is_empty() && indent(line) == indent(next) && !next.trim().starts_with("- ");
+        line.len() > 70 && is_of_both && !line.ends_with('.') && !line.contains("myelon-perf ")
+    };
+    let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+    let lines: Vec<_> = help.lines().collect();
+    let own = lines.windows(2).filter(|pair| goes_on(pair[0], pair[1])).map(|pair| pair[0].to_owned());
+    own.chain(command.get_subcommands().flat_map(broken_lines)).collect()
+}

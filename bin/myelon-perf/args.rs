@@ -42,10 +42,10 @@ Examples:
       what a kernel that waits for its peers does to another kernel on its GPU
 
 Sizes are whole bytes with K, M, G or T for powers of 1024.
-Times are those of the slowest rank: p50 and p99 over the repeats; with -G or --batch, over the means of
+Times are those of the slowest rank: p50 and p99 over the repeats; with -G or --batch, over the means of \
 replays or batches.
 
-Exit status: 0 all right, 1 a result was wrong (or `compare` found a run worse, or `report --check` a stale file),
+Exit status: 0 all right, 1 a result was wrong (or `compare` found a run worse, or `report --check` a stale file), \
 2 the request cannot be served and nothing was started, 3 a failure on the way, or Ctrl-C: the case under way is \
 measured to its end, and --json and --csv have what there is by then. The second Ctrl-C ends the run at once.";
 
@@ -193,7 +193,7 @@ pub(crate) struct SweepArgs {
 /// What to make of stored results.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A README has its parts between lines `<!-- results:NAME -->` and `<!-- /results -->`. NAME is one of
+A README has its parts between lines `<!-- results:NAME -->` and `<!-- /results -->`. NAME is one of \
 provenance, latency (a table a world size), latency-N (of N ranks only), plot (with --svg).
 Of runs on equal machines, the newer measurement of a case counts.")]
 pub(crate) struct ReportArgs {
@@ -238,8 +238,8 @@ pub(crate) struct ReportArgs {
 /// What waits, beside which kernel.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A kernel that computes, and one that loads memory, run on rank 0's GPU alone, and then while an all-reduce of rank 0
-waits for the other ranks, which start theirs when the kernel has ended. Its CTAs need room on every multiprocessor
+A kernel that computes, and one that loads memory, run on rank 0's GPU alone, and then while an all-reduce of rank 0 \
+waits for the other ranks, which start theirs when the kernel has ended. Its CTAs need room on every multiprocessor \
 beside those that wait: with --lane-threads above 512 they may not find it.
 Ranks are threads of this process, one a GPU.")]
 pub(crate) struct NeighbourOptions {
@@ -302,6 +302,11 @@ mod tests {
     #[test]
     fn clap_finds_the_definition_sound() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn clap_breaks_the_lines_of_help() {
+        assert_eq!(crate::common::program::broken_lines(&Cli::command()), [""; 0]);
     }
 
     #[test]

@@ -15,24 +15,24 @@ use crate::exit;
 /// Which runs are held against each other.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-With two files, rows of equal case and candidate are held against each other. One counts as
+With two files, rows of equal case and candidate are held against each other. One counts as \
 slower, or faster, where its p50 changed by more than
-  the threshold,
-  the scatter of the faster row: its p50 less its fastest repeat, and
-  the drift: what every baseline of the case became slower (or faster) by, where both runs
-  have the same NCCL. Its code is the same, so the machine did it.
-Past the threshold and not past the other two, it is noise. Rows of baselines are shown and
+  - the threshold,
+  - the scatter of the faster row: its p50 less its fastest repeat, and
+  - the drift: what every baseline of the case became slower (or faster) by, where both runs have \
+the same NCCL. Its code is the same, so the machine did it.
+Past the threshold and not past the other two, it is noise. Rows of baselines are shown and \
 count for nothing.
 
-With one file, or with --auto-within, the time of `auto` is held against the fastest single
-variant of the run and against each baseline: measure with --variant all and
+With one file, or with --auto-within, the time of `auto` is held against the fastest single \
+variant of the run and against each baseline: measure with --variant all and \
 --against nccl,nccl_symmetric.
 
 Examples:
   myelon-perf compare results/2x-h100/graph-2.json new/graph-2.json
   myelon-perf compare new/graph-2.json --auto-within 3
 
-Exit status: 0 nothing is worse; 1 a row of Myelon is slower or wrong, or auto is behind by
+Exit status: 0 nothing is worse; 1 a row of Myelon is slower or wrong, or auto is behind by \
 more than --auto-within; 2 the files cannot be held against each other.")]
 pub(crate) struct CompareArgs {
     /// The earlier run and the one to judge, or the latter alone: JSON files that --json wrote.

@@ -10,16 +10,16 @@ use myelon_ccl::{DType, Error, SyncPolicy};
 use crate::values::{OrAll, PlaceArgs, dtype, whole, within};
 
 const AFTER_HELP: &str = "\
-How it searches: the manifest's own shapes at every size, so that a search that is cut is no worse than these; all
-shapes at few sizes, and the best candidates of each are kept; then every size is searched from
-those and their neighbours, the better half of them with more repeats; then the sizes between two winners, until
-the boundary is known within 20 %. Every candidate is verified before it is timed, and is out where a result is
+How it searches: the manifest's own shapes at every size, so that a search that is cut is no worse than these; all \
+shapes at few sizes, and the best candidates of each are kept; then every size is searched from \
+those and their neighbours, the better half of them with more repeats; then the sizes between two winners, until \
+the boundary is known within 20 %. Every candidate is verified before it is timed, and is out where a result is \
 wrong, a wait stalls, or the heap would be over the footprint. Times are of graph replays, of the slowest rank.
 
-A table has sections for plain buffers, which are any memory, and for registered ones: outputs in a window of
-Communicator::register. There a variant with direct output stores results right into the output; everything else
-runs as in plain buffers. So these sections are searched last, at each size among the best of the plain ones and the
-direct candidates next to them, and what they say was measured in registered memory. --buffers plain leaves them out:
+A table has sections for plain buffers, which are any memory, and for registered ones: outputs in a window of \
+Communicator::register. There a variant with direct output stores results right into the output; everything else \
+runs as in plain buffers. So these sections are searched last, at each size among the best of the plain ones and the \
+direct candidates next to them, and what they say was measured in registered memory. --buffers plain leaves them out: \
 operations on windows then take the plain rows. With --buffers registered alone everything is searched there.
 
 Examples:
@@ -37,11 +37,11 @@ Examples:
   myelon-perf compare run.json --auto-within 3
       what it is worth: auto takes the table, and is held against every variant
 
-A table that was written into configs/lanes is part of the library once that is built again. The file is replaced
+A table that was written into configs/lanes is part of the library once that is built again. The file is replaced \
 when the run ends, at once; until then NAME.journal.json beside it has what was measured, for --resume.
 
-Exit status: 0 a table was written, also when the budget or Ctrl-C cut the search (`complete = false` says so),
-1 the table that was judged is more than 3 % behind somewhere, 2 the request cannot be served and nothing was
+Exit status: 0 a table was written, also when the budget or Ctrl-C cut the search (`complete = false` says so), \
+1 the table that was judged is more than 3 % behind somewhere, 2 the request cannot be served and nothing was \
 started, 3 a failure on the way: no table was written.";
 
 /// Measures which variant and shape is fastest at each message size on this machine, and writes a lane table of it.
@@ -136,6 +136,11 @@ mod tests {
     #[test]
     fn clap_finds_the_definition_sound() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn clap_breaks_the_lines_of_help() {
+        assert_eq!(crate::common::program::broken_lines(&Cli::command()), [""; 0]);
     }
 
     #[test]
