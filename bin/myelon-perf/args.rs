@@ -197,8 +197,8 @@ A README has its parts between lines `<!-- results:NAME -->` and `<!-- /results 
 provenance, latency (a table a world size), latency-N (of N ranks only), plot (with --svg).
 Of runs on equal machines, the newer measurement of a case counts.")]
 pub(crate) struct ReportArgs {
-    /// JSON files that --json wrote; with --patterns, those that --ablate --json wrote.
-    #[arg(required = true, value_name = "RESULTS")]
+    /// JSON files that --json wrote; with --patterns, those that --ablate --json wrote, if any.
+    #[arg(required_unless_present_any = ["overlaps", "neighbours"], value_name = "RESULTS")]
     pub(crate) results: Vec<PathBuf>,
     /// Write a page for a browser into this file: curves, filters, tables. Stored runs of other kinds among RESULTS are left out.
     #[arg(short = 'o', long = "output", value_name = "FILE", conflicts_with_all = ["patterns", "neighbours"])]

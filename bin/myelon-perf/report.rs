@@ -100,6 +100,10 @@ fn runs(args: &ReportArgs) -> Result<Vec<Results>> {
             Err(error) => return Err(error),
         }
     }
+    if runs.iter().all(|run| run.rows.is_empty()) {
+        let names: Vec<_> = args.results.iter().map(|path| path.display().to_string()).collect();
+        return Err(Error::invalid(format!("{}: no rows to show: measure something first", names.join(" and "))));
+    }
     Ok(runs)
 }
 

@@ -245,6 +245,8 @@ fn a_neighbour_is_measured_alone_and_beside_every_wait() {
     assert!(text(&output.stdout).contains("the times mean nothing"), "{}", text(&output.stdout));
     let rows = Neighbours::read(&here.join("neighbour.json")).unwrap().rows;
     assert!(text(&output.stdout).ends_with(&neighbour::table(&rows)), "{}", text(&output.stdout));
+    let parts = ["neighbour.json is a file of neighbours, not a results file", "--patterns PAGE --neighbours FILE"];
+    refused(here, &["compare", "neighbour.json"], &parts);
     let mut expected = Vec::new();
     for variant in ["ring", "one_shot_push", "signal_one_shot"] {
         for &wait in Wait::ALL {
