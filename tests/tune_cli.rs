@@ -146,7 +146,8 @@ fn registered_buffers_can_be_left_out_or_tuned_alone() {
     let here = directory.path();
     for buffers in [Buffers::Plain, Buffers::Registered] {
         let size = ["-b", "64K", "-e", "64K", "-n", "2", "-d", "f32", "-o", "t.toml", "--buffers", buffers.name()];
-        succeeded(tune(here, &[&TWO[..], &size].concat()).output().unwrap());
+        let said = succeeded(tune(here, &[&TWO[..], &size].concat()).output().unwrap());
+        assert!(said.contains(", 1 size from 64K to 64K:"), "{said}");
         let table = LaneTable::read(&here.join("t.toml")).unwrap();
         let sections: Vec<_> = table.sections().iter().map(|section| section.buffers).collect();
         assert_eq!(sections, [buffers]);

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use myelon_ccl::device::DeviceKind;
+use myelon_ccl::measure::text::counted;
 use myelon_ccl::measure::{Baseline, Bytes, Series, SizeSweep, Step, output};
 use myelon_ccl::memory::HeapLimits;
 use myelon_ccl::table::LaneTable;
@@ -176,9 +177,9 @@ impl SweepRequest {
 
     /// How it is measured, as a line of the table's header.
     pub(crate) fn settings(&self) -> String {
-        let repeats = if self.repeats == 1 { "1 repeat" } else { &format!("{} repeats", self.repeats) };
+        let (repeats, warmup) = (counted(self.repeats as usize, "repeat"), counted(self.warmup as usize, "warm-up"));
         let mode = self.series(DType::F32, ReduceOp::Sum).mode();
-        format!("{} {} ranks, {repeats} after {} warm-ups, {mode}", self.ranks, self.device, self.warmup)
+        format!("{} {} ranks, {repeats} after {warmup}, {mode}", self.ranks, self.device)
     }
 }
 
@@ -296,5 +297,6 @@ mod tests {
         let settings =
             "4 cpu ranks, 1 repeat after 2 warm-ups, graph replay, 4 operations a graph, in place, registered";
         assert_eq!(request.settings(), settings);
+        assert!(check("-n 2 -w 1", CPU).unwrap().settings().contains("2 repeats after 1 warm-up, "));
     }
 }

@@ -55,6 +55,8 @@ pub enum Verdict {
     Same,
     /// Faster by more than the threshold, the scatter and the drift.
     Faster,
+    /// The earlier result was wrong, and the later one is not.
+    Mended,
 }
 
 impl Verdict {
@@ -66,6 +68,7 @@ impl Verdict {
             Self::Noise => "noise",
             Self::Same => "same",
             Self::Faster => "faster",
+            Self::Mended => "mended",
         }
     }
 }
@@ -83,10 +86,13 @@ impl Pair<'_> {
         if is_beyond(before, after, none) || is_beyond(after, before, none) { self.ratio() } else { 1.0 }
     }
 
-    /// What the two rows say at this threshold. Nothing is said of an earlier row that was wrong.
+    /// What the two rows say at this threshold. Nothing is said of the time of a wrong row.
     pub fn verdict(&self, threshold: Percent) -> Verdict {
-        if self.after.is_wrong() || self.before.is_wrong() {
-            return if self.before.is_wrong() { Verdict::Noise } else { Verdict::Broken };
+        match (self.before.is_wrong(), self.after.is_wrong()) {
+            (false, false) => {}
+            (false, true) => return Verdict::Broken,
+            (true, false) => return Verdict::Mended,
+            (true, true) => return Verdict::Noise,
         }
         let ratio = self.ratio();
         let (fast, slow, moved, drift) = if ratio >= 1.0 {
@@ -188,6 +194,12 @@ impl<'a> Comparison<'a> {
         let [before, after] = self.provenances.map(fields);
         let pairs = before.into_iter().zip(after).filter(|((_, ours), (_, theirs))| ours != theirs);
         pairs.map(|((name, before), (_, after))| (name, before, after)).collect()
+    }
+
+    /// Whether the runs are of different GPUs, of a different number of them, or differently linked; of CPUs where there are no GPUs.
+    /// A time of one says nothing of the other.
+    pub fn is_of_hardware(&self) -> bool {
+        !self.provenances[0].is_same_hardware(self.provenances[1])
     }
 
     /// Whether the runs are of different machines, or with different drivers or libraries.
@@ -297,7 +309,26 @@ pub(super) mod tests {
         assert_eq!(verdict(steady(64, "auto", 10.0, 0.1), wrong.clone()), Verdict::Broken);
         let (before, after) = (run(vec![steady(64, "auto", 10.0, 0.1)]), run(vec![wrong.clone()]));
         assert!(Comparison::of(&before, &after).is_worse(FIVE));
-        assert_eq!(verdict(wrong, steady(64, "auto", 10.0, 0.1)), Verdict::Noise);
+        assert_eq!(verdict(wrong.clone(), steady(64, "auto", 10.0, 0.1)), Verdict::Mended);
+        let (before, after) = (run(vec![wrong.clone()]), run(vec![steady(64, "auto", 10.0, 0.1)]));
+        assert!(!Comparison::of(&before, &after).is_worse(FIVE));
+        assert_eq!(verdict(wrong.clone(), wrong), Verdict::Noise);
+    }
+
+    #[test]
+    fn other_gpus_are_other_hardware_and_another_driver_is_not() {
+        let differs = |edit: fn(&mut Provenance)| {
+            let (before, mut after) = (run(Vec::new()), run(Vec::new()));
+            edit(&mut after.provenance);
+            Comparison::of(&before, &after).is_of_hardware()
+        };
+        assert!(differs(|it| it.gpu = "NVIDIA B200".into()) && differs(|it| it.gpus = 4));
+        assert!(differs(|it| it.link = "PCIe".into()) && !differs(|it| it.link = "not found".into()));
+        assert!(
+            !differs(|_| {}) && !differs(|it| it.driver = "590.1".into()) && !differs(|it| it.cpu = "other".into())
+        );
+        let cpu = |name: &str| Results::new(Provenance { gpus: 0, cpu: name.into(), ..provenance() });
+        assert!(Comparison::of(&cpu("a"), &cpu("b")).is_of_hardware());
     }
 
     #[test]
