@@ -93,8 +93,8 @@ pub(crate) struct SweepArgs {
     /// Element types: f32, f64, f16, bf16, e4m3, e5m2, i8 to i64, u8 to u64, nccl-tests' names for them, or `all`.
     #[arg(short = 'd', long = "datatype", value_name = "TYPE,..", value_delimiter = ',', value_parser = dtype, default_value = "f32")]
     pub(crate) dtypes: Vec<OrAll<DType>>,
-    /// Operators: sum, prod, min, max, avg, or `all`.
-    #[arg(short = 'o', long = "op", value_name = "OP,..", value_delimiter = ',', value_parser = op, default_value = "sum")]
+    /// Operators: sum, prod, min, max, avg, or `all`; sum unless told, and none for all_gather and broadcast.
+    #[arg(short = 'o', long = "op", value_name = "OP,..", value_delimiter = ',', value_parser = op)]
     pub(crate) ops: Vec<OrAll<ReduceOp>>,
     /// Operations of each case that are compared with exact results; 0 turns verification off.
     #[arg(short = 'c', long = "check", value_name = "COUNT", default_value_t = 1, value_parser = whole::<u32>)]
@@ -111,7 +111,7 @@ pub(crate) struct SweepArgs {
     pub(crate) between: bool,
     /// What is measured: all_reduce, reduce_scatter, all_gather, or broadcast from rank 0; all_reduce unless told. A size is that of all
     /// ranks' parts together, cut to whole parts.
-    #[arg(long, value_name = "NAME", conflicts_with_all = ["batch", "registered", "ablate", "overlap", "csv"])]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["batch", "registered", "ablate", "overlap"])]
     pub(crate) collective: Option<Collective>,
     #[command(flatten)]
     pub(crate) place: PlaceArgs,

@@ -119,7 +119,7 @@ pub(crate) fn jobs(
     }
     all_are_taken(&asked, &shapes, here)?;
     let (dtypes, every_dtype) = choose(&args.dtypes, DType::ALL);
-    let (ops, every_op) = choose(&args.ops, ReduceOp::ALL);
+    let (ops, every_op) = operators(args)?;
     let mut jobs = Vec::new();
     let mut refused = None;
     for (dtype, op) in dtypes.iter().flat_map(|&dtype| ops.iter().map(move |&op| (dtype, op))) {
@@ -165,6 +165,18 @@ pub(crate) fn jobs(
     }
 }
 
+/// The named operators, or sum; it stands for none where the collective has none.
+fn operators(args: &SweepArgs) -> Result<(Vec<ReduceOp>, bool)> {
+    let collective = args.collective.unwrap_or_default();
+    match &args.ops[..] {
+        [] => Ok((vec![ReduceOp::Sum], false)),
+        _ if !collective.has_operator() => {
+            Err(Error::invalid(format!("-o with --collective {collective}, which reduces nothing: leave -o out")))
+        }
+        asked => Ok(choose(asked, ReduceOp::ALL)),
+    }
+}
+
 /// The named values, each once, or every value; and which of the two.
 fn choose<T: Copy + PartialEq>(asked: &[OrAll<T>], all: &[T]) -> (Vec<T>, bool) {
     let every = asked.iter().any(|choice| matches!(choice, OrAll::All));
@@ -198,6 +210,10 @@ mod tests {
         refused("--collective broadcast --variant ring", CPU, "of names fan");
         let jobs = check("--collective broadcast --variant all", CPU).unwrap().jobs;
         assert_eq!(jobs[0].candidates, [Candidate::Auto, Candidate::Variant("fan".into(), Shape::default())]);
+        for asked in ["all", "sum"] {
+            refused(&format!("--collective broadcast -o {asked}"), CPU, "which reduces nothing: leave -o out");
+        }
+        assert_eq!(check("--collective reduce_scatter -o all", CPU).unwrap().jobs.len(), ReduceOp::ALL.len());
     }
 
     #[test]

@@ -68,7 +68,7 @@ impl TextTable {
             row.bytes.to_string(),
             row.case().bytes.elements(row.dtype).to_string(),
             row.dtype.to_string(),
-            row.op.to_string(),
+            row.operator().to_owned(),
             row.variant.clone(),
             if row.lanes == 0 { "-".to_owned() } else { row.lanes.to_string() },
             fixed_width(row.time_us.p50),

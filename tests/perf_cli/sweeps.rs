@@ -126,6 +126,22 @@ fn a_sweep_measures_and_verifies_every_enabled_variant() {
 }
 
 #[test]
+fn a_collective_without_an_operator_says_so_in_table_and_csv() {
+    let directory = tempfile::tempdir().unwrap();
+    let here = directory.path();
+    let line = ["--device", "cpu", "--ranks", "2", "--variant", "auto", "-b", "1K", "-e", "1K", "-n", "1", "-w", "0"];
+    for (collective, op) in [("all_gather", "none"), ("reduce_scatter", "sum"), ("all_reduce", "sum")] {
+        let output = perf(here, &[&line[..], &["--collective", collective, "--csv", "run.csv"]].concat());
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        let rows: Vec<_> = text(&output.stdout).lines().filter(|line| !line.starts_with('#')).collect();
+        assert!(rows.len() == 1 && rows[0].split_whitespace().nth(3) == Some(op), "{rows:?}");
+        let csv = std::fs::read_to_string(here.join("run.csv")).unwrap();
+        assert!(csv.lines().nth(1).unwrap().starts_with(&format!("{collective},2,1024,f32,{op},auto,")), "{csv}");
+    }
+    refused(here, &["--collective", "all_gather", "-o", "all"], &["all_gather", "reduces nothing: leave -o out"]);
+}
+
+#[test]
 fn a_small_kernel_behind_each_operation_is_part_of_its_time_and_told() {
     let directory = tempfile::tempdir().unwrap();
     let line = ["--ranks", "2", "--variant", "one_shot_push", "-b", "1K", "-e", "1K", "-n", "3", "-w", "1"];
