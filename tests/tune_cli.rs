@@ -293,13 +293,14 @@ fn ranks_with_different_tables_refuse_each_other() {
 fn what_cannot_be_tuned_is_refused_in_one_line() {
     let directory = tempfile::tempdir().unwrap();
     let here = directory.path();
-    let cases: [(&[&str], &str); 15] = [
+    let cases: [(&[&str], &str); 16] = [
         (&["--ranks", "1"], "2 or more"),
         (&["--variant", "rign"], "unknown variant 'rign'"),
         (&["-d", "f32,bf16"], "both are of the class float"),
         (&["-d", "all"], "one type for each class"),
         (&["-b", "2K", "-e", "1K"], "swap -b and -e"),
         (&["-b", "4", "-e", "8"], "use 8 or more"),
+        (&["-b", "0"], "-b 0 is less than an element: use 8 or more"),
         (&["-o", "missing/t.toml"], "cannot write missing/t.toml"),
         (&["--judge", "none.toml"], "cannot read none.toml"),
         (&["--footprint", "1K"], "no candidate is left"),

@@ -98,9 +98,9 @@ pub(crate) fn jobs(
             _ => {
                 let known = known.join(", ");
                 let known = if known.is_empty() { "no others".to_owned() } else { known };
-                return Err(Error::invalid(format!(
-                    "unknown variant '{name}': --variant takes auto, all, and of names {known}"
-                )));
+                let what =
+                    if name.is_empty() { "an empty name".to_owned() } else { format!("unknown variant '{name}'") };
+                return Err(Error::invalid(format!("{what}: --variant takes auto, all, and of names {known}")));
             }
         }
     }

@@ -68,6 +68,10 @@ impl SweepRequest {
         if args.repeats == Some(0) {
             return Err(Error::invalid("-n 0 measures nothing: use 1 or more"));
         }
+        // WHY: clap does not ask for an argument that those which are there exclude, as most do --ablate.
+        if args.budget.is_some() && args.ablate.is_none() {
+            return Err(Error::invalid("--budget is for the studies of --ablate: leave it out, or add --ablate"));
+        }
         if let Some(output) = args.output.iter().find(|&&output| output != Output::Staged) {
             if !args.registered {
                 let message = format!("--output {output} stores results into registered memory: add --registered");
@@ -289,6 +293,7 @@ mod tests {
         refused("--json /nonexistent/x.json", CPU, "cannot write /nonexistent/x.json");
         refused("--csv /dev/null", CPU, "not a regular file");
         refused("--json x --csv ./x", CPU, "--json and --csv both name x");
+        refused("--budget 3 -n 1", CPU, "--budget is for the studies of --ablate");
         refused("-n 0", CPU, "-n 0 measures nothing");
         refused("--variant ring --output staged,direct", CPU, "add --registered");
         refused("--variant ring_copy_engine --output landing --registered --in-place", CPU, "leave --in-place out");

@@ -137,18 +137,17 @@ fn classes(cli: &Cli, arch: &str) -> Result<Vec<Class>> {
 }
 
 fn sizes(cli: &Cli, device: DeviceKind) -> Result<Vec<u64>> {
+    // A message of the first size has an element of every type.
+    if cli.begin.0 < 8 {
+        return Err(Error::invalid(format!("-b {} is less than an element: use 8 or more", cli.begin)));
+    }
     let (end, factor) = match device {
         DeviceKind::Cuda => (Bytes(1 << 30), 2),
         DeviceKind::Cpu => (Bytes(64 << 10), 4),
     };
     let sweep =
         SizeSweep::new(cli.begin, cli.end.unwrap_or(end.max(cli.begin)), Step::Factor(cli.factor.unwrap_or(factor)))?;
-    let sizes: Vec<_> = sweep.map(|size| size.0).collect();
-    // A message of the first size has an element of every type.
-    if sizes[0] < 8 {
-        return Err(Error::invalid(format!("-b {} is less than an element: use 8 or more", cli.begin)));
-    }
-    Ok(sizes)
+    Ok(sweep.map(|size| size.0).collect())
 }
 
 /// What was named, and for what was not, what the device kind is searched with.

@@ -15,7 +15,9 @@ use crate::{command, measured, perf, refused, text};
 fn bad_sweeps_are_refused_in_one_line() {
     let directory = tempfile::tempdir().unwrap();
     let here = directory.path();
-    let cases: [(&[&str], &[&str]); 49] = [
+    let cases: [(&[&str], &[&str]); 51] = [
+        (&["--variant", ""], &["an empty name: --variant takes auto, all"]),
+        (&["--device", "cpu", "--budget", "3", "-n", "1"], &["--budget is for the studies of --ablate"]),
         (&["-b", "-1"], &["'-1' is not a size", "64M"]),
         (&["-n", "abc"], &["'abc'", "--iters", "write a whole number, 0 or more"]),
         (&["-n", "-4"], &["'-4'", "--iters", "write a whole number, 0 or more"]),
