@@ -146,7 +146,8 @@ fn registered_buffers_can_be_left_out_or_tuned_alone() {
     let here = directory.path();
     for buffers in [Buffers::Plain, Buffers::Registered] {
         let size = ["-b", "64K", "-e", "64K", "-n", "2", "-d", "f32", "-o", "t.toml", "--buffers", buffers.name()];
-        succeeded(tune(here, &[&TWO[..], &size].concat()).output().unwrap());
+        let said = succeeded(tune(here, &[&TWO[..], &size].concat()).output().unwrap());
+        assert!(said.contains(", 1 size from 64K to 64K:"), "{said}");
         let table = LaneTable::read(&here.join("t.toml")).unwrap();
         let sections: Vec<_> = table.sections().iter().map(|section| section.buffers).collect();
         assert_eq!(sections, [buffers]);
@@ -292,7 +293,7 @@ fn ranks_with_different_tables_refuse_each_other() {
 fn what_cannot_be_tuned_is_refused_in_one_line() {
     let directory = tempfile::tempdir().unwrap();
     let here = directory.path();
-    let cases: [(&[&str], &str); 14] = [
+    let cases: [(&[&str], &str); 18] = [
         (&["--ranks", "1"], "2 or more"),
         (&["--variant", "rign"], "unknown variant 'rign'"),
         (&["-d", "f32,bf16"], "both are of the class float"),
@@ -307,6 +308,10 @@ fn what_cannot_be_tuned_is_refused_in_one_line() {
         (&["--resume"], "--resume has no t.toml.journal.json to go on from: leave --resume out"),
         (&["--buffers", "window"], "known are plain, registered"),
         (&["--json", "j.json"], "--judge"),
+        (&["--ranks", "2", "--chunk", "7"], "no candidate takes chunk=7: variant ring"),
+        (&["--ranks", "2", "--chunk", "4K,1M"], "no candidate is tried with chunk=1M"),
+        (&["--ranks", "2", "--lanes", "2,129"], "no candidate takes lanes=129"),
+        (&["--ranks", "2", "--variant", "ring", "--stages", "2"], "stages=2 is not possible, it has no such"),
     ];
     for (arguments, part) in cases {
         let file: &[&str] = if arguments.contains(&"-o") { &[] } else { &["-o", "t.toml"] };

@@ -44,6 +44,8 @@ pub(crate) trait Surroundings {
     ///
     /// Errors: one that names the variant, the parameter, and what would be right.
     fn takes(&self, variant: &str, shape: &Shape) -> Result<()>;
+    /// Whether a variant has these parameters, whatever their values.
+    fn has_parameters(&self, variant: &str, shape: &Shape) -> bool;
 }
 
 /// This machine and this build.
@@ -133,6 +135,10 @@ impl Surroundings for Here {
 
     fn takes(&self, variant: &str, shape: &Shape) -> Result<()> {
         Manifest::embedded().get(variant)?.takes(shape)
+    }
+
+    fn has_parameters(&self, variant: &str, shape: &Shape) -> bool {
+        Manifest::embedded().get(variant).is_ok_and(|spec| spec.parameters.of(*shape) == *shape)
     }
 }
 

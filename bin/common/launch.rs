@@ -13,6 +13,7 @@ use myelon_ccl::device::{Device, DeviceKind, source};
 use myelon_ccl::{Error, Result, WorldSize};
 
 use super::here::{Here, Surroundings};
+use super::interrupt::Interrupt;
 use super::place::{DEADLINE, Place};
 use super::placement::Placement;
 use super::processes;
@@ -48,10 +49,14 @@ impl Ranks {
     }
 
     /// Runs `work` on every rank to its end; it returns how many results were wrong, and the exit status says whether any was.
-    /// Where ranks are processes of our own, each comes here again, as a launched one.
-    pub(crate) fn run(self, work: impl Fn(Arc<dyn Device>, Arc<dyn Bootstrap>) -> Result<u64> + Sync) -> ExitCode {
+    /// Where ranks are processes of our own, each comes here again, as a launched one, and is told of an interrupt.
+    pub(crate) fn run(
+        self,
+        interrupt: &Interrupt,
+        work: impl Fn(Arc<dyn Device>, Arc<dyn Bootstrap>) -> Result<u64> + Sync,
+    ) -> ExitCode {
         match self {
-            Self::Processes(ranks) => processes::run(ranks),
+            Self::Processes(ranks) => processes::run(ranks, interrupt),
             Self::Launched { device, place } => {
                 let outcome = place.join().and_then(|bootstrap| work(device, bootstrap));
                 conclude(&[(place.rank.0, outcome)])

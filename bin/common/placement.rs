@@ -4,7 +4,7 @@ use myelon_ccl::device::DeviceKind;
 use myelon_ccl::{Error, MAX_WORLD_SIZE, Result, WorldSize};
 
 use super::here::Surroundings;
-use super::values::DeviceArg;
+use super::values::{DeviceArg, PlaceArgs};
 
 /// How ranks become threads of execution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +21,8 @@ pub(crate) enum Placement {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Asked {
     pub(crate) ranks: Option<WorldSize>,
+    /// nccl-tests' name for them, which a launcher makes GPUs of a process.
+    pub(crate) ngpus: Option<WorldSize>,
     /// A thread a rank, not a process.
     pub(crate) threads: bool,
     /// Several ranks may use one GPU.
@@ -42,6 +44,12 @@ pub(crate) fn device(asked: DeviceArg, here: &dyn Surroundings) -> Result<Device
 }
 
 impl Asked {
+    /// With ranks that may share a GPU, or not.
+    pub(crate) fn of(place: &PlaceArgs, share_gpus: bool) -> Self {
+        let &PlaceArgs { ranks, ngpus, threads, .. } = place;
+        Self { ranks, ngpus, threads, share_gpus }
+    }
+
     /// How many ranks there will be.
     ///
     /// Errors: what a launcher or the number of GPUs does not allow.
@@ -52,6 +60,9 @@ impl Asked {
                 Some(asked) if asked != launched => Err(Error::invalid(format!(
                     "--ranks {asked}, but the launcher started {launched}: leave --ranks out"
                 ))),
+                _ if self.ngpus.is_some_and(|ngpus| ngpus.get() != 1) => Err(Error::invalid(
+                    "-g above 1, but a launcher started a process a rank, which has one GPU: leave -g out",
+                )),
                 _ if self.threads => {
                     Err(Error::invalid("--threads, but a launcher started a process a rank: leave one of the two out"))
                 }
@@ -59,11 +70,12 @@ impl Asked {
             };
         }
         let default = if device == DeviceKind::Cpu { 4 } else { gpus.min(MAX_WORLD_SIZE) };
-        let ranks = self.ranks.map_or_else(|| WorldSize::new(default), Ok)?;
+        let ranks = self.ranks.or(self.ngpus).map_or_else(|| WorldSize::new(default), Ok)?;
         if device == DeviceKind::Cuda && ranks.get() > gpus && !self.share_gpus {
+            let flag = if self.ngpus.is_some() { "-g" } else { "--ranks" };
             let plural = if gpus == 1 { "" } else { "s" };
             return Err(Error::invalid(format!(
-                "--ranks {ranks}, but there are {gpus} GPU{plural}: ask for at most {gpus}, or let ranks share them with --share-gpus"
+                "{flag} {ranks}, but there are {gpus} GPU{plural}: ask for at most {gpus}, or let ranks share them with --share-gpus"
             )));
         }
         Ok(ranks)

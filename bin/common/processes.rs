@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use myelon_ccl::bootstrap::UniqueId;
 use myelon_ccl::{Error, Result, WorldSize};
+use rustix::process::{Pid, Signal, kill_process};
 
+use super::interrupt::Interrupt;
 use super::place::ID_VARIABLE;
 use super::program::{exit, fail};
 
@@ -16,14 +18,14 @@ const POLL: Duration = Duration::from_millis(20);
 /// Runs every rank to its end; the worst exit status is the result.
 ///
 /// The ranks meet at a server in this process: where it dies, they notice and end as well.
-pub(crate) fn run(world_size: WorldSize) -> ExitCode {
-    match run_ranks(world_size) {
+pub(crate) fn run(world_size: WorldSize, interrupt: &Interrupt) -> ExitCode {
+    match run_ranks(world_size, interrupt) {
         Ok(worst) => ExitCode::from(worst),
         Err(error) => fail(exit::FAILED, &error.to_string()),
     }
 }
 
-fn run_ranks(world_size: WorldSize) -> Result<u8> {
+fn run_ranks(world_size: WorldSize, interrupt: &Interrupt) -> Result<u8> {
     let (id, _server) = UniqueId::create()?;
     let program = std::env::current_exe().map_err(|error| Error::io("finding this program", error))?;
     let mut ranks = Ranks(Vec::new());
@@ -38,7 +40,7 @@ fn run_ranks(world_size: WorldSize) -> Result<u8> {
         let child = command.spawn().map_err(|error| Error::io(format!("starting rank {rank}"), error))?;
         ranks.0.push(Running { rank: rank.0, child, status: None });
     }
-    ranks.wait()
+    ranks.wait(interrupt)
 }
 
 /// Processes that do not outlive this value.
@@ -51,10 +53,17 @@ struct Running {
 }
 
 impl Ranks {
-    /// Waits for all; once one has failed, no longer than [`PARTING_PATIENCE`].
-    fn wait(mut self) -> Result<u8> {
-        let (mut worst, mut give_up) = (exit::OK, None);
+    /// Waits for all; once one has failed, no longer than [`PARTING_PATIENCE`]. An interrupt is passed on.
+    fn wait(mut self, interrupt: &Interrupt) -> Result<u8> {
+        let (mut worst, mut give_up, mut is_told) = (exit::OK, None, false);
         loop {
+            if interrupt.came() && !is_told {
+                is_told = true;
+                for Running { child, .. } in self.0.iter().filter(|rank| rank.status.is_none()) {
+                    // Fails only where it has just ended.
+                    let _ = kill_process(Pid::from_child(child), Signal::USR1);
+                }
+            }
             let mut running = 0;
             for Running { rank, child, status } in self.0.iter_mut().filter(|rank| rank.status.is_none()) {
                 *status = child.try_wait().map_err(|error| Error::io(format!("waiting for rank {rank}"), error))?;
@@ -116,11 +125,35 @@ mod tests {
 
     #[test]
     fn the_worst_status_counts() {
-        assert_eq!(Ranks(vec![shell(0, "exit 0"), shell(1, "exit 0")]).wait().unwrap(), exit::OK);
-        assert_eq!(Ranks(vec![shell(0, "exit 1"), shell(1, "sleep 0.2; exit 1")]).wait().unwrap(), exit::WRONG);
-        assert_eq!(Ranks(vec![shell(0, "exit 1"), shell(1, "exit 3")]).wait().unwrap(), exit::FAILED);
-        assert_eq!(Ranks(vec![shell(0, "kill -9 $$"), shell(1, "exit 0")]).wait().unwrap(), exit::FAILED);
-        assert_eq!(Ranks(vec![shell(0, "exit 101"), shell(1, "exit 0")]).wait().unwrap(), exit::FAILED);
+        assert_eq!(Ranks(vec![shell(0, "exit 0"), shell(1, "exit 0")]).wait(&Interrupt::default()).unwrap(), exit::OK);
+        assert_eq!(
+            Ranks(vec![shell(0, "exit 1"), shell(1, "sleep 0.2; exit 1")]).wait(&Interrupt::default()).unwrap(),
+            exit::WRONG
+        );
+        assert_eq!(
+            Ranks(vec![shell(0, "exit 1"), shell(1, "exit 3")]).wait(&Interrupt::default()).unwrap(),
+            exit::FAILED
+        );
+        assert_eq!(
+            Ranks(vec![shell(0, "kill -9 $$"), shell(1, "exit 0")]).wait(&Interrupt::default()).unwrap(),
+            exit::FAILED
+        );
+        assert_eq!(
+            Ranks(vec![shell(0, "exit 101"), shell(1, "exit 0")]).wait(&Interrupt::default()).unwrap(),
+            exit::FAILED
+        );
+    }
+
+    #[test]
+    fn an_interrupt_is_passed_on() {
+        let directory = tempfile::tempdir().unwrap();
+        let ready = directory.path().join("ready");
+        let script = format!("trap 'exit 1' USR1; : >'{}'; while :; do sleep 0.05; done", ready.display());
+        let rank = shell(0, &script);
+        while !ready.exists() {
+            std::thread::sleep(POLL);
+        }
+        assert_eq!(Ranks(vec![rank]).wait(&Interrupt::now()).unwrap(), exit::WRONG);
     }
 
     #[test]

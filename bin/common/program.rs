@@ -3,8 +3,8 @@
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
-use clap::Parser;
 use clap::error::ErrorKind;
+use clap::{Arg, Command, Parser};
 use myelon_ccl::{LogFilter, Result};
 use tracing_subscriber::EnvFilter;
 
@@ -25,15 +25,24 @@ pub(crate) mod exit {
 /// Warnings. WHY: not of ranks that stop for a peer's failure, which is told at the end, once.
 const DEFAULT_LOG: &str = "warn,myelon_ccl::watch=error";
 
-/// The arguments, or the exit status of a program that was asked for its help or whose arguments cannot be used.
-pub(crate) fn arguments<T: Parser>() -> Result<T, ExitCode> {
-    T::try_parse().map_err(|error| match error.kind() {
+/// The arguments, or the exit status of a program that was asked for its help or whose arguments cannot be used. `hint` may say better
+/// than clap what is wrong.
+pub(crate) fn arguments<T: Parser>(hint: impl Fn(&clap::Error) -> Option<String>) -> Result<T, ExitCode> {
+    let matches = with_negative_numbers(T::command()).try_get_matches();
+    let parsed = matches.and_then(|matches| T::from_arg_matches(&matches));
+    parsed.map_err(|error| match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
             stdout::heed(error.print());
             ExitCode::from(exit::OK)
         }
-        _ => fail(exit::USAGE, &one_line(&error.render().to_string())),
+        _ => fail(exit::USAGE, &hint(&error).unwrap_or_else(|| one_line(&error.render().to_string()))),
     })
+}
+
+/// A negative number is a wrong value of the argument before it, and no argument of its own.
+fn with_negative_numbers(command: Command) -> Command {
+    let allow = |arg: Arg| if arg.get_action().takes_values() { arg.allow_negative_numbers(true) } else { arg };
+    command.mut_args(allow).mut_subcommands(with_negative_numbers)
 }
 
 /// Log lines go to standard error, as `MYELON_LOG` or else `RUST_LOG` filters them; warnings unless told.
@@ -63,4 +72,18 @@ fn one_line(rendered: &str) -> String {
     let paragraphs = text.split(|line| line.is_empty()).filter(|lines| !lines.is_empty()).map(|lines| lines.join(" "));
     let line = paragraphs.collect::<Vec<_>>().join("; ");
     line.strip_prefix("error: ").unwrap_or(&line).to_owned()
+}
+
+/// Lines of a command's help that go on in the next one: clap breaks lines, as wide as the terminal is.
+#[cfg(test)]
+pub(crate) fn broken_lines(command: &Command) -> Vec<String> {
+    let indent = |line: &str| line.len() - line.trim_start().len();
+    let goes_on = |line: &str, next: &str| {
+        let is_of_both = !next.trim().is_empty() && indent(line) == indent(next) && !next.trim().starts_with("- ");
+        line.len() > 70 && is_of_both && !line.ends_with('.') && !line.contains("myelon-perf ")
+    };
+    let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+    let lines: Vec<_> = help.lines().collect();
+    let own = lines.windows(2).filter(|pair| goes_on(pair[0], pair[1])).map(|pair| pair[0].to_owned());
+    own.chain(command.get_subcommands().flat_map(broken_lines)).collect()
 }

@@ -1,7 +1,13 @@
 //! Values of arguments that several programs take.
 
+use std::ops::RangeInclusive;
+use std::str::FromStr;
+
 use clap::{Args, ValueEnum};
 use myelon_ccl::{DType, Error, ReduceOp, WorldSize};
+
+/// What is expected of a number that is none.
+const WHOLE: &str = "write a whole number, 0 or more, in digits alone";
 
 /// Where kernels run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -20,6 +26,9 @@ pub(crate) struct PlaceArgs {
     /// How many ranks to start: as many as GPUs unless told, 4 on the CPU; a launcher decides it otherwise.
     #[arg(long, value_name = "N", value_parser = ranks)]
     pub(crate) ranks: Option<WorldSize>,
+    /// nccl-tests' name for --ranks; with a launcher it is the GPUs of each process, 1.
+    #[arg(short = 'g', long, value_name = "N", value_parser = ranks, conflicts_with = "ranks")]
+    pub(crate) ngpus: Option<WorldSize>,
     /// Keep the ranks in this process, a thread each, instead of a process a GPU.
     #[arg(long)]
     pub(crate) threads: bool,
@@ -58,6 +67,23 @@ pub(crate) fn op(text: &str) -> Result<OrAll<ReduceOp>, Error> {
     if text == "all" { Ok(OrAll::All) } else { text.parse().map(OrAll::One) }
 }
 
+/// A whole number that has no bounds but its type's.
+pub(crate) fn whole<T: FromStr>(text: &str) -> Result<T, Error> {
+    let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let number =
+        if is_number { text.parse().map_err(|_| "too large, write a smaller whole number") } else { Err(WHOLE) };
+    number.map_err(Error::invalid)
+}
+
+/// A whole number within `bounds`.
+pub(crate) fn within(text: &str, bounds: RangeInclusive<u32>) -> Result<u32, Error> {
+    let number = whole(text)?;
+    if bounds.contains(&number) {
+        return Ok(number);
+    }
+    Err(Error::invalid(format!("{number} is not in {}..={}", bounds.start(), bounds.end())))
+}
+
 /// A number of ranks.
 pub(crate) fn ranks(text: &str) -> Result<WorldSize, Error> {
     let number = text.parse().map_err(|_| Error::invalid("write a whole number of ranks, 1 to 8"))?;
@@ -67,6 +93,17 @@ pub(crate) fn ranks(text: &str) -> Result<WorldSize, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_not_a_whole_number_is_told_apart() {
+        assert_eq!((whole("20").ok(), whole::<u64>("0").ok()), (Some(20u32), Some(0)));
+        for text in ["", "-1", "+1", "abc", "1.5", "1K", "\u{661}"] {
+            assert!(whole::<u32>(text).unwrap_err().to_string().contains("write a whole number"), "{text}");
+        }
+        assert!(whole::<u32>("4294967296").unwrap_err().to_string().contains("too large"));
+        assert_eq!(within("256", 0..=256).unwrap(), 256);
+        assert!(within("257", 0..=256).unwrap_err().to_string().contains("257 is not in 0..=256"));
+    }
 
     #[test]
     fn every_type_goes_by_nccl_tests_name_too() {

@@ -21,10 +21,10 @@ use myelon_ccl::device::DeviceKind;
 use examination::{Examination, Wish};
 
 const AFTER_HELP: &str = "\
-Looks at the GPUs and their links, what their memory can be shared by, the driver, NVRTC, NCCL,
+Looks at the GPUs and their links, what their memory can be shared by, the driver, NVRTC, NCCL, \
 the C++ compiler, MPI, environment variables, the kernel cache, and what auto takes and why.
-Then ranks are brought up, as threads and as processes, one a GPU, or two on the CPU device where
-there is none: every pair of ranks stores and loads, and all-reduces of several sizes are
+Then ranks are brought up, as threads and as processes, one a GPU, or two on the CPU device where \
+there is none: every pair of ranks stores and loads, and all-reduces of several sizes are \
 verified. Nothing waits for ever.
 
 Examples:
@@ -35,8 +35,8 @@ Examples:
   myelon-doctor --no-trial
       without a context on any GPU
 
-Exit status: 0 nothing is wrong (there may be notes and warnings), 1 something is wrong: the
-findings say what and how to mend it, 2 the arguments cannot be used, 3 the examination cannot
+Exit status: 0 nothing is wrong (there may be notes and warnings), 1 something is wrong: the \
+findings say what and how to mend it, 2 the arguments cannot be used, 3 the examination cannot \
 be written.";
 
 /// The exit status where what was found is lost.

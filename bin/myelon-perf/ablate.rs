@@ -11,21 +11,23 @@ use myelon_ccl::{Rank, Result};
 
 use crate::bench::Bench;
 use crate::candidate::{Candidate, Issue, Planned, plan, rivals};
+use crate::common::interrupt::Interrupt;
 use crate::exchange;
-
 use crate::machine;
+use crate::measure::End;
 use crate::request::SweepRequest;
 use crate::studies::StudyRequest;
 use crate::study_printer::StudyPrinter;
 use crate::sweep::Sweep;
 
-/// Every study in turn. Collective. Returns how many elements were wrong on all ranks together; `printer` is filled on rank 0 only.
+/// Every study in turn, until an interrupt comes to a rank. Collective. `printer` is filled on rank 0 only.
 pub(crate) fn run(
     bench: &Bench,
     request: &SweepRequest,
     studies: &StudyRequest,
+    interrupt: &Interrupt,
     printer: &mut Option<StudyPrinter>,
-) -> Result<u64> {
+) -> Result<End> {
     let started = Instant::now();
     let studies = &studies.clone().in_windows(bench.is_registered())?;
     let communicator = bench.communicator();
@@ -36,9 +38,14 @@ pub(crate) fn run(
         *printer = Some(StudyPrinter::start(request, studies, provenance, &machine::lines(&seats), caution));
     }
     let verifier = Verifier::prepare(communicator.device(), Study::DTYPE, Study::OP)?;
-    let mut run = Run { bench, studies, sweep: Sweep::new(bench, request), verifier: &verifier, started, printer };
-    studies.studies.iter().try_for_each(|study| run.study(study))?;
-    Ok(run.sweep.wrong())
+    let sweep = Sweep::new(bench, request);
+    let mut run = Run { bench, studies, sweep, verifier: &verifier, started, interrupt, interrupted: false, printer };
+    for study in &studies.studies {
+        if !run.interrupted {
+            run.study(study)?;
+        }
+    }
+    Ok(End { wrong: run.sweep.wrong(), interrupted: run.interrupted })
 }
 
 fn issue_of(entrant: &study::Candidate) -> Issue {
@@ -51,6 +58,8 @@ struct Run<'a> {
     sweep: Sweep<'a>,
     verifier: &'a Verifier,
     started: Instant,
+    interrupt: &'a Interrupt,
+    interrupted: bool,
     printer: &'a mut Option<StudyPrinter>,
 }
 
@@ -68,7 +77,7 @@ impl Run<'_> {
         }
         let whole = self.groups(study)?;
         if let Some(printer) = self.printer {
-            printer.end(study, whole);
+            printer.end(study, whole, self.interrupted);
         }
         Ok(())
     }
@@ -76,14 +85,14 @@ impl Run<'_> {
     /// Whether there was time for all of it.
     fn groups(&mut self, study: &Study) -> Result<bool> {
         for group in &study.groups {
-            if self.is_spent()? {
+            if self.is_over()? {
                 return Ok(false);
             }
             let cases = group.sizes.iter().map(|&size| self.case(group, size)).collect::<Result<Vec<_>>>()?;
             let plans: Vec<_> = cases.iter().flat_map(|case| &case.planned).filter_map(|it| it.plan.clone()).collect();
             self.bench.communicator().prepare(&plans)?;
             for Case { size, planned, labels } in cases {
-                if self.is_spent()? {
+                if self.is_over()? {
                     return Ok(false);
                 }
                 if let Some(printer) = self.printer {
@@ -98,10 +107,12 @@ impl Run<'_> {
         Ok(true)
     }
 
-    /// Rank 0's clock decides, for all ranks go on or stop together. Collective.
-    fn is_spent(&self) -> Result<bool> {
+    /// Whether no further case starts. Rank 0's clock decides, for all ranks go on or stop together, or an interrupt of any. Collective.
+    fn is_over(&mut self) -> Result<bool> {
+        let bootstrap = &**self.bench.communicator().bootstrap();
+        self.interrupted = self.interrupt.came_to_any(bootstrap)?;
         let own = self.started.elapsed() >= self.studies.budget;
-        exchange::decision(&**self.bench.communicator().bootstrap(), "looking at the clock", own)
+        Ok(exchange::decision(bootstrap, "looking at the clock", own)? || self.interrupted)
     }
 
     fn case(&self, group: &Group, size: Bytes) -> Result<Case> {

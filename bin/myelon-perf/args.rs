@@ -10,7 +10,7 @@ use myelon_ccl::{
 };
 
 use crate::compare::CompareArgs;
-use crate::values::{DeviceArg, OrAll, PlaceArgs, dtype, op, ranks};
+use crate::values::{DeviceArg, OrAll, PlaceArgs, dtype, op, ranks, whole, within};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -42,11 +42,12 @@ Examples:
       what a kernel that waits for its peers does to another kernel on its GPU
 
 Sizes are whole bytes with K, M, G or T for powers of 1024.
-Times are those of the slowest rank: p50 and p99 over the repeats; with -G or --batch, over the means of
+Times are those of the slowest rank: p50 and p99 over the repeats; with -G or --batch, over the means of \
 replays or batches.
 
-Exit status: 0 all right, 1 a result was wrong (or `compare` found a run worse, or `report --check` a stale file),
-2 the request cannot be served and nothing was started, 3 a failure on the way.";
+Exit status: 0 all right, 1 a result was wrong (or `compare` found a run worse, or `report --check` a stale file), \
+2 the request cannot be served and nothing was started, 3 a failure on the way, or Ctrl-C: the case under way is \
+measured to its end, and --json and --csv have what there is by then. The second Ctrl-C ends the run at once.";
 
 /// Measures all-reduce over the GPUs of this machine, or over CPU ranks, with nccl-tests' flags and columns.
 #[derive(Debug, Parser)]
@@ -78,31 +79,31 @@ pub(crate) struct SweepArgs {
     #[arg(short = 'e', long = "maxbytes", value_name = "SIZE")]
     pub(crate) end: Option<Bytes>,
     /// Multiply the size by this from step to step.
-    #[arg(short = 'f', long = "stepfactor", value_name = "FACTOR", default_value_t = 4)]
+    #[arg(short = 'f', long = "stepfactor", value_name = "FACTOR", default_value_t = 4, value_parser = whole::<u64>)]
     pub(crate) factor: u64,
     /// Add this to the size from step to step, instead of a factor.
     #[arg(short = 'i', long = "stepbytes", value_name = "SIZE", conflicts_with = "factor")]
     pub(crate) step: Option<Bytes>,
     /// Timed repeats of each case; 20 unless told, 4 on the CPU, where times mean nothing. p99 means something from 100 on.
-    #[arg(short = 'n', long = "iters", value_name = "COUNT")]
+    #[arg(short = 'n', long = "iters", value_name = "COUNT", value_parser = whole::<u32>)]
     pub(crate) repeats: Option<u32>,
     /// Untimed repeats before them; 5 unless told, 1 on the CPU.
-    #[arg(short = 'w', long = "warmup_iters", value_name = "COUNT")]
+    #[arg(short = 'w', long = "warmup_iters", value_name = "COUNT", value_parser = whole::<u32>)]
     pub(crate) warmup: Option<u32>,
     /// Element types: f32, f64, f16, bf16, e4m3, e5m2, i8 to i64, u8 to u64, nccl-tests' names for them, or `all`.
     #[arg(short = 'd', long = "datatype", value_name = "TYPE,..", value_delimiter = ',', value_parser = dtype, default_value = "f32")]
     pub(crate) dtypes: Vec<OrAll<DType>>,
-    /// Operators: sum, prod, min, max, avg, or `all`.
-    #[arg(short = 'o', long = "op", value_name = "OP,..", value_delimiter = ',', value_parser = op, default_value = "sum")]
+    /// Operators: sum, prod, min, max, avg, or `all`; sum unless told, and none for all_gather and broadcast.
+    #[arg(short = 'o', long = "op", value_name = "OP,..", value_delimiter = ',', value_parser = op)]
     pub(crate) ops: Vec<OrAll<ReduceOp>>,
     /// Operations of each case that are compared with exact results; 0 turns verification off.
-    #[arg(short = 'c', long = "check", value_name = "COUNT", default_value_t = 1)]
+    #[arg(short = 'c', long = "check", value_name = "COUNT", default_value_t = 1, value_parser = whole::<u32>)]
     pub(crate) check: u32,
     /// Capture this many operations in a CUDA graph and time its replays; 0 launches each from the host.
-    #[arg(short = 'G', long = "cudagraph", value_name = "COUNT", default_value_t = 0)]
+    #[arg(short = 'G', long = "cudagraph", value_name = "COUNT", default_value_t = 0, value_parser = whole::<u32>)]
     pub(crate) graph: u32,
     /// Issue this many operations by each call of the host's and time the call, baselines by a call each; 0 issues one by one.
-    #[arg(long, value_name = "COUNT", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=i64::from(MOST_BATCH)), conflicts_with = "graph")]
+    #[arg(long, value_name = "COUNT", default_value_t = 0, value_parser = batch, conflicts_with = "graph")]
     pub(crate) batch: u32,
     /// Queue a small kernel behind each operation, as a program has them, and time both together; how long it takes alone is said at
     /// the end. Operations back to back overlap where launches may.
@@ -110,7 +111,7 @@ pub(crate) struct SweepArgs {
     pub(crate) between: bool,
     /// What is measured: all_reduce, reduce_scatter, all_gather, or broadcast from rank 0; all_reduce unless told. A size is that of all
     /// ranks' parts together, cut to whole parts.
-    #[arg(long, value_name = "NAME", conflicts_with_all = ["batch", "registered", "ablate", "overlap", "csv"])]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["batch", "registered", "ablate", "overlap"])]
     pub(crate) collective: Option<Collective>,
     #[command(flatten)]
     pub(crate) place: PlaceArgs,
@@ -125,22 +126,22 @@ pub(crate) struct SweepArgs {
     #[arg(long, value_name = "N,..", value_delimiter = ',')]
     pub(crate) lanes: Vec<Lanes>,
     /// Run each named variant with these numbers of threads a lane: multiples of 32.
-    #[arg(long, value_name = "N,..", value_delimiter = ',')]
+    #[arg(long, value_name = "N,..", value_delimiter = ',', value_parser = whole::<u32>)]
     pub(crate) lane_threads: Vec<u32>,
     /// Run each named variant with these steps of a lane, for variants that go in steps.
     #[arg(long, value_name = "SIZE,..", value_delimiter = ',')]
     pub(crate) chunk: Vec<Bytes>,
     /// Run each named variant with pipelines of this depth, for variants that have one.
-    #[arg(long, value_name = "N,..", value_delimiter = ',')]
+    #[arg(long, value_name = "N,..", value_delimiter = ',', value_parser = whole::<u32>)]
     pub(crate) stages: Vec<u32>,
     /// Run each named variant with stages of so many packs for each consumer thread, for variants with producer warps.
-    #[arg(long, value_name = "N,..", value_delimiter = ',')]
+    #[arg(long, value_name = "N,..", value_delimiter = ',', value_parser = whole::<u32>)]
     pub(crate) stage_packs: Vec<u32>,
     /// Run each named variant with so many producer warps, for variants that have them.
-    #[arg(long, value_name = "N,..", value_delimiter = ',')]
+    #[arg(long, value_name = "N,..", value_delimiter = ',', value_parser = whole::<u32>)]
     pub(crate) producer_warps: Vec<u32>,
     /// Run each named variant with rings of so many slots, for variants that have them.
-    #[arg(long, value_name = "N,..", value_delimiter = ',')]
+    #[arg(long, value_name = "N,..", value_delimiter = ',', value_parser = whole::<u32>)]
     pub(crate) slots: Vec<u32>,
     /// Run each named variant with these wait policies: adaptive, spin, yield.
     #[arg(long, value_name = "NAME,..", value_delimiter = ',')]
@@ -179,7 +180,7 @@ pub(crate) struct SweepArgs {
     #[arg(long, conflicts_with_all = ["ablate", "graph", "batch", "csv"])]
     pub(crate) overlap: bool,
     /// Start no further case of the studies after this time; 480 unless told.
-    #[arg(long, value_name = "SECONDS", requires = "ablate")]
+    #[arg(long, value_name = "SECONDS", requires = "ablate", value_parser = whole::<u64>)]
     pub(crate) budget: Option<u64>,
     /// Store results and provenance in this file, for `report`.
     #[arg(long, value_name = "FILE")]
@@ -192,12 +193,12 @@ pub(crate) struct SweepArgs {
 /// What to make of stored results.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A README has its parts between lines `<!-- results:NAME -->` and `<!-- /results -->`. NAME is one of
+A README has its parts between lines `<!-- results:NAME -->` and `<!-- /results -->`. NAME is one of \
 provenance, latency (a table a world size), latency-N (of N ranks only), plot (with --svg).
 Of runs on equal machines, the newer measurement of a case counts.")]
 pub(crate) struct ReportArgs {
-    /// JSON files that --json wrote; with --patterns, those that --ablate --json wrote.
-    #[arg(required = true, value_name = "RESULTS")]
+    /// JSON files that --json wrote; with --patterns, those that --ablate --json wrote, if any.
+    #[arg(required_unless_present_any = ["overlaps", "neighbours"], value_name = "RESULTS")]
     pub(crate) results: Vec<PathBuf>,
     /// Write a page for a browser into this file: curves, filters, tables. Stored runs of other kinds among RESULTS are left out.
     #[arg(short = 'o', long = "output", value_name = "FILE", conflicts_with_all = ["patterns", "neighbours"])]
@@ -237,8 +238,8 @@ pub(crate) struct ReportArgs {
 /// What waits, beside which kernel.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A kernel that computes, and one that loads memory, run on rank 0's GPU alone, and then while an all-reduce of rank 0
-waits for the other ranks, which start theirs when the kernel has ended. Its CTAs need room on every multiprocessor
+A kernel that computes, and one that loads memory, run on rank 0's GPU alone, and then while an all-reduce of rank 0 \
+waits for the other ranks, which start theirs when the kernel has ended. Its CTAs need room on every multiprocessor \
 beside those that wait: with --lane-threads above 512 they may not find it.
 Ranks are threads of this process, one a GPU.")]
 pub(crate) struct NeighbourOptions {
@@ -260,13 +261,13 @@ pub(crate) struct NeighbourOptions {
     #[arg(long, value_name = "NAME,..", value_delimiter = ',')]
     pub(crate) wait: Vec<Wait>,
     /// CTAs that wait: 64 unless told, on the CPU what the manifest says.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole::<u32>)]
     pub(crate) lanes: Option<u32>,
     /// Threads of each: 512 unless told, on the CPU what the manifest says.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole::<u32>)]
     pub(crate) lane_threads: Option<u32>,
     /// Repeats of each measurement, whose median is shown.
-    #[arg(short = 'n', long = "iters", value_name = "COUNT", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(short = 'n', long = "iters", value_name = "COUNT", default_value_t = 10, value_parser = repeats)]
     pub(crate) repeats: u32,
     /// Store rows and provenance in this file.
     #[arg(long, value_name = "FILE")]
@@ -278,6 +279,14 @@ pub(crate) struct NeighbourOptions {
 pub(crate) enum Against {
     None,
     Baseline(Baseline),
+}
+
+fn batch(text: &str) -> Result<u32, Error> {
+    within(text, 0..=MOST_BATCH)
+}
+
+fn repeats(text: &str) -> Result<u32, Error> {
+    within(text, 1..=u32::MAX)
 }
 
 fn against(text: &str) -> Result<Against, Error> {
@@ -296,10 +305,26 @@ mod tests {
     }
 
     #[test]
+    fn clap_breaks_the_lines_of_help() {
+        assert_eq!(crate::common::program::broken_lines(&Cli::command()), [""; 0]);
+    }
+
+    #[test]
     fn a_factor_and_a_step_exclude_each_other() {
         assert!(Cli::try_parse_from(["myelon-perf", "-f", "2", "-i", "1K"]).is_err());
         let cli = Cli::try_parse_from(["myelon-perf", "-i", "1K"]).unwrap();
         assert_eq!(cli.sweep.step, Some(Bytes(1024)));
+    }
+
+    #[test]
+    fn what_is_said_of_nccl_tests_flags_is_of_none_that_there_is() {
+        let command = Cli::command();
+        let own: Vec<_> = command.get_arguments().flat_map(|arg| arg.get_short()).collect();
+        for short in ('a'..='z').chain('A'..='Z').filter(|short| own.contains(short)) {
+            assert_eq!(crate::nccl_tests::instead(&format!("-{short}")), None, "-{short}");
+        }
+        assert!(Cli::try_parse_from("myelon-perf -b 8 -e 128M -f 2 -g 8".split(' ')).is_ok());
+        assert!(Cli::try_parse_from("myelon-perf --ngpus 8 --ranks 8".split(' ')).is_err());
     }
 
     #[test]

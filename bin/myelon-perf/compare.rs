@@ -6,7 +6,8 @@ use std::process::ExitCode;
 use clap::Args;
 use myelon_ccl::measure::compare::{Comparison, Percent};
 use myelon_ccl::measure::shortfall::{self, Shortfall};
-use myelon_ccl::measure::{Baseline, Results, Stored};
+use myelon_ccl::measure::text::counted;
+use myelon_ccl::measure::{Baseline, Provenance, Results, Stored};
 use myelon_ccl::{Error, Result};
 
 use crate::exit;
@@ -14,24 +15,25 @@ use crate::exit;
 /// Which runs are held against each other.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-With two files, rows of equal case and candidate are held against each other. One counts as
+With two files, rows of equal case and candidate are held against each other. One counts as \
 slower, or faster, where its p50 changed by more than
-  the threshold,
-  the scatter of the faster row: its p50 less its fastest repeat, and
-  the drift: what every baseline of the case became slower (or faster) by, where both runs
-  have the same NCCL. Its code is the same, so the machine did it.
-Past the threshold and not past the other two, it is noise. Rows of baselines are shown and
-count for nothing.
+  - the threshold,
+  - the scatter of the faster row: its p50 less its fastest repeat, and
+  - the drift: what every baseline of the case became slower (or faster) by, where both runs have \
+the same NCCL. Its code is the same, so the machine did it.
+Past the threshold and not past the other two, it is noise. A row that is wrong is broken, and one that \
+was wrong before is mended. Rows of baselines are shown and count for nothing. Runs of other GPUs, of \
+another number of them or with another link are refused without --any-machine.
 
-With one file, or with --auto-within, the time of `auto` is held against the fastest single
-variant of the run and against each baseline: measure with --variant all and
+With one file, or with --auto-within, the time of `auto` is held against the fastest single \
+variant of the run and against each baseline: measure with --variant all and \
 --against nccl,nccl_symmetric.
 
 Examples:
   myelon-perf compare results/2x-h100/graph-2.json new/graph-2.json
   myelon-perf compare new/graph-2.json --auto-within 3
 
-Exit status: 0 nothing is worse; 1 a row of Myelon is slower or wrong, or auto is behind by
+Exit status: 0 nothing is worse; 1 a row of Myelon is slower or wrong, or auto is behind by \
 more than --auto-within; 2 the files cannot be held against each other.")]
 pub(crate) struct CompareArgs {
     /// The earlier run and the one to judge, or the latter alone: JSON files that --json wrote.
@@ -43,6 +45,9 @@ pub(crate) struct CompareArgs {
     /// Fail where auto is slower than the fastest variant or a baseline by more than this, in percent.
     #[arg(long, value_name = "PERCENT", value_parser = percent)]
     auto_within: Option<Percent>,
+    /// Hold runs of different machines against each other, too.
+    #[arg(long)]
+    any_machine: bool,
     /// Show the rows that did not change, too.
     #[arg(long)]
     all: bool,
@@ -73,12 +78,19 @@ impl Judged {
         let run = runs.next().ok_or_else(|| Error::invalid("name a file that --json wrote"))?;
         let judged =
             Self { before: runs.next(), run, threshold: args.threshold, auto_within: args.auto_within, all: args.all };
-        if let Some(before) = &judged.before
-            && Comparison::of(before, &judged.run).pairs.is_empty()
-        {
-            return Err(Error::invalid(format!(
-                "{names} have no row of Myelon in common: measure the same ranks, sizes, types and modes"
-            )));
+        if let Some(before) = &judged.before {
+            let comparison = Comparison::of(before, &judged.run);
+            if comparison.is_of_hardware() && !args.any_machine {
+                let [before, after] = comparison.provenances.map(Provenance::machine);
+                return Err(Error::invalid(format!(
+                    "{names} are of different machines, {before} and {after}: name runs of one machine, or add --any-machine"
+                )));
+            }
+            if comparison.pairs.is_empty() {
+                return Err(Error::invalid(format!(
+                    "{names} have no row of Myelon in common: measure the same ranks, sizes, types and modes"
+                )));
+            }
         }
         if (judged.before.is_none() || judged.auto_within.is_some()) && Shortfall::of(&judged.run.rows).is_empty() {
             return Err(Error::invalid(format!("{names}: no right row of auto: measure with --variant all")));
@@ -102,7 +114,8 @@ impl Judged {
         }
         let wrong = self.run.rows.iter().filter(|row| row.is_wrong() && Baseline::of(row).is_none()).count();
         if wrong > 0 {
-            text.push_str(&format!("\n{wrong} rows have wrong elements\n"));
+            let have = if wrong == 1 { "has" } else { "have" };
+            text.push_str(&format!("\n{} {have} wrong elements\n", counted(wrong, "row")));
             passes = false;
         }
         crate::stdout::print(text.trim_start_matches('\n'));

@@ -10,6 +10,7 @@ use myelon_ccl::{DType, Error, ReduceOp, Result, WorldSize};
 use crate::args::SweepArgs;
 use crate::candidate::Candidate;
 use crate::here::Surroundings;
+use crate::shapes::none_takes;
 use crate::values::OrAll;
 
 /// Stands for [`AUTO`] and every enabled variant on the command line.
@@ -46,6 +47,24 @@ fn shapes_of(name: &str, named: bool, shapes: &[Shape], here: &dyn Surroundings)
     Ok(taken)
 }
 
+/// Refuses a combination of parameters that nothing runs with. `shapes` has those that each of the variants takes.
+fn all_are_taken(asked: &[Shape], shapes: &BTreeMap<&str, Vec<Shape>>, here: &dyn Surroundings) -> Result<()> {
+    if shapes.is_empty() && asked != [Shape::default()] {
+        return Err(Error::invalid(
+            "auto takes what the lane table says, and --lanes and its like are for variants: name some with --variant, or all",
+        ));
+    }
+    let is_taken = |shape: &Shape| shapes.values().any(|taken| taken.contains(shape));
+    let Some(shape) = asked.iter().find(|shape| !shapes.is_empty() && !is_taken(shape)) else { return Ok(()) };
+    let takes = |shape: &Shape, name: &str| here.takes(name, shape);
+    // WHY: the parameter that is in the way, where there is one: the variants between them may take all others.
+    let parts = shape.parts();
+    let alone = parts.iter().find(|part| shapes.keys().all(|name| takes(part, name).is_err()));
+    let shape = alone.unwrap_or(shape);
+    let refusals = shapes.keys().filter_map(|name| Some((here.has_parameters(name, shape), takes(shape, name).err()?)));
+    Err(none_takes(shape, refusals))
+}
+
 /// The candidates of one element type and operator; never empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Job {
@@ -79,9 +98,9 @@ pub(crate) fn jobs(
             _ => {
                 let known = known.join(", ");
                 let known = if known.is_empty() { "no others".to_owned() } else { known };
-                return Err(Error::invalid(format!(
-                    "unknown variant '{name}': --variant takes auto, all, and of names {known}"
-                )));
+                let what =
+                    if name.is_empty() { "an empty name".to_owned() } else { format!("unknown variant '{name}'") };
+                return Err(Error::invalid(format!("{what}: --variant takes auto, all, and of names {known}")));
             }
         }
     }
@@ -98,8 +117,9 @@ pub(crate) fn jobs(
         let named = given.contains(&name);
         shapes.insert(name, shapes_of(name, named, &asked, here)?);
     }
+    all_are_taken(&asked, &shapes, here)?;
     let (dtypes, every_dtype) = choose(&args.dtypes, DType::ALL);
-    let (ops, every_op) = choose(&args.ops, ReduceOp::ALL);
+    let (ops, every_op) = operators(args)?;
     let mut jobs = Vec::new();
     let mut refused = None;
     for (dtype, op) in dtypes.iter().flat_map(|&dtype| ops.iter().map(move |&op| (dtype, op))) {
@@ -133,9 +153,27 @@ pub(crate) fn jobs(
             jobs.push(Job { dtype, op, candidates });
         }
     }
+    let runs_with = |shape: &Shape| {
+        let mut candidates = jobs.iter().flat_map(|job| &job.candidates);
+        candidates.any(|candidate| matches!(candidate, Candidate::Variant(_, other) if other == shape))
+    };
+    let is_dropped = asked.iter().any(|shape| *shape != Shape::default() && !runs_with(shape));
     match refused {
-        Some(error) if jobs.is_empty() => Err(error),
+        // WHY: what takes a shape may not have the type, the operator or the ranks.
+        Some(error) if jobs.is_empty() || is_dropped => Err(error),
         _ => Ok(jobs),
+    }
+}
+
+/// The named operators, or sum; it stands for none where the collective has none.
+fn operators(args: &SweepArgs) -> Result<(Vec<ReduceOp>, bool)> {
+    let collective = args.collective.unwrap_or_default();
+    match &args.ops[..] {
+        [] => Ok((vec![ReduceOp::Sum], false)),
+        _ if !collective.has_operator() => {
+            Err(Error::invalid(format!("-o with --collective {collective}, which reduces nothing: leave -o out")))
+        }
+        asked => Ok(choose(asked, ReduceOp::ALL)),
     }
 }
 
@@ -172,6 +210,10 @@ mod tests {
         refused("--collective broadcast --variant ring", CPU, "of names fan");
         let jobs = check("--collective broadcast --variant all", CPU).unwrap().jobs;
         assert_eq!(jobs[0].candidates, [Candidate::Auto, Candidate::Variant("fan".into(), Shape::default())]);
+        for asked in ["all", "sum"] {
+            refused(&format!("--collective broadcast -o {asked}"), CPU, "which reduces nothing: leave -o out");
+        }
+        assert_eq!(check("--collective reduce_scatter -o all", CPU).unwrap().jobs.len(), ReduceOp::ALL.len());
     }
 
     #[test]
@@ -189,9 +231,19 @@ mod tests {
     fn a_named_variant_must_take_what_all_need_not() {
         refused("--variant ring --stages 3", CPU, "ring takes no stages");
         refused("--variant all,ring --stages 3", CPU, "ring takes no stages");
-        let jobs = check("--variant all --stages 3", CPU).unwrap().jobs;
-        assert_eq!(jobs[0].candidates, [Candidate::Auto]);
         let jobs = check("--variant slow,all --stages 3", CPU).unwrap().jobs;
+        assert_eq!(jobs[0].candidates.len(), 2, "{jobs:?}");
+    }
+
+    #[test]
+    fn a_shape_that_nothing_takes_is_refused() {
+        refused("--variant all --stages 3", CPU, "no candidate takes stages=3: pair takes no stages");
+        refused("--lanes 4 --slots 2,3", CPU, "no candidate takes slots=3: pair takes no 3 slots");
+        refused("--variant auto --lanes 8", CPU, "name some with --variant, or all");
+        refused("--lanes 8", NODE, "name some with --variant, or all");
+        refused("--collective all_gather --lanes 8", CPU, "name some with --variant, or all");
+        refused("--variant all --lanes 8 -d e4m3", NODE, "runs over 2 ranks (asked for e4m3");
+        let jobs = check("--variant auto,ring --lanes 8", CPU).unwrap().jobs;
         assert_eq!(jobs[0].candidates.len(), 2, "{jobs:?}");
     }
 

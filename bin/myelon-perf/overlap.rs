@@ -14,9 +14,11 @@ use myelon_ccl::{Error, Rank, Result};
 
 use crate::bench::Bench;
 use crate::candidate::{Issue, Planned, rivals};
+use crate::common::interrupt::Interrupt;
 use crate::exchange;
 use crate::kernel::Kernel;
 use crate::machine;
+use crate::measure::End;
 use crate::overlap_printer::OverlapPrinter;
 use crate::request::SweepRequest;
 use crate::sweep::{Sweep, entrants};
@@ -34,8 +36,13 @@ const ISSUE: Issue = Issue { graph: 0, batch: 0, between: false };
 /// Longest wait for the first all-reduce of a repeat; more than its deadline, which tells more.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Every job in turn. Collective. Returns how many elements were wrong on all ranks together; `printer` is filled on rank 0 only.
-pub(crate) fn run(bench: &Bench, request: &SweepRequest, printer: &mut Option<OverlapPrinter>) -> Result<u64> {
+/// Every job in turn, until an interrupt comes to a rank. Collective. `printer` is filled on rank 0 only.
+pub(crate) fn run(
+    bench: &Bench,
+    request: &SweepRequest,
+    interrupt: &Interrupt,
+    printer: &mut Option<OverlapPrinter>,
+) -> Result<End> {
     let communicator = bench.communicator();
     let seats = machine::seats(communicator)?;
     // WHY: before the neighbour, which allocates as well.
@@ -48,7 +55,7 @@ pub(crate) fn run(bench: &Bench, request: &SweepRequest, printer: &mut Option<Ov
         *printer = Some(OverlapPrinter::start(request, &machine::lines(&seats), overlaps));
     }
     // WHY: told before the place goes, which waits for what is queued.
-    jobs(&mut place, request, printer).inspect_err(|error| communicator.abort(&error.to_string()))
+    jobs(&mut place, request, interrupt, printer).inspect_err(|error| communicator.abort(&error.to_string()))
 }
 
 /// What NCCL holds once it has run: it allocates most at its first operations. Collective.
@@ -63,7 +70,12 @@ fn nccl_memory(bench: &Bench, request: &SweepRequest) -> Result<Option<NcclMemor
     bench.rival_memory()
 }
 
-fn jobs(place: &mut Place<'_>, request: &SweepRequest, printer: &mut Option<OverlapPrinter>) -> Result<u64> {
+fn jobs(
+    place: &mut Place<'_>,
+    request: &SweepRequest,
+    interrupt: &Interrupt,
+    printer: &mut Option<OverlapPrinter>,
+) -> Result<End> {
     let bench = place.bench;
     let mut sweep = Sweep::new(bench, request);
     for job in &request.jobs {
@@ -74,6 +86,9 @@ fn jobs(place: &mut Place<'_>, request: &SweepRequest, printer: &mut Option<Over
             bench.communicator().prepare(&plans)?;
             let wrong = sweep.wrong_of_each(&planned, &verifier)?;
             for (planned, wrong) in planned.iter().zip(wrong) {
+                if interrupt.came_to_any(&**bench.communicator().bootstrap())? {
+                    return Ok(End { wrong: sweep.wrong(), interrupted: true });
+                }
                 if let Some(printer) = printer {
                     printer.announce(format!("{} {size}", planned.variant));
                 }
@@ -89,7 +104,7 @@ fn jobs(place: &mut Place<'_>, request: &SweepRequest, printer: &mut Option<Over
             }
         }
     }
-    Ok(sweep.wrong())
+    Ok(End { wrong: sweep.wrong(), interrupted: false })
 }
 
 /// What runs beside all-reduces, on a stream of its own.

@@ -56,6 +56,10 @@ impl Output for OverlapPrinter {
         print(&self.progress, &format!("\n{memory}\n{findings}# wrong elements    : {wrong} {word}\n"));
     }
 
+    fn measured(&self) -> usize {
+        self.overlaps.rows.len()
+    }
+
     fn store(&self) -> Result<()> {
         self.progress.finish_and_clear();
         self.json.as_ref().map_or(Ok(()), |path| self.overlaps.write(path))

@@ -92,6 +92,10 @@ impl Output for Printer {
         }
     }
 
+    fn measured(&self) -> usize {
+        self.results.rows.len()
+    }
+
     /// Errors: those of [`Results::write`] and [`csv::write`]; the second file is tried all the same.
     fn store(&self) -> Result<()> {
         self.progress.finish_and_clear();

@@ -27,6 +27,7 @@ impl Report {
     ///
     /// Errors: the first input that cannot be used, or output that could not be written.
     pub(crate) fn prepare(args: &ReportArgs) -> Result<Self> {
+        goes_with(args)?;
         if let Some(page) = &args.patterns {
             return Self::of_files(args, patterns::files(args, page)?, None);
         }
@@ -88,6 +89,25 @@ impl Report {
     }
 }
 
+/// Refuses an argument without the one that it belongs to.
+fn goes_with(args: &ReportArgs) -> Result<()> {
+    let (has_page, has_readme, has_patterns) = (args.output.is_some(), args.readme.is_some(), args.patterns.is_some());
+    // WHY: clap does not ask for an argument that another one which is there excludes.
+    let alone = [
+        ("--link-gbps", args.link_gbps.is_some() && !has_page, "-o"),
+        ("--judged", !args.judged.is_empty() && !has_readme, "--readme"),
+        ("--studies", args.studies.is_some() && !has_patterns, "--patterns"),
+        ("--neighbours", !args.neighbours.is_empty() && !has_patterns, "--patterns"),
+        ("--overlaps", !args.overlaps.is_empty() && !has_patterns, "--patterns"),
+    ];
+    match alone.into_iter().find(|&(_, is_alone, _)| is_alone) {
+        Some((argument, _, with)) => {
+            Err(Error::invalid(format!("{argument} is for {with}: add it, or leave {argument} out")))
+        }
+        None => Ok(()),
+    }
+}
+
 /// The runs to report. For a page, which takes whatever lies in a folder of results, stored runs of other kinds are left out.
 fn runs(args: &ReportArgs) -> Result<Vec<Results>> {
     let mut runs = Vec::new();
@@ -99,6 +119,10 @@ fn runs(args: &ReportArgs) -> Result<Vec<Results>> {
             }
             Err(error) => return Err(error),
         }
+    }
+    if runs.iter().all(|run| run.rows.is_empty()) {
+        let names: Vec<_> = args.results.iter().map(|path| path.display().to_string()).collect();
+        return Err(Error::invalid(format!("{}: no rows to show: measure something first", names.join(" and "))));
     }
     Ok(runs)
 }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use myelon_ccl::device::DeviceKind;
+use myelon_ccl::measure::text::counted;
 use myelon_ccl::measure::{Baseline, Bytes, Series, SizeSweep, Step, output};
 use myelon_ccl::memory::HeapLimits;
 use myelon_ccl::table::LaneTable;
@@ -62,10 +63,14 @@ impl SweepRequest {
     /// Errors: one that names the argument, what it asks for and what would be right.
     pub(crate) fn check(args: &SweepArgs, here: &dyn Surroundings) -> Result<Self> {
         let device = device(args.place.device, here)?;
-        let asked = Asked { ranks: args.place.ranks, threads: args.place.threads, share_gpus: args.share_gpus };
+        let asked = Asked::of(&args.place, args.share_gpus);
         let ranks = asked.ranks(device, here)?;
         if args.repeats == Some(0) {
             return Err(Error::invalid("-n 0 measures nothing: use 1 or more"));
+        }
+        // WHY: clap does not ask for an argument that those which are there exclude, as most do --ablate.
+        if args.budget.is_some() && args.ablate.is_none() {
+            return Err(Error::invalid("--budget is for the studies of --ablate: leave it out, or add --ablate"));
         }
         if let Some(output) = args.output.iter().find(|&&output| output != Output::Staged) {
             if !args.registered {
@@ -176,9 +181,9 @@ impl SweepRequest {
 
     /// How it is measured, as a line of the table's header.
     pub(crate) fn settings(&self) -> String {
-        let repeats = if self.repeats == 1 { "1 repeat" } else { &format!("{} repeats", self.repeats) };
+        let (repeats, warmup) = (counted(self.repeats as usize, "repeat"), counted(self.warmup as usize, "warm-up"));
         let mode = self.series(DType::F32, ReduceOp::Sum).mode();
-        format!("{} {} ranks, {repeats} after {} warm-ups, {mode}", self.ranks, self.device, self.warmup)
+        format!("{} {} ranks, {repeats} after {warmup}, {mode}", self.ranks, self.device)
     }
 }
 
@@ -249,6 +254,10 @@ mod tests {
         assert_eq!((request.ranks.get(), request.placement), (4, Placement::Launched));
         refused("--ranks 2", launched, "the launcher started 4");
         refused("--threads", launched, "launcher");
+        assert_eq!(check("-g 1", launched).unwrap().ranks.get(), 4, "a GPU each");
+        refused("-g 4", launched, "-g above 1, but a launcher");
+        assert_eq!(check("-g 4", NODE).unwrap().ranks.get(), 4);
+        refused("--ngpus 8", Fake { gpus: 2, ..NODE }, "-g 8, but there are 2 GPUs");
     }
 
     #[test]
@@ -284,6 +293,7 @@ mod tests {
         refused("--json /nonexistent/x.json", CPU, "cannot write /nonexistent/x.json");
         refused("--csv /dev/null", CPU, "not a regular file");
         refused("--json x --csv ./x", CPU, "--json and --csv both name x");
+        refused("--budget 3 -n 1", CPU, "--budget is for the studies of --ablate");
         refused("-n 0", CPU, "-n 0 measures nothing");
         refused("--variant ring --output staged,direct", CPU, "add --registered");
         refused("--variant ring_copy_engine --output landing --registered --in-place", CPU, "leave --in-place out");
@@ -292,5 +302,6 @@ mod tests {
         let settings =
             "4 cpu ranks, 1 repeat after 2 warm-ups, graph replay, 4 operations a graph, in place, registered";
         assert_eq!(request.settings(), settings);
+        assert!(check("-n 2 -w 1", CPU).unwrap().settings().contains("2 repeats after 1 warm-up, "));
     }
 }

@@ -21,6 +21,7 @@ pub(crate) struct StudyPrinter {
     json: Option<PathBuf>,
     budget_s: u64,
     wrong: u64,
+    interrupted: bool,
 }
 
 impl StudyPrinter {
@@ -47,7 +48,7 @@ impl StudyPrinter {
         let progress = progress(studies.cases());
         print(&progress, &preamble(&provenance, &settings, ranks));
         let ablation = Ablation::new(provenance, request.ranks, caution);
-        Self { ablation, progress, json: request.json.clone(), budget_s, wrong: 0 }
+        Self { ablation, progress, json: request.json.clone(), budget_s, wrong: 0, interrupted: false }
     }
 
     /// Shows what is about to be measured.
@@ -87,10 +88,11 @@ impl StudyPrinter {
         self.progress.inc(1);
     }
 
-    /// Prints what was found, and whether there was time for the whole study.
-    pub(crate) fn end(&mut self, study: &Study, whole: bool) {
+    /// Prints what was found, and what cut the study.
+    pub(crate) fn end(&mut self, study: &Study, whole: bool, interrupted: bool) {
         let Some(run) = self.ablation.studies.last_mut() else { return };
         run.cut = !whole;
+        self.interrupted = interrupted;
         let mut text = String::new();
         let meaningful = self.ablation.caution.is_none();
         for grid in
@@ -99,7 +101,9 @@ impl StudyPrinter {
             let of = if study.groups.len() > 1 { format!("{}: ", grid.group.title) } else { String::new() };
             let _ = writeln!(text, "# found: {of}{}", Finding::of(&grid, study.factor).to_string().replace("**", ""));
         }
-        if !whole {
+        if interrupted {
+            text += "# cut: interrupted\n";
+        } else if !whole {
             let _ = writeln!(text, "# cut: the {} s are spent", self.budget_s);
         }
         print(&self.progress, &format!("{text}#\n"));
@@ -112,10 +116,14 @@ impl Output for StudyPrinter {
         let word = if self.wrong == 0 { "OK" } else { "FAILED" };
         let mut text = format!("# wrong elements    : {} {word}\n", self.wrong);
         let cut = self.ablation.cut();
-        if !cut.is_empty() {
+        if !cut.is_empty() && !self.interrupted {
             let _ = writeln!(text, "# cut for time      : {}; run them again with a larger --budget", cut.join(", "));
         }
         print(&self.progress, &text);
+    }
+
+    fn measured(&self) -> usize {
+        self.ablation.studies.iter().map(|study| study.rows.len()).sum()
     }
 
     fn store(&self) -> Result<()> {

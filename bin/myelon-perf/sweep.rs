@@ -10,16 +10,23 @@ use myelon_ccl::{Rank, Result};
 
 use crate::bench::Bench;
 use crate::candidate::{Issue, Planned, plan, rivals};
+use crate::common::interrupt::Interrupt;
 use crate::exchange;
 use crate::gauge::Gauge;
 use crate::host::HostTimes;
 use crate::job::Job;
 use crate::machine;
+use crate::measure::End;
 use crate::printer::Printer;
 use crate::request::SweepRequest;
 
-/// Every job in turn. Collective. Returns how many elements were wrong on all ranks together; `printer` is filled on rank 0 only.
-pub(crate) fn run(bench: &Bench, request: &SweepRequest, printer: &mut Option<Printer>) -> Result<u64> {
+/// Every job in turn, until an interrupt comes to a rank. Collective. `printer` is filled on rank 0 only.
+pub(crate) fn run(
+    bench: &Bench,
+    request: &SweepRequest,
+    interrupt: &Interrupt,
+    printer: &mut Option<Printer>,
+) -> Result<End> {
     let communicator = bench.communicator();
     let seats = machine::seats(communicator)?;
     if communicator.rank() == Rank(0) {
@@ -29,13 +36,14 @@ pub(crate) fn run(bench: &Bench, request: &SweepRequest, printer: &mut Option<Pr
         *printer = Some(Printer::start(request, provenance, &machine::lines(&seats), caution, cases));
     }
     let mut sweep = Sweep::new(bench, request);
+    let mut interrupted = false;
     for job in &request.jobs {
-        sweep.job(job, printer)?;
+        interrupted = interrupted || sweep.job(job, interrupt, printer)?;
     }
     if let Some(printer) = printer {
         printer.host_time(sweep.host.summary());
     }
-    Ok(sweep.wrong)
+    Ok(End { wrong: sweep.wrong, interrupted })
 }
 
 /// What [`Provenance::peers`] says of these libraries.
@@ -71,8 +79,9 @@ impl<'a> Sweep<'a> {
         self.wrong
     }
 
-    /// All sizes of one type and operator. Compiles and loads first, so that nothing does while an operation runs.
-    fn job(&mut self, job: &Job, printer: &mut Option<Printer>) -> Result<()> {
+    /// All sizes of one type and operator; whether it was interrupted before the last. Compiles and loads first, so that nothing does
+    /// while an operation runs.
+    fn job(&mut self, job: &Job, interrupt: &Interrupt, printer: &mut Option<Printer>) -> Result<bool> {
         let SweepRequest { repeats, graph, batch, between, ref against, .. } = *self.request;
         let issue = Issue { graph, batch, between };
         let communicator = self.bench.communicator();
@@ -84,7 +93,10 @@ impl<'a> Sweep<'a> {
         let plans: Vec<_> = cases.iter().flat_map(|(_, planned)| planned).filter_map(|it| it.plan.clone()).collect();
         communicator.prepare(&plans)?;
         self.between_us = self.between_us(repeats, issue, &verifier)?;
-        cases.iter().try_for_each(|(size, planned)| {
+        for (size, planned) in &cases {
+            if interrupt.came_to_any(&**communicator.bootstrap())? {
+                return Ok(true);
+            }
             if let Some(printer) = printer {
                 printer.announce(format!("{} {} {size}", job.dtype, job.op));
             }
@@ -92,8 +104,8 @@ impl<'a> Sweep<'a> {
             if let Some(printer) = printer {
                 printer.rows(rows);
             }
-            Ok(())
-        })
+        }
+        Ok(false)
     }
 
     fn between_us(&self, repeats: u32, issue: Issue, verifier: &Verifier) -> Result<Option<f64>> {

@@ -7,19 +7,19 @@ use myelon_ccl::measure::Bytes;
 use myelon_ccl::table::Buffers;
 use myelon_ccl::{DType, Error, SyncPolicy};
 
-use crate::values::{OrAll, PlaceArgs, dtype};
+use crate::values::{OrAll, PlaceArgs, dtype, whole, within};
 
 const AFTER_HELP: &str = "\
-How it searches: the manifest's own shapes at every size, so that a search that is cut is no worse than these; all
-shapes at few sizes, and the best candidates of each are kept; then every size is searched from
-those and their neighbours, the better half of them with more repeats; then the sizes between two winners, until
-the boundary is known within 20 %. Every candidate is verified before it is timed, and is out where a result is
+How it searches: the manifest's own shapes at every size, so that a search that is cut is no worse than these; all \
+shapes at few sizes, and the best candidates of each are kept; then every size is searched from \
+those and their neighbours, the better half of them with more repeats; then the sizes between two winners, until \
+the boundary is known within 20 %. Every candidate is verified before it is timed, and is out where a result is \
 wrong, a wait stalls, or the heap would be over the footprint. Times are of graph replays, of the slowest rank.
 
-A table has sections for plain buffers, which are any memory, and for registered ones: outputs in a window of
-Communicator::register. There a variant with direct output stores results right into the output; everything else
-runs as in plain buffers. So these sections are searched last, at each size among the best of the plain ones and the
-direct candidates next to them, and what they say was measured in registered memory. --buffers plain leaves them out:
+A table has sections for plain buffers, which are any memory, and for registered ones: outputs in a window of \
+Communicator::register. There a variant with direct output stores results right into the output; everything else \
+runs as in plain buffers. So these sections are searched last, at each size among the best of the plain ones and the \
+direct candidates next to them, and what they say was measured in registered memory. --buffers plain leaves them out: \
 operations on windows then take the plain rows. With --buffers registered alone everything is searched there.
 
 Examples:
@@ -37,11 +37,11 @@ Examples:
   myelon-perf compare run.json --auto-within 3
       what it is worth: auto takes the table, and is held against every variant
 
-A table that was written into configs/lanes is part of the library once that is built again. The file is replaced
+A table that was written into configs/lanes is part of the library once that is built again. The file is replaced \
 when the run ends, at once; until then NAME.journal.json beside it has what was measured, for --resume.
 
-Exit status: 0 a table was written, also when the budget or Ctrl-C cut the search (`complete = false` says so),
-1 the table that was judged is more than 3 % behind somewhere, 2 the request cannot be served and nothing was
+Exit status: 0 a table was written, also when the budget or Ctrl-C cut the search (`complete = false` says so), \
+1 the table that was judged is more than 3 % behind somewhere, 2 the request cannot be served and nothing was \
 started, 3 a failure on the way: no table was written.";
 
 /// Measures which variant and shape is fastest at each message size on this machine, and writes a lane table of it.
@@ -55,7 +55,7 @@ pub(crate) struct Cli {
     #[arg(short = 'e', long = "maxbytes", value_name = "SIZE")]
     pub(crate) end: Option<Bytes>,
     /// Multiply the size by this from step to step; 2 unless told, 4 on the CPU.
-    #[arg(short = 'f', long = "stepfactor", value_name = "FACTOR")]
+    #[arg(short = 'f', long = "stepfactor", value_name = "FACTOR", value_parser = whole::<u64>)]
     pub(crate) factor: Option<u64>,
     /// Element types to measure, one for each class of them: f32, f64, f16 or bf16 for the floats, e4m3 or e5m2 for 8-bit floats,
     /// any integer for the integers.
@@ -65,7 +65,7 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "KIND,..", value_delimiter = ',', default_value = "plain,registered")]
     pub(crate) buffers: Vec<Buffers>,
     /// Start no further measurement after this time.
-    #[arg(long, value_name = "SECONDS", default_value_t = 420)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 420, value_parser = whole::<u64>)]
     pub(crate) budget: u64,
     #[command(flatten)]
     pub(crate) place: PlaceArgs,
@@ -73,16 +73,16 @@ pub(crate) struct Cli {
     #[arg(long = "variant", value_name = "NAME,..", value_delimiter = ',')]
     pub(crate) variants: Vec<String>,
     /// Numbers of lanes to try besides the manifest's.
-    #[arg(long, value_name = "N,..", value_delimiter = ',')]
+    #[arg(long, value_name = "N,..", value_delimiter = ',', value_parser = whole::<u32>)]
     pub(crate) lanes: Vec<u32>,
     /// Numbers of threads a lane to try.
-    #[arg(long, value_name = "N,..", value_delimiter = ',')]
+    #[arg(long, value_name = "N,..", value_delimiter = ',', value_parser = whole::<u32>)]
     pub(crate) lane_threads: Vec<u32>,
     /// Steps of a lane to try.
     #[arg(long, value_name = "SIZE,..", value_delimiter = ',')]
     pub(crate) chunk: Vec<Bytes>,
     /// Depths of pipelines to try.
-    #[arg(long, value_name = "N,..", value_delimiter = ',')]
+    #[arg(long, value_name = "N,..", value_delimiter = ',', value_parser = whole::<u32>)]
     pub(crate) stages: Vec<u32>,
     /// Sync policies to try.
     #[arg(long, value_name = "NAME,..", value_delimiter = ',')]
@@ -91,10 +91,10 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "SIZE")]
     pub(crate) footprint: Option<Bytes>,
     /// Timed repeats of the best two candidates of a size; those behind them have half, a quarter, or in the first pass three.
-    #[arg(short = 'n', long = "iters", value_name = "COUNT", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    #[arg(short = 'n', long = "iters", value_name = "COUNT", default_value_t = 20, value_parser = repeats)]
     pub(crate) repeats: u32,
     /// Operations in each replayed graph, fewer from 1M on; 0 launches each from the host.
-    #[arg(short = 'G', long = "cudagraph", value_name = "COUNT", default_value_t = 20)]
+    #[arg(short = 'G', long = "cudagraph", value_name = "COUNT", default_value_t = 20, value_parser = whole::<u32>)]
     pub(crate) graph: u32,
     /// The table to write; configs/lanes/GPU-LINK-RANKS.toml unless told.
     #[arg(short = 'o', long, value_name = "FILE")]
@@ -116,6 +116,10 @@ pub(crate) struct Cli {
     pub(crate) commit: Option<String>,
 }
 
+fn repeats(text: &str) -> Result<u32, Error> {
+    within(text, 1..=10_000)
+}
+
 fn one_dtype(text: &str) -> Result<DType, Error> {
     match dtype(text)? {
         OrAll::One(dtype) => Ok(dtype),
@@ -132,6 +136,11 @@ mod tests {
     #[test]
     fn clap_finds_the_definition_sound() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn clap_breaks_the_lines_of_help() {
+        assert_eq!(crate::common::program::broken_lines(&Cli::command()), [""; 0]);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use myelon_ccl::variant::{Choice, Lanes, Shape, VariantSpec};
 use myelon_ccl::{Launching, Metadata, Output, Places, SyncPolicy, Wait, WorldSize};
 
 /// Chunks that differ by this factor are no choice for the same variant.
-const FAR: u64 = 64;
+pub(crate) const FAR: u64 = 64;
 /// Ways of a result into the output, whether that is the input or not.
 const OUTPUTS: [Output; 2] = [Output::Staged, Output::Direct];
 
@@ -22,6 +22,8 @@ pub(crate) struct Values {
     pub(crate) sync: Vec<SyncPolicy>,
     /// Of variants that have more than one.
     pub(crate) output: Vec<Output>,
+    /// Values that somebody named, a shape each: they have to be tried with something.
+    pub(crate) named: Vec<Shape>,
 }
 
 impl Values {
@@ -37,6 +39,7 @@ impl Values {
                 stages: vec![1, 2, 3, 4],
                 sync: SyncPolicy::ALL.to_vec(),
                 output: OUTPUTS.to_vec(),
+                named: Vec::new(),
             },
             DeviceKind::Cpu => Self { lanes: vec![1, 2, 4], output: OUTPUTS.to_vec(), ..Self::default() },
         }

@@ -20,27 +20,25 @@ mod space;
 mod fake;
 
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
-use common::{bench, candidate, exchange, gauge, here, machine, place, placement, progress, stdout, values};
-use myelon_ccl::{Error, Result};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use common::{bench, candidate, exchange, gauge, here, machine, place, placement, progress, shapes, stdout, values};
+use myelon_ccl::Result;
 
 use args::Cli;
+use common::interrupt::Interrupt;
 use common::launch::Ranks;
 use common::program::{arguments, exit, fail, log_to_stderr};
 use here::Here;
 use request::TuneRequest;
 
 fn main() -> ExitCode {
-    let cli: Cli = match arguments() {
+    let cli: Cli = match arguments(|_| None) {
         Ok(cli) => cli,
         Err(status) => return stdout::end(status, exit::FAILED),
     };
     let status = match prepare(&cli) {
-        Ok((request, ranks, interrupted)) => {
-            ranks.run(|device, control| run::run(&device, &*control, &request, &interrupted))
+        Ok((request, ranks, interrupt)) => {
+            ranks.run(&interrupt, |device, control| run::run(&device, &*control, &request, &interrupt))
         }
         Err(error) => fail(exit::USAGE, &error.to_string()),
     };
@@ -48,22 +46,11 @@ fn main() -> ExitCode {
 }
 
 /// Everything that can be refused before a rank starts.
-fn prepare(cli: &Cli) -> Result<(TuneRequest, Ranks, Arc<AtomicBool>)> {
+fn prepare(cli: &Cli) -> Result<(TuneRequest, Ranks, Interrupt)> {
     log_to_stderr()?;
     let here = Here::look()?;
     let request = TuneRequest::check(cli, &here)?;
-    let interrupted = on_interrupt()?;
+    let interrupt = Interrupt::listen()?;
     let ranks = Ranks::prepare(request.device, request.ranks, request.placement, &here)?;
-    Ok((request, ranks, interrupted))
-}
-
-/// Set by Ctrl-C or a launcher that ends its job; the second time ends the process at once.
-fn on_interrupt() -> Result<Arc<AtomicBool>> {
-    let flag = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
-        signal_hook::flag::register_conditional_shutdown(signal, exit::FAILED.into(), Arc::clone(&flag))
-            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&flag)))
-            .map_err(|error| Error::io("listening to signals", error))?;
-    }
-    Ok(flag)
+    Ok((request, ranks, interrupt))
 }

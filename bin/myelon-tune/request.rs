@@ -8,7 +8,7 @@ use myelon_ccl::device::DeviceKind;
 use myelon_ccl::device::cuda::{devices, link};
 use myelon_ccl::measure::{Baseline, Bytes, SizeSweep, Step, output};
 use myelon_ccl::table::{Buffers, DTypeClass, LaneTable};
-use myelon_ccl::variant::dtype_runs_on;
+use myelon_ccl::variant::{Lanes, Shape, dtype_runs_on};
 use myelon_ccl::{Error, Options, Output, Result, WorldSize};
 
 use crate::args::Cli;
@@ -54,7 +54,7 @@ impl TuneRequest {
     /// Errors: one that names the argument, what it asks for and what would be right.
     pub(crate) fn check(cli: &Cli, here: &Here) -> Result<Self> {
         let device = device(cli.place.device, here)?;
-        let asked = Asked { ranks: cli.place.ranks, threads: cli.place.threads, share_gpus: false };
+        let asked = Asked::of(&cli.place, false);
         let ranks = asked.ranks(device, here)?;
         if ranks.get() < 2 {
             return Err(Error::invalid("one rank reduces nothing: tuning needs 2 or more, on GPUs a GPU each"));
@@ -169,7 +169,7 @@ fn values(cli: &Cli, device: DeviceKind) -> Values {
     fn named<T: Clone>(named: &[T], otherwise: Vec<T>) -> Vec<T> {
         if named.is_empty() { otherwise } else { named.to_vec() }
     }
-    let Values { lanes, threads, chunk, stages, sync, mut output } = Values::of(device);
+    let Values { lanes, threads, chunk, stages, sync, mut output, .. } = Values::of(device);
     output.retain(|&output| output == Output::Staged || cli.buffers.contains(&Buffers::Registered));
     Values {
         lanes: named(&cli.lanes, lanes),
@@ -178,7 +178,23 @@ fn values(cli: &Cli, device: DeviceKind) -> Values {
         stages: named(&cli.stages, stages),
         sync: named(&cli.sync, sync),
         output,
+        named: named_parts(cli),
     }
+}
+
+/// Each value that was named, alone.
+fn named_parts(cli: &Cli) -> Vec<Shape> {
+    fn each<T: Copy>(values: &[T], set: impl Fn(&mut Shape, T)) -> Vec<Shape> {
+        if values.is_empty() { Vec::new() } else { Shape::with_each(vec![Shape::default()], values, set) }
+    }
+    [
+        each(&cli.lanes, |shape, lanes| shape.lanes = Some(Lanes::UpTo(lanes))),
+        each(&cli.lane_threads, |shape, threads| shape.threads = Some(threads)),
+        each(&cli.chunk, |shape, chunk| shape.chunk = Some(chunk)),
+        each(&cli.stages, |shape, stages| shape.stages = Some(stages)),
+        each(&cli.sync, |shape, sync| shape.sync = Some(sync)),
+    ]
+    .concat()
 }
 
 /// `NVIDIA H100 80GB HBM3` over `NVLink` becomes `h100-80gb-hbm3-nvlink-8.toml`.

@@ -5,7 +5,6 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use myelon_ccl::bootstrap::{Bootstrap, agree};
@@ -16,6 +15,7 @@ use myelon_ccl::table::{Judged, LaneTable};
 use myelon_ccl::{Error, Rank, Result};
 
 use crate::broadcast::broadcast;
+use crate::common::interrupt::Interrupt;
 use crate::exchange;
 use crate::log::{Log, Origin};
 use crate::machine;
@@ -45,7 +45,7 @@ pub(crate) fn run(
     device: &Arc<dyn Device>,
     control: &dyn Bootstrap,
     request: &TuneRequest,
-    interrupted: &AtomicBool,
+    interrupt: &Interrupt,
 ) -> Result<u64> {
     let started = Instant::now();
     let site = Site::connect(control, device, request)?;
@@ -62,7 +62,7 @@ pub(crate) fn run(
     let log = if request.resume { resumed(control, request, &origin)? } else { Log::default() };
     let screen = is_first.then(|| Screen::start(request, &provenance, &seats, &log, site.is_registered(), started));
     let mut search = Search { control, device, request, origin, log, screen, started, written: started };
-    let ended = search.measure_until_over(site, interrupted).inspect_err(|_| search.keep());
+    let ended = search.measure_until_over(site, interrupt).inspect_err(|_| search.keep());
     let end = ended?;
     let behind = judgements(&request.space, &search.log).iter().filter(|it| it.is_behind()).count() as u64;
     let stored = if is_first { search.store(end, provenance) } else { Ok(()) };
@@ -96,11 +96,11 @@ struct Search<'a> {
 }
 
 impl Search<'_> {
-    fn measure_until_over(&mut self, mut site: Site, interrupted: &AtomicBool) -> Result<End> {
+    fn measure_until_over(&mut self, mut site: Site, interrupt: &Interrupt) -> Result<End> {
         let mut verified = BTreeSet::new();
         loop {
             let round = next(&self.request.space, &self.log);
-            if let Some(end) = self.is_over(round.as_ref(), interrupted)? {
+            if let Some(end) = self.is_over(round.as_ref(), interrupt)? {
                 site.close()?;
                 return Ok(end);
             }
@@ -151,11 +151,11 @@ impl Search<'_> {
     /// Whether the search ends here: by rank 0's clock, a signal to any rank, or because there is nothing left. Collective.
     ///
     /// Errors: [`Error::InvalidArgument`] where ranks would measure different things.
-    fn is_over(&self, round: Option<&Round>, interrupted: &AtomicBool) -> Result<Option<End>> {
+    fn is_over(&self, round: Option<&Round>, interrupt: &Interrupt) -> Result<Option<End>> {
         let mut hasher = DefaultHasher::new();
         round.map(|round| (round.case, &round.entrants, round.repeats)).hash(&mut hasher);
         let spent = self.control.rank() == Rank(0) && self.started.elapsed() >= self.request.budget;
-        let own = (spent, interrupted.load(Ordering::Relaxed), round.is_none(), hasher.finish());
+        let own = (spent, interrupt.came(), round.is_none(), hasher.finish());
         let all = exchange::words(self.control, "choosing a round", &own)?;
         if let Some(peer) = all.iter().position(|theirs| (theirs.2, theirs.3) != (own.2, own.3)) {
             return Err(Error::invalid(format!(

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
+use myelon_ccl::measure::text::counted;
 use myelon_ccl::measure::{Bytes, Provenance};
 use myelon_ccl::table::{Buffers, Judgement, LaneTable, Row};
 
@@ -53,7 +54,7 @@ impl Screen {
         let how = if effort.exhaustive { "all measured" } else { "searched" };
         let heap = limits.layout(request.ranks).map_or(0, |(_, bytes)| bytes >> 20);
         let mut text = format!(
-            "# myelon-tune {} (sources {}), {}\n# {}; driver {}, CUDA {}, {}\n# {} {} ranks, {}, {} sizes from {first} to {last}: \
+            "# myelon-tune {} (sources {}), {}\n# {}; driver {}, CUDA {}, {}\n# {} {} ranks, {}, {} from {first} to {last}: \
              {} candidates, {how}; {} buffers; heap {heap} MiB a rank, budget {} s\n",
             provenance.version,
             provenance.source_hash,
@@ -65,7 +66,7 @@ impl Screen {
             request.ranks,
             request.device,
             dtypes[0].join(" and "),
-            sizes.len(),
+            counted(sizes.len(), "size"),
             entrants.len(),
             buffers.join(" and "),
             request.budget.as_secs()

@@ -12,7 +12,8 @@ use myelon_ccl::table::{Buffers, DTypeClass, LaneTable};
 use myelon_ccl::variant::{Choice, Manifest, Plan, Request, Shape, Terrain, VariantSpec};
 use myelon_ccl::{DType, Error, Output, ReduceOp, Result, SyncPolicy, WorldSize};
 
-use crate::grid::{Values, combined, neighbours, own_shapes};
+use crate::grid::{FAR, Values, combined, neighbours, own_shapes};
+use crate::shapes::none_takes;
 
 /// What every section is measured with: operators take the same time beside the link.
 pub(crate) const OP: ReduceOp = ReduceOp::Sum;
@@ -124,7 +125,7 @@ impl Space {
     /// Of the variants that are enabled and trusted, those among `names`, or all if it is empty; each in the manifest's shapes and in
     /// every combination of `values` that it takes and the footprint allows.
     ///
-    /// Errors: [`Error::InvalidArgument`] for an unknown name; [`Error::Unsupported`] where nothing is left.
+    /// Errors: [`Error::InvalidArgument`] for an unknown name, and a named value that nothing takes; [`Error::Unsupported`] where nothing is left.
     pub(crate) fn new(
         ground: Ground,
         names: &[String],
@@ -147,6 +148,10 @@ impl Space {
             let own = own_shapes(spec, ground.device, ground.ranks, &values.output);
             grid.extend(combined(spec, &own, values).into_iter().map(|shape| Choice { shape, ..Choice::of(spec) }));
             seeds.extend(own.into_iter().map(|shape| Choice { shape, ..Choice::of(spec) }));
+        }
+        let tried: Vec<_> = seeds.iter().chain(&grid).collect();
+        if let Some(shape) = values.named.iter().find(|shape| !tried.iter().any(|choice| choice.shape.has(shape))) {
+            return Err(not_tried(shape, &tried));
         }
         grid.retain(|choice| !seeds.contains(choice));
         let mut kept: Vec<Choice> = Vec::new();
@@ -298,6 +303,17 @@ impl Space {
         let terrain = Terrain { device, world_size: ranks, layout: &self.layout, sentinel: true, arch };
         Plan::new(&terrain, &self.request(case), choice)
     }
+}
+
+/// Why a value that was named is tried with none of the candidates.
+fn not_tried(shape: &Shape, tried: &[&Choice]) -> Error {
+    let specs: BTreeMap<_, _> = tried.iter().map(|choice| (&choice.variant.name, &choice.variant)).collect();
+    if specs.values().any(|spec| spec.takes(shape).is_ok()) {
+        let why = format!("it is far from the manifest's, name one that is less than {FAR} times as large or as small");
+        return Error::invalid(format!("no candidate is tried with{shape}: {why}"));
+    }
+    let refusals = specs.values().map(|spec| (spec.parameters.of(*shape) == *shape, spec.takes(shape)));
+    none_takes(shape, refusals.filter_map(|(has, taken)| Some((has, taken.err()?))))
 }
 
 fn limits<'a>(ground: &Ground, choices: impl IntoIterator<Item = &'a Choice>) -> HeapLimits {

@@ -8,7 +8,8 @@ use crate::measure::output;
 use crate::measure::results::Results;
 
 /// The columns, in order: the JSON's fields. Behind them is a ratio for each [`Baseline`] that has rows.
-const COLUMNS: [&str; 31] = [
+const COLUMNS: [&str; 32] = [
+    "collective",
     "ranks",
     "bytes",
     "dtype",
@@ -54,10 +55,11 @@ pub fn render(results: &Results) -> Result<String> {
     for row in &results.rows {
         let optional = |number: Option<f64>| number.map_or(String::new(), |number| number.to_string());
         let record: [String; COLUMNS.len()] = [
+            row.collective.to_string(),
             row.ranks.to_string(),
             row.bytes.to_string(),
             row.dtype.to_string(),
-            row.op.to_string(),
+            row.operator().to_owned(),
             row.requested.clone(),
             row.variant.clone(),
             row.lanes.to_string(),
@@ -106,7 +108,7 @@ mod tests {
     use crate::measure::provenance::tests::provenance;
     use crate::measure::results::Row;
     use crate::measure::results::tests::row;
-    use crate::types::Wait;
+    use crate::types::{Collective, Wait};
 
     #[test]
     fn rows_are_flat_and_quoted_where_needed() {
@@ -127,9 +129,14 @@ mod tests {
         assert_eq!(lines[0], format!("{},vs_nccl", COLUMNS.join(",")));
         assert_eq!(
             lines[1],
-            r#"2,1000,f32,sum,auto,"a,b",4,256,0,3,0,0,0,adaptive,,,,,,false,false,20,0,2,3,1,,2.5,0.5,0.5,0,2.5"#
+            r#"all_reduce,2,1000,f32,sum,auto,"a,b",4,256,0,3,0,0,0,adaptive,,,,,,false,false,20,0,2,3,1,,2.5,0.5,0.5,0,2.5"#
         );
-        assert_eq!(lines[2], "2,1000,f32,sum,nccl,nccl,0,0,0,0,0,0,0,,,,,,,false,false,20,0,5,7.5,2.5,,,0.2,0.2,,1");
+        assert_eq!(
+            lines[2],
+            "all_reduce,2,1000,f32,sum,nccl,nccl,0,0,0,0,0,0,0,,,,,,,false,false,20,0,5,7.5,2.5,,,0.2,0.2,,1"
+        );
         assert_eq!(lines.len(), 3);
+        results.rows = vec![Row { collective: Collective::AllGather, ..row(2, 1000, "auto", 2.0) }];
+        assert!(render(&results).unwrap().lines().nth(1).unwrap().starts_with("all_gather,2,1000,f32,none,auto,"));
     }
 }

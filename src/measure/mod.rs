@@ -17,6 +17,7 @@ pub mod case;
 pub mod ceiling;
 pub mod compare;
 pub mod csv;
+pub(crate) mod kind;
 pub(crate) mod mark;
 pub mod markdown;
 pub mod merge;

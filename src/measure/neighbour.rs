@@ -134,6 +134,7 @@ mod tests {
         let expected = r#"{"ranks":4,"variant":"ring","wait":"spin","lanes":64,"threads":512,"work":"compute","alone_us":8000.0,"beside_us":12000.5}"#;
         assert!(text.contains(expected), "{text}");
         assert_eq!(Neighbours::parse(&text, "x.json").unwrap(), neighbours);
+        assert_eq!(crate::measure::kind::kind_of(&text).map(|kind| kind.what), Some(Neighbours::WHAT));
         for (bad, expected) in [
             (text.replace("\"schema\":1", "\"schema\":2"), "x.json: schema: 2 is not the one known, 1"),
             (text.replace("\"schema\":1", "\"schema\":2,\"new\":0"), "x.json: schema: 2 is not the one known, 1"),

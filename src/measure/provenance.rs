@@ -75,6 +75,12 @@ impl Provenance {
             && self.has_peers_of(other)
     }
 
+    /// Whether both are of as many equal GPUs, linked alike, or without GPUs of equal processors.
+    pub(crate) fn is_same_hardware(&self, other: &Self) -> bool {
+        let is_same_processor = self.gpus > 0 || self.cpu == other.cpu;
+        (&self.gpu, self.gpus) == (&other.gpu, other.gpus) && agree(&self.link, &other.link) && is_same_processor
+    }
+
     /// Whether what was measured in both was of equal versions and settings.
     pub(crate) fn has_peers_of(&self, other: &Self) -> bool {
         self.peers.iter().all(|(name, ours)| other.peers.get(name).is_none_or(|theirs| ours == theirs))

@@ -158,6 +158,11 @@ impl Row {
         Series { collective, ranks, dtype, op, in_place, registered, graph, batch, between }.at(Bytes(bytes))
     }
 
+    /// The operator's name, or `none` where the collective has none, as nccl-tests prints it.
+    pub fn operator(&self) -> &'static str {
+        if self.collective.has_operator() { self.op.name() } else { "none" }
+    }
+
     /// Whether verification found a wrong element. A time of such a row means nothing.
     pub fn is_wrong(&self) -> bool {
         self.wrong.is_some_and(|wrong| wrong > 0)

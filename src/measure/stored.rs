@@ -6,6 +6,7 @@ use serde::Serialize;
 use serde::de::{Deserialize, DeserializeOwned};
 
 use crate::error::{Error, Result};
+use crate::measure::kind::{Kind, kind_of};
 use crate::measure::output;
 
 /// A run as a JSON file: read and written alike, whatever it holds.
@@ -36,7 +37,7 @@ pub trait Stored: DeserializeOwned {
     /// As [`Stored::read`], of a text; `source_name` is for errors.
     ///
     /// Errors: [`Error::Config`] with file and place if it is not JSON, has another schema, an unknown or missing field, or
-    /// numbers no run can give.
+    /// numbers no run can give; [`Error::InvalidArgument`] for a stored file of another kind, with what takes it.
     fn parse(text: &str, source_name: &str) -> Result<Self> {
         let config = |key: String, detail: String| Error::Config { source_name: source_name.to_owned(), key, detail };
         // WHY: the schema first, alone: another schema's file would fail over whichever field happens to differ.
@@ -74,10 +75,17 @@ struct Header {
 }
 
 fn decode<'a, T: Stored, V: Deserialize<'a>>(text: &'a str, source_name: &str) -> Result<V> {
-    serde_json::from_str(text).map_err(|error| Error::Config {
-        source_name: source_name.to_owned(),
-        key: format!("line {}", error.line()),
-        detail: format!("not {} ({error}): name a file that {} wrote", T::WHAT, T::WRITER),
+    serde_json::from_str(text).map_err(|error| match kind_of(text) {
+        Some(Kind { what, taken_by }) if what != T::WHAT => Error::invalid(format!(
+            "{source_name} is {what}, not {}: name a file that {} wrote; this one is for {taken_by}",
+            T::WHAT,
+            T::WRITER
+        )),
+        _ => Error::Config {
+            source_name: source_name.to_owned(),
+            key: format!("line {}", error.line()),
+            detail: format!("not {} ({error}): name a file that {} wrote", T::WHAT, T::WRITER),
+        },
     })
 }
 

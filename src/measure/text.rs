@@ -7,6 +7,11 @@ use crate::measure::provenance::Provenance;
 use crate::measure::results::Row;
 use crate::measure::size::Bytes;
 
+/// `1 row`, or `2 rows`.
+pub fn counted(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
 /// One rank's line in the header.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RankLine {
@@ -63,7 +68,7 @@ impl TextTable {
             row.bytes.to_string(),
             row.case().bytes.elements(row.dtype).to_string(),
             row.dtype.to_string(),
-            row.op.to_string(),
+            row.operator().to_owned(),
             row.variant.clone(),
             if row.lanes == 0 { "-".to_owned() } else { row.lanes.to_string() },
             fixed_width(row.time_us.p50),

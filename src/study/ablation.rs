@@ -193,6 +193,7 @@ pub(super) mod tests {
         ablation.write(&path).unwrap();
         assert_eq!(Ablation::read(&path).unwrap(), ablation);
         let text = ablation.to_json().unwrap();
+        assert_eq!(crate::measure::kind::kind_of(&text).map(|kind| kind.what), Some(Ablation::WHAT));
         assert_eq!(text.lines().count(), 5 + 2 + 4 + 2 + 1, "{text}");
         assert!(text.contains("\"label\":\"2 slots\",\"row\":{") && text.contains("\"requested\":\"ring slots=2\""));
         assert_eq!(ablation.cut(), ["later"]);

@@ -88,7 +88,7 @@ pub fn patterns(studies: &[Study], machines: &[Machine], neighbours: &[Neighbour
 /// A sentence a run, those that are alike once, and what is wrong with them.
 fn provenances(machines: &[Machine]) -> String {
     if machines.is_empty() {
-        return "Nothing has been measured yet.\n".to_owned();
+        return "No study has been measured yet.\n".to_owned();
     }
     let mut text = String::new();
     for machine in machines {
@@ -301,7 +301,7 @@ mod tests {
         assert_eq!(page.matches("Measured on 2026-11-20").count(), 1, "equal sentences once");
         assert!(page.contains("NCCL 2.28.9, NVLS off") && !page.contains("Caution"), "{page}");
         let empty = patterns(&[small()], &[], &[], &[]);
-        assert!(empty.contains("Nothing has been measured yet.\n") && !empty.contains("neighbour"), "{empty}");
+        assert!(empty.contains("No study has been measured yet.\n") && !empty.contains("neighbour"), "{empty}");
     }
 
     #[test]

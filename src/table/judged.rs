@@ -174,6 +174,7 @@ mod tests {
         let judged = judged();
         let text = judged.to_json().unwrap();
         assert_eq!(Judged::parse(&text, "j").unwrap(), judged);
+        assert_eq!(crate::measure::kind::kind_of(&text).map(|kind| kind.what), Some(Judged::WHAT));
         assert_eq!(text.lines().filter(|line| line.contains("taken_us")).count(), 2, "a line a row");
         let wrong = text.replace("\"best_us\":15.0", "\"best_us\":99.0");
         let message = Judged::parse(&wrong, "j").unwrap_err().to_string();

@@ -71,6 +71,32 @@ impl Shape {
         matches!(self.output, Some(Output::Direct | Output::Landing))
     }
 
+    /// Whether it has all parameters of `other`, with the same values.
+    pub fn has(&self, other: &Self) -> bool {
+        other.or(self) == *self
+    }
+
+    /// Each parameter that is there, alone.
+    pub fn parts(&self) -> Vec<Self> {
+        let none = Self::default();
+        let parts = [
+            Self { lanes: self.lanes, ..none },
+            Self { threads: self.threads, ..none },
+            Self { chunk: self.chunk, ..none },
+            Self { stages: self.stages, ..none },
+            Self { stage_packs: self.stage_packs, ..none },
+            Self { producer_warps: self.producer_warps, ..none },
+            Self { slots: self.slots, ..none },
+            Self { wait: self.wait, ..none },
+            Self { sync: self.sync, ..none },
+            Self { places: self.places, ..none },
+            Self { metadata: self.metadata, ..none },
+            Self { launch: self.launch, ..none },
+            Self { output: self.output, ..none },
+        ];
+        parts.into_iter().filter(|part| *part != none).collect()
+    }
+
     /// Every one of `shapes` with every one of `values`, as `set` puts it there; as they are where there are no values.
     pub fn with_each<T: Copy>(shapes: Vec<Self>, values: &[T], set: impl Fn(&mut Self, T)) -> Vec<Self> {
         if values.is_empty() {
@@ -246,6 +272,10 @@ pub(super) mod tests {
             let both = first.or(&second);
             prop_assert_eq!(both.or(&first), both);
             prop_assert_eq!(both.lanes, first.lanes.or(second.lanes));
+            prop_assert!(both.has(&first));
+            prop_assert_eq!(first.has(&second), second.parts().iter().all(|part| first.has(part)));
+            let whole = first.parts().iter().fold(Shape::default(), |whole, part| whole.or(part));
+            prop_assert_eq!(whole, first);
             prop_assert_eq!((both.slots, both.wait), (first.slots.or(second.slots), first.wait.or(second.wait)));
             prop_assert_eq!(first.or(&Shape::default()), first);
             prop_assert_eq!(Shape::default().or(&second), second);

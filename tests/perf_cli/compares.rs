@@ -36,11 +36,12 @@ fn the_status_says_whether_a_run_became_worse() {
         run.rows.push(ring);
     });
     let cases = [
-        ("same.json", None, 0, "1 rows of Myelon at 5 %: 0 broken, 0 slower, 0 noise, 1 same, 0 faster"),
+        ("same.json", None, 0, "\n1 row of Myelon at 5 %: 0 broken, 0 slower, 0 noise, 1 same, 0 faster, 0 mended\n"),
         ("slower.json", None, 1, "+20.0%"),
         ("slower.json", Some("25"), 0, "at 25 %: 0 broken, 0 slower, 0 noise, 1 same"),
         ("faster.json", None, 0, "1 faster"),
         ("wrong.json", None, 1, "1 broken"),
+        ("wrong.json", None, 1, "\n1 row has wrong elements\n"),
         ("slow_machine.json", None, 0, "1 noise"),
         ("more.json", None, 0, "only after: 1\n  ring at 1K"),
         ("more.json", None, 0, "differs driver: 580.159 before, 590.1 after"),
@@ -52,6 +53,31 @@ fn the_status_says_whether_a_run_became_worse() {
         assert_eq!(output.status.code(), Some(status), "{line:?}: {}{}", text(&output.stdout), text(&output.stderr));
         assert!(text(&output.stdout).contains(says), "{line:?}: '{says}' is missing from {}", text(&output.stdout));
     }
+}
+
+#[test]
+fn what_was_wrong_before_is_mended() {
+    let directory = tempfile::tempdir().unwrap();
+    let here = directory.path();
+    write(here, "wrong.json", 4.0, |run| run.rows[0].wrong = Some(1));
+    write(here, "right.json", 9.0, |_| {});
+    let output = perf(here, &["compare", "wrong.json", "right.json"]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).contains("0 faster, 1 mended\n"), "{}", text(&output.stdout));
+}
+
+#[test]
+fn runs_of_two_machines_are_compared_only_where_that_is_asked_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let here = directory.path();
+    write(here, "h200.json", 4.0, |_| {});
+    write(here, "b200.json", 3.0, |run| run.provenance.gpu = "NVIDIA B200".into());
+    let line = ["compare", "h200.json", "b200.json"];
+    let parts = ["h200.json and b200.json are of different machines", "8x NVIDIA B200", "add --any-machine"];
+    refused(here, &line, &parts);
+    let output = perf(here, &[&line[..], &["--any-machine"]].concat());
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).contains("need not be one of Myelon"), "{}", text(&output.stdout));
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 
 use myelon_ccl::bootstrap::UniqueId;
 use myelon_ccl::measure::{Results, Stored};
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{command, text};
 
@@ -75,5 +76,21 @@ fn a_lost_rank_ends_the_others_and_the_results_so_far_are_kept() {
     let output = first.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(3), "{}", text(&output.stderr));
     assert!(text(&output.stderr).contains("rank 1"), "{}", text(&output.stderr));
+    assert!(!Results::read(&directory.path().join("run.json")).unwrap().rows.is_empty());
+}
+
+#[test]
+fn an_interrupt_of_any_rank_ends_all_and_the_results_so_far_are_kept() {
+    let directory = tempfile::tempdir().unwrap();
+    let size = ["-b", "4", "-e", "1M", "-i", "4", "-n", "1", "-w", "0"];
+    let line = [&["--device", "cpu", "--variant", "auto", "--json", "run.json"][..], &size].concat();
+    let [mut first, second] = launched(directory.path(), &line).map(|mut rank| rank.spawn().unwrap());
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(first.stdout.take().unwrap()));
+    assert!(lines.any(|line| !line.unwrap().starts_with('#')), "no row came");
+    kill_process(Pid::from_child(&second), Signal::INT).unwrap();
+    let _ = lines.count();
+    let [first, second] = [first, second].map(|rank| rank.wait_with_output().unwrap());
+    assert_eq!((first.status.code(), second.status.code()), (Some(3), Some(0)), "{}", text(&second.stderr));
+    assert!(text(&first.stderr).contains("rank 0 was cut after "), "{}", text(&first.stderr));
     assert!(!Results::read(&directory.path().join("run.json")).unwrap().rows.is_empty());
 }

@@ -37,6 +37,16 @@ fn all_reduces_and_a_neighbour_are_timed_alone_and_beside_each_other() {
         );
     }
 
+    for taker in ["report", "compare"] {
+        let parts =
+            ["overlap.json is a file of overlaps, not a results file", "report --patterns PAGE --overlaps FILE"];
+        refused(here, &[taker, "overlap.json"], &parts);
+    }
+    let alone = perf(here, &["report", "--patterns", "alone.md", "--overlaps", "overlap.json"]);
+    assert_eq!((alone.status.code(), text(&alone.stdout)), (Some(0), ""), "{}", text(&alone.stderr));
+    let page = std::fs::read_to_string(here.join("alone.md")).unwrap();
+    assert!(page.contains("No study has been measured yet.") && page.contains(&format!("{TITLES}{lines}")), "{page}");
+
     let report = ["report", "--patterns", "PATTERNS.md", "--overlaps", "overlap.json", "--", "ablation.json"];
     let studies = ["--device", "cpu", "--ranks", "2", "--ablate", "--budget", "0", "--json", "ablation.json"];
     assert_eq!(perf(here, &studies).status.code(), Some(0));

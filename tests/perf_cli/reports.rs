@@ -94,11 +94,23 @@ fn bad_reports_are_refused_in_one_line_and_touch_nothing() {
     let write = |name: &str, contents: &str| std::fs::write(here.join(name), contents).unwrap();
     write("run.json", RESULTS);
     write("new.json", &RESULTS.replace("\"schema\":1", "\"schema\":7"));
+    write("empty.json", &format!("{}[]}}\n", &RESULTS[..RESULTS.find('[').unwrap()]));
     write("plain.md", "no markers\n");
     write("open.md", "<!-- results:latency -->\n");
     write("typo.md", "<!-- results:latencies -->\n<!-- /results -->\n");
-    let cases: [(&[&str], &[&str]); 15] = [
+    let cases: [(&[&str], &[&str]); 23] = [
         (&["report"], &["required", "RESULTS"]),
+        (&["report", "run.json", "-J"], &["unexpected argument '-J' found"]),
+        (&["report", "empty.json"], &["empty.json: no rows to show"]),
+        (&["report", "empty.json", "-o", "a.html"], &["empty.json: no rows to show"]),
+        (&["report", "--readme", "plain.md"], &["required", "RESULTS"]),
+        (
+            &["report", "--patterns", "a.md", "--neighbours", "run.json"],
+            &["run.json is a results file, not a file of neighbours", "this one is for report FILE or compare FILE"],
+        ),
+        (&["report", "run.json", "--readme", "plain.md", "--studies", "a.toml"], &["--studies is for --patterns"]),
+        (&["report", "run.json", "--readme", "plain.md", "--overlaps", "o.json"], &["--overlaps is for --patterns"]),
+        (&["report", "run.json", "--patterns", "a.md", "--judged", "j.json"], &["--judged is for --readme"]),
         (&["report", "none.json"], &["cannot read none.json"]),
         (&["report", "new.json"], &["new.json: schema: 7"]),
         (&["report", "plain.md", "-o", "a.html"], &["plain.md: line 1: not a results file"]),

@@ -1,9 +1,13 @@
 //! Sweeps and the neighbour, in ranks that are threads.
 
+use std::process::Stdio;
+
 use myelon_ccl::measure::neighbour::{self, Neighbours, Work};
+use myelon_ccl::measure::text::counted;
 use myelon_ccl::measure::{Results, Stored};
 use myelon_ccl::variant::Manifest;
 use myelon_ccl::{Output, Wait};
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{command, measured, perf, refused, text};
 
@@ -11,7 +15,20 @@ use crate::{command, measured, perf, refused, text};
 fn bad_sweeps_are_refused_in_one_line() {
     let directory = tempfile::tempdir().unwrap();
     let here = directory.path();
-    let cases: [(&[&str], &[&str]); 30] = [
+    let cases: [(&[&str], &[&str]); 51] = [
+        (&["--variant", ""], &["an empty name: --variant takes auto, all"]),
+        (&["--device", "cpu", "--budget", "3", "-n", "1"], &["--budget is for the studies of --ablate"]),
+        (&["-b", "-1"], &["'-1' is not a size", "64M"]),
+        (&["-n", "abc"], &["'abc'", "--iters", "write a whole number, 0 or more"]),
+        (&["-n", "-4"], &["'-4'", "--iters", "write a whole number, 0 or more"]),
+        (&["-f", "1.5"], &["'1.5'", "--stepfactor", "write a whole number"]),
+        (&["--slots", "-2"], &["'-2'", "--slots", "write a whole number"]),
+        (&["-n", "4294967296"], &["too large, write a smaller"]),
+        (&["-b", "8", "-e", "128M", "-f", "2", "-g", "8", "-m", "4"], &["nccl-tests' -m is --batch COUNT here"]),
+        (&["-R", "1"], &["nccl-tests' -R is --registered here"]),
+        (&["-Jx.json"], &["nccl-tests' -J is --json FILE here"]),
+        (&["--average", "1"], &["nccl-tests' --average has no counterpart", "the slowest rank"]),
+        (&["--ablate", "studies.toml"], &["'studies.toml' is no subcommand", "write --ablate=studies.toml"]),
         (&["--batch", "257"], &["257", "0..=256"]),
         (&["--batch", "2", "-G", "2"], &["cannot be used with", "--cudagraph"]),
         (&["--between", "--batch", "2"], &["cannot be used with", "--batch"]),
@@ -27,6 +44,20 @@ fn bad_sweeps_are_refused_in_one_line() {
         (&["--variant", "ring", "--stages", "2"], &["variant ring: stages=2", "no such parameter"]),
         (&["--variant", "low_latency", "--stages", "0,2"], &["variant low_latency: stages=0", "1, 2, 3, 4"]),
         (&["--variant", "ring", "--lanes", "129"], &["lanes=129", "1 to 128"]),
+        (
+            &["--device", "cpu", "--lane-threads", "33"],
+            &["no candidate takes threads=33", "a multiple of 32 up to 1024"],
+        ),
+        (&["--device", "cpu", "--chunk", "7"], &["no candidate takes chunk=7", "a multiple of 16 from"]),
+        (&["--device", "cpu", "--slots", "2,3"], &["no candidate takes slots=3", "2, 4, 8, 16"]),
+        (&["--device", "cpu", "--stages", "9"], &["no candidate takes stages=9", "one of 1, 2, 3, 4"]),
+        (&["--device", "cpu", "--lanes", "0"], &["no candidate takes lanes=0", "1 to 128"]),
+        (&["--variant", "all", "--lanes", "8,200"], &["no candidate takes lanes=200", "1 to 128"]),
+        (
+            &["--device", "cpu", "--slots", "2", "--output", "landing", "--registered"],
+            &["no candidate takes slots=2 output=landing: ", "staged, direct"],
+        ),
+        (&["--variant", "auto", "--lanes", "8"], &["what the lane table says", "name some with --variant"]),
         (&["--lanes", "many"], &["'many'", "by_size"]),
         (&["--wait", "nap"], &["wait policy 'nap'", "adaptive, spin, yield"]),
         (&["-d", "f31"], &["unknown data type 'f31'", "bf16"]),
@@ -49,6 +80,32 @@ fn bad_sweeps_are_refused_in_one_line() {
     assert_eq!(std::fs::read_dir(here).unwrap().count(), 0, "nothing is left behind");
 }
 
+/// Rows come as they are measured: once there is one, the ranks are in the middle of the sweep.
+#[test]
+fn an_interrupted_sweep_keeps_what_it_measured() {
+    let directory = tempfile::tempdir().unwrap();
+    let here = directory.path();
+    let size = ["-b", "4", "-e", "64K", "-i", "4", "-n", "1", "-w", "0"];
+    let line = ["--device", "cpu", "--ranks", "2", "--variant", "one_shot_push", "--json", "a.json", "--csv", "a.csv"];
+    for end in [Signal::INT, Signal::TERM] {
+        let mut sweep = command(here, &[&line[..], &size].concat());
+        let mut sweep = sweep.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut lines = std::io::BufRead::lines(std::io::BufReader::new(sweep.stdout.take().unwrap()));
+        assert!(lines.any(|line| !line.unwrap().starts_with('#')), "no row came");
+        kill_process(Pid::from_child(&sweep), end).unwrap();
+        let rest: Vec<_> = lines.map(Result::unwrap).collect();
+        let output = sweep.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(3), "{}", text(&output.stderr));
+        assert!(rest.iter().any(|line| line.contains("wrong elements") && line.contains("0 OK")), "{rest:?}");
+        let rows = Results::read(&here.join("a.json")).unwrap().rows;
+        assert!(!rows.is_empty() && rows.len() < 16 << 10);
+        let said = format!("was cut after {}, which a.json and a.csv have", counted(rows.len(), "row"));
+        assert!(text(&output.stderr).contains(&said), "'{said}' is missing from {}", text(&output.stderr));
+        assert_eq!(std::fs::read_to_string(here.join("a.csv")).unwrap().lines().count(), 1 + rows.len());
+        assert_eq!(text(&output.stderr).lines().count(), 1, "{}", text(&output.stderr));
+    }
+}
+
 #[test]
 fn a_sweep_measures_and_verifies_every_enabled_variant() {
     let directory = tempfile::tempdir().unwrap();
@@ -68,6 +125,22 @@ fn a_sweep_measures_and_verifies_every_enabled_variant() {
         assert_eq!((row.ranks.get(), row.wrong, row.graph), (3, Some(0), 0), "{row:?}");
         assert!(row.lanes > 0 && row.threads > 0 && row.time_us.min > 0.0, "{row:?}");
     }
+}
+
+#[test]
+fn a_collective_without_an_operator_says_so_in_table_and_csv() {
+    let directory = tempfile::tempdir().unwrap();
+    let here = directory.path();
+    let line = ["--device", "cpu", "--ranks", "2", "--variant", "auto", "-b", "1K", "-e", "1K", "-n", "1", "-w", "0"];
+    for (collective, op) in [("all_gather", "none"), ("reduce_scatter", "sum"), ("all_reduce", "sum")] {
+        let output = perf(here, &[&line[..], &["--collective", collective, "--csv", "run.csv"]].concat());
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        let rows: Vec<_> = text(&output.stdout).lines().filter(|line| !line.starts_with('#')).collect();
+        assert!(rows.len() == 1 && rows[0].split_whitespace().nth(3) == Some(op), "{rows:?}");
+        let csv = std::fs::read_to_string(here.join("run.csv")).unwrap();
+        assert!(csv.lines().nth(1).unwrap().starts_with(&format!("{collective},2,1024,f32,{op},auto,")), "{csv}");
+    }
+    refused(here, &["--collective", "all_gather", "-o", "all"], &["all_gather", "reduces nothing: leave -o out"]);
 }
 
 #[test]
@@ -190,6 +263,8 @@ fn a_neighbour_is_measured_alone_and_beside_every_wait() {
     assert!(text(&output.stdout).contains("the times mean nothing"), "{}", text(&output.stdout));
     let rows = Neighbours::read(&here.join("neighbour.json")).unwrap().rows;
     assert!(text(&output.stdout).ends_with(&neighbour::table(&rows)), "{}", text(&output.stdout));
+    let parts = ["neighbour.json is a file of neighbours, not a results file", "--patterns PAGE --neighbours FILE"];
+    refused(here, &["compare", "neighbour.json"], &parts);
     let mut expected = Vec::new();
     for variant in ["ring", "one_shot_push", "signal_one_shot"] {
         for &wait in Wait::ALL {

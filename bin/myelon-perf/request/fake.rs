@@ -70,8 +70,12 @@ impl Surroundings for Fake {
     fn takes(&self, variant: &str, shape: &Shape) -> Result<()> {
         match shape.stages {
             Some(_) if variant != "slow" => Err(Error::invalid(format!("{variant} takes no stages"))),
+            _ if shape.slots == Some(3) => Err(Error::invalid(format!("{variant} takes no 3 slots"))),
             _ => Ok(()),
         }
+    }
+    fn has_parameters(&self, variant: &str, shape: &Shape) -> bool {
+        (shape.stages.is_none() || variant == "slow") && (shape.slots.is_none() || variant == "pair")
     }
 }
 

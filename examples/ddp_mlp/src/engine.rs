@@ -49,7 +49,7 @@ pub struct Engine {
 }
 
 enum Collective {
-    Myelon(Communicator),
+    Myelon(Box<Communicator>),
     Nccl { communicator: NcclCommunicator, bootstrap: Arc<dyn Bootstrap>, lost: Arc<OnceLock<String>> },
 }
 
@@ -65,7 +65,9 @@ impl Engine {
     ) -> Result<Self> {
         let (rank, ranks) = (bootstrap.rank().index(), bootstrap.world_size().get() as usize);
         let collective = match library {
-            Library::Myelon => Collective::Myelon(Communicator::connect(Arc::clone(device), bootstrap, options)?),
+            Library::Myelon => {
+                Collective::Myelon(Box::new(Communicator::connect(Arc::clone(device), bootstrap, options)?))
+            }
             Library::Nccl => connect_nccl(device, bootstrap)?,
         };
         let (stream, computed) = (Stream::new(device)?, Event::new(device)?);

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use crate::measure::case::Series;
 use crate::measure::compare::{Comparison, Pair, Percent, Verdict};
 use crate::measure::provenance::Provenance;
+use crate::measure::text::counted;
 
 impl Comparison<'_> {
     /// The whole comparison as text that ends with a line end. With `all`, rows that are the same, too.
@@ -40,9 +41,11 @@ impl Comparison<'_> {
                 let _ = writeln!(text, "  {} at {} ({})", row.requested, case.bytes, case.series);
             }
         }
-        let counts = [Verdict::Broken, Verdict::Slower, Verdict::Noise, Verdict::Same, Verdict::Faster]
-            .map(|verdict| format!("{} {}", self.count(verdict, threshold), verdict.name()));
-        let _ = writeln!(text, "\n{} rows of Myelon at {} %: {}", self.pairs.len(), threshold.0, counts.join(", "));
+        let verdicts =
+            [Verdict::Broken, Verdict::Slower, Verdict::Noise, Verdict::Same, Verdict::Faster, Verdict::Mended];
+        let counts = verdicts.map(|verdict| format!("{} {}", self.count(verdict, threshold), verdict.name()));
+        let rows = counted(self.pairs.len(), "row");
+        let _ = writeln!(text, "\n{rows} of Myelon at {} %: {}", threshold.0, counts.join(", "));
         text
     }
 }
@@ -102,7 +105,7 @@ mod tests {
             "Myelon: 2 ranks, f32 sum, graph replay",
             "only before: 1\n  nccl at 1K",
             "only after: 1\n  ring at 64 ",
-            "2 rows of Myelon at 5 %: 0 broken, 1 slower, 0 noise, 1 same, 0 faster",
+            "2 rows of Myelon at 5 %: 0 broken, 1 slower, 0 noise, 1 same, 0 faster, 0 mended\n",
         ] {
             assert!(text.contains(part), "'{part}' is missing from: {text}");
         }

@@ -228,6 +228,7 @@ pub(crate) mod tests {
     fn the_file_has_the_documented_fields_and_is_read_again() {
         let overlaps = overlaps();
         let text = overlaps.to_json().unwrap();
+        assert_eq!(crate::measure::kind::kind_of(&text).map(|kind| kind.what), Some(Overlaps::WHAT));
         let expected = r#""beside_us":{"p50":1250.0,"p99":1250.0,"min":1250.0},"neighbour_alone_us":{"p50":1600.0,"p99":1600.0,"min":1600.0},"neighbour_beside_us":{"p50":1760.0,"p99":1760.0,"min":1760.0}}"#;
         assert!(text.starts_with("{\"schema\":1,\n\"provenance\":{") && text.contains(expected), "{text}");
         let head = "\"caution\":null,\n\"neighbour\":\"bf16 product\",\n\"heap_bytes\":146800640,\n\
