@@ -18,6 +18,7 @@ function say(line, what) { if (findings) print FILENAME ":" line ": [barriers] "
 
 # The name before the first bracket of a definition.
 function defined(code) {
+  sub(/pub\([a-z:]*\)/, "pub", code)
   sub(/\(.*/, "", code)
   sub(/^.*[^A-Za-z0-9_]/, "", code)
   return code
@@ -33,7 +34,7 @@ function close_tag() {
 
 function open_tag(comment) {
   close_tag()
-  tag_line = FNR; tag_file = FILENAME; tag_place = place; tag_calls = tag_ids = tag_why = ""; tag_state = "comment"
+  tag_line = FNR; tag_file = FILENAME; tag_place = place; tag_calls = tag_ids = tag_why = ""; tag_state = "comment"; tag_is_over = 0
   sub(/^ORDER: */, "", comment)
   while (match(comment, /^\[[a-z-]+\] */)) {
     tag_ids = tag_ids (tag_ids == "" ? "" : " ") substr(comment, 2, index(comment, "]") - 2)
@@ -64,7 +65,11 @@ FILENAME ~ /^cuda\/ptx\// {
   comment = $0
   sub(/^[ \t]*\/\/+!? */, "", comment)
   if (comment ~ /^ORDER: *\[/) open_tag(comment)
-  else if (tag_line && tag_state == "comment") tag_why = tag_why " " comment
+  else if (tag_line && tag_state == "comment") {
+    # Another tag of the same statement.
+    if (comment ~ /^[A-Z]+: /) tag_is_over = 1
+    if (!tag_is_over) tag_why = tag_why " " comment
+  }
   else close_tag()
   next
 }

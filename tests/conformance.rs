@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use myelon_ccl::device::DevicePtr;
-use myelon_ccl::device::handles::{Buffer, Stream};
+use myelon_ccl::device::handles::{Buffer, Event, Stream};
 use myelon_ccl::memory::{HeapLimits, Window};
 use myelon_ccl::variant::{Choice, Lanes, Request, Shape, dtype_runs_on};
 use myelon_ccl::{self as ccl, Communicator, DType, Options, Output, ReduceOp};
@@ -333,6 +333,45 @@ fn batches_on_two_streams_are_one_sequence_and_can_be_captured() {
         // SAFETY: as above.
         let error = stream.capture(|| unsafe { communicator.all_reduce_batch(&[there, unprepared], stream.handle()) });
         assert!(error.unwrap_err().to_string().contains("call prepare before the capture"));
+    });
+}
+
+/// A chain of operations that goes over to a second stream and back inside one capture, with no other edge between the two: each reads
+/// what the one before wrote.
+#[test]
+fn operations_on_branches_of_one_capture_are_one_sequence() {
+    let ranks = asked_ranks().unwrap_or(2);
+    let options = Options { prepare: vec![(DType::I32, ReduceOp::Sum)], ..options() };
+    on_ranks(ranks, &options, |communicator| {
+        let batches = Batches::new(communicator);
+        let Batches { streams: [main, side], communicator, output, .. } = &batches;
+        let at = output.address();
+        let request = Request { count: 700, dtype: DType::I32, op: ReduceOp::Sum, registered: false };
+        let sum = |input, output| ccl::Operation::of(&request, input, output);
+        let [there, back] = [sum(at, at.offset(SLOT)), sum(at.offset(SLOT), at)];
+        let (forked, joined) = (Event::new(communicator.device()).unwrap(), Event::new(communicator.device()).unwrap());
+        // SAFETY: the buffer outlives the replays, which are waited for.
+        let issue =
+            |operation, stream: &Stream| unsafe { communicator.all_reduce_operation(operation, stream.handle()) };
+        output.upload(&1i32.to_ne_bytes().repeat(output.bytes() as usize / 4), main).unwrap();
+        let graph = main.capture(|| {
+            forked.record(main.handle())?;
+            forked.hold(side.handle())?;
+            for (operation, stream) in [(&there, main), (&back, side), (&there, main), (&back, side)] {
+                issue(operation, stream)?;
+            }
+            joined.record(side.handle())?;
+            joined.hold(main.handle())
+        });
+        let graph = graph.unwrap();
+        let factor = communicator.world_size().get() as i32;
+        for replay in 1..=2 {
+            graph.launch(main).unwrap();
+            communicator.synchronize(main.handle()).unwrap();
+            let mut word = [0; 4];
+            output.download(&mut word, main).unwrap();
+            assert_eq!(i32::from_ne_bytes(word), factor.pow(4 * replay));
+        }
     });
 }
 

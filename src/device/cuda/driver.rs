@@ -2,10 +2,13 @@
 
 use std::ffi::{CStr, c_char, c_int};
 use std::fmt;
+use std::ptr::null_mut;
 use std::sync::{Arc, OnceLock};
 
 use cudarc::driver::CudaContext;
-use cudarc::driver::sys::{self, CUevent, CUresult, CUstreamCaptureMode};
+use cudarc::driver::sys::{
+    self, CUevent, CUgraph, CUgraphNode, CUresult, CUstream, CUstreamCaptureMode, CUstreamCaptureStatus,
+};
 
 use super::functions;
 use super::locate::{self, Found};
@@ -50,7 +53,18 @@ pub(crate) use driver_call;
 pub(crate) struct Driver {
     pub(crate) version: CudaVersion,
     elapsed: unsafe extern "C" fn(*mut f32, CUevent, CUevent) -> CUresult,
+    capture_info: CaptureInfo,
 }
+
+/// `cuStreamGetCaptureInfo_v2`: stream; status, number, graph, dependencies and their count.
+type CaptureInfo = unsafe extern "C" fn(
+    CUstream,
+    *mut CUstreamCaptureStatus,
+    *mut u64,
+    *mut CUgraph,
+    *mut *const CUgraphNode,
+    *mut usize,
+) -> CUresult;
 
 /// The driver of this process.
 ///
@@ -90,7 +104,9 @@ fn open_driver() -> Result<Driver> {
             "the NVIDIA driver supports CUDA {version}, Myelon needs {OLDEST_DRIVER} or newer: update the driver"
         )));
     }
-    Ok(Driver { version, elapsed: find_elapsed(&found)? })
+    // SAFETY: the type is that of the function. WHY: cudarc's bindings of CUDA 13 know its third form alone, which drivers before 12.3 lack.
+    let capture_info = unsafe { functions::required(&found, c"cuStreamGetCaptureInfo_v2") }?;
+    Ok(Driver { version, elapsed: find_elapsed(&found)?, capture_info })
 }
 
 /// WHY: cudarc's bindings of CUDA 13 know cuEventElapsedTime_v2 alone, which drivers before 12.8 lack.
@@ -114,6 +130,20 @@ impl Driver {
         // SAFETY: the events are the caller's promise; the result goes to a local.
         check("cuEventElapsedTime", unsafe { (self.elapsed)(&mut milliseconds, start, end) })?;
         Ok(milliseconds)
+    }
+
+    /// What a stream is captured in, by number; an invalidated capture lasts until it is ended.
+    ///
+    /// # Safety
+    /// The stream exists, of the current context.
+    pub(crate) unsafe fn capture_of(&self, stream: CUstream) -> Result<Option<u64>> {
+        let none = CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE;
+        let (mut status, mut number) = (none, 0);
+        let (graph, dependencies, count) = (null_mut(), null_mut(), null_mut());
+        // SAFETY: the stream is the caller's promise; results go to locals, and what is null is not asked for.
+        let code = unsafe { (self.capture_info)(stream, &mut status, &mut number, graph, dependencies, count) };
+        check("cuStreamGetCaptureInfo", code)?;
+        Ok((status != none).then_some(number))
     }
 }
 

@@ -1,8 +1,6 @@
 //! Capturing a stream's work into graphs, and launching them.
 
-use std::ptr::null_mut;
-
-use cudarc::driver::sys::{CUgraph, CUgraphExec, CUstreamCaptureMode, CUstreamCaptureStatus};
+use cudarc::driver::sys::{CUgraph, CUgraphExec, CUstreamCaptureMode};
 
 use super::driver::{Context, driver_call, log_failure};
 use super::stream::raw;
@@ -15,28 +13,8 @@ fn raw_graph(graph: GraphHandle) -> CUgraphExec {
 
 pub(super) fn capture_of(context: &Context, stream: StreamHandle) -> Result<Option<u64>> {
     context.bind()?;
-    let none = CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE;
-    let (mut status, mut number) = (none, 0);
-    // SAFETY: the stream exists: the common contract of the device's handles; the status goes to a local.
-    unsafe { driver_call!(cuStreamIsCapturing(raw(stream), &mut status)) }?;
-    if status == none {
-        return Ok(None);
-    }
-    let (graph, dependencies, edges, count) = (null_mut(), null_mut(), null_mut(), null_mut());
-    // SAFETY: as above; what is null is not asked for.
-    unsafe {
-        driver_call!(cuStreamGetCaptureInfo_v3(
-            raw(stream),
-            &mut status,
-            &mut number,
-            graph,
-            dependencies,
-            edges,
-            count
-        ))
-    }?;
-    // An invalidated capture lasts until it is ended: the stream takes no other work before.
-    Ok(Some(number))
+    // SAFETY: the stream exists: the common contract of the device's handles.
+    unsafe { context.driver.capture_of(raw(stream)) }
 }
 
 pub(super) fn begin(context: &Context, stream: StreamHandle) -> Result<()> {
