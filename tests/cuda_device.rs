@@ -125,6 +125,29 @@ fn event_after(bench: &Bench) -> EventHandle {
 }
 
 #[test]
+fn a_kernel_is_loaded_once_for_all_devices_of_a_gpu_and_again_after_the_last() {
+    let Some(bench) = Bench::new() else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("add.cubin");
+    let source = KernelSource { name: "add".into(), entry: ADD.into() };
+    bench.device.compiler().compile(&source, &path).unwrap();
+    let image = KernelImage { name: source.name, path };
+    let kernel = bench.device.load(&image).unwrap();
+    assert_ne!(kernel, bench.kernel, "of another file");
+    let other = gpu(0).unwrap();
+    assert_eq!(other.load(&image).unwrap(), kernel);
+    drop(bench);
+    assert_eq!(other.load(&image).unwrap(), kernel);
+    drop(other);
+    // Whatever its handle is now: it runs.
+    let mut bench = Bench::new().unwrap();
+    bench.kernel = bench.device.load(&image).unwrap();
+    bench.clear();
+    bench.add(2.0, Duration::ZERO, SHAPE);
+    assert_eq!(bench.values(), vec![2.0; COUNT as usize]);
+}
+
+#[test]
 fn properties_say_what_the_gpu_is() {
     let Some(device) = gpu(0) else { return };
     let properties = device.properties();

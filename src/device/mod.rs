@@ -90,7 +90,7 @@ pub struct KernelSource {
 pub struct KernelImage {
     /// As in [`KernelSource::name`].
     pub name: String,
-    /// CUBIN on CUDA, shared object on the CPU.
+    /// CUBIN on CUDA, shared object on the CPU. What is in the file does not change.
     pub path: std::path::PathBuf,
 }
 
@@ -174,7 +174,7 @@ pub trait Device: Send + Sync + fmt::Debug {
     /// The compiler whose output [`Device::load`] takes.
     fn compiler(&self) -> &dyn Compiler;
 
-    /// Loads a compiled kernel for good; modules live as long as the device.
+    /// Loads a compiled kernel, for as long as the device lives. A GPU has one copy of what is loaded from one file, whoever asks.
     fn load(&self, image: &KernelImage) -> Result<KernelHandle>;
 
     /// CTAs of this shape that are resident together on the whole device.

@@ -10,6 +10,7 @@
 pub(crate) mod driver;
 pub(crate) mod functions;
 mod graph;
+mod loaded;
 pub mod locate;
 mod memory;
 mod module;
@@ -27,6 +28,7 @@ use cudarc::driver::CudaContext;
 use cudarc::driver::sys::CUdevice_attribute as Attribute;
 
 use self::driver::Context;
+use self::loaded::Loaded;
 use super::{
     Compiler, Device, DeviceProperties, DevicePtr, EventHandle, Export, GraphHandle, HostBlock, KernelHandle,
     KernelImage, LaunchShape, SharedBlock, StreamHandle,
@@ -42,6 +44,7 @@ pub use self::usage::{ResourceUsage, resource_usage};
 #[derive(Debug)]
 pub struct CudaDevice {
     context: Context,
+    loaded: Arc<Loaded>,
     properties: DeviceProperties,
     compiler: Nvrtc,
     /// Whether launches can be programmatically dependent: sm_90 and newer.
@@ -71,8 +74,9 @@ impl CudaDevice {
         let has_value_operations =
             topology::attribute(device, Attribute::CU_DEVICE_ATTRIBUTE_CAN_USE_64_BIT_STREAM_MEM_OPS)? != 0;
         let context = Context::new(ordinal)?;
+        let loaded = Loaded::on(ordinal, &context);
         let has_dependent_launch = major >= 9;
-        Ok(Arc::new(Self { context, properties, compiler, has_dependent_launch, has_value_operations }))
+        Ok(Arc::new(Self { context, loaded, properties, compiler, has_dependent_launch, has_value_operations }))
     }
 
     /// The primary context, for code that uses `cudarc` on the same GPU.
@@ -108,7 +112,7 @@ impl Device for CudaDevice {
     }
 
     fn load(&self, image: &KernelImage) -> Result<KernelHandle> {
-        module::load(&self.context, image)
+        self.loaded.kernel(image)
     }
 
     fn resident_limit(&self, kernel: KernelHandle, block: u32, shared_bytes: u32) -> Result<u32> {

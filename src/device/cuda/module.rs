@@ -19,8 +19,24 @@ fn raw(kernel: KernelHandle) -> CUfunction {
     kernel.0 as usize as CUfunction
 }
 
-/// Loads for good: the module is never unloaded before the context goes.
-pub(super) fn load(context: &Context, image: &KernelImage) -> Result<KernelHandle> {
+/// A loaded module and its one kernel.
+#[derive(Debug)]
+pub(super) struct Module {
+    module: u64,
+    pub(super) kernel: KernelHandle,
+}
+
+impl Module {
+    /// # Safety
+    /// Nothing that is queued or running uses the kernel, nor will.
+    pub(super) unsafe fn unload(self, context: &Context) -> Result<()> {
+        let _relaxed = context.bind_relaxed()?;
+        // SAFETY: loaded by `load`, and given back once, for `self` goes; the rest is the caller's promise.
+        unsafe { driver_call!(cuModuleUnload(self.module as usize as CUmodule)) }
+    }
+}
+
+pub(super) fn load(context: &Context, image: &KernelImage) -> Result<Module> {
     let code = std::fs::read(&image.path)
         .map_err(|error| Error::at_path("reading the compiled kernel", &image.path, error))?;
     if !code.starts_with(b"\x7fELF") {
@@ -45,7 +61,7 @@ pub(super) fn load(context: &Context, image: &KernelImage) -> Result<KernelHandl
         // SAFETY: loaded above, and its function is not given out.
         log_failure(unsafe { driver_call!(cuModuleUnload(module)) });
     })?;
-    Ok(KernelHandle(function as usize as u64))
+    Ok(Module { module: module as usize as u64, kernel: KernelHandle(function as usize as u64) })
 }
 
 /// WHY: with lazy loading the code would be uploaded at the first launch, which waits for the GPU to be idle, while a
