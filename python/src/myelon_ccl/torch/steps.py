@@ -67,6 +67,7 @@ def _before_step(optimizer: torch.optim.Optimizer, _args: Tuple[Any, ...], _name
                 _tell(optimizer, failed)
     except BaseException:
         _give_back(optimizer)
+        _forget_the_scaler(optimizer)
         raise
 
 
@@ -95,10 +96,31 @@ def _give_back(optimizer: torch.optim.Optimizer) -> None:
         del optimizer.found_inf  # type: ignore[attr-defined]
 
 
+def _forget_the_scaler(optimizer: torch.optim.Optimizer) -> None:
+    """Undoes what ``torch.amp.GradScaler.step`` told a fused optimizer, as it would behind the step.
+
+    WHY: it does not where the step raises, and multiplies by the ``grad_scale`` that is there the next time.
+    """
+    told = ("grad_scale", "found_inf")
+    if getattr(optimizer, "_step_supports_amp_scaling", False) and all(name in vars(optimizer) for name in told):
+        for name in told:
+            delattr(optimizer, name)
+
+
 def _skips(optimizer: torch.optim.Optimizer, device: torch.device) -> bool:
     """Whether the kernels of its step do nothing where ``found_inf``, on this device, is 1."""
     plain = (torch.Tensor, torch.nn.Parameter)
     return type(optimizer) in _SKIPPING and all(
-        group.get("fused") and all(type(each) in plain and each.device == device for each in group["params"])
+        group.get("fused")
+        and all(type(each) in plain and each.device == device for each in group["params"])
+        and not _begins_momentum(optimizer, group)
         for group in optimizer.param_groups
+    )
+
+
+def _begins_momentum(optimizer: torch.optim.Optimizer, group: Dict[str, Any]) -> bool:
+    """Whether the step is the first of some momentum, which is uninitialised memory behind a step of SGD that did nothing."""
+    return bool(group.get("momentum")) and any(
+        each.grad is not None and optimizer.state.get(each, {}).get("momentum_buffer") is None
+        for each in group["params"]
     )
