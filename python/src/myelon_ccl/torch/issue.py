@@ -34,32 +34,33 @@ class _Issuer:
 
     def reduce_scatter(self, output: torch.Tensor, input: torch.Tensor, op: ReduceOp, asynchronous: bool) -> Work:
         """Reduces ``input`` and leaves this rank its part in ``output``."""
+        self._check_parts("reduce_scatter", input, output)
+        dtype, addresses = self._dtype(output), (_address(input), _address(output))
 
         def queue(stream: int) -> None:
-            dtype = self._dtype(output)
             self._prepare_collective(Collective.REDUCE_SCATTER, dtype, op)
-            addresses = _address(input), _address(output)
             self.communicator.reduce_scatter(*addresses, output.numel(), dtype, op, stream)
 
         return self._run(queue, [output], [input, output], asynchronous)
 
     def all_gather(self, output: torch.Tensor, input: torch.Tensor, asynchronous: bool) -> Work:
         """Puts every rank's ``input`` into ``output``, one after the other."""
+        self._check_parts("all_gather", output, input)
+        (dtype, count), addresses = self._plain(input), (_address(input), _address(output))
 
         def queue(stream: int) -> None:
-            dtype, count = self._plain(input)
             self._prepare_collective(Collective.ALL_GATHER, dtype, ReduceOp.SUM)
-            self.communicator.all_gather(_address(input), _address(output), count, dtype, stream)
+            self.communicator.all_gather(*addresses, count, dtype, stream)
 
         return self._run(queue, [output], [input, output], asynchronous)
 
     def broadcast(self, tensor: torch.Tensor, root: int, asynchronous: bool) -> Work:
         """Puts the root's tensor into every rank's."""
+        (dtype, count), address = self._plain(tensor), _address(tensor)
 
         def queue(stream: int) -> None:
-            dtype, count = self._plain(tensor)
             self._prepare_collective(Collective.BROADCAST, dtype, ReduceOp.SUM)
-            self.communicator.broadcast(_address(tensor), _address(tensor), count, dtype, root, stream)
+            self.communicator.broadcast(address, address, count, dtype, root, stream)
 
         return self._run(queue, [tensor], [tensor], asynchronous)
 
@@ -123,6 +124,17 @@ class _Issuer:
             raise InvalidArgument(
                 f"a tensor on {tensor.device} in a group whose communicator is on {self.device}: a rank has one device; "
                 "set it with torch.cuda.set_device before the first collective"
+            )
+
+    def _check_parts(self, what: str, whole: torch.Tensor, part: torch.Tensor) -> None:
+        """The library is told one count: what it then reads and writes must be these tensors and no memory beyond."""
+        for tensor in (whole, part):
+            self._check_place(tensor)
+        ranks = self.communicator.world_size
+        if whole.dtype != part.dtype or whole.numel() != part.numel() * ranks:
+            raise InvalidArgument(
+                f"{what} of {ranks} ranks between {part.numel()} {part.dtype} and {whole.numel()} {whole.dtype}: "
+                f"the types are to be one, and the sizes part and {ranks} times the part"
             )
 
     def _prepare_collective(self, collective: Collective, dtype: DType, op: ReduceOp) -> None:
