@@ -24,7 +24,7 @@ class Issuer:
     def failed(self) -> Any:
         return None if self.word is None else torch.tensor(self.word)
 
-    def settle(self) -> None:
+    def settle(self, optimizer: Any) -> None:
         self.waits += 1
 
 

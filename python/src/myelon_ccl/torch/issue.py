@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import Callable, List, Optional, Sequence, Set, Tuple, Union
 
 import torch
 
 from ..core import Bucket, Communicator, Operation
-from ..errors import InvalidArgument, Unsupported
+from ..errors import InvalidArgument, MyelonError, Unsupported
 from ..types import Collective, DType, ReduceOp
-from . import steps
+from . import settings, steps
 from .mapping import dtype_of
-from .work import CpuWork, CudaWork
+from .ticket import Ticket
+from .work import CpuWork, CudaWork, Ending
 
 
 Queue = Callable[[int], None]
 """Queues an operation on a stream, which is the current one by then."""
 Work = Union[CudaWork, CpuWork]
+# How long the end of a communicator waits for its last operation, as the library does.
+_PATIENCE = 5.0
 
 
 class _Issuer:
@@ -27,6 +31,7 @@ class _Issuer:
         self.communicator = communicator
         self.device = device
         self._prepared: Set[Tuple[str, DType, ReduceOp]] = set()
+        self._ended_well = False
 
     def all_reduce(self, tensors: Sequence[torch.Tensor], op: ReduceOp, asynchronous: bool) -> Work:
         """Reduces each tensor in place. Not ``asynchronous``: in the order of the current stream, which needs no wait."""
@@ -153,8 +158,8 @@ class _Issuer:
         prepare()
         self._prepared.add((what, dtype, op))
 
-    def settle(self) -> None:
-        """Waits for what was queued and is about to be used, and raises what went wrong. Nothing where nothing is new."""
+    def settle(self, optimizer: torch.optim.Optimizer) -> None:
+        """Waits for what was queued and a step is about to use, and raises what went wrong. Nothing where nothing is new."""
         raise NotImplementedError
 
     def failed(self) -> Optional[torch.Tensor]:
@@ -164,10 +169,32 @@ class _Issuer:
         """
         return None
 
+    def check(self) -> None:
+        """Raises what is known to have gone wrong. Once the communicator has ended, nothing where all operations had ended well."""
+        if not self._ended_well:
+            self.communicator.status()
+
+    def _has_passed(self) -> bool:
+        """Whether every operation is known to have ended."""
+        raise NotImplementedError
+
     def destroy(self) -> None:
         """Ends the communicator."""
         steps.release(self)  # type: ignore[arg-type]
+        end = time.monotonic() + _PATIENCE
+        while not self._has_passed() and self.exception() is None and time.monotonic() < end:
+            time.sleep(2e-4)
+        # ORDER: the state is asked for after the operations: what has ended by then is in it.
+        self._ended_well = self._has_passed() and self.exception() is None
         self.communicator.destroy()
+
+    def exception(self) -> Optional[MyelonError]:
+        """What :meth:`check` raises."""
+        try:
+            self.check()
+        except MyelonError as error:
+            return error
+        return None
 
 
 class CudaIssuer(_Issuer):
@@ -176,9 +203,8 @@ class CudaIssuer(_Issuer):
     def __init__(self, communicator: Communicator, device: torch.device) -> None:
         super().__init__(communicator, device)
         self._stream = torch.cuda.Stream(device)
-        # Operations queued, and how many of them are known to be good.
-        self._queued = 0
-        self._settled = 0
+        # The last operation, until it is known to have ended well, as all before it have by then: they run in the order of their calls.
+        self._last: Optional[Ending] = None
         self._captured = False
 
     def _run(
@@ -188,26 +214,31 @@ class CudaIssuer(_Issuer):
             current = torch.cuda.current_stream()
             capturing = torch.cuda.is_current_stream_capturing()
             self._captured |= capturing
-            self._queued += 1
             # WHY: inside a capture the communicator cannot order two streams, so everything stays on the capturing one.
             if not asynchronous or capturing:
                 queue(current.cuda_stream)
-                return CudaWork(self, results, current, None)
-            side = self._stream
-            side.wait_stream(current)
-            with torch.cuda.stream(side):
-                queue(side.cuda_stream)
-                ended = side.record_event()
-            for tensor in used:
-                # The memory is not given to others before the side stream has passed, whatever becomes of the tensor.
-                tensor.record_stream(side)
-            return CudaWork(self, results, side, ended)
+                # Only a wait of the host needs more than the stream.
+                marked = settings.blocking_wait() and not capturing
+                ending = Ending(current, current.record_event() if marked else None)
+            else:
+                side = self._stream
+                side.wait_stream(current)
+                with torch.cuda.stream(side):
+                    queue(side.cuda_stream)
+                    ending = Ending(side, side.record_event())
+                for tensor in used:
+                    # The memory is not given to others before the side stream has passed, whatever becomes of the tensor.
+                    tensor.record_stream(side)
+            if not capturing:
+                self._last = ending
+            return CudaWork(self, results, ending)
 
     def failed(self) -> Optional[torch.Tensor]:
-        if not self._has_news():
-            return None
-        self.communicator.status()
         with torch.cuda.device(self.device):
+            # WHY: inside a capture always: the replays of the step may follow anything.
+            if not self._has_news() and not torch.cuda.is_current_stream_capturing():
+                return None
+            self.communicator.status()
             word = torch.empty((), dtype=torch.int32, device=self.device)
             try:
                 self.communicator.queue_status(word.data_ptr(), torch.cuda.current_stream().cuda_stream)
@@ -217,18 +248,30 @@ class CudaIssuer(_Issuer):
 
     def _has_news(self) -> bool:
         # Replays of a graph are not seen here: once something is captured, any step may follow one.
-        return self._queued != self._settled or self._captured
+        return self._last is not None or self._captured
 
-    def settle(self) -> None:
-        queued = self._queued
+    def settle(self, optimizer: torch.optim.Optimizer) -> None:
         if not self._has_news():
             return
         with torch.cuda.device(self.device):
             if torch.cuda.is_current_stream_capturing():
                 return
+            last = self._last
             # WHY: the current stream and no other: what the caller uses next was waited for there.
             self.communicator.synchronize(torch.cuda.current_stream().cuda_stream)
-        self._settled = queued
+            # What the current stream has not waited for stays new: a later step may use it.
+            if last is not None and last.is_reached():
+                self.communicator.status()
+                if self._last is last:
+                    self._last = None
+
+    def _has_passed(self) -> bool:
+        last = self._last
+        try:
+            return last is None or last.is_reached()
+        except RuntimeError:
+            # Of a device that answers nothing any more.
+            return False
 
 
 class CpuIssuer(_Issuer):
@@ -237,29 +280,54 @@ class CpuIssuer(_Issuer):
     def __init__(self, communicator: Communicator, device: torch.device) -> None:
         super().__init__(communicator, device)
         self._lock = threading.Lock()
-        self._in_use: List[torch.Tensor] = []
+        # In the order of the stream.
+        self._running: List[Ticket] = []
+        self._has_news = False
 
     def _run(
         self, queue: Queue, results: Sequence[torch.Tensor], used: Sequence[torch.Tensor], asynchronous: bool
     ) -> CpuWork:
+        ticket = Ticket(used)
         with self._lock:
             # INVARIANT: memory is here from before an operation on it is queued until the stream has passed.
-            self._in_use.extend(used)
-            queue(0)
-        work = CpuWork(self, results)
+            self._running.append(ticket)
+            self._has_news = True
+            try:
+                queue(0)
+            finally:
+                # WHY: behind a call that raised as well: a part of it may be queued.
+                ticket.queue(self.communicator)
+        work = CpuWork(self, results, ticket)
         if not asynchronous:
             work.wait()
         return work
 
-    def finish(self) -> None:
-        """Waits until everything queued has ended, and raises what went wrong."""
-        with self._lock:
-            self.communicator.synchronize()
-            self._in_use.clear()
+    def check(self) -> None:
+        self._let_go()
+        super().check()
 
-    def settle(self) -> None:
-        if self._in_use:
-            self.finish()
+    def settle(self, optimizer: torch.optim.Optimizer) -> None:
+        if not self._has_news:
+            return
+        self._has_news = False
+        with self._lock:
+            running = list(self._running)
+        try:
+            for ticket in running:
+                if ticket.is_of(optimizer):
+                    ticket.wait()
+            self.check()
+        except BaseException:
+            self._has_news = True
+            raise
+        self._has_news |= bool(self._running)
+
+    def _let_go(self) -> None:
+        with self._lock:
+            self._running = [ticket for ticket in self._running if not ticket.is_passed()]
+
+    def _has_passed(self) -> bool:
+        return all(ticket.is_passed() for ticket in self._running)
 
     def _before_copies(self, stream: int) -> None:
         # The host copies, so it waits for the result first.

@@ -62,7 +62,7 @@ def _before_step(optimizer: torch.optim.Optimizer, _args: Tuple[Any, ...], _name
         for issuer in issuers:
             failed = issuer.failed() if on_device and _skips(optimizer, issuer.device) else None
             if failed is None:
-                issuer.settle()
+                issuer.settle(optimizer)
             else:
                 _tell(optimizer, failed)
     except BaseException:
