@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Callable, Iterator
 
 import pytest
@@ -39,3 +40,35 @@ def test_asking_does_not_wait_and_a_wait_has_a_timeout(two: Ranks) -> None:
     told = two.run(torch_groups.asking_does_not_wait, patience=30)[0]
     assert (told["completed"], told["exception"]) == (False, None)
     assert 0.5 <= told["waited"] < 20 and "not ended within the 0:00:00.500000" in told["timeout"], told
+
+
+def test_a_group_may_live_twice_over_one_store(start_ranks: Start, tmp_path: Path) -> None:
+    start_ranks(2).run(torch_groups.live_twice, str(tmp_path / "store"), patience=25)
+
+
+def test_what_did_not_come_up_may_be_tried_again(start_ranks: Start, tmp_path: Path) -> None:
+    ranks = start_ranks(2, MYELON_TORCH_STRICT="1")
+    ranks.run(torch_ranks.init, str(tmp_path / "store"))
+    ranks.run(torch_groups.try_twice, patience=25)
+
+
+def test_an_abort_ends_the_wait_for_the_first_all_reduce(two: Ranks) -> None:
+    for told in two.run(torch_groups.abort_the_first, patience=25):
+        assert told == {"raised": "Aborted: rank 0 aborted its process group"}
+
+
+def test_a_step_hears_of_an_abort_once(two: Ranks) -> None:
+    assert two.run(torch_groups.steps_behind_an_abort) == [["Aborted", "stepped"]] * 2
+
+
+def test_torch_splits_groups(two: Ranks) -> None:
+    two.run(torch_groups.split_as_torch_does)
+
+
+def test_a_group_that_was_shut_down_says_so(two: Ranks) -> None:
+    for told in two.run(torch_groups.shut_down):
+        assert len(told) == 3 and all("was shut down before this call" in text for text in told), told
+
+
+def test_a_coalescing_that_fails_leaves_all_reduces_to_myelon(two: Ranks) -> None:
+    two.run(torch_groups.coalesce_where_it_is_not_possible)

@@ -20,6 +20,7 @@ class Issuer:
         self.device = torch.device("cpu")
         self.word = word
         self.waits = 0
+        self.aborted = False
 
     def failed(self) -> Any:
         return None if self.word is None else torch.tensor(self.word)

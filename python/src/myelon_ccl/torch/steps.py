@@ -58,17 +58,19 @@ def _before_step(optimizer: torch.optim.Optimizer, _args: Tuple[Any, ...], _name
     on_device = settings.step_check() == "device"
     with _lock:
         issuers = list(_guarded)
-    try:
-        for issuer in issuers:
+    for issuer in issuers:
+        try:
             failed = issuer.failed() if on_device and _skips(optimizer, issuer.device) else None
             if failed is None:
                 issuer.settle(optimizer)
-            else:
-                _tell(optimizer, failed)
-    except BaseException:
-        _give_back(optimizer)
-        _forget_the_scaler(optimizer)
-        raise
+        except BaseException:
+            _give_back(optimizer)
+            _forget_the_scaler(optimizer)
+            if issuer.aborted:
+                release(issuer)
+            raise
+        if failed is not None:
+            _tell(optimizer, failed)
 
 
 @_disable_dynamo
