@@ -7,7 +7,7 @@ from typing import Callable, Iterator
 
 import pytest
 
-pytest.importorskip("torch", reason="torch is not installed")
+torch = pytest.importorskip("torch", reason="torch is not installed")
 
 import torch_groups  # noqa: E402
 import torch_ranks  # noqa: E402
@@ -72,3 +72,26 @@ def test_a_group_that_was_shut_down_says_so(two: Ranks) -> None:
 
 def test_a_coalescing_that_fails_leaves_all_reduces_to_myelon(two: Ranks) -> None:
     two.run(torch_groups.coalesce_where_it_is_not_possible)
+
+
+def test_a_work_of_a_group_of_one_is_finished(two: Ranks) -> None:
+    two.run(torch_groups.alone)
+
+
+def test_a_device_without_a_number_is_the_current_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    from myelon_ccl.torch import direct
+
+    class Group:
+        def size(self) -> int:
+            return 2
+
+        def rank(self) -> int:
+            return 0
+
+    devices = []
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    monkeypatch.setattr(direct, "_resolved", lambda group: group)
+    monkeypatch.setattr(direct, "connect", lambda *arguments: devices.append(arguments[-1]))
+    monkeypatch.setattr(direct, "issuer_on", lambda _, device: devices.append(device))
+    torch_groups.myelon_ccl.HookState(Group(), device="cuda")  # type: ignore[arg-type]
+    assert devices == [torch.device("cuda", 3)] * 2

@@ -200,3 +200,14 @@ def coalesce_where_it_is_not_possible() -> None:
             pass
         dist.all_reduce(tensor, group=group)
         assert myelon_ccl.communicator_of(group) is not None
+
+
+def alone() -> None:
+    """Of a group of one rank, a work is finished."""
+    group = [dist.new_group([rank]) for rank in range(SIZE)][RANK]
+    tensor = torch.ones(3)
+    assert myelon_ccl.all_reduce(tensor, group=group) is None
+    work = myelon_ccl.all_reduce(tensor, group=group, async_op=True)
+    assert work.wait() and work.is_completed() and work.is_success() and work.exception() is None
+    assert work.result()[0] is tensor and work.get_future().wait()[0] is tensor
+    assert tensor.tolist() == [1.0] * 3
