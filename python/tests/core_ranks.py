@@ -7,6 +7,7 @@ import atexit
 import ctypes
 import os
 import sys
+import threading
 import time
 from typing import Any, List, Optional
 
@@ -165,6 +166,79 @@ def end_with_an_exception() -> None:
         sys.last_value = error
     atexit._run_exitfuncs()
     os._exit(1)
+
+
+def destroy_on(how: str) -> None:
+    """Ends the communicator while an exception is dealt with."""
+    try:
+        if how == "with":
+            with here:
+                raise KeyError("a batch without labels")
+        if how == "finally":
+            try:
+                raise KeyError("a batch without labels")
+            finally:
+                here.destroy()
+        raise {"exit": SystemExit(3), "end": SystemExit(0), "last": StopIteration()}[how]
+    except (KeyError, SystemExit, StopIteration):
+        here.destroy()
+
+
+def end_long_after_an_exception() -> None:
+    """Ends the process as one does that reported an exception before the communicator was."""
+    atexit._run_exitfuncs()
+    os._exit(0)
+
+
+def report_an_exception() -> None:
+    """As a test runner or a debugger does."""
+    sys.last_value = AssertionError("an old one")
+
+
+def destroy_beside_a_call() -> str:
+    """A thread waits for the peers while another one gives the communicator up; the wait ends with them."""
+    told: List[str] = []
+    data = array.array("f", [1.0])
+    here.all_reduce(address(data), address(data), 1, "f32", "sum")
+
+    def wait() -> None:
+        try:
+            here.synchronize()
+            told.append("reduced")
+        except myelon.MyelonError as error:
+            told.append(str(error))
+
+    waits = threading.Thread(target=wait)
+    waits.start()
+    time.sleep(0.5)
+    here.destroy()
+    assert waits.is_alive() and "destroyed" in repr(here)
+    waits.join()
+    return told[0]
+
+
+def reduce_late() -> List[Any]:
+    time.sleep(1.5)
+    return reduce("f32", "sum", [1.0])
+
+
+def numbers_that_do_not_fit() -> List[str]:
+    data = array.array("f", [1.0])
+    place, told = address(data), []
+    for call in (
+        lambda: here.all_reduce(place, place, 2**64 + 1, "f32"),
+        lambda: here.all_reduce(place, place, -1, "f32"),
+        lambda: here.all_reduce_buckets([myelon.Bucket(place, place, 2**64 + 1)], "f32"),
+        lambda: here.all_reduce_batch([myelon.Operation(place, place, 2**64 + 1, "f32")]),
+        lambda: here.broadcast(place, place, 1, "f32", 2**32),
+        lambda: here.split(2**32),
+    ):
+        try:
+            call()
+        except myelon.InvalidArgument as error:
+            told.append(str(error))
+    assert list(data) == [1.0]
+    return told
 
 
 def die() -> None:

@@ -157,6 +157,51 @@ def test_peers_hear_of_the_exception_that_ended_a_process(start_ranks) -> None:
     assert isinstance(failure, Failure) and "KeyError: 'a batch without labels'" in failure.message, failure
 
 
+@pytest.mark.parametrize("how", ["with", "finally", "exit"])
+def test_peers_hear_of_the_exception_that_a_communicator_ends_on(start_ranks, how: str) -> None:
+    ranks = connected(start_ranks(2), timeout=0.0)
+    ranks.tell(0, core_ranks.wait_for_peers)
+    ranks.tell(1, core_ranks.destroy_on, how)
+    failure = ranks.hear(0, patience=30)
+    words = "SystemExit: 3" if how == "exit" else "KeyError: 'a batch without labels'"
+    assert isinstance(failure, Failure) and f"ends its communicator on {words}" in failure.message, failure
+
+
+@pytest.mark.parametrize("how", ["end", "last"])
+def test_an_end_that_is_none_of_a_failure_tells_nobody(start_ranks, how: str) -> None:
+    ranks = connected(start_ranks(2), timeout=0.0)
+    assert ranks.run(core_ranks.reduce_own, "f32", "sum", 1, True) == [[3.0]] * 2
+    ranks.tell(1, core_ranks.destroy_on, how)
+    assert ranks.hear(1) is None
+    ranks.tell(0, core_ranks.status)
+    failure = ranks.hear(0)
+    assert failure is None or "ends its communicator" not in failure.message, failure
+
+
+def test_an_exception_of_long_ago_is_no_reason(start_ranks) -> None:
+    ranks = start_ranks(2)
+    ranks.run(core_ranks.report_an_exception)
+    connected(ranks, timeout=0.0)
+    assert ranks.run(core_ranks.reduce_own, "f32", "sum", 1, True) == [[3.0]] * 2
+    ranks.tell(1, core_ranks.end_long_after_an_exception)
+    ranks.processes[1].join(30)
+    ranks.tell(0, core_ranks.status)
+    failure = ranks.hear(0)
+    assert failure is None or "an old one" not in failure.message, failure
+
+
+def test_a_communicator_is_freed_behind_the_last_call_on_it(start_ranks) -> None:
+    ranks = connected(start_ranks(2), timeout=0.0)
+    ranks.tell(0, core_ranks.destroy_beside_a_call)
+    ranks.tell(1, core_ranks.reduce_late)
+    assert [ranks.hear(rank, patience=30) for rank in (0, 1)] == ["reduced", [2.0]]
+
+
+def test_numbers_that_do_not_fit_are_refused(three: Ranks) -> None:
+    for told in three.run(core_ranks.numbers_that_do_not_fit):
+        assert len(told) == 6 and "count 18446744073709551617" in told[0] and "root 4294967296" in told[4], told
+
+
 def test_errors_are_values() -> None:
     error = myelon.Stalled("stalled: rank 1 lane 3", status=myelon.Status.STALLED, rank=1, peer=0, lane=3)
     again = pickle.loads(pickle.dumps(error))

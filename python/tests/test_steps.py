@@ -20,11 +20,12 @@ class Issuer:
         self.device = torch.device("cpu")
         self.word = word
         self.waits = 0
+        self.aborted = False
 
     def failed(self) -> Any:
         return None if self.word is None else torch.tensor(self.word)
 
-    def settle(self) -> None:
+    def settle(self, optimizer: Any) -> None:
         self.waits += 1
 
 
@@ -128,6 +129,82 @@ def test_a_step_that_raises_tells_the_next_one_nothing(guarded: Any) -> None:
         optimizer.step(closure)
     issuer.word = 0.0
     assert moves(weights, optimizer.step) and not hasattr(optimizer, "found_inf")
+
+
+def scaler_of_4() -> Any:
+    """A scaler that has scaled a loss."""
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    scaler.scale(torch.ones(()))
+    return scaler
+
+
+def refuse(*_: Any) -> None:
+    raise MemoryError("somebody's hook")
+
+
+def test_a_scaler_is_heard_behind_a_step_that_raised(guarded: Any) -> None:
+    weights, optimizer = weights_and(torch.optim.SGD, fused=True)
+    guarded(0.0)
+    hook = optimizer.register_step_pre_hook(refuse)
+    with pytest.raises(MemoryError):
+        optimizer.step()
+    hook.remove()
+    weights.grad.fill_(float("inf"))
+    scaler = scaler_of_4()
+    assert not moves(weights, lambda: scaler.step(optimizer))
+
+
+def test_what_a_step_was_told_goes_where_a_later_issuer_raises(guarded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights, optimizer = weights_and(torch.optim.SGD, fused=True)
+    guarded(0.0)
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="a peer is lost"):
+        patch.setattr(steps, "_guarded", [Issuer(1.0), failing_issuer()])
+        optimizer.step()
+    assert not hasattr(optimizer, "found_inf")
+
+
+def failing_issuer() -> Issuer:
+    issuer = Issuer(None)
+
+    def failed() -> Any:
+        raise RuntimeError("a peer is lost")
+
+    issuer.failed = failed  # type: ignore[method-assign]
+    return issuer
+
+
+def test_a_scaler_that_met_no_gradient_of_an_optimizer(guarded: Any) -> None:
+    guarded(0.0)
+    (one, first), (other, second) = (weights_and(torch.optim.AdamW, fused=True) for _ in range(2))
+    other.grad = None
+    scaler = scaler_of_4()
+    assert moves(one, lambda: scaler.step(first)) and not moves(other, lambda: scaler.step(second))
+    scaler.update()
+
+
+def test_a_scaler_begins_anew_behind_a_step_that_was_refused(guarded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights, optimizer = weights_and(torch.optim.SGD, fused=True)
+    weights.grad.fill_(4.0)
+    scaler = scaler_of_4()
+    guarded(0.0)
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="a peer is lost"):
+        patch.setattr(steps, "_guarded", [Issuer(0.0), failing_issuer()])
+        scaler.step(optimizer)
+    assert not hasattr(optimizer, "grad_scale") and not hasattr(optimizer, "found_inf")
+    scaler.step(optimizer)
+    assert weights.tolist() == pytest.approx([0.9] * 10)
+
+
+def test_the_host_waits_for_the_step_that_momentum_begins_with(guarded: Any) -> None:
+    weights, optimizer = weights_and(torch.optim.SGD, fused=True, momentum=0.9)
+    (issuer,) = guarded(0.0)
+    weights.grad, gradient = None, weights.grad
+    optimizer.step()
+    assert issuer.waits == 0, "without a gradient nothing begins"
+    weights.grad = gradient
+    assert moves(weights, optimizer.step) and issuer.waits == 1
+    issuer.word = 1.0
+    assert not moves(weights, optimizer.step) and issuer.waits == 1
 
 
 def test_a_compiled_step_looks_as_well(guarded: Any) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
+import torch_groups  # noqa: E402
 import torch_ranks  # noqa: E402
 import torch_training  # noqa: E402
 from conftest import ON_CUDA  # noqa: E402
@@ -101,6 +102,8 @@ def test_other_collectives_on_myelon(start_ranks: Start, tmp_path: Path) -> None
     ranks, other = start_ranks(2, MYELON_TORCH_COLLECTIVES=named, MYELON_TORCH_STRICT="1"), start_ranks(2)
     ranks.run(torch_ranks.init, str(tmp_path / "store"))
     ranks.run(torch_ranks.other_collectives)
+    for told in ranks.run(torch_groups.parts_that_do_not_fit):
+        assert len(told) == 4 and "between 16 torch.float32 and 4 torch.float32" in told[0], told
     assert ranks.run(torch_ranks.engine) == ["myelon"] * 2
     other.run(torch_ranks.init, str(tmp_path / "other"), torch_ranks.DELEGATE)
     for replicas in (1, 2):

@@ -180,6 +180,23 @@ def int_array(values: List[int]) -> "ctypes.Array[ctypes.c_int]":
     return (_INT * len(values))(*values)
 
 
+def u64(what: str, number: int) -> int:
+    """An address, a stream or a count as C takes it."""
+    return _in_range(what, number, 0, 2**64)
+
+
+def c_int(what: str, number: int) -> int:
+    """A number as an int of C."""
+    return _in_range(what, number, -(2**31), 2**31)
+
+
+def _in_range(what: str, number: int, low: int, end: int) -> int:
+    # WHY: ctypes cuts what does not fit, and the call would be another one.
+    if not low <= number < end:
+        raise InvalidArgument(f"{what} {number}: it is {low} to {end - 1}")
+    return number
+
+
 def unique_id_struct(data: bytes) -> UniqueIdStruct:
     """The id's bytes as the library takes them."""
     if len(data) != UNIQUE_ID_BYTES:

@@ -9,14 +9,13 @@ issue the same operations in the same order.
 from __future__ import annotations
 
 import ctypes
-import os
-import sys
 import weakref
 from dataclasses import dataclass
 from typing import Iterable, List, Optional, Sequence, Tuple, Union
 
 from . import _library
-from ._library import BucketStruct, Handle, OperationStruct, UniqueIdStruct, check, int_array, library
+from ._life import Life
+from ._library import BucketStruct, Handle, OperationStruct, UniqueIdStruct, c_int, check, int_array, library, u64
 from .errors import InvalidArgument
 from .types import Collective, DType, ReduceOp
 
@@ -128,20 +127,6 @@ def _pairs(
     return int_array([dtype for dtype, _ in both]), int_array([op for _, op in both])
 
 
-def _release(handle: int, process: int) -> None:
-    """What the end of a communicator does, also at the end of the process."""
-    # WHY: a forked child has the Python object, but not the threads and connections; the parent's are none of its business.
-    if os.getpid() != process:
-        return
-    loaded = library()
-    died_of = getattr(sys, "last_value", None)
-    if died_of is not None and not hasattr(sys, "ps1"):
-        # Peers learn at once what would else look like a rank that went away.
-        why = f"the process ends with {type(died_of).__name__}: {died_of}"
-        loaded.myelonCommAbort(handle, why.encode(errors="replace").replace(b"\0", b""))
-    loaded.myelonCommDestroy(handle)
-
-
 class Communicator:
     """A group of 1 to 8 ranks of one node that reduce together, seen from one of them.
 
@@ -150,8 +135,9 @@ class Communicator:
     """
 
     def __init__(self, handle: int) -> None:
-        self._handle: Optional[int] = handle
-        self._end = weakref.finalize(self, _release, handle, os.getpid())
+        self._life = Life(handle)
+        # Not at the end of the process, which is the life's own business.
+        weakref.finalize(self, self._life.end).atexit = False
         self._rank = self._number("myelonCommRank")
         self._world_size = self._number("myelonCommWorldSize")
         self._device = self._number("myelonCommDevice")
@@ -173,7 +159,12 @@ class Communicator:
         with _OptionsHandle(options) as given:
             check(
                 library().myelonCommInitRank(
-                    ctypes.byref(handle), world_size, ctypes.byref(struct), rank, device, given
+                    ctypes.byref(handle),
+                    c_int("world_size", world_size),
+                    ctypes.byref(struct),
+                    c_int("rank", rank),
+                    c_int("device", device),
+                    given,
                 )
             )
         return cls(_value(handle))
@@ -206,7 +197,7 @@ class Communicator:
     def engine(self) -> str:
         """What runs the operations: ``myelon``, or ``nccl`` after a fallback."""
         text = ctypes.c_char_p()
-        check(library().myelonCommEngine(self._open(), ctypes.byref(text)))
+        self._life.call("myelonCommEngine", ctypes.byref(text))
         return (text.value or b"").decode()
 
     def all_reduce(
@@ -222,16 +213,18 @@ class Communicator:
 
         ``output`` is ``input`` or does not overlap it. Both stay valid until the stream has passed the operation.
         """
-        check(library().myelonAllReduce(self._open(), input, output, count, DType.of(dtype), ReduceOp.of(op), stream))
+        places = u64("input", input), u64("output", output), u64("count", count)
+        self._life.call("myelonAllReduce", *places, DType.of(dtype), ReduceOp.of(op), u64("stream", stream))
 
     def all_reduce_batch(self, operations: Sequence[Operation], stream: int = 0) -> None:
         """Several all-reduces by one call: in order, and all checked before the first is launched."""
         array = (OperationStruct * len(operations))()
         for place, given in zip(array, operations):
-            place.input, place.output, place.count = given.input, given.output, given.count
+            place.input, place.output = u64("input", given.input), u64("output", given.output)
+            place.count = u64("count", given.count)
             place.dtype, place.op = DType.of(given.dtype), ReduceOp.of(given.op)
             place.window = given.window._open() if given.window is not None else None
-        check(library().myelonAllReduceBatch(self._open(), array, len(operations), stream))
+        self._life.call("myelonAllReduceBatch", array, len(operations), u64("stream", stream))
 
     def all_reduce_buckets(
         self, buckets: Sequence[Bucket], dtype: DTypeLike, op: ReduceOpLike = ReduceOp.SUM, stream: int = 0
@@ -239,12 +232,10 @@ class Communicator:
         """Reduces a list of buffers as one operation and, where they fit, by one launch."""
         array = (BucketStruct * len(buckets))()
         for place, given in zip(array, buckets):
-            place.input, place.output, place.count = given.input, given.output, given.count
-        check(
-            library().myelonAllReduceBuckets(
-                self._open(), array, len(buckets), DType.of(dtype), ReduceOp.of(op), stream
-            )
-        )
+            place.input, place.output = u64("input", given.input), u64("output", given.output)
+            place.count = u64("count", given.count)
+        kind = DType.of(dtype), ReduceOp.of(op)
+        self._life.call("myelonAllReduceBuckets", array, len(buckets), *kind, u64("stream", stream))
 
     def reduce_scatter(
         self, input: int, output: int, count: int, dtype: DTypeLike, op: ReduceOpLike = ReduceOp.SUM, stream: int = 0
@@ -253,24 +244,25 @@ class Communicator:
 
         In place, ``output`` is this rank's part of ``input``; else they do not overlap.
         """
-        check(
-            library().myelonReduceScatter(self._open(), input, output, count, DType.of(dtype), ReduceOp.of(op), stream)
-        )
+        places = u64("input", input), u64("output", output), u64("count", count)
+        self._life.call("myelonReduceScatter", *places, DType.of(dtype), ReduceOp.of(op), u64("stream", stream))
 
     def all_gather(self, input: int, output: int, count: int, dtype: DTypeLike, stream: int = 0) -> None:
         """Puts every rank's ``count`` elements of ``input`` one after the other into every rank's ``output``.
 
         In place, ``input`` is this rank's part of ``output``; else they do not overlap.
         """
-        check(library().myelonAllGather(self._open(), input, output, count, DType.of(dtype), stream))
+        places = u64("input", input), u64("output", output), u64("count", count)
+        self._life.call("myelonAllGather", *places, DType.of(dtype), u64("stream", stream))
 
     def broadcast(self, input: int, output: int, count: int, dtype: DTypeLike, root: int, stream: int = 0) -> None:
         """Puts the root's ``input`` into every rank's ``output``; the others' ``input`` is not looked at."""
-        check(library().myelonBroadcast(self._open(), input, output, count, DType.of(dtype), root, stream))
+        places = u64("input", input), u64("output", output), u64("count", count)
+        self._life.call("myelonBroadcast", *places, DType.of(dtype), c_int("root", root), u64("stream", stream))
 
     def barrier(self, stream: int = 0) -> None:
         """Lets ``stream`` go on once the streams of all ranks have come to this barrier. The host does not wait."""
-        check(library().myelonBarrier(self._open(), stream))
+        self._life.call("myelonBarrier", u64("stream", stream))
 
     def prepare(
         self, types: Iterable[Tuple[DTypeLike, ReduceOpLike]], collective: Collective = Collective.ALL_REDUCE
@@ -280,17 +272,17 @@ class Communicator:
         Where the collective has no operator, any will do.
         """
         dtypes, ops = _pairs(types)
-        check(library().myelonPrepareCollective(self._open(), collective, dtypes, ops, len(dtypes)))
+        self._life.call("myelonPrepareCollective", collective, dtypes, ops, len(dtypes))
 
     def prepare_buckets(self, types: Iterable[Tuple[DTypeLike, ReduceOpLike]]) -> None:
         """As :meth:`prepare`, for :meth:`all_reduce_buckets`."""
         dtypes, ops = _pairs(types)
-        check(library().myelonPrepareBuckets(self._open(), dtypes, ops, len(dtypes)))
+        self._life.call("myelonPrepareBuckets", dtypes, ops, len(dtypes))
 
     def register(self, address: int, bytes: int) -> "Window":
         """Makes memory reachable for all ranks, so that results go there without a copy. Collective."""
         handle = Handle()
-        check(library().myelonRegister(self._open(), address, bytes, ctypes.byref(handle)))
+        self._life.call("myelonRegister", u64("address", address), u64("bytes", bytes), ctypes.byref(handle))
         return Window(self, _value(handle))
 
     def split(self, color: Optional[int], key: int = 0, options: Optional[Options] = None) -> Optional["Communicator"]:
@@ -301,17 +293,14 @@ class Communicator:
         if color is not None and color < 0:
             raise InvalidArgument(f"color {color}: a color is 0 or more, and None takes part without joining a group")
         handle = Handle()
+        place = c_int("color", -1 if color is None else color), c_int("key", key)
         with _OptionsHandle(options) as given:
-            check(
-                library().myelonCommSplit(
-                    self._open(), -1 if color is None else color, key, given, ctypes.byref(handle)
-                )
-            )
+            self._life.call("myelonCommSplit", *place, given, ctypes.byref(handle))
         return Communicator(_value(handle)) if handle else None
 
     def status(self) -> None:
         """Raises what went wrong so far, without waiting for operations. Two loads where nothing did."""
-        check(library().myelonCommStatus(self._open()))
+        self._life.call("myelonCommStatus")
 
     def queue_status(self, status: int, stream: int = 0) -> None:
         """Copies a word to the 4 bytes of device memory at ``status``, in the order of the stream and behind the last operation.
@@ -319,20 +308,28 @@ class Communicator:
         It is 1 where an operation has ended without its data, else 0. For work on the GPU that must not use results that never
         came; it can be captured. :class:`Unsupported` where operations run on NCCL.
         """
-        check(library().myelonCommQueueStatus(self._open(), status, stream))
+        self._life.call("myelonCommQueueStatus", u64("status", status), u64("stream", stream))
 
     def synchronize(self, stream: int = 0) -> None:
         """Waits until ``stream`` has passed everything queued, and raises what went wrong with the operations on it."""
-        check(library().myelonCommSynchronize(self._open(), stream))
+        self._life.call("myelonCommSynchronize", u64("stream", stream))
 
     def abort(self, why: str = "aborted") -> None:
         """Ends every running and future operation, on this rank at once and on its peers as soon as they hear of it."""
-        check(library().myelonCommAbort(self._open(), why.encode(errors="replace").replace(b"\0", b"")))
+        self._life.call("myelonCommAbort", why.encode(errors="replace").replace(b"\0", b""))
+
+    def failure(self) -> Optional[str]:
+        """The exception that :meth:`destroy` would tell the peers of, were it called now."""
+        return self._life.failure()
 
     def destroy(self) -> None:
-        """Gives everything back, after a bounded wait for the last operation. Doing it again does nothing."""
-        self._handle = None
-        self._end()
+        """Gives everything back, after a bounded wait for the last operation. Doing it again does nothing.
+
+        While an exception is dealt with that came up in the communicator's time (in a ``finally``, an ``except``, at the end of a
+        ``with``), operations end at once and the peers are told which: they would wait for this rank. Calls of other threads
+        have the communicator until they return.
+        """
+        self._life.end(self._life.failure())
 
     def __enter__(self) -> "Communicator":
         return self
@@ -341,17 +338,12 @@ class Communicator:
         self.destroy()
 
     def __repr__(self) -> str:
-        state = "" if self._handle is not None else ", destroyed"
+        state = ", destroyed" if self._life.ended else ""
         return f"Communicator(rank={self._rank}, world_size={self._world_size}, device={self._device}{state})"
-
-    def _open(self) -> int:
-        if self._handle is None:
-            raise InvalidArgument("the communicator was destroyed before this call: make a new one")
-        return self._handle
 
     def _number(self, name: str) -> int:
         number = ctypes.c_int()
-        check(getattr(library(), name)(self._open(), ctypes.byref(number)))
+        self._life.call(name, ctypes.byref(number))
         return number.value
 
 
@@ -364,13 +356,13 @@ class Window:
 
     def deregister(self) -> None:
         """Gives the window back. Collective; operations that name it have ended."""
-        handle, self._handle = self._open(), None
-        check(library().myelonDeregister(handle))
+        with self._communicator._life:
+            handle, self._handle = self._open(), None
+            check(library().myelonDeregister(handle))
 
     def _open(self) -> int:
         if self._handle is None:
             raise InvalidArgument("the window was deregistered before this call: register the memory again")
-        self._communicator._open()
         return self._handle
 
 

@@ -17,6 +17,7 @@ from .issue import Issuer, Work, issuer_on
 from .mapping import op_of
 from .meeting import connect, over_group
 from .process_group import MyelonProcessGroup
+from .work import FinishedWork
 
 _issuers: "WeakKeyDictionary[dist.ProcessGroup, Issuer]" = WeakKeyDictionary()
 _lock = threading.Lock()
@@ -27,7 +28,7 @@ def all_reduce(
     op: Union[ReduceOp, str, "dist.ReduceOp.RedOpType"] = ReduceOp.SUM,
     group: Optional["dist.ProcessGroup"] = None,
     async_op: bool = False,
-) -> Optional[Work]:
+) -> Optional[Union[Work, FinishedWork]]:
     """Reduces ``tensor`` in place over a group of any backend, on Myelon; the first call for a group brings it up.
 
     Ordered by the current stream. With ``async_op`` the caller's stream goes on and the returned work is waited for. Nothing
@@ -38,7 +39,7 @@ def all_reduce(
         raise Unsupported(f"operator {op}: Myelon has {', '.join(name.lower() for name in ReduceOp.__members__)}")
     issuer = issuer_of(group, tensor.device)
     if issuer is None:
-        return None
+        return FinishedWork([tensor]) if async_op else None
     work = issuer.all_reduce([tensor], known, async_op)
     return work if async_op else None
 
@@ -57,6 +58,8 @@ def issuer_of(group: Optional["dist.ProcessGroup"], device: torch.device) -> Opt
     group = _resolved(group)
     if group.size() == 1:
         return None
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", torch.cuda.current_device())
     if isinstance(group, MyelonProcessGroup):
         issuer = group.issuer(device)
         if issuer is None:

@@ -1,172 +1,30 @@
-"""Tensors in, operations of a communicator out, on the right stream and with the memory kept alive."""
+"""On which stream operations run, and what keeps their memory alive: on GPUs, and on the CPU device."""
 
 from __future__ import annotations
 
 import threading
-from typing import Callable, List, Optional, Sequence, Set, Tuple, Union
+from typing import List, Optional, Sequence, Union
 
 import torch
 
-from ..core import Bucket, Communicator, Operation
-from ..errors import InvalidArgument, Unsupported
-from ..types import Collective, DType, ReduceOp
-from . import steps
-from .mapping import dtype_of
-from .work import CpuWork, CudaWork
+from ..core import Communicator
+from ..errors import Unsupported
+from . import settings, steps
+from .issuer import BaseIssuer, Queue, Work
+from .ticket import Ticket
+from .work import CpuWork, CudaWork, Ending
+
+__all__ = ["CpuIssuer", "CudaIssuer", "Issuer", "Work", "issuer_on"]
 
 
-Queue = Callable[[int], None]
-"""Queues an operation on a stream, which is the current one by then."""
-Work = Union[CudaWork, CpuWork]
-
-
-class _Issuer:
-    """What issues the collectives of one group on this rank's device."""
-
-    def __init__(self, communicator: Communicator, device: torch.device) -> None:
-        self.communicator = communicator
-        self.device = device
-        self._prepared: Set[Tuple[str, DType, ReduceOp]] = set()
-
-    def all_reduce(self, tensors: Sequence[torch.Tensor], op: ReduceOp, asynchronous: bool) -> Work:
-        """Reduces each tensor in place. Not ``asynchronous``: in the order of the current stream, which needs no wait."""
-        return self._run(lambda stream: self._queue_all_reduce(tensors, op, stream), tensors, tensors, asynchronous)
-
-    def reduce_scatter(self, output: torch.Tensor, input: torch.Tensor, op: ReduceOp, asynchronous: bool) -> Work:
-        """Reduces ``input`` and leaves this rank its part in ``output``."""
-
-        def queue(stream: int) -> None:
-            dtype = self._dtype(output)
-            self._prepare_collective(Collective.REDUCE_SCATTER, dtype, op)
-            addresses = _address(input), _address(output)
-            self.communicator.reduce_scatter(*addresses, output.numel(), dtype, op, stream)
-
-        return self._run(queue, [output], [input, output], asynchronous)
-
-    def all_gather(self, output: torch.Tensor, input: torch.Tensor, asynchronous: bool) -> Work:
-        """Puts every rank's ``input`` into ``output``, one after the other."""
-
-        def queue(stream: int) -> None:
-            dtype, count = self._plain(input)
-            self._prepare_collective(Collective.ALL_GATHER, dtype, ReduceOp.SUM)
-            self.communicator.all_gather(_address(input), _address(output), count, dtype, stream)
-
-        return self._run(queue, [output], [input, output], asynchronous)
-
-    def broadcast(self, tensor: torch.Tensor, root: int, asynchronous: bool) -> Work:
-        """Puts the root's tensor into every rank's."""
-
-        def queue(stream: int) -> None:
-            dtype, count = self._plain(tensor)
-            self._prepare_collective(Collective.BROADCAST, dtype, ReduceOp.SUM)
-            self.communicator.broadcast(_address(tensor), _address(tensor), count, dtype, root, stream)
-
-        return self._run(queue, [tensor], [tensor], asynchronous)
-
-    def _run(
-        self, queue: Queue, results: Sequence[torch.Tensor], used: Sequence[torch.Tensor], asynchronous: bool
-    ) -> Work:
-        """Runs ``queue`` for the stream that the operation belongs on, and keeps what it uses for as long."""
-        raise NotImplementedError
-
-    def _queue_all_reduce(self, tensors: Sequence[torch.Tensor], op: ReduceOp, stream: int) -> None:
-        # WHY: a tensor with gaps, or in another order than its memory, goes through a copy: that the ranks' tensors are alike
-        # in shape does not make them alike in strides.
-        operations, copies = [], []
-        for tensor in tensors:
-            memory = tensor.detach()
-            if not memory.is_contiguous():
-                memory = memory.contiguous()
-                copies.append((tensor, memory))
-            address = memory.data_ptr()
-            operations.append(Operation(address, address, memory.numel(), self._dtype(tensor), op))
-        self._reduce(operations, {DType.of(operation.dtype) for operation in operations}, op, stream)
-        if copies:
-            self._before_copies(stream)
-        for tensor, memory in copies:
-            tensor.detach().copy_(memory)
-
-    def _reduce(self, operations: Sequence[Operation], dtypes: Set[DType], op: ReduceOp, stream: int) -> None:
-        """One all-reduce, or several of one type as one operation, or a batch of several types."""
-        if len(operations) > 1 and len(dtypes) == 1:
-            (dtype,) = dtypes
-            self._prepare("a list of buckets", dtype, op, lambda: self.communicator.prepare_buckets([(dtype, op)]))
-            buckets = [Bucket(given.input, given.output, given.count) for given in operations]
-            return self.communicator.all_reduce_buckets(buckets, dtype, op, stream)
-        for dtype in sorted(dtypes):
-            self._prepare_collective(Collective.ALL_REDUCE, dtype, op)
-        if len(operations) > 1:
-            return self.communicator.all_reduce_batch(operations, stream)
-        only = operations[0]
-        self.communicator.all_reduce(only.input, only.output, only.count, only.dtype, only.op, stream)
-
-    def _before_copies(self, stream: int) -> None:
-        """Makes torch's next copy on this device see what ``stream`` has queued."""
-
-    def _dtype(self, tensor: torch.Tensor) -> DType:
-        self._check_place(tensor)
-        dtype = dtype_of(tensor)
-        if dtype is None or tensor.layout != torch.strided:
-            raise Unsupported(
-                f"a {tensor.layout} tensor of {tensor.dtype}: Myelon has no such type; use torch.distributed for it"
-            )
-        return dtype
-
-    def _plain(self, tensor: torch.Tensor) -> Tuple[DType, int]:
-        """Type and count of what is only copied: bytes where Myelon does not have the type."""
-        self._check_place(tensor)
-        dtype = dtype_of(tensor)
-        return (DType.U8, tensor.numel() * tensor.element_size()) if dtype is None else (dtype, tensor.numel())
-
-    def _check_place(self, tensor: torch.Tensor) -> None:
-        if tensor.device != self.device:
-            raise InvalidArgument(
-                f"a tensor on {tensor.device} in a group whose communicator is on {self.device}: a rank has one device; "
-                "set it with torch.cuda.set_device before the first collective"
-            )
-
-    def _prepare_collective(self, collective: Collective, dtype: DType, op: ReduceOp) -> None:
-        what = collective.name.lower()
-        self._prepare(what, dtype, op, lambda: self.communicator.prepare([(dtype, op)], collective))
-
-    def _prepare(self, what: str, dtype: DType, op: ReduceOp, prepare: Callable[[], None]) -> None:
-        # WHY: for all sizes at once, so that one eager operation makes every later capture of the type possible.
-        if (what, dtype, op) in self._prepared:
-            return
-        if self.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
-            raise InvalidArgument(
-                f"the first {what} of {dtype.name.lower()} by {op.name.lower()} in this group is inside a "
-                "graph capture, where no kernel can be compiled: run one before the capture"
-            )
-        prepare()
-        self._prepared.add((what, dtype, op))
-
-    def settle(self) -> None:
-        """Waits for what was queued and is about to be used, and raises what went wrong. Nothing where nothing is new."""
-        raise NotImplementedError
-
-    def failed(self) -> Optional[torch.Tensor]:
-        """In place of :meth:`settle` and its wait: 1.0 once the current stream has come so far, where an operation has failed, else 0.0.
-
-        ``None`` where that is not to be had, or nothing is new.
-        """
-        return None
-
-    def destroy(self) -> None:
-        """Ends the communicator."""
-        steps.release(self)  # type: ignore[arg-type]
-        self.communicator.destroy()
-
-
-class CudaIssuer(_Issuer):
+class CudaIssuer(BaseIssuer):
     """Issues on the current stream, or on a stream of its own where the caller goes on meanwhile."""
 
     def __init__(self, communicator: Communicator, device: torch.device) -> None:
         super().__init__(communicator, device)
         self._stream = torch.cuda.Stream(device)
-        # Operations queued, and how many of them are known to be good.
-        self._queued = 0
-        self._settled = 0
+        # The last operation, until it is known to have ended well, as all before it have by then: they run in the order of their calls.
+        self._last: Optional[Ending] = None
         self._captured = False
 
     def _run(
@@ -176,26 +34,31 @@ class CudaIssuer(_Issuer):
             current = torch.cuda.current_stream()
             capturing = torch.cuda.is_current_stream_capturing()
             self._captured |= capturing
-            self._queued += 1
             # WHY: inside a capture the communicator cannot order two streams, so everything stays on the capturing one.
             if not asynchronous or capturing:
                 queue(current.cuda_stream)
-                return CudaWork(self, results, current, None)
-            side = self._stream
-            side.wait_stream(current)
-            with torch.cuda.stream(side):
-                queue(side.cuda_stream)
-                ended = side.record_event()
-            for tensor in used:
-                # The memory is not given to others before the side stream has passed, whatever becomes of the tensor.
-                tensor.record_stream(side)
-            return CudaWork(self, results, side, ended)
+                # Only a wait of the host needs more than the stream.
+                marked = settings.blocking_wait() and not capturing
+                ending = Ending(current, current.record_event() if marked else None)
+            else:
+                side = self._stream
+                side.wait_stream(current)
+                with torch.cuda.stream(side):
+                    queue(side.cuda_stream)
+                    ending = Ending(side, side.record_event())
+                for tensor in used:
+                    # The memory is not given to others before the side stream has passed, whatever becomes of the tensor.
+                    tensor.record_stream(side)
+            if not capturing:
+                self._last = ending
+            return CudaWork(self, results, ending)
 
     def failed(self) -> Optional[torch.Tensor]:
-        if not self._has_news():
-            return None
-        self.communicator.status()
         with torch.cuda.device(self.device):
+            # WHY: inside a capture always: the replays of the step may follow anything.
+            if not self._has_news() and not torch.cuda.is_current_stream_capturing():
+                return None
+            self.communicator.status()
             word = torch.empty((), dtype=torch.int32, device=self.device)
             try:
                 self.communicator.queue_status(word.data_ptr(), torch.cuda.current_stream().cuda_stream)
@@ -205,59 +68,90 @@ class CudaIssuer(_Issuer):
 
     def _has_news(self) -> bool:
         # Replays of a graph are not seen here: once something is captured, any step may follow one.
-        return self._queued != self._settled or self._captured
+        return self._last is not None or self._captured
 
-    def settle(self) -> None:
-        queued = self._queued
+    def settle(self, optimizer: torch.optim.Optimizer) -> None:
         if not self._has_news():
             return
         with torch.cuda.device(self.device):
             if torch.cuda.is_current_stream_capturing():
                 return
+            last = self._last
             # WHY: the current stream and no other: what the caller uses next was waited for there.
             self.communicator.synchronize(torch.cuda.current_stream().cuda_stream)
-        self._settled = queued
+            # What the current stream has not waited for stays new: a later step may use it.
+            if last is not None and last.is_reached():
+                self.communicator.status()
+                if self._last is last:
+                    self._last = None
+
+    def _has_passed(self) -> bool:
+        last = self._last
+        try:
+            return last is None or last.is_reached()
+        except RuntimeError:
+            # Of a device that answers nothing any more.
+            return False
 
 
-class CpuIssuer(_Issuer):
+class CpuIssuer(BaseIssuer):
     """Issues on the one stream of the CPU device."""
 
     def __init__(self, communicator: Communicator, device: torch.device) -> None:
         super().__init__(communicator, device)
         self._lock = threading.Lock()
-        self._in_use: List[torch.Tensor] = []
+        # In the order of the stream.
+        self._running: List[Ticket] = []
+        self._has_news = False
 
     def _run(
         self, queue: Queue, results: Sequence[torch.Tensor], used: Sequence[torch.Tensor], asynchronous: bool
     ) -> CpuWork:
+        ticket = Ticket(used)
         with self._lock:
             # INVARIANT: memory is here from before an operation on it is queued until the stream has passed.
-            self._in_use.extend(used)
-            queue(0)
-        work = CpuWork(self, results)
+            self._running.append(ticket)
+            self._has_news = True
+            try:
+                queue(0)
+            finally:
+                # WHY: behind a call that raised as well: a part of it may be queued.
+                ticket.queue(self.communicator)
+        work = CpuWork(self, results, ticket)
         if not asynchronous:
             work.wait()
         return work
 
-    def finish(self) -> None:
-        """Waits until everything queued has ended, and raises what went wrong."""
-        with self._lock:
-            self.communicator.synchronize()
-            self._in_use.clear()
+    def check(self) -> None:
+        self._let_go()
+        super().check()
 
-    def settle(self) -> None:
-        if self._in_use:
-            self.finish()
+    def settle(self, optimizer: torch.optim.Optimizer) -> None:
+        if not self._has_news:
+            return
+        self._has_news = False
+        with self._lock:
+            running = list(self._running)
+        try:
+            for ticket in running:
+                if ticket.is_of(optimizer):
+                    ticket.wait()
+            self.check()
+        except BaseException:
+            self._has_news = True
+            raise
+        self._has_news |= bool(self._running)
+
+    def _let_go(self) -> None:
+        with self._lock:
+            self._running = [ticket for ticket in self._running if not ticket.is_passed()]
+
+    def _has_passed(self) -> bool:
+        return all(ticket.is_passed() for ticket in self._running)
 
     def _before_copies(self, stream: int) -> None:
         # The host copies, so it waits for the result first.
         self.communicator.synchronize(stream)
-
-
-def _address(tensor: torch.Tensor) -> int:
-    if not tensor.is_contiguous():
-        raise InvalidArgument(f"a tensor of strides {tensor.stride()}: this collective takes contiguous ones")
-    return tensor.data_ptr()
 
 
 Issuer = Union[CudaIssuer, CpuIssuer]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import time
+from datetime import timedelta
 from typing import Callable, List, Optional
 
 import torch
@@ -12,7 +14,7 @@ from torch.distributed.distributed_c10d import Store
 
 from .._library import library
 from ..core import CPU_DEVICE, Communicator, UniqueId
-from ..errors import MyelonError, Unsupported
+from ..errors import MyelonError, SystemFailure, Unsupported
 from . import settings
 
 MAX_RANKS = 8
@@ -21,14 +23,107 @@ Exchange = Callable[[str, str], List[str]]
 """Gives a text of this rank's under a name, and returns what all ranks gave under it, in order of rank."""
 
 
-def over_store(store: Store, rank: int, size: int) -> Exchange:
-    """An exchange through the store of a rendezvous."""
+# Between two looks for what another rank has given, in seconds: at first, and at most.
+_PAUSES = (1e-3, 5e-2)
+
+
+class NobodyCame(SystemFailure):
+    """This rank has given up waiting for another, which may come yet: nothing that all ranks have agreed on."""
+
+
+def new_life(store: Store, rank: int, size: int, patience: timedelta) -> str:
+    """A name for this life of a group that no other has, the same on all ranks. Collective.
+
+    WHY: the store may hold what an earlier group of the same name has left, under keys that a rank would take for this one's. So
+    every rank says hello by a word of its own, rank 0 offers a name with the words that it has heard, and that is the name once
+    all ranks have found their words with it.
+    """
+    own = _word()
+    store.set(_hello_key(rank), own)
+    offered: List[str] = []
+    life = ""
+
+    def led() -> bool:
+        nonlocal offered, life
+        keys = [_hello_key(other) for other in range(size)]
+        heard = [store.get(key).decode() for key in keys] if store.check(keys) else []
+        if heard != offered:
+            # An old word may have been among those before.
+            offered, life = heard, _word()
+            store.set("myelon/offer", json.dumps([life, heard]))
+        if not offered or not store.check([f"myelon/{life}/found/{other}" for other in range(1, size)]):
+            return False
+        store.set(f"myelon/{life}/begun", "")
+        return True
+
+    def followed() -> bool:
+        nonlocal life
+        if life and store.check([f"myelon/{life}/begun"]):
+            return True
+        if store.check(["myelon/offer"]):
+            offer, heard = json.loads(store.get("myelon/offer"))
+            if heard[rank] == own and offer != life:
+                life = offer
+                store.set(f"myelon/{life}/found/{rank}", "")
+        return False
+
+    what = f"the group's {size} ranks did not all come up"
+    _until(led if rank == 0 else followed, patience, what, rank)
+    return life
+
+
+def over_store(
+    store: Store, rank: int, size: int, life: str, attempt: int, patience: timedelta, look: Callable[[str], None]
+) -> Exchange:
+    """An exchange through the store of a rendezvous, by keys that no other life of the group has, and no other attempt within it.
+
+    ``look`` raises where waiting is to end; it is told which rank has aborted the group, if one has.
+    """
 
     def exchange(name: str, mine: str) -> List[str]:
-        store.set(f"myelon/{name}/{rank}", mine)
-        return [store.get(f"myelon/{name}/{other}").decode() for other in range(size)]
+        keys = [f"myelon/{life}/{attempt}/{name}/{other}" for other in range(size)]
+        store.set(keys[rank], mine)
+
+        def there(key: str) -> bool:
+            if store.check([key]):
+                return True
+            look(store.get(_abort_key(life)).decode() if store.check([_abort_key(life)]) else "")
+            return False
+
+        for other, key in enumerate(keys):
+            what = f"rank {other} did not come to the group's first all-reduce"
+            _until(lambda key=key: there(key), patience, what, rank, other)  # type: ignore[misc]
+        return [store.get(key).decode() for key in keys]
 
     return exchange
+
+
+def tell_of_abort(store: Store, life: str, why: str) -> None:
+    """Ends the waits of the others' exchanges."""
+    store.set(_abort_key(life), why)
+
+
+def _until(done: Callable[[], bool], patience: timedelta, what: str, rank: int, peer: Optional[int] = None) -> None:
+    # WHY: not by the store's own wait, which no abort of this process ends.
+    end = time.monotonic() + patience.total_seconds()
+    pause, longest = _PAUSES
+    while not done():
+        if time.monotonic() >= end:
+            raise NobodyCame(f"{what} within {patience}: check that it runs", rank=rank, peer=peer)
+        time.sleep(pause)
+        pause = min(2 * pause, longest)
+
+
+def _word() -> str:
+    return os.urandom(8).hex()
+
+
+def _hello_key(rank: int) -> str:
+    return f"myelon/hello/{rank}"
+
+
+def _abort_key(life: str) -> str:
+    return f"myelon/{life}/aborted"
 
 
 def over_group(group: "dist.ProcessGroup") -> Exchange:

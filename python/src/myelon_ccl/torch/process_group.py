@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import warnings
 from datetime import timedelta
-from typing import Any, List, Optional
+from typing import Any, List, Optional, Set
 
 import torch
 import torch.distributed as dist
@@ -18,13 +18,13 @@ from torch._C._distributed_c10d import AllgatherOptions
 from torch.distributed.distributed_c10d import PrefixStore, Store
 
 from ..core import Communicator
-from ..errors import InvalidArgument, MyelonError
+from ..errors import Aborted, InvalidArgument, MyelonError
 from ..types import ReduceOp
 from . import settings
 from .delegating import DelegatingProcessGroup
 from .issue import Issuer, issuer_on
 from .mapping import dtype_of, op_of
-from .meeting import connect, over_store
+from .meeting import MAX_RANKS, NobodyCame, connect, new_life, over_store, tell_of_abort
 
 _DEFAULT_BACKEND = {"cuda": "NCCL", "cpu": "GLOO"}
 
@@ -32,43 +32,70 @@ _DEFAULT_BACKEND = {"cuda": "NCCL", "cpu": "GLOO"}
 class MyelonProcessGroup(DelegatingProcessGroup):
     """See the module. The communicator comes up at the first all-reduce that it is for, on the device of its tensor."""
 
-    def __init__(self, store: Store, rank: int, size: int, timeout: timedelta, ranks: List[int]) -> None:
-        # Not with the store: torch has no such constructor for a subclass.
-        super().__init__(rank, size)  # type: ignore[call-arg]
+    def __init__(
+        self,
+        store: Store,
+        rank: int,
+        size: int,
+        timeout: timedelta,
+        ranks: List[int],
+        devices: Optional[List[torch.device]] = None,
+    ) -> None:
+        try:
+            super().__init__(store, rank, size)
+        except TypeError:
+            # Releases of torch that have no such constructor for a subclass.
+            super().__init__(rank, size)  # type: ignore[call-arg]
         self._store = store
         self._timeout = timeout
         # Of the default group torch gives none: it has all.
         self._ranks = ranks or list(range(size))
         self._type = settings.device_type()
-        self._lock = threading.Lock()
+        # ORDER: the communicator comes up under the first one, in time that peers decide on; the second is held for moments, by what
+        # ends the group as well.
+        self._connecting, self._lock = threading.Lock(), threading.Lock()
         self._issuer: Optional[Issuer] = None
+        self._life = new_life(store, rank, size, timeout) if 1 < size <= MAX_RANKS else ""
+        self._attempts = 0
+        # By whom, where somebody has.
+        self._aborted = ""
+        self._shut_down = False
         self._delegated = size == 1
         self._collectives = settings.collectives()
         self._coalescing = False
         self._splits = 0
-        self._register_delegates()
+        self._register_delegates({device.type for device in devices} if devices is not None else {"cuda", "cpu"})
 
-    def _register_delegates(self) -> None:
+    def _register_delegates(self, devices: Set[str]) -> None:
         kinds = dist.ProcessGroup.BackendType
         rank, size = self.rank(), self.size()
-        if torch.cuda.is_available() and dist.is_nccl_available():
+        # They leave keys in it too.
+        store = PrefixStore(f"{self._life}/", self._store)
+        if "cuda" in devices and torch.cuda.is_available() and dist.is_nccl_available():
             options = dist.ProcessGroupNCCL.Options()
             options._timeout = self._timeout
             options.global_ranks_in_group = self._ranks
-            nccl = dist.ProcessGroupNCCL(PrefixStore("nccl/", self._store), rank, size, options)
+            nccl = dist.ProcessGroupNCCL(PrefixStore("nccl/", store), rank, size, options)
             _number(nccl)
             self._register_backend(torch.device("cuda"), kinds.NCCL, nccl)
-        if dist.is_gloo_available():
-            gloo = dist.ProcessGroupGloo(PrefixStore("gloo/", self._store), rank, size, timeout=self._timeout)
+        if "cpu" in devices and dist.is_gloo_available():
+            gloo = dist.ProcessGroupGloo(PrefixStore("gloo/", store), rank, size, timeout=self._timeout)
             _number(gloo)
             self._register_backend(torch.device("cpu"), kinds.GLOO, gloo)
-        self._set_default_backend(getattr(kinds, _DEFAULT_BACKEND[self._type]))
+        self._delegated |= self._type not in devices
+        default = self._type if self._type in devices else min(devices)
+        self._set_default_backend(getattr(kinds, _DEFAULT_BACKEND[default]))
 
     def getBackendName(self) -> str:  # noqa: N802, the name that torch calls
         return "myelon"
 
     def get_group_store(self) -> Store:
         return self._store
+
+    def backend_of(self, device: torch.device) -> Any:
+        if self._shut_down:
+            self._look()
+        return super().backend_of(device)
 
     @property
     def communicator(self) -> Optional[Communicator]:
@@ -138,13 +165,15 @@ class MyelonProcessGroup(DelegatingProcessGroup):
         return work
 
     def _start_coalescing(self, device: torch.device) -> None:
+        super()._start_coalescing(device)
         # WHY: what is coalesced is waited for by one work of the delegate, so all of it is the delegate's.
         self._coalescing = True
-        super()._start_coalescing(device)
 
     def _end_coalescing(self, device: torch.device) -> dist.Work:
-        self._coalescing = False
-        return super()._end_coalescing(device)
+        try:
+            return super()._end_coalescing(device)
+        finally:
+            self._coalescing = False
 
     def split_group(
         self,
@@ -153,8 +182,9 @@ class MyelonProcessGroup(DelegatingProcessGroup):
         opts: Any = None,
         group_name: Optional[str] = None,
         group_desc: Optional[str] = None,
+        device_types: Optional[List[torch.device]] = None,
     ) -> Optional["MyelonProcessGroup"]:
-        """A group of its own for these ranks of this group; ``None`` on ranks that are not among them."""
+        """A group of its own for these ranks of this group, for all devices or these; ``None`` on ranks that are not among them."""
         self._splits += 1
         if self.rank() not in ranks:
             return None
@@ -162,11 +192,12 @@ class MyelonProcessGroup(DelegatingProcessGroup):
             f"{self.group_name}:split:{self._splits}:{'-'.join(map(str, ranks))}" if group_name is None else group_name
         )
         part = MyelonProcessGroup(
-            PrefixStore(f"{name}/", self._store),
+            PrefixStore(f"{self._life}/{name}/", self._store),
             ranks.index(self.rank()),
             len(ranks),
             self._timeout if timeout is None else timeout,
             [self._ranks[rank] for rank in ranks],
+            device_types,
         )
         part._set_group_name(name)  # type: ignore[arg-type]
         part._set_group_desc(group_desc or f"a part of {self.group_desc}")
@@ -174,15 +205,23 @@ class MyelonProcessGroup(DelegatingProcessGroup):
 
     def abort(self) -> None:
         """Ends everything that runs or waits in this group, on all its ranks."""
-        if self._issuer is not None:
-            self._issuer.communicator.abort(f"rank {self.rank()} aborted its process group")
+        why = f"rank {self.rank()} aborted its process group"
+        with self._lock:
+            issuer, self._aborted = self._issuer, self._aborted or why
+        if issuer is not None:
+            issuer.abort(why)
+        elif not self._delegated:
+            try:
+                tell_of_abort(self._store, self._life, why)
+            except RuntimeError as error:
+                warnings.warn(f"the other ranks were not told that {why}: {error}", RuntimeWarning, stacklevel=2)
         for backend in self._delegates():
             backend.abort()
 
     def shutdown(self) -> None:
         """Gives everything back; what is issued afterwards is an error."""
         with self._lock:
-            issuer, self._issuer, self._delegated = self._issuer, None, True
+            issuer, self._issuer, self._delegated, self._shut_down = self._issuer, None, True, True
         if issuer is not None:
             issuer.destroy()
         for backend in self._delegates():
@@ -208,20 +247,37 @@ class MyelonProcessGroup(DelegatingProcessGroup):
 
     def _connected(self, device: torch.device) -> Optional[Issuer]:
         if self._issuer is None and not self._delegated:
-            with self._lock:
+            with self._connecting:
                 if self._issuer is None and not self._delegated:
                     self._connect(device)
+        if self._issuer is None:
+            self._look()
         return self._issuer
+
+    def _look(self) -> None:
+        """Raises where the group was ended."""
+        if self._shut_down:
+            raise InvalidArgument("the process group was shut down before this call: make a new one")
+        if self._aborted:
+            raise Aborted(self._aborted, rank=self.rank())
+
+    def _hear(self, aborted: str) -> None:
+        self._aborted = self._aborted or aborted
+        self._look()
 
     def _connect(self, device: torch.device) -> None:
         if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
             raise InvalidArgument(
                 "the first all-reduce of this group is inside a graph capture, where no communicator can come up: run one before"
             )
+        self._look()
+        self._attempts += 1
+        rank, size = self.rank(), self.size()
+        exchange = over_store(self._store, rank, size, self._life, self._attempts, self._timeout, self._hear)
         try:
-            communicator = connect(over_store(self._store, self.rank(), self.size()), self.rank(), self.size(), device)
+            communicator = connect(exchange, rank, size, device)
         except MyelonError as error:
-            if settings.strict():
+            if settings.strict() or isinstance(error, NobodyCame) or self._aborted or self._shut_down:
                 raise
             # All ranks are here: connect fails on all or none.
             self._delegated = True
@@ -230,7 +286,14 @@ class MyelonProcessGroup(DelegatingProcessGroup):
                 f"this group's all-reduces run on {instead}, not on Myelon: {error}", RuntimeWarning, stacklevel=4
             )
             return
-        self._issuer = issuer_on(communicator, device)
+        with self._lock:
+            ended = self._aborted or self._shut_down
+            if not ended:
+                self._issuer = issuer_on(communicator, device)
+        if ended:
+            communicator.abort(self._aborted or f"rank {rank} shut its process group down")
+            communicator.destroy()
+            self._look()
 
     def issuer(self, device: torch.device) -> Optional[Issuer]:
         """What issues this group's all-reduces, brought up where it was not; ``None`` where they are delegated. Collective."""

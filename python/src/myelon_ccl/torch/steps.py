@@ -10,7 +10,7 @@ the host.
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, Tuple
 from weakref import WeakKeyDictionary, WeakSet
 
 import torch
@@ -29,8 +29,9 @@ _handles: List[Any] = []
 # Torch's own optimizers, of which those that are fused pass ``found_inf`` on to their kernels, as for torch.amp.GradScaler. A class
 # of somebody else's may ignore it.
 _SKIPPING = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
-# What ``found_inf`` was before a step, of optimizers whose step runs; a step that raised leaves its entry.
-_found_before: "WeakKeyDictionary[torch.optim.Optimizer, Optional[torch.Tensor]]" = WeakKeyDictionary()
+# What the step of an optimizer was told, and what ``found_inf`` was before: a tensor, the 0 of a scaler that met no gradient, or
+# ``None`` where there was none. A step that raised leaves its entry.
+_told: "WeakKeyDictionary[torch.optim.Optimizer, Tuple[torch.Tensor, Any]]" = WeakKeyDictionary()
 
 
 def guard(issuer: "Issuer") -> None:
@@ -58,13 +59,18 @@ def _before_step(optimizer: torch.optim.Optimizer, _args: Tuple[Any, ...], _name
     with _lock:
         issuers = list(_guarded)
     for issuer in issuers:
-        failed = issuer.failed() if on_device and _skips(optimizer, issuer.device) else None
-        if failed is None:
-            issuer.settle()
-            continue
-        found = getattr(optimizer, "found_inf", None)
-        _found_before.setdefault(optimizer, found)
-        optimizer.found_inf = failed if found is None else torch.maximum(failed, found.view(()))  # type: ignore[attr-defined]
+        try:
+            failed = issuer.failed() if on_device and _skips(optimizer, issuer.device) else None
+            if failed is None:
+                issuer.settle(optimizer)
+        except BaseException:
+            _give_back(optimizer)
+            _forget_the_scaler(optimizer)
+            if issuer.aborted:
+                release(issuer)
+            raise
+        if failed is not None:
+            _tell(optimizer, failed)
 
 
 @_disable_dynamo
@@ -72,21 +78,51 @@ def _after_step(optimizer: torch.optim.Optimizer, _args: Tuple[Any, ...], _named
     _give_back(optimizer)
 
 
+def _tell(optimizer: torch.optim.Optimizer, failed: torch.Tensor) -> None:
+    """Adds to what makes the kernels of the step do nothing."""
+    found = getattr(optimizer, "found_inf", None)
+    told = torch.maximum(failed, found.view(())) if isinstance(found, torch.Tensor) else failed
+    _, before = _told.get(optimizer, (None, found))
+    _told[optimizer] = (told, before)
+    optimizer.found_inf = told  # type: ignore[attr-defined]
+
+
 def _give_back(optimizer: torch.optim.Optimizer) -> None:
-    """Undoes what a step was told."""
-    if optimizer not in _found_before:
+    """Undoes what a step was told, unless somebody has told the optimizer something else since."""
+    told, before = _told.pop(optimizer, (None, None))
+    if told is None or getattr(optimizer, "found_inf", None) is not told:
         return
-    found = _found_before.pop(optimizer)
-    if found is not None:
-        optimizer.found_inf = found  # type: ignore[attr-defined]
+    if before is not None:
+        optimizer.found_inf = before  # type: ignore[attr-defined]
     else:
         del optimizer.found_inf  # type: ignore[attr-defined]
+
+
+def _forget_the_scaler(optimizer: torch.optim.Optimizer) -> None:
+    """Undoes what ``torch.amp.GradScaler.step`` told a fused optimizer, as it would behind the step.
+
+    WHY: it does not where the step raises, and multiplies by the ``grad_scale`` that is there the next time.
+    """
+    told = ("grad_scale", "found_inf")
+    if getattr(optimizer, "_step_supports_amp_scaling", False) and all(name in vars(optimizer) for name in told):
+        for name in told:
+            delattr(optimizer, name)
 
 
 def _skips(optimizer: torch.optim.Optimizer, device: torch.device) -> bool:
     """Whether the kernels of its step do nothing where ``found_inf``, on this device, is 1."""
     plain = (torch.Tensor, torch.nn.Parameter)
     return type(optimizer) in _SKIPPING and all(
-        group.get("fused") and all(type(each) in plain and each.device == device for each in group["params"])
+        group.get("fused")
+        and all(type(each) in plain and each.device == device for each in group["params"])
+        and not _begins_momentum(optimizer, group)
         for group in optimizer.param_groups
+    )
+
+
+def _begins_momentum(optimizer: torch.optim.Optimizer, group: Dict[str, Any]) -> bool:
+    """Whether the step is the first of some momentum, which is uninitialised memory behind a step of SGD that did nothing."""
+    return bool(group.get("momentum")) and any(
+        each.grad is not None and optimizer.state.get(each, {}).get("momentum_buffer") is None
+        for each in group["params"]
     )

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, List, Optional, Sequence
+from typing import TYPE_CHECKING, Any, List, NamedTuple, Optional, Sequence
 
 import torch
 import torch.distributed as dist
 
 from ..errors import MyelonError
 from . import settings
+from .ticket import Ticket
 
 if TYPE_CHECKING:
-    from .issue import CpuIssuer, CudaIssuer
+    from .issue import CpuIssuer, CudaIssuer, Issuer
 
 _NO_TIMEOUT = timedelta(0)
 
@@ -20,8 +21,9 @@ _NO_TIMEOUT = timedelta(0)
 class _MyelonWork(dist.Work):
     """What both kinds have in common. The value of its future is the list of tensors, as torch's own backends have it."""
 
-    def __init__(self, tensors: Sequence[torch.Tensor]) -> None:
+    def __init__(self, issuer: "Issuer", tensors: Sequence[torch.Tensor]) -> None:
         super().__init__()
+        self._issuer = issuer
         self._tensors = list(tensors)
         self._future: "Optional[torch.futures.Future[Any]]" = None
 
@@ -30,6 +32,12 @@ class _MyelonWork(dist.Work):
 
     def synchronize(self) -> None:
         self.wait()
+
+    def is_success(self) -> bool:
+        return self.exception() is None
+
+    def exception(self) -> Optional[MyelonError]:
+        return self._issuer.exception()
 
     def get_future(self) -> "torch.futures.Future[Any]":
         if self._future is None:
@@ -41,55 +49,79 @@ class _MyelonWork(dist.Work):
         raise NotImplementedError
 
 
-class CudaWork(_MyelonWork):
-    """An all-reduce that was queued on ``stream``; ``ended`` is behind it, absent where that is the caller's own stream.
+class FinishedWork(dist.Work):
+    """Of a group of one rank, whose tensors are their own results."""
 
-    Neither waiting nor a future holds the host: they order streams, and raise what is known to have gone wrong by then.
-    """
-
-    def __init__(
-        self,
-        issuer: "CudaIssuer",
-        tensors: Sequence[torch.Tensor],
-        stream: torch.cuda.Stream,
-        ended: Optional[torch.cuda.Event],
-    ) -> None:
-        super().__init__(tensors)
-        self._issuer = issuer
-        self._stream = stream
-        self._ended = ended
+    def __init__(self, tensors: Sequence[torch.Tensor]) -> None:
+        super().__init__()
+        self._tensors = list(tensors)
 
     def wait(self, timeout: timedelta = _NO_TIMEOUT) -> bool:
-        self._issuer.communicator.status()
-        current = torch.cuda.current_stream(self._issuer.device)
-        if self._ended is not None:
-            current.wait_event(self._ended)
+        return True
+
+    def synchronize(self) -> None:
+        pass
+
+    def is_completed(self) -> bool:
+        return True
+
+    def is_success(self) -> bool:
+        return True
+
+    def exception(self) -> None:
+        return None
+
+    def result(self) -> List[torch.Tensor]:
+        return self._tensors
+
+    def get_future(self) -> "torch.futures.Future[Any]":
+        future: torch.futures.Future[Any] = torch.futures.Future(devices=[t.device for t in self._tensors if t.is_cuda])
+        future.set_result(self._tensors)
+        return future
+
+
+class Ending(NamedTuple):
+    """Where an operation has ended: at an event behind it, or where its stream has passed all that it holds."""
+
+    stream: torch.cuda.Stream
+    event: Optional[torch.cuda.Event]
+
+    def is_reached(self) -> bool:
+        return bool(self.stream.query() if self.event is None else self.event.query())
+
+
+class CudaWork(_MyelonWork):
+    """An all-reduce that was queued on a stream; its ending has an event where that is not the caller's own.
+
+    Neither waiting nor a future holds the host: they order streams, and raise what is known to have gone wrong by then. So a
+    timeout of a wait means nothing here.
+    """
+
+    def __init__(self, issuer: "CudaIssuer", tensors: Sequence[torch.Tensor], ending: Ending) -> None:
+        super().__init__(issuer, tensors)
+        self._ending = ending
+
+    def wait(self, timeout: timedelta = _NO_TIMEOUT) -> bool:
+        self._issuer.check()
+        stream, event = self._ending
+        if event is not None:
+            torch.cuda.current_stream(self._issuer.device).wait_event(event)
         if settings.blocking_wait() and not torch.cuda.is_current_stream_capturing():
-            self._issuer.communicator.synchronize(self._stream.cuda_stream)
+            # Its own event: what was queued behind it may wait for what the caller has yet to do.
+            (stream if event is None else event).synchronize()
+            self._issuer.check()
         return True
 
     def block_current_stream(self) -> None:
         self.wait()
 
     def is_completed(self) -> bool:
-        if self.exception() is not None:
-            return True
-        return bool(self._stream.query() if self._ended is None else self._ended.query())
-
-    def is_success(self) -> bool:
-        return self.exception() is None
-
-    def exception(self) -> Optional[MyelonError]:
-        try:
-            self._issuer.communicator.status()
-        except MyelonError as error:
-            return error
-        return None
+        return self.exception() is not None or self._ending.is_reached()
 
     def future_of(self, value: Any) -> "torch.futures.Future[Any]":
         future: torch.futures.Future[Any] = torch.futures.Future(devices=[self._issuer.device])
         # The future takes the current stream for the one that its value is ready on.
-        with torch.cuda.stream(self._stream):
+        with torch.cuda.stream(self._ending.stream):
             future.set_result(value)
         return future
 
@@ -97,29 +129,22 @@ class CudaWork(_MyelonWork):
 class CpuWork(_MyelonWork):
     """An all-reduce on the CPU device. Waiting holds the host until the result is there."""
 
-    def __init__(self, issuer: "CpuIssuer", tensors: Sequence[torch.Tensor]) -> None:
-        super().__init__(tensors)
-        self._issuer = issuer
+    def __init__(self, issuer: "CpuIssuer", tensors: Sequence[torch.Tensor], ticket: Ticket) -> None:
+        super().__init__(issuer, tensors)
+        self._ticket = ticket
         self._done = False
 
     def wait(self, timeout: timedelta = _NO_TIMEOUT) -> bool:
         if not self._done:
-            self._issuer.finish()
+            self._ticket.wait(timeout)
+            self._issuer.check()
+            if self._ticket.has_failed():
+                raise MyelonError("the operation has ended without its data: make a new group")
             self._done = True
         return True
 
     def is_completed(self) -> bool:
-        return self.exception() is not None or self._done
-
-    def is_success(self) -> bool:
-        return self.exception() is None
-
-    def exception(self) -> Optional[MyelonError]:
-        try:
-            self.wait()
-        except MyelonError as error:
-            return error
-        return None
+        return self._ticket.is_passed()
 
     def future_of(self, value: Any) -> "torch.futures.Future[Any]":
         future: torch.futures.Future[Any] = torch.futures.Future()

@@ -1,0 +1,97 @@
+"""How groups of the backend are waited for, used wrongly, end and begin anew: on CPU tensors, where waits hold the host."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Callable, Iterator
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="torch is not installed")
+
+import torch_groups  # noqa: E402
+import torch_ranks  # noqa: E402
+from conftest import ON_CUDA  # noqa: E402
+from ranks import Ranks  # noqa: E402
+
+Start = Callable[..., Ranks]
+
+if ON_CUDA:
+    pytest.skip("of the CPU device", allow_module_level=True)
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ranks]:
+    ranks = Ranks(2)
+    assert ranks.run(torch_ranks.init, str(tmp_path_factory.mktemp("store") / "two")) == ["myelon"] * 2
+    yield ranks
+    ranks.close()
+
+
+def test_a_wait_ends_with_its_operation(two: Ranks) -> None:
+    two.run(torch_groups.waits_end_with_their_operation, patience=30)
+
+
+def test_a_step_does_not_wait_for_what_it_does_not_use(two: Ranks) -> None:
+    two.run(torch_groups.steps_do_not_wait_for_what_they_do_not_use, patience=30)
+
+
+def test_asking_does_not_wait_and_a_wait_has_a_timeout(two: Ranks) -> None:
+    told = two.run(torch_groups.asking_does_not_wait, patience=30)[0]
+    assert (told["completed"], told["exception"]) == (False, None)
+    assert 0.5 <= told["waited"] < 20 and "not ended within the 0:00:00.500000" in told["timeout"], told
+
+
+def test_a_group_may_live_twice_over_one_store(start_ranks: Start, tmp_path: Path) -> None:
+    start_ranks(2).run(torch_groups.live_twice, str(tmp_path / "store"), patience=25)
+
+
+def test_what_did_not_come_up_may_be_tried_again(start_ranks: Start, tmp_path: Path) -> None:
+    ranks = start_ranks(2, MYELON_TORCH_STRICT="1")
+    ranks.run(torch_ranks.init, str(tmp_path / "store"))
+    ranks.run(torch_groups.try_twice, patience=25)
+
+
+def test_an_abort_ends_the_wait_for_the_first_all_reduce(two: Ranks) -> None:
+    for told in two.run(torch_groups.abort_the_first, patience=25):
+        assert told == {"raised": "Aborted: rank 0 aborted its process group"}
+
+
+def test_a_step_hears_of_an_abort_once(two: Ranks) -> None:
+    assert two.run(torch_groups.steps_behind_an_abort) == [["Aborted", "stepped"]] * 2
+
+
+def test_torch_splits_groups(two: Ranks) -> None:
+    two.run(torch_groups.split_as_torch_does)
+
+
+def test_a_group_that_was_shut_down_says_so(two: Ranks) -> None:
+    for told in two.run(torch_groups.shut_down):
+        assert len(told) == 3 and all("was shut down before this call" in text for text in told), told
+
+
+def test_a_coalescing_that_fails_leaves_all_reduces_to_myelon(two: Ranks) -> None:
+    two.run(torch_groups.coalesce_where_it_is_not_possible)
+
+
+def test_a_work_of_a_group_of_one_is_finished(two: Ranks) -> None:
+    two.run(torch_groups.alone)
+
+
+def test_a_device_without_a_number_is_the_current_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    from myelon_ccl.torch import direct
+
+    class Group:
+        def size(self) -> int:
+            return 2
+
+        def rank(self) -> int:
+            return 0
+
+    devices = []
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    monkeypatch.setattr(direct, "_resolved", lambda group: group)
+    monkeypatch.setattr(direct, "connect", lambda *arguments: devices.append(arguments[-1]))
+    monkeypatch.setattr(direct, "issuer_on", lambda _, device: devices.append(device))
+    torch_groups.myelon_ccl.HookState(Group(), device="cuda")  # type: ignore[arg-type]
+    assert devices == [torch.device("cuda", 3)] * 2
