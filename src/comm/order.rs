@@ -25,7 +25,7 @@ struct State {
     /// Set from the start, or once a second stream was seen: from then on every operation is followed by a record of `event`.
     several_streams: bool,
     /// The capture and the stream of the operation that was captured last, behind which `captured_event` is.
-    captured: Option<(u64, Identity)>,
+    captured: Option<(u64, StreamHandle)>,
     captured_event: Event,
 }
 
@@ -45,6 +45,15 @@ enum Identity {
     Number(u64),
 }
 
+/// Where an operation goes.
+#[derive(Clone, Copy)]
+enum Place {
+    /// To a stream.
+    Stream(Identity),
+    /// Into a capture, by number.
+    Capture(u64),
+}
+
 /// What keeps a stream alive.
 pub(super) type Owner = Arc<dyn Any + Send + Sync>;
 
@@ -52,9 +61,7 @@ pub(super) type Owner = Arc<dyn Any + Send + Sync>;
 struct Turn<'a> {
     device: &'a dyn Device,
     stream: StreamHandle,
-    identity: Identity,
-    /// What the stream is captured in.
-    capture: Option<u64>,
+    place: Place,
     state: MutexGuard<'a, State>,
 }
 
@@ -126,8 +133,11 @@ impl Order {
     }
 
     fn turn(&self, stream: StreamHandle) -> Result<Turn<'_>> {
-        let (identity, capture) = (self.identity(stream)?, self.device.capture_of(stream)?);
-        Ok(Turn { device: &*self.device, stream, identity, capture, state: self.state() })
+        let place = match self.device.capture_of(stream)? {
+            Some(capture) => Place::Capture(capture),
+            None => Place::Stream(self.identity(stream)?),
+        };
+        Ok(Turn { device: &*self.device, stream, place, state: self.state() })
     }
 
     fn identity(&self, stream: StreamHandle) -> Result<Identity> {
@@ -144,12 +154,17 @@ impl Order {
 
 impl Turn<'_> {
     fn follow_the_last(&mut self) -> Result<()> {
-        let (state, identity) = (&mut *self.state, self.identity);
-        // Captured work cannot wait for work outside the capture: there the user orders the replays.
-        if let Some(capture) = self.capture {
-            let is_another_branch = state.captured.is_some_and(|(of, on)| of == capture && on != identity);
-            return if is_another_branch { state.captured_event.hold(self.stream) } else { Ok(()) };
-        }
+        let (state, stream) = (&mut *self.state, self.stream);
+        let identity = match self.place {
+            Place::Stream(identity) => identity,
+            // Captured work cannot wait for work outside the capture: there the user orders the replays.
+            Place::Capture(capture) => {
+                // One handle, and on another thread another stream.
+                let is_any = stream == StreamHandle::PER_THREAD;
+                let is_behind = state.captured.is_some_and(|(of, on)| of == capture && (on != stream || is_any));
+                return if is_behind { state.captured_event.hold(stream) } else { Ok(()) };
+            }
+        };
         let Some(last) = state.last.as_ref().filter(|last| last.identity != identity) else { return Ok(()) };
         if !state.several_streams {
             // Too late to record behind the last operation: an event there would be of the capture.
@@ -162,17 +177,20 @@ impl Turn<'_> {
             state.event.record(last.stream)?;
             state.several_streams = true;
         }
-        state.event.hold(self.stream)
+        state.event.hold(stream)
     }
 
     /// The operation is queued, in part at least, or captured.
     fn end(mut self, owner: Option<Owner>) -> Result<()> {
-        let (state, stream, identity) = (&mut *self.state, self.stream, self.identity);
-        if let Some(capture) = self.capture {
-            state.captured_event.record(stream)?;
-            state.captured = Some((capture, identity));
-            return Ok(());
-        }
+        let (state, stream) = (&mut *self.state, self.stream);
+        let identity = match self.place {
+            Place::Stream(identity) => identity,
+            Place::Capture(capture) => {
+                state.captured_event.record(stream)?;
+                state.captured = Some((capture, stream));
+                return Ok(());
+            }
+        };
         state.issued += 1;
         match state.last.as_mut().filter(|last| last.identity == identity) {
             Some(last) => last.owner = last.owner.take().or(owner),

@@ -266,6 +266,8 @@ pub trait Device: Send + Sync + fmt::Debug {
 
     /// A number that no other stream of the process has or will have, as its handle may: that of a stream that is gone is given out again,
     /// and one handle stands for the default streams of all threads.
+    ///
+    /// Errors: where the stream is being captured, which invalidates the capture.
     fn stream_number(&self, stream: StreamHandle) -> Result<u64>;
 
     /// Whether everything queued on the stream has finished.

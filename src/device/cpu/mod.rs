@@ -254,7 +254,8 @@ impl Device for CpuDevice {
 
     /// Handles are given out once.
     fn stream_number(&self, stream: StreamHandle) -> Result<u64> {
-        self.stream(stream).map(|_| stream.0)
+        self.stream(stream)?.refuse_while_capturing("asking for the number of a stream")?;
+        Ok(stream.0)
     }
 
     fn stream_is_idle(&self, stream: StreamHandle) -> Result<bool> {

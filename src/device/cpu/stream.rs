@@ -83,7 +83,7 @@ impl Stream {
         graph
     }
 
-    fn refuse_while_capturing(&self, what: &str) -> Result<()> {
+    pub(super) fn refuse_while_capturing(&self, what: &str) -> Result<()> {
         if self.capture_number().is_some() {
             return Err(Error::invalid(format!("{what} is not possible while it is being captured")));
         }

@@ -42,7 +42,14 @@ pub(super) fn with_temporary(context: &Context, work: impl FnOnce(CUstream) -> R
     outcome
 }
 
+/// The default stream's handles, CU_STREAM_LEGACY the second: they are no other's ever, and it cannot be asked while a stream that it waits for
+/// is captured.
+const DEFAULT: [StreamHandle; 2] = [StreamHandle(0), StreamHandle(1)];
+
 pub(super) fn number(context: &Context, stream: StreamHandle) -> Result<u64> {
+    if DEFAULT.contains(&stream) {
+        return Ok(u64::MAX);
+    }
     context.bind()?;
     let mut number = 0;
     // SAFETY: the stream exists: the common contract of the device's handles; the number goes to a local.
