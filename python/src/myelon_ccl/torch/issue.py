@@ -34,7 +34,7 @@ class CudaIssuer(BaseIssuer):
             current = torch.cuda.current_stream()
             capturing = torch.cuda.is_current_stream_capturing()
             self._captured |= capturing
-            # WHY: inside a capture the communicator cannot order two streams, so everything stays on the capturing one.
+            # WHY: a capture ends badly where a stream that joined it was not waited for, and the caller need not wait.
             if not asynchronous or capturing:
                 queue(current.cuda_stream)
                 # Only a wait of the host needs more than the stream.
