@@ -24,7 +24,7 @@ proto
 algo verify'
 
 # Floors of src/, lowest first. Modules on one line may import each other one way; the lowest ones freely.
-src_floors='types error abi
+src_floors='types error abi log_filter
 device variant table measure
 bootstrap
 memory watch study verify

@@ -149,6 +149,7 @@ pub mod bootstrap;
 pub mod comm;
 pub mod device;
 pub mod error;
+mod log_filter;
 pub mod measure;
 pub mod memory;
 pub mod study;
@@ -158,8 +159,9 @@ pub mod variant;
 pub mod verify;
 pub mod watch;
 
-pub use comm::{Bucket, Call, Communicator, Fallback, LogFilter, Operation, Options};
+pub use comm::{Bucket, Call, Communicator, Fallback, Operation, Options};
 pub use error::{Error, Result};
+pub use log_filter::LogFilter;
 pub use memory::Window;
 pub use types::{
     Collective, DType, Launching, MAX_WORLD_SIZE, Metadata, Output, Places, Rank, ReduceOp, SyncPolicy, Wait, WorldSize,

@@ -12,7 +12,6 @@ mod engine;
 mod init;
 mod kernels;
 mod life;
-mod log_filter;
 mod memo;
 mod operation;
 mod options;
@@ -40,7 +39,6 @@ use order::{Order, Owner};
 pub use bucket::Bucket;
 pub use call::Call;
 pub use cuda_slices::Element;
-pub use log_filter::LogFilter;
 pub use operation::Operation;
 pub use options::{Fallback, Options};
 
