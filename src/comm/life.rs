@@ -114,6 +114,10 @@ const LEAVE_PATIENCE: Duration = Duration::from_secs(5);
 
 impl Drop for Communicator {
     fn drop(&mut self) {
+        // WHY: peers may wait for operations that this rank does not come to any more; a goodbye would not tell them so.
+        if std::thread::panicking() {
+            self.abort("its thread panicked");
+        }
         if !self.drain(DRAIN_PATIENCE) {
             self.abort("the communicator was dropped while operations were running");
             if !self.drain(DRAIN_PATIENCE) {
