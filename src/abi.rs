@@ -134,7 +134,8 @@ pub struct LaneState {
     pub ll_epoch: u64,
     /// Barriers passed so far; private to the lane.
     pub signal_sequence: u64,
-    /// Operations of this lane that staged so far; its low bit chooses the half. Private.
+    /// Turns that this lane took at its staging so far, an operation each, or a step each where an operation has several; its low bit
+    /// chooses the half. Private.
     pub staging_uses: u64,
     /// Slots published to the next rank so far; private.
     pub published: u64,

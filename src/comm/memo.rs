@@ -3,6 +3,7 @@
 use std::hash::{Hash, Hasher};
 use std::sync::{Arc, OnceLock};
 
+use crate::abi::mix;
 use crate::types::Collective;
 use crate::variant::{Choice, Request};
 
@@ -109,8 +110,7 @@ impl Hasher for Mixer {
     }
 
     fn write_u64(&mut self, value: u64) {
-        // The golden ratio in 64 bits.
-        self.0 = (self.0.rotate_left(5) ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.0 = mix(self.0, value);
     }
 
     /// The upper bits are the mixed ones.

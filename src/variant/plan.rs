@@ -117,9 +117,9 @@ impl Plan {
         let chunk_bytes = if spec.parameters.has_chunk() { chunk / PACK_BYTES * PACK_BYTES } else { 0 };
         let launching = shape.launch.unwrap_or(Launching::Persistent);
         let mailbox_bytes = if sentinel { layout.sentinel_bytes } else { layout.ll_bytes };
-        let steps = launching == Launching::PerStep;
+        let launch_per_step = launching == Launching::PerStep;
         let shards = if spec.collective == Collective::AllReduce { world } else { 1 };
-        let room = LaunchRoom { shards, mailbox_bytes, most_lanes, chunk_bytes, steps };
+        let room = LaunchRoom { shards, mailbox_bytes, most_lanes, chunk_bytes, launch_per_step };
         let Held { bytes: capacity_bytes, lane_bytes, lane_packs } = room.of(spec.capacity, layout);
         let piece_elements = capacity_bytes / element_bytes;
         let piece_bytes = request.count.min(piece_elements) * element_bytes;

@@ -42,7 +42,7 @@ pub(super) struct LaunchRoom {
     pub(super) most_lanes: u32,
     pub(super) chunk_bytes: u64,
     /// Whether each step of a ring is a launch of its own.
-    pub(super) steps: bool,
+    pub(super) launch_per_step: bool,
 }
 
 /// What one launch holds.
@@ -63,7 +63,7 @@ impl LaunchRoom {
             Capacity::MailboxShards => (shards * (mailbox_bytes / 2), u64::MAX, shards),
             Capacity::Staging => (lanes * layout.staging_bytes, layout.staging_bytes, 1),
             // A step that is a launch of its own leaves a chunk of each shard in a lane's slots.
-            Capacity::Unbounded if self.steps => (lanes * shards * chunk_bytes, shards * chunk_bytes, shards),
+            Capacity::Unbounded if self.launch_per_step => (lanes * shards * chunk_bytes, shards * chunk_bytes, shards),
             Capacity::Unbounded => (u64::MAX, u64::MAX, shards),
             Capacity::Steps => (u64::MAX, u64::MAX, 1),
             // One rank copies nothing.
