@@ -12,6 +12,17 @@ from ranks import Ranks
 ON_CUDA = os.environ.get("MYELON_TEST_DEVICE", "cpu") == "cuda"
 
 
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ranks]:
+    """Two ranks in one group of Myelon's, for all tests of a module that leave it as it was. Needs torch."""
+    import torch_ranks
+
+    ranks = Ranks(2)
+    assert ranks.run(torch_ranks.init, str(tmp_path_factory.mktemp("store") / "two")) == ["myelon"] * 2
+    yield ranks
+    ranks.close()
+
+
 @pytest.fixture
 def start_ranks() -> Iterator[Callable[..., Ranks]]:
     """Starts ranks for one test."""

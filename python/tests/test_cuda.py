@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Callable, Iterator
+from typing import Callable
 
 import pytest
 
@@ -20,14 +20,6 @@ if torch.cuda.device_count() < 2:
     pytest.skip("MYELON_TEST_DEVICE=cuda needs two GPUs", allow_module_level=True)
 
 Start = Callable[..., Ranks]
-
-
-@pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ranks]:
-    ranks = Ranks(2)
-    assert ranks.run(torch_ranks.init, str(tmp_path_factory.mktemp("store") / "two")) == ["myelon"] * 2
-    yield ranks
-    ranks.close()
 
 
 def test_a_step_waits_for_the_all_reduces_before_it(two: Ranks) -> None:

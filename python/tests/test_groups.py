@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Callable, Iterator
+from typing import Callable
 
 import pytest
 
@@ -18,14 +18,6 @@ Start = Callable[..., Ranks]
 
 if ON_CUDA:
     pytest.skip("of the CPU device", allow_module_level=True)
-
-
-@pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ranks]:
-    ranks = Ranks(2)
-    assert ranks.run(torch_ranks.init, str(tmp_path_factory.mktemp("store") / "two")) == ["myelon"] * 2
-    yield ranks
-    ranks.close()
 
 
 def test_a_wait_ends_with_its_operation(two: Ranks) -> None:

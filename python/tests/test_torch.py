@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Callable, Iterator, List
+from typing import Callable, List
 
 import pytest
 
@@ -24,14 +24,6 @@ if ON_CUDA and torch.cuda.device_count() < 2:
 
 FULL = os.environ.get("MYELON_TEST_FULL") == "1"
 Start = Callable[..., Ranks]
-
-
-@pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ranks]:
-    ranks = Ranks(2)
-    assert ranks.run(torch_ranks.init, str(tmp_path_factory.mktemp("store") / "two")) == ["myelon"] * 2
-    yield ranks
-    ranks.close()
 
 
 def test_types_and_operators(two: Ranks) -> None:

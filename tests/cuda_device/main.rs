@@ -1,13 +1,17 @@
 //! The CUDA device on a real GPU. Each test prints why it is skipped where there is none.
 
+mod memory;
+mod streams;
+
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use myelon_ccl::baseline::{self, MatrixProduct};
 use myelon_ccl::device::cuda::{self, CudaDevice, Link};
 use myelon_ccl::device::handles::Stream;
-use myelon_ccl::device::{Device, DeviceKind, DevicePtr, KernelHandle, KernelImage, KernelSource, LaunchShape};
-use myelon_ccl::device::{EventHandle, StreamHandle};
+use myelon_ccl::device::{
+    Device, DeviceKind, DevicePtr, KernelHandle, KernelImage, KernelSource, LaunchShape, StreamHandle,
+};
 
 /// The GPU, or `None` with the reason printed. A machine with a GPU on which the device does not open is a failure.
 fn gpu(ordinal: u32) -> Option<Arc<CudaDevice>> {
@@ -118,12 +122,6 @@ fn read(device: &CudaDevice, address: DevicePtr, stream: StreamHandle) -> Vec<f3
     values
 }
 
-fn event_after(bench: &Bench) -> EventHandle {
-    let event = bench.device.create_event().unwrap();
-    bench.device.record_event(event, bench.stream).unwrap();
-    event
-}
-
 #[test]
 fn a_kernel_is_loaded_once_for_all_devices_of_a_gpu_and_again_after_the_last() {
     let Some(bench) = Bench::new() else { return };
@@ -204,199 +202,6 @@ fn an_impossible_launch_is_an_error_and_the_next_one_works() {
     bench.clear();
     bench.add(1.0, Duration::ZERO, SHAPE);
     assert_eq!(bench.values(), vec![1.0; COUNT as usize]);
-}
-
-#[test]
-fn events_tell_time_and_queries_do_not_block() {
-    let Some(bench) = Bench::new() else { return };
-    let start = event_after(&bench);
-    bench.add(1.0, Duration::from_millis(200), SHAPE);
-    let end = event_after(&bench);
-    assert!(!bench.device.event_is_reached(end).unwrap(), "the kernel takes 200 ms");
-    assert!(!bench.device.stream_is_idle(bench.stream).unwrap());
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !bench.device.event_is_reached(end).unwrap() {
-        assert!(Instant::now() < deadline, "the event was not reached within 20 s");
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    assert!(bench.device.stream_is_idle(bench.stream).unwrap());
-    let elapsed = bench.device.elapsed_ns(start, end).unwrap();
-    assert!(elapsed >= 190_000_000, "{elapsed} ns");
-    for event in [start, end] {
-        // SAFETY: of this device, and not used after this.
-        unsafe { bench.device.destroy_event(event) };
-    }
-}
-
-#[test]
-fn a_stream_waits_for_an_event_of_another() {
-    let Some(bench) = Bench::new() else { return };
-    bench.clear();
-    bench.add(1.0, Duration::from_millis(50), SHAPE);
-    let event = event_after(&bench);
-    let other = bench.device.create_stream().unwrap();
-    bench.device.wait_event(other, event).unwrap();
-    assert_eq!(read(&bench.device, bench.data, other), vec![1.0; COUNT as usize]);
-    // SAFETY: both are of this device and idle.
-    unsafe {
-        bench.device.destroy_event(event);
-        bench.device.destroy_stream(other);
-    }
-}
-
-#[test]
-fn a_graph_replays_what_was_captured() {
-    let Some(bench) = Bench::new() else { return };
-    bench.clear();
-    bench.device.synchronize_stream(bench.stream).unwrap();
-    assert!(!bench.device.is_capturing(bench.stream).unwrap());
-    bench.device.begin_capture(bench.stream).unwrap();
-    assert!(bench.device.is_capturing(bench.stream).unwrap());
-    bench.add(1.0, Duration::ZERO, SHAPE);
-    bench.add(2.0, Duration::ZERO, LaunchShape { dependent: true, ..SHAPE });
-    // Loads, allocations and new streams of the same thread must not spoil a capture.
-    let block = bench.device.allocate_shared(1).unwrap();
-    let (stream, event) = (bench.device.create_stream().unwrap(), bench.device.create_event().unwrap());
-    let graph = bench.device.end_capture(bench.stream).unwrap();
-    drop(block);
-    // SAFETY: of this device, and never used.
-    unsafe {
-        bench.device.destroy_event(event);
-        bench.device.destroy_stream(stream);
-    }
-    assert_eq!(bench.values(), vec![0.0; COUNT as usize], "capturing runs nothing");
-    for _ in 0..3 {
-        bench.device.launch_graph(graph, bench.stream).unwrap();
-    }
-    assert_eq!(bench.values(), vec![9.0; COUNT as usize]);
-    // SAFETY: all launches are over.
-    unsafe { bench.device.destroy_graph(graph) };
-}
-
-/// The word is written behind a slow kernel of the other stream, at once and in a graph whose branches meet nowhere else.
-#[test]
-fn a_stream_waits_for_a_word_that_another_writes() {
-    let Some(bench) = Bench::new() else { return };
-    let device = &bench.device;
-    assert!(device.has_value_operations());
-    let (word, side) = (device.allocate(8).unwrap(), device.create_stream().unwrap());
-    let [fork, join] = [(); 2].map(|()| device.create_event().unwrap());
-    let block = device.allocate_shared(BYTES).unwrap();
-    let issue = || {
-        // SAFETY: word, block and data live until the streams are idle.
-        unsafe {
-            device.fill(word, 0, 8, bench.stream).unwrap();
-            device.record_event(fork, bench.stream).unwrap();
-            device.wait_event(side, fork).unwrap();
-            bench.add(1.0, Duration::from_millis(20), SHAPE);
-            device.write_value(word, 3, bench.stream).unwrap();
-            device.wait_value(word, 2, side).unwrap();
-            device.copy(block.address, bench.data, BYTES, side).unwrap();
-        }
-        device.record_event(join, side).unwrap();
-        device.wait_event(bench.stream, join).unwrap();
-    };
-    bench.clear();
-    issue();
-    assert_eq!(read(device, block.address, bench.stream), vec![1.0; COUNT as usize]);
-    device.begin_capture(bench.stream).unwrap();
-    issue();
-    let graph = device.end_capture(bench.stream).unwrap();
-    for sum in [2.0, 3.0] {
-        device.launch_graph(graph, bench.stream).unwrap();
-        assert_eq!(read(device, block.address, bench.stream), vec![sum; COUNT as usize]);
-    }
-    // SAFETY: all of this device, and idle.
-    unsafe {
-        device.destroy_graph(graph);
-        device.destroy_event(fork);
-        device.destroy_event(join);
-        device.destroy_stream(side);
-        device.free(word);
-    }
-}
-
-#[test]
-fn a_shared_block_is_zeroed_and_an_import_sees_what_the_exporter_writes() {
-    let Some(bench) = Bench::new() else { return };
-    let block = bench.device.allocate_shared(BYTES).unwrap();
-    assert_eq!(read(&bench.device, block.address, bench.stream), vec![0.0; COUNT as usize]);
-    let fd = bench.device.export_shared(&block).unwrap();
-    let imported = bench.device.import_shared(fd, BYTES).unwrap();
-    assert_ne!(imported.address, block.address);
-    bench.clear();
-    bench.add(6.0, Duration::ZERO, SHAPE);
-    // SAFETY: both ranges hold BYTES and live until `read` has synchronised the stream.
-    unsafe { bench.device.copy(block.address, bench.data, BYTES, bench.stream) }.unwrap();
-    assert_eq!(read(&bench.device, imported.address, bench.stream), vec![6.0; COUNT as usize]);
-    // The import holds the memory after the exporter has let go of it.
-    drop(block);
-    assert_eq!(read(&bench.device, imported.address, bench.stream), vec![6.0; COUNT as usize]);
-}
-
-#[test]
-fn a_second_gpu_reaches_a_block_after_it_was_granted_access() {
-    let (Some(bench), Some(second)) = (Bench::new(), gpu(1)) else { return };
-    if !cuda::can_access_peer(1, 0).unwrap() {
-        println!("skipped: GPU 1 cannot reach GPU 0");
-        return;
-    }
-    println!("GPU 1 reaches GPU 0 over {}", cuda::link(1, 0).unwrap());
-    let block = bench.device.allocate_shared(BYTES).unwrap();
-    second.grant_access(&block).unwrap();
-    let stream = second.create_stream().unwrap();
-    // SAFETY: the range holds BYTES and lives until `read` has synchronised the stream.
-    unsafe { second.fill(block.address, 0x40, BYTES, stream) }.unwrap();
-    assert_eq!(read(&second, block.address, stream), vec![f32::from_bits(0x4040_4040); COUNT as usize]);
-    let imported = second.import_shared(bench.device.export_shared(&block).unwrap(), BYTES).unwrap();
-    assert_eq!(read(&second, imported.address, stream), vec![f32::from_bits(0x4040_4040); COUNT as usize]);
-    // SAFETY: idle after `read`.
-    unsafe { second.destroy_stream(stream) };
-}
-
-#[test]
-fn memory_is_exported_by_its_kind() {
-    let Some(bench) = Bench::new() else { return };
-    let device = &bench.device;
-    let export = device.export(bench.data.offset(16), BYTES - 16).unwrap();
-    assert!(export.fd.is_none() && export.card.ipc_handle.is_some(), "{export:?}");
-    let message = device.export(bench.data, 1 << 40).unwrap_err().to_string();
-    assert!(message.contains("not within one allocation"), "{message}");
-    let host = device.allocate_host(BYTES).unwrap();
-    assert!(device.export(host.device, BYTES).is_err());
-
-    let block = device.allocate_shared(2 * BYTES).unwrap();
-    let export = device.export(block.address.offset(BYTES), BYTES).unwrap();
-    assert!(export.fd.is_some() && export.card.ipc_handle.is_none() && export.card.offset == BYTES, "{export:?}");
-    let imported = device.import(export, BYTES).unwrap();
-    bench.clear();
-    bench.add(7.0, Duration::ZERO, SHAPE);
-    // SAFETY: both ranges hold BYTES and live until `read` has synchronised the stream.
-    unsafe { device.copy(block.address.offset(BYTES), bench.data, BYTES, bench.stream) }.unwrap();
-    assert_eq!(read(device, imported.address, bench.stream), vec![7.0; COUNT as usize]);
-}
-
-#[test]
-fn a_second_gpu_reaches_memory_of_either_kind() {
-    let (Some(bench), Some(second)) = (Bench::new(), gpu(1)) else { return };
-    if !cuda::can_access_peer(1, 0).unwrap() {
-        println!("skipped: GPU 1 cannot reach GPU 0");
-        return;
-    }
-    let block = bench.device.allocate_shared(BYTES).unwrap();
-    let stream = second.create_stream().unwrap();
-    for address in [bench.data, block.address] {
-        // Again, and from its own GPU: no harm.
-        for device in [&second, &second, &bench.device] {
-            device.reach(address, BYTES).unwrap();
-        }
-        // SAFETY: the range holds BYTES and lives until `read` has synchronised the stream.
-        unsafe { second.fill(address, 0x40, BYTES, stream) }.unwrap();
-        assert_eq!(read(&second, address, stream), vec![f32::from_bits(0x4040_4040); COUNT as usize]);
-    }
-    assert!(second.reach(bench.device.allocate_host(BYTES).unwrap().device, BYTES).is_err());
-    // SAFETY: idle after `read`.
-    unsafe { second.destroy_stream(stream) };
 }
 
 #[test]
