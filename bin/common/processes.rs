@@ -125,23 +125,16 @@ mod tests {
 
     #[test]
     fn the_worst_status_counts() {
-        assert_eq!(Ranks(vec![shell(0, "exit 0"), shell(1, "exit 0")]).wait(&Interrupt::default()).unwrap(), exit::OK);
-        assert_eq!(
-            Ranks(vec![shell(0, "exit 1"), shell(1, "sleep 0.2; exit 1")]).wait(&Interrupt::default()).unwrap(),
-            exit::WRONG
-        );
-        assert_eq!(
-            Ranks(vec![shell(0, "exit 1"), shell(1, "exit 3")]).wait(&Interrupt::default()).unwrap(),
-            exit::FAILED
-        );
-        assert_eq!(
-            Ranks(vec![shell(0, "kill -9 $$"), shell(1, "exit 0")]).wait(&Interrupt::default()).unwrap(),
-            exit::FAILED
-        );
-        assert_eq!(
-            Ranks(vec![shell(0, "exit 101"), shell(1, "exit 0")]).wait(&Interrupt::default()).unwrap(),
-            exit::FAILED
-        );
+        for (scripts, expected) in [
+            (["exit 0", "exit 0"], exit::OK),
+            (["exit 1", "sleep 0.2; exit 1"], exit::WRONG),
+            (["exit 1", "exit 3"], exit::FAILED),
+            (["kill -9 $$", "exit 0"], exit::FAILED),
+            (["exit 101", "exit 0"], exit::FAILED),
+        ] {
+            let ranks = Ranks((0..).zip(scripts).map(|(rank, script)| shell(rank, script)).collect());
+            assert_eq!(ranks.wait(&Interrupt::default()).unwrap(), expected, "{scripts:?}");
+        }
     }
 
     #[test]
