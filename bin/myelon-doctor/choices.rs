@@ -40,8 +40,8 @@ impl Choices {
     ///
     /// Errors: those of a table that does not serve f32 sums, and of heap limits that are none.
     pub(crate) fn look(kind: DeviceKind, arch: &str, ranks: WorldSize, options: &Options) -> Result<Self> {
-        let gpu = cuda::devices().unwrap_or_default().into_iter().next();
-        let machine = match (kind, gpu) {
+        let gpus = cuda::devices().unwrap_or_default();
+        let machine = match (kind, gpus.first()) {
             (DeviceKind::Cuda, Some(gpu)) => Machine::of_gpus(&gpu.name),
             _ => Machine::cpu(),
         };
@@ -58,6 +58,8 @@ impl Choices {
         };
         let dispatcher = Dispatcher::new(options.choice.clone(), table, kind, arch, ranks, options.sentinel);
         let limits = options.adjusted(HeapLimits::for_shapes(kind, ranks, false, dispatcher.shapes()));
+        let fewest = gpus.iter().map(|gpu| gpu.multiprocessors).min();
+        let limits = fewest.map_or(limits, |fewest| limits.resident_on(kind, fewest));
         let (layout, heap_bytes) = limits.layout(ranks)?;
         let choose = |bytes| {
             let request = Request { count: bytes / 4, dtype: DType::F32, op: ReduceOp::Sum, registered: false };

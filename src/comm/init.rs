@@ -78,12 +78,7 @@ impl Communicator {
         });
         let limits = options.adjusted(limits);
         let Agreed { sharers, multiprocessors } = agree(&device, &*bootstrap, &options, &dispatcher, limits)?;
-        // A kernel has one CTA at least on a multiprocessor, and shapes are of GPUs that may have more of them: with as many lanes, what
-        // nobody forced is resident everywhere.
-        let limits = match options.limits {
-            None if kind == DeviceKind::Cuda => limits.with_lanes(Some(multiprocessors)),
-            _ => limits,
-        };
+        let limits = if options.limits.is_none() { limits.resident_on(kind, multiprocessors) } else { limits };
 
         let made = KernelEngine::create(&device, &bootstrap, &options, dispatcher, limits, sharers);
         let engine = match made {

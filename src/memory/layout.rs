@@ -109,6 +109,12 @@ impl HeapLimits {
         Self { lanes: most.map_or(self.lanes, |most| self.lanes.min(most)), ..self }
     }
 
+    /// These limits where the smallest of all ranks' devices has so many multiprocessors. A kernel has one CTA at least on each, and
+    /// shapes are of GPUs that may have more of them: with as many lanes, what nobody forced is resident everywhere.
+    pub fn resident_on(self, kind: DeviceKind, multiprocessors: u32) -> Self {
+        self.with_lanes((kind == DeviceKind::Cuda).then_some(multiprocessors))
+    }
+
     fn check(&self) -> Result<()> {
         let Self { lanes, sentinel_bytes, ll_bytes, staging_bytes, slot_bytes, ring_slots, copies } = *self;
         let cells = [sentinel_bytes / MAX_WORLD as u64, ll_bytes / MAX_WORLD as u64, staging_bytes, slot_bytes];
@@ -272,6 +278,9 @@ mod tests {
             [Some(32), Some(500), None].map(|most| limits.with_lanes(most).lanes),
             [32, limits.lanes, limits.lanes]
         );
+        assert_eq!(limits.resident_on(DeviceKind::Cuda, 24).lanes, 24);
+        let host = HeapLimits::of(DeviceKind::Cpu, world(2));
+        assert_eq!(host.resident_on(DeviceKind::Cpu, 1), host, "all CTAs are resident on a CPU");
     }
 
     #[test]
