@@ -11,7 +11,7 @@ mod window;
 use crate::types::MAX_WORLD_SIZE;
 
 pub use buckets::{BUCKETS_CODE, BucketArgs, BucketPlace, BucketTable, MAX_BUCKETS, SHAPE_BITS, buckets_descriptor};
-pub use description::{BARRIER, BARRIER_CODE, COUNT_BITS, Description, describe, descriptor};
+pub use description::{BARRIER, BARRIER_CODE, COUNT_BITS, Description, OPERATION_BITS, describe, descriptor};
 pub use plain::{Plain, bytes_of};
 pub use window::{WINDOW_CODE, mix, window_descriptor};
 

@@ -190,6 +190,12 @@ def end_long_after_an_exception() -> None:
     os._exit(0)
 
 
+def end_without_a_word() -> None:
+    """Ends the process as ``sys.exit`` does, whatever its status."""
+    atexit._run_exitfuncs()
+    os._exit(1)
+
+
 def report_an_exception() -> None:
     """As a test runner or a debugger does."""
     sys.last_value = AssertionError("an old one")

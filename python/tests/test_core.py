@@ -167,6 +167,16 @@ def test_peers_hear_of_the_exception_that_a_communicator_ends_on(start_ranks, ho
     assert isinstance(failure, Failure) and f"ends its communicator on {words}" in failure.message, failure
 
 
+def test_a_wait_for_a_rank_that_exits_ends_without_a_deadline(start_ranks) -> None:
+    ranks = connected(start_ranks(2), timeout=0.0)
+    assert ranks.run(core_ranks.reduce_own, "f32", "sum", 1, True) == [[3.0]] * 2
+    ranks.tell(0, core_ranks.wait_for_peers)
+    ranks.tell(1, core_ranks.end_without_a_word)
+    failure = ranks.hear(0, patience=30)
+    assert isinstance(failure, Failure) and failure.kind == "PeerLost", failure
+    assert failure.fields["peer"] == 1 and "left in order after operation" in failure.message, failure
+
+
 @pytest.mark.parametrize("how", ["end", "last"])
 def test_an_end_that_is_none_of_a_failure_tells_nobody(start_ranks, how: str) -> None:
     ranks = connected(start_ranks(2), timeout=0.0)

@@ -2,6 +2,8 @@
 
 /// Bits of a descriptor that hold the count, modulo 2^31.
 pub const COUNT_BITS: u32 = 31;
+/// Bits of a signature that hold the operation's number, modulo 2^24; they stand above its descriptor.
+pub const OPERATION_BITS: u32 = 24;
 
 /// What ranks compare of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +49,7 @@ mod tests {
     #[test]
     fn descriptor_round_trips() {
         let whole = Description { count: 0x7fff_ffff, collective: 3, detail: 7, dtype: 15 };
-        assert_eq!(descriptor(whole), (1 << 40) - 1);
+        assert_eq!(descriptor(whole), (1 << (u64::BITS - OPERATION_BITS)) - 1);
         for alone in [
             Description { count: 0x2345_6789, collective: 0, detail: 0, dtype: 0 },
             Description { count: 0, collective: 2, detail: 4, dtype: 11 },

@@ -167,9 +167,11 @@ impl Bootstrap for LocalBootstrap {
 
     fn leave(&self, deadline: Duration) -> bool {
         let entered = Instant::now();
+        let event = self.group.lock().peers.left(self.rank);
+        if let Some(event) = event {
+            self.group.tell_peers(self.rank, &event);
+        }
         let mut state = self.group.lock();
-        state.peers.left(self.rank);
-        self.group.changed.notify_all();
         loop {
             if let Some(all) = state.peers.all_left() {
                 return all;

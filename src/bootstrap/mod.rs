@@ -127,6 +127,7 @@ impl fmt::Display for ControlEvent {
         match self {
             Self::PeerLost { rank, detail } => write!(f, "rank {rank} is lost: {detail}"),
             Self::PeerAborted { rank, detail } => write!(f, "rank {rank} gave up: {detail}"),
+            Self::PeerLeft { rank } => write!(f, "rank {rank} has left"),
         }
     }
 }
@@ -147,6 +148,11 @@ pub enum ControlEvent {
         rank: Rank,
         /// Its reason.
         detail: String,
+    },
+    /// A rank said goodbye, which is no loss: its operations have ended.
+    PeerLeft {
+        /// Rank that has left.
+        rank: Rank,
     },
 }
 

@@ -26,9 +26,10 @@ impl Peers {
         Self { left: nobody.clone(), lost: nobody, ending: None }
     }
 
-    /// `rank` said goodbye.
-    pub(super) fn left(&mut self, rank: Rank) {
-        self.left[rank.index()] = true;
+    /// `rank` said goodbye; the event to tell, once.
+    pub(super) fn left(&mut self, rank: Rank) -> Option<ControlEvent> {
+        let is_new = !std::mem::replace(&mut self.left[rank.index()], true);
+        is_new.then_some(ControlEvent::PeerLeft { rank })
     }
 
     /// `rank` is gone; the event to tell, unless it had left or is known to be gone.
@@ -103,7 +104,8 @@ mod tests {
     #[test]
     fn a_goodbye_is_no_loss_and_a_loss_is_told_once() {
         let mut peers = peers();
-        peers.left(Rank(1));
+        assert_eq!(peers.left(Rank(1)), Some(ControlEvent::PeerLeft { rank: Rank(1) }));
+        assert_eq!(peers.left(Rank(1)), None);
         assert_eq!(peers.lost(Rank(1), "closed"), None);
         assert!(peers.lost(Rank(2), "closed").is_some());
         assert_eq!(peers.lost(Rank(2), "closed again"), None);

@@ -201,8 +201,7 @@ impl Bootstrap for TcpBootstrap {
     fn leave(&self, deadline: Duration) -> bool {
         let entered = Instant::now();
         let mut state = self.shared.lock();
-        if !state.peers.has_left(self.shared.rank) {
-            state.peers.left(self.shared.rank);
+        if state.peers.left(self.shared.rank).is_some() {
             self.send(Message::Left { rank: self.shared.rank });
             self.shared.changed.notify_all();
         }
@@ -263,7 +262,7 @@ impl Shared {
             Message::RoundFailed { failure } => state.outcome = Some(Err(failure)),
             Message::Lost { rank, detail } => event = state.peers.lost(rank, &detail),
             Message::Aborted { rank, detail } => event = Some(state.peers.aborted(rank, &detail)),
-            Message::Left { rank } => state.peers.left(rank),
+            Message::Left { rank } => event = state.peers.left(rank),
             Message::HostedBy { rank } => state.host = rank,
             _ => return false,
         }

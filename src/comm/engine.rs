@@ -16,14 +16,14 @@ use super::memo::Memo;
 use super::presence::Presence;
 use super::{Call, Operation, Options};
 use crate::abi::{Args, BARRIER, HeapState, bytes_of};
-use crate::bootstrap::{Bootstrap, agree};
+use crate::bootstrap::{Bootstrap, ControlEvent, agree};
 use crate::device::{Device, DeviceKind, DevicePtr, KernelHandle, LaunchShape, StreamHandle};
 use crate::error::Result;
 use crate::memory::{HeapLimits, SymmetricHeap};
 use crate::table::Dispatcher;
 use crate::types::{DType, Output, Rank, ReduceOp, WorldSize};
 use crate::variant::{BARRIER_THREADS, Transfer};
-use crate::watch::Watch;
+use crate::watch::{Departures, Watch};
 
 /// One of the two.
 pub(super) enum Engine {
@@ -35,6 +35,8 @@ pub(super) enum Engine {
 
 /// Heap, control page, kernels and table of one rank.
 pub(super) struct KernelEngine {
+    // Dropped before the heap, which it looks into.
+    _departures: Departures,
     heap: SymmetricHeap,
     watch: Arc<Watch>,
     kernels: KernelTable,
@@ -74,10 +76,15 @@ impl KernelEngine {
         let (layout, bytes) = limits.layout(world_size)?;
         let heap = SymmetricHeap::create(device, &**bootstrap, layout, bytes)?;
         let watch = Arc::new(agree(&**bootstrap, "making control pages", Watch::new(device, rank, world_size))?);
-        let listener = Arc::downgrade(&watch);
-        bootstrap.listen(Arc::new(move |event| {
-            if let Some(watch) = listener.upgrade() {
-                watch.hear(event);
+        let departures = Departures::new(device, &watch, DevicePtr(heap.bases()[rank.index()]), heap.layout());
+        let departures = agree(&**bootstrap, "making ready for goodbyes", departures)?;
+        let (listener, goodbyes) = (Arc::downgrade(&watch), departures.goodbyes());
+        bootstrap.listen(Arc::new(move |event| match event {
+            ControlEvent::PeerLeft { rank } => goodbyes.hear(rank),
+            event => {
+                if let Some(watch) = listener.upgrade() {
+                    watch.hear(event);
+                }
             }
         }));
         let args = Args {
@@ -102,6 +109,7 @@ impl KernelEngine {
             padding: 0,
         };
         Ok(Self {
+            _departures: departures,
             heap,
             watch,
             kernels: KernelTable::new(sharers),

@@ -149,6 +149,7 @@ pub struct ExportCard {
 }
 
 /// Host memory that kernels of one device can read and write.
+#[derive(Debug)]
 pub struct HostBlock {
     /// First byte for the host; aligned to a page, zeroed at creation.
     pub host: *mut u8,
@@ -229,6 +230,18 @@ pub trait Device: Send + Sync + fmt::Debug {
     /// # Safety
     /// Both ranges are valid until the stream passes the copy; host memory is not touched meanwhile.
     unsafe fn copy(&self, destination: DevicePtr, source: DevicePtr, bytes: u64, stream: StreamHandle) -> Result<()>;
+
+    /// As [`Device::copy`], of `u64` words that kernels may store meanwhile: each comes whole, in no order.
+    ///
+    /// # Safety
+    /// As [`Device::copy`]; both addresses are aligned, and whoever writes the source meanwhile does so atomically, a word at a time.
+    unsafe fn copy_words(
+        &self,
+        destination: DevicePtr,
+        source: DevicePtr,
+        words: u64,
+        stream: StreamHandle,
+    ) -> Result<()>;
 
     /// Sets every byte of a range.
     ///

@@ -1,5 +1,7 @@
 //! The control page: how the host stops a rank's kernels, and how they say why they stopped.
 
+mod departures;
+
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
@@ -11,6 +13,8 @@ use crate::bootstrap::ControlEvent;
 use crate::device::{Device, DevicePtr, HostBlock};
 use crate::error::{Error, Result};
 use crate::types::{Collective, DType, Rank, ReduceOp, WorldSize};
+
+pub use departures::{Departures, Goodbyes};
 
 /// One rank's control page and what is known of why it stopped.
 pub struct Watch {
@@ -36,7 +40,8 @@ struct Known {
 #[derive(Clone, Debug)]
 enum Reason {
     Own(String),
-    Event(ControlEvent),
+    Lost(Rank, String),
+    GaveUp(Rank, String),
 }
 
 impl Watch {
@@ -56,11 +61,17 @@ impl Watch {
         self.stop(Reason::Own(detail.into()));
     }
 
-    /// Takes note of what the control plane says of a peer, and stops: nothing can complete without it.
+    /// Takes note of what the control plane says of a peer, and stops: nothing can complete without it. Goodbyes are no reason; what
+    /// follows from one is found by [`Departures`].
     pub fn hear(&self, event: ControlEvent) {
         let (rank, what) = (self.rank, event.to_string());
+        let reason = match event {
+            ControlEvent::PeerLost { rank, detail } => Reason::Lost(rank, detail),
+            ControlEvent::PeerAborted { rank, detail } => Reason::GaveUp(rank, detail),
+            ControlEvent::PeerLeft { .. } => return,
+        };
         // What comes later mostly follows from the first.
-        if self.stop(Reason::Event(event)) {
+        if self.stop(reason) {
             tracing::warn!("rank {rank} stops: {what}");
         } else {
             tracing::debug!("rank {rank} has stopped, and hears: {what}");
@@ -103,7 +114,7 @@ impl Watch {
         let rank = self.rank;
         let reason = self.reason(code);
         // A peer that is known to be gone explains every fault.
-        if let Some(Reason::Event(ControlEvent::PeerLost { rank: peer, detail })) = reason {
+        if let Some(Reason::Lost(peer, detail)) = reason {
             return Error::PeerLost { rank, peer, detail };
         }
         // What this rank's own kernel found comes next, and then what it was told.
@@ -157,11 +168,7 @@ impl Watch {
     fn told(&self, reason: Option<Reason>) -> String {
         match reason {
             Some(Reason::Own(detail)) => detail,
-            Some(Reason::Event(
-                ControlEvent::PeerLost { rank, detail } | ControlEvent::PeerAborted { rank, detail },
-            )) => {
-                format!("rank {rank} gave up: {detail}")
-            }
+            Some(Reason::Lost(rank, detail) | Reason::GaveUp(rank, detail)) => format!("rank {rank} gave up: {detail}"),
             None => {
                 let record = self.record();
                 let why = match record.peer_code {
@@ -314,8 +321,8 @@ mod tests {
         let lost = ControlEvent::PeerLost { rank: Rank(2), detail: "gone".into() };
         assert_eq!(lost.to_string(), "rank 2 is lost: gone");
         assert!(watch.stop(Reason::Own("enough".into())));
-        watch.hear(lost.clone());
-        assert!(!watch.stop(Reason::Event(lost)), "said once");
+        watch.hear(lost);
+        assert!(!watch.stop(Reason::Lost(Rank(2), "gone".into())), "said once");
         assert!(watch.check().unwrap_err().to_string().contains("enough"));
     }
 }

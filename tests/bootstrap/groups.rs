@@ -179,8 +179,14 @@ fn check_goodbye(bootstrap: Box<dyn Bootstrap>) {
     let error = bootstrap.barrier("one more").unwrap_err().to_string();
     assert!(error.contains("rank 0 already said") || error.contains("ranks 0, "), "{error}");
     assert!(bootstrap.leave(LONG));
+    let rank = bootstrap.rank();
     drop(bootstrap);
-    assert_eq!(received.iter().next(), None, "a goodbye is no event");
+    let events: Vec<_> = received.iter().collect();
+    for peer in (0..3).map(Rank).filter(|&peer| peer != rank) {
+        let told = events.iter().filter(|&event| *event == ControlEvent::PeerLeft { rank: peer }).count();
+        assert_eq!(told, 1, "rank {rank} heard of {peer}: {events:?}");
+    }
+    assert_eq!(events.len(), 2, "a goodbye is no loss: {events:?}");
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod support;
 mod aborts;
 mod collectives;
 mod control_plane;
+mod departures;
 mod graphs;
 mod processes;
 mod rig;

@@ -1,5 +1,7 @@
 //! Several communicators on the same devices, several streams on one communicator, and nothing to do at all.
 
+use std::sync::Barrier;
+
 use myelon_ccl::device::handles::Stream;
 use myelon_ccl::{Communicator, DType, Rank};
 
@@ -29,6 +31,7 @@ fn several_communicators_on_the_same_devices_do_not_disturb_each_other() {
 #[test]
 fn a_fault_in_one_communicator_leaves_the_other_alone() {
     let devices = devices(2);
+    let stalled = Barrier::new(2);
     on_rigs(&devices, &with_timeout(SHORT), &variants()[0], |rig| {
         // Each rank alone in a world of its own, beside the one with the peer.
         let own = [std::sync::Arc::clone(rig.communicator.device())];
@@ -39,6 +42,8 @@ fn a_fault_in_one_communicator_leaves_the_other_alone() {
             alone.works();
             assert!(rig.communicator.synchronize(rig.stream.handle()).unwrap_err().is_stalled());
         }
+        // A rank that left before would be the reason.
+        stalled.wait();
         alone.works();
     });
 }

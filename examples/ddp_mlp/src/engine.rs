@@ -202,6 +202,7 @@ fn connect_nccl(device: &Arc<dyn Device>, bootstrap: Arc<dyn Bootstrap>) -> Resu
         let text = match event {
             ControlEvent::PeerLost { rank, detail } => format!("rank {rank} was lost: {detail}"),
             ControlEvent::PeerAborted { rank, detail } => format!("rank {rank} gave up: {detail}"),
+            ControlEvent::PeerLeft { .. } => return,
         };
         // The first one is the cause.
         let _ = note.set(text);

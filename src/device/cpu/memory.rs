@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fstat, ftruncate, memfd_create};
 
+use crate::device::DevicePtr;
 use crate::error::{Error, Result};
 
 /// Alignment of [`Heap::allocate`]: what `cuMemAlloc` gives.
@@ -157,6 +158,22 @@ fn checked_length(bytes: u64) -> Result<usize> {
     length
         .map(isize::unsigned_abs)
         .ok_or_else(|| Error::invalid(format!("an allocation of {bytes} bytes: ask for 1 to {} bytes", isize::MAX)))
+}
+
+/// Refuses what cannot be a range.
+pub(super) fn check_range(what: &str, start: DevicePtr, bytes: u64) -> Result<()> {
+    if start.0 == 0 || start.0.checked_add(bytes).is_none() {
+        return Err(Error::invalid(format!("{what} {:#x} of {bytes} bytes is no range of memory", start.0)));
+    }
+    Ok(())
+}
+
+/// Refuses what cannot be the address of a word that is accessed atomically.
+pub(super) fn check_word(address: DevicePtr) -> Result<()> {
+    if address.0 == 0 || !address.0.is_multiple_of(8) {
+        return Err(Error::invalid(format!("{:#x} is no address of a word: a multiple of 8 is needed", address.0)));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -25,7 +25,7 @@ use std::time::Instant;
 
 use self::capture::Graph;
 use self::kernel::{Arguments, Kernel, LaunchSite};
-use self::memory::{Heap, Mapping, SharedMappings};
+use self::memory::{Heap, Mapping, SharedMappings, check_range, check_word};
 use self::queue::{Item, locked};
 use self::stream::{Event, Stream};
 use self::table::Table;
@@ -225,6 +225,18 @@ impl Device for CpuDevice {
         self.stream(stream)?.submit(item)
     }
 
+    unsafe fn copy_words(
+        &self,
+        destination: DevicePtr,
+        source: DevicePtr,
+        words: u64,
+        stream: StreamHandle,
+    ) -> Result<()> {
+        check_word(destination)?;
+        check_word(source)?;
+        self.stream(stream)?.submit(Item::CopyWords { destination: destination.0, source: source.0, words })
+    }
+
     unsafe fn fill(&self, destination: DevicePtr, byte: u8, bytes: u64, stream: StreamHandle) -> Result<()> {
         check_range("destination", destination, bytes)?;
         self.stream(stream)?.submit(Item::Fill { destination: destination.0, byte, bytes: bytes as usize })
@@ -320,20 +332,6 @@ fn shared_block(mapping: Arc<Mapping>, bytes: u64) -> SharedBlock {
     // ORDER: making a mapping counts as a write to ThreadSanitizer; against `grant_access` in another rank's thread.
     tsan::release(&*mapping);
     SharedBlock { address, bytes, owner: mapping }
-}
-
-fn check_range(what: &str, start: DevicePtr, bytes: u64) -> Result<()> {
-    if start.0 == 0 || start.0.checked_add(bytes).is_none() {
-        return Err(Error::invalid(format!("{what} {:#x} of {bytes} bytes is no range of memory", start.0)));
-    }
-    Ok(())
-}
-
-fn check_word(address: DevicePtr) -> Result<()> {
-    if address.0 == 0 || !address.0.is_multiple_of(8) {
-        return Err(Error::invalid(format!("{:#x} is no address of a word: a multiple of 8 is needed", address.0)));
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -28,6 +28,12 @@ pub(super) enum Item {
         source: u64,
         bytes: usize,
     },
+    /// Whose source kernels may write meanwhile.
+    CopyWords {
+        destination: u64,
+        source: u64,
+        words: u64,
+    },
     Fill {
         destination: u64,
         byte: u8,
@@ -57,6 +63,14 @@ impl Item {
                 tsan::write(*destination, *bytes);
                 // SAFETY: `Device::copy`: both ranges are valid until this is done. They may overlap.
                 unsafe { std::ptr::copy(*source as *const u8, *destination as *mut u8, *bytes) }
+            }
+            Self::CopyWords { destination, source, words } => {
+                for at in (0..*words).map(|word| word * size_of::<u64>() as u64) {
+                    // SAFETY: `Device::copy_words`: aligned words, valid until this is done, the source's accessed atomically.
+                    let word = unsafe { AtomicU64::from_ptr((source + at) as *mut u64) }.load(Ordering::Relaxed);
+                    // SAFETY: as above, and the destination is nobody else's.
+                    unsafe { *((destination + at) as *mut u64) = word };
+                }
             }
             Self::Fill { destination, byte, bytes } => {
                 tsan::write(*destination, *bytes);

@@ -172,6 +172,18 @@ impl Device for CudaDevice {
         unsafe { stream::copy(&self.context, destination, source, bytes, stream) }
     }
 
+    unsafe fn copy_words(
+        &self,
+        destination: DevicePtr,
+        source: DevicePtr,
+        words: u64,
+        stream: StreamHandle,
+    ) -> Result<()> {
+        // WHY: GPUs and their copy engines move aligned words whole.
+        // SAFETY: the caller's promise is the same.
+        unsafe { stream::copy(&self.context, destination, source, words * size_of::<u64>() as u64, stream) }
+    }
+
     unsafe fn fill(&self, destination: DevicePtr, byte: u8, bytes: u64, stream: StreamHandle) -> Result<()> {
         // SAFETY: the caller's promise is the same.
         unsafe { stream::fill(&self.context, destination, byte, bytes, stream) }
