@@ -27,8 +27,8 @@ namespace myelon {
 constexpr u32 kConsumerThread = 0;
 constexpr u32 kProducerThread = 32;
 
-// All threads that need to know where the slots lie keep a session, and count in it; one of them, the talker, tells the peer.
-
+// One end of a ring. Each thread that needs to know where the slots lie has an object of its own and counts in it; one of them, the
+// talker, tells the peer.
 class Producer {
  public:
   MYELON_DEVICE Producer(const Context& context, u32 next, u32 talker = kProducerThread)
@@ -96,6 +96,7 @@ class Producer {
   bool agreed_;        // of the thread that asks
 };
 
+// The other end; threads and talker as in `Producer`.
 class Consumer {
  public:
   MYELON_DEVICE Consumer(const Context& context, u32 previous, u32 talker = kConsumerThread)
