@@ -4,12 +4,12 @@
 //        r does, a chunk of each part a round:
 //        step 0            in[r]    --> out[r], slot of r + 1; of the round before: slot --> out[r + 1]
 //        steps 1 .. n-2    slot     --> out[r - step], slot of r + 1
-// WHO    As ring: a lane has its own ring and share of every part, and all threads of the CTA produce and consume. A round ends in the
-//        first step of the next, so that each step sends and receives.
+// WHO    As ring: a lane has its own ring and share of every part, and all threads of the CTA produce and consume
+//        (proto/half_ring.cuh).
 // ORDER  [slot-publish] data to the next rank; [slot-release] credit back (proto/slot_ring.cuh).
 // COST   For a part of S bytes: a rank of n sends (n - 1) x S, all to one neighbour; n - 1 hops, so for large messages.
 #pragma once
-#include "proto/slot_step.cuh"
+#include "proto/half_ring.cuh"
 #include "reduce/operator.cuh"
 
 namespace myelon {
@@ -17,13 +17,6 @@ namespace myelon {
 template <class T, class Op, class Config>
 MYELON_DEVICE void ring_all_gather(const Args& args) {
   constexpr u32 kWorldSize = Config::kWorldSize;
-  const Context context(args);
-  Producer producer(context, (args.rank + 1) % kWorldSize);
-  Consumer consumer(context, (args.rank + kWorldSize - 1) % kWorldSize);
-  Announcement(context, kWorldSize).check(context);
-  advance_operation(context, MailboxUse{});
-
-  const Rounds rounds(lane_share(pack_count<T>(args.count)), args.chunk_bytes / kPackBytes);
   auto part = [&](u32 owner) { return static_cast<u8*>(args.output) + owner % kWorldSize * args.part_bytes; };
   auto begin = [&](Share chunk, u8* sent) {
     u8* own = part(args.rank);
@@ -44,25 +37,12 @@ MYELON_DEVICE void ring_all_gather(const Args& args) {
           store_pack(kept, chunk.first + i, args.count, pack);
         });
   };
-
-  if (kWorldSize == 1) return begin(rounds.share, nullptr);
-  const u64 turns = rounds.count > 0 ? rounds.count + 1 : 0;
-  for (u64 round = 0; round < turns; ++round) {
-    const bool begins = round < rounds.count;
-    const bool ends = round > 0;
-    const Share chunk = rounds.at(round);
-    auto turn = [&](const u8* received, u8* sent) {
-      side_by_side([&] { if (begins) begin(chunk, sent); },
-                   [&] { if (ends) keep(part(args.rank + 1), rounds.at(round - 1), received, nullptr); });
-    };
-    if (!slot_step(producer, consumer, ends, begins, false, turn)) return;
-    for (u32 step = 1; begins && step + 1 < kWorldSize; ++step) {
-      auto pass = [&](const u8* received, u8* sent) { keep(part(args.rank + kWorldSize - step), chunk, received, sent); };
-      if (!slot_step(producer, consumer, true, true, false, pass)) return;
-    }
-  }
-  producer.finish();
-  consumer.finish();
+  half_ring<T, kWorldSize>(
+      args, begin,
+      [&](u32 step, Share chunk, const u8* received, u8* sent) {
+        keep(part(args.rank + kWorldSize - step), chunk, received, sent);
+      },
+      [&](Share chunk, const u8* received) { keep(part(args.rank + 1), chunk, received, nullptr); });
 }
 
 }  // namespace myelon
