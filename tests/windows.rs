@@ -10,7 +10,7 @@ use myelon_ccl::device::handles::{Buffer, Stream};
 use myelon_ccl::device::{DeviceKind, DevicePtr};
 use myelon_ccl::memory::Window;
 use myelon_ccl::variant::{Choice, Manifest, Request, Shape};
-use myelon_ccl::{Communicator, DType, Error, Operation, Options, Output, Rank, ReduceOp, Result};
+use myelon_ccl::{Communicator, DType, Error, Launching, Operation, Options, Output, Rank, ReduceOp, Result};
 
 use support::group::{self, Group};
 use support::{asked_ranks, child, device_kind, on_ranks, options};
@@ -338,4 +338,45 @@ fn a_window_survives_a_stall() {
         }
         done.wait();
     });
+}
+
+/// Behind its failed operation a rank may free what was in a window, or use it for something else.
+#[test]
+fn a_rank_that_comes_when_another_has_given_up_stores_nothing_into_its_window() {
+    let done = Barrier::new(2);
+    let short = Options { timeout: Duration::from_millis(300), ..options() };
+    for &launching in Launching::ALL {
+        let ends = on_ranks(2, &short, |communicator| {
+            let rig = Rig::new(communicator, false);
+            let window = rig.register();
+            let Choice { variant, shape } = ring(Some(Output::Direct));
+            let choice = Choice { shape: Shape { launch: Some(launching), ..shape }, variant };
+            let operation = rig.operation(&window, 0);
+            rig.fill(rig.own());
+            rig.issue(&choice, &operation).unwrap();
+            rig.expect(0, rig.sum());
+            let is_late = rig.communicator.rank() == Rank(1);
+            // WHY not `Communicator::synchronize`: it would tell the host of the other, which then would launch nothing.
+            let run = || rig.issue(&choice, &operation).and_then(|()| rig.stream.synchronize()).unwrap();
+            if !is_late {
+                run();
+                rig.fill(77);
+                rig.stream.synchronize().unwrap();
+            }
+            done.wait();
+            if is_late {
+                run();
+            }
+            done.wait();
+            let mut seen = vec![0; 2 * BYTES as usize];
+            rig.data.download(&mut seen, &rig.stream).unwrap();
+            let error = rig.communicator.status().unwrap_err();
+            done.wait();
+            drop(window);
+            (seen, error)
+        });
+        let [(kept, of_first), (_, of_late)] = &ends[..] else { panic!("two ranks") };
+        assert!(kept.chunks_exact(4).all(|word| word == 77i32.to_ne_bytes()), "{launching:?}");
+        assert!(of_first.is_stalled() && of_late.is_aborted(), "{launching:?}: {of_first}; {of_late}");
+    }
 }

@@ -17,7 +17,8 @@
 // INVARIANT: a copy into an output goes only once that rank's operation has begun, so that what its stream did with it before has
 // ended. A result is made of what the rank had there, so it is the last that comes: in place the input was read, and a sum on its way
 // has been copied on. And only once that rank has said that it runs the same operation, its output at the same offset of the same
-// window. Where it has not, or a wait is given up, copies go all the same, for nothing else ends their streams' waits.
+// window. Where it has not, or a wait is given up, copies go all the same, for nothing else ends their streams' waits: after an error
+// outputs stay until no rank issues copies any more.
 //
 // Words of copies are 0 or 1, for a captured stream operation has constants only; a fill before the launch makes them 0. Credits
 // only grow, across operations too: one when the receiver's operation has begun, then one for each slot it has emptied.

@@ -9,7 +9,8 @@ namespace myelon {
 // its input there for good: the result is made of that input. So whatever its stream did with the output before has ended, and
 // in place nothing is overwritten unread; [slot-publish] hands this on from rank to rank, round the ring. A slot goes round with each
 // such step all the same, and stays empty: its sequence says that the result is there. And only once that rank has said that it
-// runs the same operation, its output at the same offset of the same window: nothing else tells where that is.
+// runs the same operation, its output at the same offset of the same window: nothing else tells where that is. And not by a launch
+// that begins when a rank has given up and its kernel has ended: then the output may be gone.
 
 // The steps of this launch for this lane's share, in rounds of n chunks. False when one of the waits was given up.
 template <class T, class Op, class Config>

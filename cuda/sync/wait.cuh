@@ -51,6 +51,7 @@ MYELON_DEVICE u64 announced(const Context& context, u32 source, u64 number) {
 
 // Writes the first fault of this rank where the host reads it, and ends the waits of all peers. `peer_code` with a peer's
 // fault: what it was.
+// INVARIANT: when a kernel has ended without its data, all ranks have been told: by this rank, whoever was the first to give up.
 MYELON_DEVICE_COLD void give_up(Context context, FaultCode code, u32 peer, u64 expected, u64 seen, u64 waited_ns,
                                 u32 peer_code = kFaultNone) {
   const Args& args = context.args;
@@ -76,15 +77,24 @@ MYELON_DEVICE_COLD void give_up(Context context, FaultCode code, u32 peer, u64 e
   }
   // ORDER: [fault] publish: the record is published to the host by its code.
   st_release_sys(&record->code, static_cast<u32>(code));
-  // The peer has told everybody itself, and its word is the one that says what happened.
-  if (code == kFaultPeer) return;
-  const u64 told = static_cast<u64>(code) << 32 | (args.rank + 1);
+  // A peer's word is passed on as it is: it says what happened.
+  const u64 told = code == kFaultPeer ? static_cast<u64>(peer_code) << 32 | (peer + 1) : static_cast<u64>(code) << 32 | (args.rank + 1);
   for (u32 rank = 0; rank < kMaxWorld; ++rank) {
     if (args.heap[rank] != nullptr) {
       // ORDER: [peer-fault] publish: the word is all there is to read.
       st_relaxed_sys(&context.in_heap<HeapState>(rank, args.layout.state)->peer_fault, told);
     }
   }
+}
+
+// Whether a rank has given up; then this one does as well. `probe` as for `cold_wait`.
+template <class Probe>
+MYELON_DEVICE bool heard_of_fault(const Context& context, const Probe& probe, u64 expected, u64 waited_ns) {
+  // ORDER: [peer-fault] consume: nothing is read behind the word.
+  const u64 told = ld_relaxed_sys(&context.state()->peer_fault);
+  if (told == 0) return false;
+  give_up(context, kFaultPeer, static_cast<u32>(told) - 1, expected, probe.seen(), waited_ns, static_cast<u32>(told >> 32));
+  return true;
 }
 
 MYELON_DEVICE u64 descriptor_in(u64 signature) { return signature & ((1ull << kDescriptorBits) - 1); }
@@ -122,13 +132,7 @@ MYELON_DEVICE_COLD bool cold_wait(Context context, Probe probe, u32 peer, u64 ex
     // WHY: the host first, but the peer's word counts more: when a peer's kernel gives up, both hosts hear of it later, and
     // what the kernel says is the reason.
     const bool told_to_stop = host_says_stop(context, now);
-    // ORDER: [peer-fault] consume: nothing is read behind the word.
-    const u64 peer_fault = ld_relaxed_sys(&context.state()->peer_fault);
-    if (peer_fault != 0) {
-      give_up(context, kFaultPeer, static_cast<u32>(peer_fault) - 1, expected, probe.seen(), waited,
-              static_cast<u32>(peer_fault >> 32));
-      return false;
-    }
+    if (heard_of_fault(context, probe, expected, waited)) return false;
     if (told_to_stop) {
       give_up(context, kFaultAborted, peer, expected, probe.seen(), waited);
       return false;
@@ -189,6 +193,8 @@ struct AnnouncementProbe {
 
 // Waits until `peer` has announced the running operation, and says whether it is the same there: before anything is stored where
 // only this rank's arguments say that it belongs.
+// INVARIANT: true only where no rank had given up and ended its kernel before this launch began, for this one would have heard of it
+// ([peer-fault]): from then on memory that is stored into may go.
 MYELON_DEVICE bool wait_for_agreement(const Context& context, u32 peer) {
   AnnouncementProbe probe{context, peer, 0};
   bool is_ready = probe.ready();
@@ -199,7 +205,9 @@ MYELON_DEVICE bool wait_for_agreement(const Context& context, u32 peer) {
   // A wait that goes cold compares for itself, but for what comes last.
   if (!is_ready && !cold_wait(context, probe, peer, context.operation)) return false;
   const u64 theirs = is_ready ? probe.value : announced(context, peer, context.operation);
-  if (agrees(theirs, context.operation, context.args.descriptor)) return true;
+  if (agrees(theirs, context.operation, context.args.descriptor)) {
+    return !heard_of_fault(context, probe, context.operation, 0);
+  }
   give_up(context, kFaultMismatch, peer, context.args.descriptor, descriptor_in(theirs), 0);
   return false;
 }

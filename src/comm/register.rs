@@ -25,8 +25,9 @@ impl Communicator {
     ///
     /// # Safety
     /// - The memory is valid until every rank has dropped its window; [`Communicator::deregister`] waits for the ranks. After an
-    ///   operation that failed, until the communicators of all ranks are dropped: a peer whose kernel starts late may still store
-    ///   results into it that this rank waits for no more.
+    ///   operation that failed, until every rank has passed what it had queued by then: a kernel that was running may still store
+    ///   results that this rank waits for no more. One that starts later stores none, but copies of `ring_copy_engine` come all the
+    ///   same: after a failed operation of that, until the communicators of all ranks are dropped.
     /// - The window is dropped when no operation that names it is queued or running, replays of graphs included.
     pub unsafe fn register(&self, address: DevicePtr, bytes: u64) -> Result<Window> {
         match &*self.engine {
@@ -44,7 +45,7 @@ impl Communicator {
     /// Drops a window when this communicator's operations have ended, and returns when every rank has dropped its own: then the
     /// memory can be freed. Collective. It does not know of replays of graphs: those have ended before.
     ///
-    /// Errors: those of operations before, and of the bootstrap; the memory is then kept until the communicators of all ranks are dropped.
+    /// Errors: those of operations before, and of the bootstrap; the memory is then kept as long as [`Communicator::register`] says.
     pub fn deregister(&self, window: Window) -> Result<()> {
         let ended = loop {
             if self.order.is_idle() {

@@ -18,8 +18,8 @@ use crate::types::Rank;
 /// operations that name it run as they do without it.
 ///
 /// Drop: unmaps the peers' memory. It comes when no operation that names the window is queued or running on this rank, replays of
-/// graphs included; the memory itself is kept until every rank has dropped its window, and after an operation that failed until
-/// the communicator is dropped: a peer may still store there.
+/// graphs included; the memory itself is kept until every rank has dropped its window, and longer after an operation that failed: what
+/// peers were running may still store there ([`Communicator::register`](crate::Communicator::register)).
 #[derive(Debug)]
 pub struct Window {
     address: DevicePtr,

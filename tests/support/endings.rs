@@ -20,6 +20,8 @@ pub(crate) enum Ending {
     Mismatch,
     /// Rank 0 never calls, and the hosts of the others stop them.
     Abort,
+    /// Rank 0 calls when the others have given up: nothing of it may get into their windows.
+    Late,
 }
 
 /// Elements of the operation: all lanes, and rounds of a ring under `small_limits`.
@@ -30,6 +32,9 @@ const OTHER_COUNT: u64 = 1000;
 impl Ending {
     /// Issues the operation; a panic says what was told instead. `hosts` are those of all ranks.
     pub(crate) fn check(self, bench: &Bench, choice: &Choice, hosts: &Barrier) {
+        if self == Self::Late {
+            return come_late(bench, choice, hosts);
+        }
         let communicator = &bench.communicator;
         let rank = communicator.rank();
         let request = |count| Request { count, dtype: DType::F32, op: ReduceOp::Sum, registered: false };
@@ -72,4 +77,37 @@ impl Ending {
         };
         assert!(right, "rank {rank}: {self:?} ended as {error:?}");
     }
+}
+
+fn come_late(bench: &Bench, choice: &Choice, hosts: &Barrier) {
+    const KEPT: u8 = 0x77;
+    let (communicator, stream) = (&bench.communicator, &bench.streams[0]);
+    let rank = communicator.rank();
+    let request = Request { count: COUNT, dtype: DType::F32, op: ReduceOp::Sum, registered: true };
+    communicator.prepare(&[communicator.plan(choice, &request).unwrap()]).unwrap();
+    let data = Buffer::new(communicator.device(), 4 * COUNT).unwrap();
+    // SAFETY: the window goes before the buffer, and then no rank has anything queued.
+    let window = unsafe { communicator.register(data.address(), 4 * COUNT).unwrap() };
+    let run = || {
+        let operation = Operation::of(&request, data.address(), data.address());
+        let operation = Operation { window: Some(&window), ..operation };
+        // SAFETY: the buffer holds the operand and outlives the synchronisation.
+        unsafe { communicator.all_reduce_as(choice, &operation, stream.handle()).unwrap() };
+        stream.synchronize().unwrap();
+    };
+    let late = rank == Rank(0);
+    if !late {
+        run();
+        data.fill(KEPT, stream).unwrap();
+        stream.synchronize().unwrap();
+    }
+    hosts.wait();
+    if late {
+        run();
+    }
+    hosts.wait();
+    let mut seen = vec![0; 4 * COUNT as usize];
+    data.download(&mut seen, stream).unwrap();
+    assert!(late || seen.iter().all(|&byte| byte == KEPT), "rank {rank}: one that came late wrote past its output");
+    assert!(communicator.status().is_err(), "rank {rank}: an operation that stalled ended as if all was well");
 }

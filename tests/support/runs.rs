@@ -101,7 +101,7 @@ impl Run {
                 hashes.push(bench.run(&operation, skew(&mut own, rank), own.below(2) as usize));
             }
             if let Some(ending) = self.ending {
-                let shape = Shape { launch: self.launch, ..Shape::default() };
+                let shape = Shape { launch: self.launch, output: self.output, ..Shape::default() };
                 ending.check(&bench, &Choice { variant: Arc::clone(&variants[0]), shape }, &hosts);
             }
             hashes

@@ -14,7 +14,9 @@ use crate::operations::pointer;
 /// every rank registers a range of its own, of the same size, in the same order. Not on any stream, and may synchronise.
 ///
 /// Where one rank's memory cannot be mapped by the others it is a window all the same, and operations run as they do without.
-/// The memory lives until myelonDeregister has returned, and after an operation that failed until the communicator is destroyed.
+/// The memory lives until myelonDeregister has returned. After an operation that failed it lives until every rank's stream has passed
+/// what was queued by then, for what was running may still store there; after one of the variant ring_copy_engine, until all ranks
+/// have destroyed their communicators.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn myelonRegister(
     comm: myelonComm_t,
