@@ -123,7 +123,7 @@ struct Args {
   u16 end_step;
   u64 part_bytes;
   u32 root;
-  u32 padding;
+  u32 early;
 };
 
 struct BucketPlace {

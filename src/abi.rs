@@ -245,8 +245,8 @@ pub struct Args {
     pub part_bytes: u64,
     /// The rank whose input is broadcast.
     pub root: u32,
-    /// Fills the word.
-    pub padding: u32,
+    /// Not 0: the next launch of the stream may come up before the turn of this one; else at it.
+    pub early: u32,
 }
 
 /// Arguments of the kernels that write test data and check results.

@@ -151,6 +151,8 @@ named_enum! {
         Spin = 1 "spin",
         /// Sleeps as short as it can after every poll.
         Yield = 2 "yield",
+        /// As `Adaptive`, with two polls under way at first.
+        Paired = 3 "paired",
     }
 }
 

@@ -19,6 +19,7 @@ pub(crate) struct Values {
     pub(crate) threads: Vec<u32>,
     pub(crate) chunk: Vec<Bytes>,
     pub(crate) stages: Vec<u32>,
+    pub(crate) wait: Vec<Wait>,
     pub(crate) sync: Vec<SyncPolicy>,
     /// Of variants that have more than one.
     pub(crate) output: Vec<Output>,
@@ -37,6 +38,7 @@ impl Values {
                 threads: vec![64, 128, 256, 512],
                 chunk: kib(&[32, 64, 128, 256]),
                 stages: vec![1, 2, 3, 4],
+                wait: vec![Wait::Adaptive, Wait::Paired],
                 sync: SyncPolicy::ALL.to_vec(),
                 output: OUTPUTS.to_vec(),
                 named: Vec::new(),
@@ -94,6 +96,7 @@ pub(crate) fn combined(spec: &VariantSpec, own: &[Shape], values: &Values) -> Ve
     let like: Vec<_> = values.chunk.iter().copied().filter(is_like).collect();
     let chunk = all(&like, own.iter().filter_map(|shape| shape.chunk));
     let stages = all(&values.stages, own.iter().filter_map(|shape| shape.stages));
+    let wait = all(&values.wait, own.iter().filter_map(|shape| shape.wait));
     let sync = all(&values.sync, own.iter().filter_map(|shape| shape.sync));
     let output: Vec<_> = all(&[], own.iter().filter_map(|shape| shape.output));
     let set = vec![first];
@@ -101,6 +104,7 @@ pub(crate) fn combined(spec: &VariantSpec, own: &[Shape], values: &Values) -> Ve
     let set = Shape::with_each(set, &threads, |shape, threads| shape.threads = Some(threads));
     let set = Shape::with_each(set, &chunk, |shape, chunk| shape.chunk = Some(chunk));
     let set = Shape::with_each(set, &stages, |shape, stages| shape.stages = Some(stages));
+    let set = Shape::with_each(set, &wait, |shape, wait| shape.wait = Some(wait));
     let set = Shape::with_each(set, &sync, |shape, sync| shape.sync = Some(sync));
     let set = Shape::with_each(set, &output, |shape, output| shape.output = Some(output));
     let mut taken: Vec<Shape> = Vec::new();

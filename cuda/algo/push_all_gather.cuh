@@ -51,9 +51,8 @@ MYELON_DEVICE void push_all_gather(const Args& args) {
 
   MYELON_NO_UNROLL
   for (u32 index = team.first_pack(); is_peer && index < packs; index += team.of_grid()) {
-    auto cell = [&](u32) { return Cell<Mailbox>{team.member, route, index, true}; };
     typename Mailbox::Parcel parcel[1];
-    if (!receive(context, mailbox, cell, parcel)) break;
+    if (!receive_one(context, mailbox, Cell<Mailbox>{team.member, route, index, true}, parcel)) break;
     output.store(index, parcel[0].pack());
   }
   end_phase();

@@ -67,4 +67,32 @@ MYELON_DEVICE bool receive(const Context& context, const Mailbox& mailbox, CellO
   }
 }
 
+// Receives the parcel of one cell, as `receive` does. With paired waits two polls are under way, so that what lands just behind one of
+// them is seen by the other, and not by one that has yet to leave.
+template <class Mailbox>
+MYELON_DEVICE bool receive_one(const Context& context, const Mailbox& mailbox, const Cell<Mailbox>& at,
+                               typename Mailbox::Parcel (&parcel)[1]) {
+  if constexpr (kWait != Wait::paired) return receive(context, mailbox, [&](u32) { return at; }, parcel);
+  if (!at.due) return true;
+  parcel[0] = mailbox.poll(at.route, at.index);
+  typename Mailbox::Parcel other = mailbox.poll(at.route, at.index);
+  for (u32 round = 0;; ++round) {
+    if (parcel[0].arrived()) return true;
+    pause_hot();
+    parcel[0] = mailbox.poll(at.route, at.index);
+    // WHY: copied only once it has arrived: a copy waits for the poll, and the next one would leave behind it.
+    if (other.arrived()) {
+      parcel[0] = other;
+      return true;
+    }
+    pause_hot();
+    other = mailbox.poll(at.route, at.index);
+    if (round == kHotPolls) {
+      ParcelProbe<Mailbox> probe{mailbox, at.route, at.index};
+      if (!cold_wait(context, probe, at.source, context.operation)) return false;
+      round = 0;
+    }
+  }
+}
+
 }  // namespace myelon

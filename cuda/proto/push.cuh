@@ -38,10 +38,10 @@ MYELON_DEVICE void push_and_reduce(const Args& args, const Team<Config::kWorldSi
   advance_operation(context, mailbox.use(packs));
 
   team.for_each_pack(packs, first, load, [&](u32 index, Pack<T> own) {
-    auto cell = [&](u32) { return Cell<Mailbox>{team.member, route, index, is_peer && index < packs}; };
+    const Cell<Mailbox> cell{team.member, route, index, is_peer && index < packs};
     typename Mailbox::Parcel parcel[1];
     // ORDER: [team] load-sync: all threads of the warp go on to the shuffles, or none.
-    if (!sync_warp_and(receive(context, mailbox, cell, parcel))) return false;
+    if (!sync_warp_and(receive_one(context, mailbox, cell, parcel))) return false;
     const Pack<T> part = is_peer ? parcel[0].pack() : own;
     PackReducer<T, Op> reducer(team.pack_of(0, part));
     MYELON_UNROLL

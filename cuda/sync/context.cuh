@@ -11,13 +11,16 @@ struct Context {
   u32 lane;       // this CTA
 
   MYELON_DEVICE explicit Context(const Args& launch_args) : args(launch_args), lane(cta_index()) {
-    // INVARIANT: nothing of a launch touches global memory before the wait, and the next launch is let up only after it. So
-    // at most two grids are up at a time (the host's `Loaded::fits_twice`), and the second touches nothing.
+    // INVARIANT: nothing of a launch touches global memory before the wait, so grids that are up early touch nothing. The next one is
+    // let up behind the wait, so that two are up at most (the host's `Loaded::fits_twice`); before it where the host says so, of
+    // small grids and never of three in a row (`KernelEngine::lets_up_early`), so that four are.
+    // ORDER: [epoch] epoch: a grid that is up reads nothing before its own wait, behind which all launches before it have ended.
+    if (args.early != 0) allow_next_launch();
     // ORDER: [epoch] [lane-epoch] epoch: what the launch before this one on the stream wrote is visible behind this wait, as it
-    // is behind the kernel boundary of a launch that is not dependent.
+    // is behind the kernel boundary of a launch that is not dependent; that one has waited for the one before it.
     wait_for_previous_launch();
-    // ORDER: [epoch] epoch: behind the wait, so that no third grid comes up; one that is up reads nothing before its own wait.
-    allow_next_launch();
+    // ORDER: [epoch] epoch: as above, and no grid comes up behind one that waits.
+    if (args.early == 0) allow_next_launch();
     // ORDER: [epoch] epoch: a CTA of the launch before wrote it; this lane's CTA writes it after all its threads' reads.
     operation = ld_relaxed_sys(&counters()->operation) + 1;
   }

@@ -17,7 +17,8 @@ constexpr u64 kCheckIntervalNs = 20 * 1000;
 // adaptive   bare    sleeps that grow: 32, 128, 512 ns
 // spin       bare    bare
 // yield      32 ns   32 ns
-enum class Wait : u8 { adaptive, spin, yield };
+// paired     bare    as adaptive; where a thread waits for one parcel, two polls of it are under way
+enum class Wait : u8 { adaptive, spin, yield, paired };
 
 #ifndef MYELON_WAIT
 #define MYELON_WAIT adaptive
@@ -33,7 +34,7 @@ MYELON_DEVICE void pause_hot() {
 
 // After cold poll `poll`, from 0.
 MYELON_DEVICE void pause_cold(u32 poll) {
-  if (kWait == Wait::adaptive) nanosleep(poll < 32 ? kShortestSleepNs : poll < 256 ? 128 : 512);
+  if (kWait == Wait::adaptive || kWait == Wait::paired) nanosleep(poll < 32 ? kShortestSleepNs : poll < 256 ? 128 : 512);
   else pause_hot();
 }
 

@@ -267,7 +267,7 @@ fn a_neighbour_is_measured_alone_and_beside_every_wait() {
     refused(here, &["compare", "neighbour.json"], &parts);
     let mut expected = Vec::new();
     for variant in ["ring", "one_shot_push", "signal_one_shot"] {
-        for &wait in Wait::ALL {
+        for &wait in Wait::ALL.iter().filter(|&&wait| wait != Wait::Paired || variant == "one_shot_push") {
             expected.extend(Work::ALL.map(|work| (variant, wait, work)));
         }
     }

@@ -131,7 +131,8 @@ impl KernelEngine {
         let dtype = plan.kernel.dtype;
         let args = Args { descriptor, chunk_bytes: plan.chunk_bytes, slots: plan.slots, ..self.args };
         for (table, packs) in Tables::new(buckets, dtype, plan.piece_elements / dtype.pack_elements()) {
-            let args = BucketArgs { args: Args { count: packs * dtype.pack_elements(), ..args }, table };
+            let (count, early) = (packs * dtype.pack_elements(), self.lets_up_early(&shape).into());
+            let args = BucketArgs { args: Args { count, early, ..args }, table };
             // SAFETY: a kernel for buckets takes `BucketArgs`; heap and page live until no kernel runs, the operands by the
             // caller's promise.
             unsafe { device.launch(ready.kernel.handle, shape, bytes_of(&args), stream)? };
