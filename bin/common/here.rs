@@ -13,6 +13,8 @@ pub(crate) trait Surroundings {
     fn gpus(&self) -> u32;
     /// World size that a launcher (mpirun, torchrun, srun) set; none if this process was started alone.
     fn launched(&self) -> Option<WorldSize>;
+    /// Whether that launcher is this very program.
+    fn is_own_rank(&self) -> bool;
     /// Whether libnccl can be loaded.
     fn has_nccl(&self) -> bool;
     /// Whether MSCCL++ can be loaded and may be measured.
@@ -85,6 +87,10 @@ impl Surroundings for Here {
 
     fn launched(&self) -> Option<WorldSize> {
         self.place.as_ref().map(|place| place.world_size)
+    }
+
+    fn is_own_rank(&self) -> bool {
+        self.place.as_ref().is_some_and(Place::is_own)
     }
 
     fn has_nccl(&self) -> bool {

@@ -47,6 +47,11 @@ impl Place {
         Ok(Some(Self { rank: info.rank, world_size: info.world_size, local_rank: info.local_rank, id }))
     }
 
+    /// Whether this program started the ranks.
+    pub(crate) fn is_own(&self) -> bool {
+        self.id.is_some()
+    }
+
     /// Connects to the other ranks and waits for all of them.
     ///
     /// Errors: those of [`bootstrap::from_env`] and [`TcpBootstrap::connect`].

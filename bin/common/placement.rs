@@ -56,11 +56,13 @@ impl Asked {
     pub(crate) fn ranks(&self, device: DeviceKind, here: &dyn Surroundings) -> Result<WorldSize> {
         let gpus = here.gpus();
         if let Some(launched) = here.launched() {
+            // A rank that this program started has its arguments, -g among them.
+            let ngpus = self.ngpus.filter(|_| !here.is_own_rank());
             return match self.ranks {
                 Some(asked) if asked != launched => Err(Error::invalid(format!(
                     "--ranks {asked}, but the launcher started {launched}: leave --ranks out"
                 ))),
-                _ if self.ngpus.is_some_and(|ngpus| ngpus.get() != 1) => Err(Error::invalid(
+                _ if ngpus.is_some_and(|ngpus| ngpus.get() != 1) => Err(Error::invalid(
                     "-g above 1, but a launcher started a process a rank, which has one GPU: leave -g out",
                 )),
                 _ if self.threads => {

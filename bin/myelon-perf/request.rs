@@ -256,6 +256,7 @@ mod tests {
         refused("--threads", launched, "launcher");
         assert_eq!(check("-g 1", launched).unwrap().ranks.get(), 4, "a GPU each");
         refused("-g 4", launched, "-g above 1, but a launcher");
+        assert_eq!(check("-g 4", Fake { own: true, ..launched }).unwrap().ranks.get(), 4, "the launcher's own -g");
         assert_eq!(check("-g 4", NODE).unwrap().ranks.get(), 4);
         refused("--ngpus 8", Fake { gpus: 2, ..NODE }, "-g 8, but there are 2 GPUs");
     }

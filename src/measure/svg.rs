@@ -129,8 +129,8 @@ fn curves<'a>(standing: &Standing<'a>) -> Vec<Curve<'a>> {
 
 /// The standings that differ in nothing but the ranks, of the kind with the most lines; the first kind of equal ones.
 fn of_one_kind(standings: Vec<Standing<'_>>) -> Vec<Standing<'_>> {
-    let kind = |Series { collective, dtype, op, in_place, graph, batch, between, .. }| {
-        (collective, dtype, op, in_place, graph, batch, between)
+    let kind = |Series { collective, dtype, op, in_place, registered, graph, batch, between, .. }| {
+        (collective, dtype, op, in_place, registered, graph, batch, between)
     };
     let mut lines = BTreeMap::new();
     for standing in &standings {
@@ -301,6 +301,13 @@ mod tests {
             (3, 3)
         );
         assert!(!plotted(vec![row(2, 64, "auto", 1.0), row(2, 64, "nccl", 2.0)]).contains("mscclpp"));
+    }
+
+    #[test]
+    fn registered_rows_are_of_another_kind() {
+        let registered = Row { registered: true, ..row(2, 64, "auto", 1.0) };
+        let svg = plotted(vec![registered, row(2, 64, "auto", 2.0), row(2, 128, "auto", 3.0)]);
+        assert_eq!(svg.matches("2 GPUs: time").count(), 1, "{svg}");
     }
 
     #[test]

@@ -131,10 +131,11 @@ impl Dispatcher {
         Ok(last.map(|choice| Decision { choice, origin: Origin::Manifest }))
     }
 
-    /// Sizes at which the choice can change, and every power of two to 4 GiB, at which rules and tunings do.
+    /// Sizes at which the choice can change, and every power of two to 4 GiB, at which rules and tunings mostly do.
     pub fn sizes(&self) -> impl Iterator<Item = u64> {
         let rows = self.table.iter().flat_map(|table| table.rows(self.ranks)).map(|row| row.from.max(1));
-        (0..=32).map(|power| 1u64 << power).chain(rows)
+        let of_rule = self.rule.odd_limits().flat_map(|limit| [limit, limit + 1]);
+        (0..=32).map(|power| 1u64 << power).chain(rows).chain(of_rule)
     }
 
     /// The shapes that it may choose: what a heap should have room for.
@@ -227,6 +228,36 @@ mod tests {
         assert_eq!(decide(&forced("ring"), 1 << 26, DType::F32), some("two_shot_push", manifest));
         // None of them has been tried there.
         assert_eq!(decide(&dispatcher(None, "sm_80", true), 256, DType::F32), None);
+    }
+
+    #[test]
+    fn no_size_has_a_choice_that_no_listed_size_has() {
+        for (ranks, arch) in (2..=8).flat_map(|ranks| [(ranks, "sm_90a"), (ranks, "sm_80")]) {
+            let ranks = WorldSize::new(ranks).unwrap();
+            let dispatcher = Dispatcher::new(None, None, DeviceKind::Cuda, arch, ranks, true);
+            for (&collective, dtype) in
+                Collective::ALL.iter().flat_map(|it| [DType::F32, DType::I32, DType::E4m3].map(|dtype| (it, dtype)))
+            {
+                let choose = |size: u64| {
+                    let count = size.div_ceil(dtype.size_bytes() as u64);
+                    let request = Request { count, dtype, op: ReduceOp::Sum, registered: false };
+                    dispatcher.choose_of(collective, &request).unwrap().choice.to_string()
+                };
+                let listed: std::collections::BTreeSet<_> = dispatcher.sizes().map(choose).collect();
+                for size in (3..32).flat_map(|power| (8..16).map(move |eighths| eighths << power >> 3)) {
+                    let choice = choose(size);
+                    assert!(listed.contains(&choice), "{ranks} ranks, {arch}, {collective} {dtype}, {size}: {choice}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_manifests_tunings_change_at_powers_of_two() {
+        for spec in Manifest::embedded().all() {
+            let mut limits = spec.tuning.iter().filter_map(|tuning| tuning.up_to);
+            assert!(limits.all(|limit| limit.0.is_power_of_two()), "{}: `sizes` lists no others", spec.name);
+        }
     }
 
     #[test]

@@ -100,14 +100,20 @@ impl Source<'_> {
             let offset = error.span().map_or(0, |span| span.start);
             let start = self.text[..offset.min(self.text.len())].rfind('\n').map_or(0, |end| end + 1);
             let line = self.text[start..].lines().next().unwrap_or_default();
-            let key = line.split('=').next().unwrap_or_default().trim().trim_matches(['[', ']']).to_owned();
-            self.wrong(offset, if key.is_empty() { "syntax" } else { &key }, error.message())
+            // What is missing is on no line.
+            let missing = error.message().strip_prefix("missing field `").and_then(|rest| rest.split('`').next());
+            let named = line.split('=').next().unwrap_or_default().trim().trim_matches(['[', ']', '{', ' ']);
+            let key = missing.unwrap_or(if named.is_empty() { "syntax" } else { named });
+            self.wrong(offset, key, error.message())
         })
     }
 
     fn section(&self, section: Spanned<RawSection>) -> Result<Section> {
         let start = section.span().start;
         let RawSection { ranks, dtypes, operators, buffers, dtype, op, rows: raw } = section.into_inner();
+        if DTypeClass::of(dtype, true) != dtypes {
+            return Err(self.wrong(start, "dtype", format!("{dtype} is none of {dtypes}, which the section is for")));
+        }
         let mut rows: Vec<Row> = Vec::with_capacity(raw.len());
         // Where the row before ends, and its line.
         let mut end: Option<u64> = Some(0);

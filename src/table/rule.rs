@@ -108,6 +108,11 @@ impl Rule {
         self.rows.iter().map(|row| &row.choice.shape)
     }
 
+    /// Sizes, other than powers of two, up to which rows are for.
+    pub fn odd_limits(&self) -> impl Iterator<Item = u64> {
+        self.rows.iter().filter_map(|row| row.up_to).map(|limit| limit.0).filter(|limit| !limit.is_power_of_two())
+    }
+
     /// The text the rule was read from; part of what ranks compare.
     pub fn source(&self) -> &str {
         &self.source

@@ -12,6 +12,7 @@ use crate::args::Cli;
 pub(crate) struct Fake {
     pub(crate) gpus: u32,
     pub(crate) launched: Option<WorldSize>,
+    pub(crate) own: bool,
     pub(crate) nccl: bool,
     pub(crate) mscclpp: bool,
 }
@@ -22,6 +23,9 @@ impl Surroundings for Fake {
     }
     fn launched(&self) -> Option<WorldSize> {
         self.launched
+    }
+    fn is_own_rank(&self) -> bool {
+        self.own
     }
     fn has_nccl(&self) -> bool {
         self.nccl
@@ -79,8 +83,8 @@ impl Surroundings for Fake {
     }
 }
 
-pub(crate) const CPU: Fake = Fake { gpus: 0, launched: None, nccl: false, mscclpp: false };
-pub(crate) const NODE: Fake = Fake { gpus: 8, launched: None, nccl: true, mscclpp: true };
+pub(crate) const CPU: Fake = Fake { gpus: 0, launched: None, own: false, nccl: false, mscclpp: false };
+pub(crate) const NODE: Fake = Fake { gpus: 8, launched: None, own: false, nccl: true, mscclpp: true };
 
 pub(crate) fn check(line: &str, here: Fake) -> Result<SweepRequest> {
     let cli = Cli::try_parse_from(std::iter::once("myelon-perf").chain(line.split_whitespace())).unwrap();

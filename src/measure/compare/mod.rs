@@ -76,7 +76,9 @@ impl Verdict {
 impl Pair<'_> {
     /// p50 after, over p50 before; above 1 it became slower.
     pub fn ratio(&self) -> f64 {
-        self.after.time_us.p50 / self.before.time_us.p50
+        let (before, after) = (self.before.time_us.p50, self.after.time_us.p50);
+        // Times too short for the clock are both 0.
+        if before == after { 1.0 } else { after / before }
     }
 
     /// [`Self::ratio`], but 1 within the scatter.
@@ -170,7 +172,8 @@ impl<'a> Comparison<'a> {
         }
         for pair in &mut self.pairs {
             let case = pair.before.case();
-            let of_case = self.controls.iter().filter(|control| control.before.case() == case);
+            let is_right = |control: &&Pair<'_>| !control.before.is_wrong() && !control.after.is_wrong();
+            let of_case = self.controls.iter().filter(|control| control.before.case() == case).filter(is_right);
             let ratios: Vec<f64> = of_case.map(Pair::moved).filter(|ratio| ratio.is_finite()).collect();
             let least = ratios.iter().copied().reduce(f64::min).unwrap_or(1.0);
             let most = ratios.iter().copied().reduce(f64::max).unwrap_or(1.0);
@@ -211,8 +214,8 @@ impl<'a> Comparison<'a> {
 /// What tells rows of one candidate apart.
 fn shape(row: &Row) -> impl PartialEq + use<> {
     let &Row { lanes, threads, chunk, stages, stage_packs, producer_warps, slots, .. } = row;
-    let &Row { wait, sync, places, metadata, launch, .. } = row;
-    ([lanes, threads, stages, stage_packs, producer_warps, slots], chunk, wait, sync, places, metadata, launch)
+    let &Row { wait, sync, places, metadata, launch, output, .. } = row;
+    ([lanes, threads, stages, stage_packs, producer_warps, slots], chunk, wait, sync, places, metadata, launch, output)
 }
 
 fn fields(provenance: &Provenance) -> [(&'static str, String); 11] {

@@ -6,6 +6,7 @@ use super::*;
 use crate::measure::provenance::tests::provenance;
 use crate::measure::results::tests::row;
 use crate::measure::stats::Summary;
+use crate::types::Output;
 
 pub(super) const FIVE: Percent = Percent(5.0);
 
@@ -35,6 +36,20 @@ fn a_change_counts_past_threshold_and_scatter() {
 }
 
 #[test]
+fn times_of_nothing_are_the_same() {
+    assert_eq!(verdict(steady(64, "auto", 0.0, 0.0), steady(64, "auto", 0.0, 0.0)), Verdict::Same);
+}
+
+#[test]
+fn ways_of_a_result_into_the_output_are_told_apart() {
+    let of = |output, p50| Row { output: Some(output), ..steady(64, "ring", p50, 0.1) };
+    let before = run(vec![of(Output::Staged, 10.0), of(Output::Direct, 5.0)]);
+    let after = run(vec![of(Output::Direct, 5.0), of(Output::Staged, 10.0)]);
+    let comparison = Comparison::of(&before, &after);
+    assert_eq!(comparison.count(Verdict::Same, FIVE), 2);
+}
+
+#[test]
 fn a_row_that_only_began_to_scatter_is_slower() {
     assert_eq!(verdict(steady(64, "auto", 10.0, 0.1), steady(64, "auto", 14.0, 4.0)), Verdict::Slower);
 }
@@ -58,6 +73,10 @@ fn what_all_controls_did_is_drift() {
     assert_eq!(judge(&rows(14.0, 13.0, 14.0)), Verdict::Slower, "by more than the controls and the threshold");
     assert_eq!(judge(&rows(13.0, 10.0, 14.0)), Verdict::Slower, "one control stayed");
     assert_eq!(judge(&rows(7.0, 7.0, 7.1)), Verdict::Noise, "gains as well");
+    let mut wrong = rows(19.0, 20.0, 20.0);
+    wrong.rows[1].wrong = Some(1);
+    wrong.rows[2].wrong = Some(1);
+    assert_eq!(judge(&wrong), Verdict::Slower, "times of wrong rows mean nothing");
     let mut loose = rows(13.0, 10.09, 14.0);
     assert_eq!(judge(&loose), Verdict::Slower, "one control only scattered");
     loose.rows.remove(1);

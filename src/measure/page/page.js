@@ -87,7 +87,7 @@ function drawFilters(options, redraw) {
       redraw();
     });
   }
-  if (focused && form.querySelector(`#${focused}`)) at(focused).focus();
+  if (focused && form.querySelector(`[id="${CSS.escape(focused)}"]`)) at(focused).focus();
 }
 
 function drawLegend(curves, redraw) {
@@ -139,8 +139,11 @@ function allowedLines(machine, sizes) {
   const floor = machine.floor?.times_us[ranks];
   if (floor && ranks > 1) {
     const points = floor.filter(([bytes]) => bytes >= sizes[0] && bytes <= sizes.at(-1));
-    lines.time.push({ label: 'floor (model)', points });
-    lines.busbw.push({ label: '', points: points.map(([bytes, us]) => [bytes, bytes / us / 1e3 * factor]) });
+    // The model's sizes are powers of two: there can be none among those that are shown.
+    if (points.length) {
+      lines.time.push({ label: 'floor (model)', points });
+      lines.busbw.push({ label: '', points: points.map(([bytes, us]) => [bytes, bytes / us / 1e3 * factor]) });
+    }
     sources.push(`Floor (model), not measured here: ${machine.floor.source}.`);
   }
   if (!sources.length) sources.push('Nothing is known of the links of this machine: name their rate with myelon-perf report --link-gbps.');

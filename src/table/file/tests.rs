@@ -60,6 +60,10 @@ fn what_is_wrong_is_named_with_its_line_and_key() {
         (", to = \"1M\"", "", third, ["from", "no `to`"]),
         ("from = \"1M\", variant", "from = \"1M\", to = \"2M\", variant", head, ["rows", "nothing is for 2M and more"]),
         ("rows = [", "rows = [,", line_of("rows"), ["", ""]),
+        ("{ from = \"4K\"", "{ from = \"4K\", from = \"4K\"", second, [" from: ", "duplicate key"]),
+        ("dtype = \"f32\"", "dtype = \"i32\"", head, ["dtype:", "i32 is none of float"]),
+        ("[provenance]", "[provenence]", line_of("[provenance]"), ["provenence:", "unknown field"]),
+        ("device = \"cuda\"\n", "", 1, [" device: ", "missing field"]),
     ] {
         assert!(text.contains(from), "{from}");
         let error = parse("t.toml", &text.replacen(from, to, 1)).unwrap_err().to_string();
