@@ -26,7 +26,8 @@ typedef enum {
     myelonUnsupported = 2,
     // A wait inside a kernel passed its deadline. Output undefined: destroy the communicator and make a new one.
     myelonStalled = 3,
-    // A peer's process ended or stopped answering. Output undefined: destroy the communicator.
+    // A peer's process ended or stopped answering, or it left while an operation still waited for it. Output undefined: destroy the
+    // communicator.
     myelonPeerLost = 4,
     // Ranks disagree on something that must be equal: an operation, a setting, the version.
     myelonPeerMismatch = 5,
@@ -34,7 +35,7 @@ typedef enum {
     myelonAborted = 6,
     // A step that every rank takes by itself failed on a peer; here it went well.
     myelonPeerFailed = 7,
-    // The driver, a GPU, NCCL or the compiler of kernels failed.
+    // The driver, a GPU, NCCL or the compiler of kernels failed, or a peer's memory cannot be reached.
     myelonDeviceError = 8,
     // The operating system failed, a library is missing, or the ranks did not find each other.
     myelonSystemError = 9,
@@ -269,7 +270,8 @@ myelonStatus_t myelonCommQueueStatus(myelonComm_t comm,
                                      myelonStream_t stream);
 
 // Waits until the stream has passed everything queued on it, and says what went wrong with the operations of the communicator.
-// Bounded: every wait inside a kernel has a deadline, and ends when a peer is lost.
+// Bounded, unless the timeout is 0 or NCCL runs the operations: every wait inside a kernel has the deadline. It ends when a peer is lost
+// in any case.
 myelonStatus_t myelonCommSynchronize(myelonComm_t comm,
                                      myelonStream_t stream);
 

@@ -169,7 +169,7 @@ pub enum Error {
         detail: String,
     },
 
-    /// A peer's process ended or stopped answering.
+    /// A peer's process ended or stopped answering, or it left while an operation still waited for it.
     #[error("rank {rank} lost rank {peer}: {detail}")]
     PeerLost {
         /// Rank that noticed.

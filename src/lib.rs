@@ -127,10 +127,10 @@
 //!
 //! # Errors
 //!
-//! A wrong call is an error before anything is launched and loses nothing. What goes wrong afterwards is reported by
+//! A wrong call is an error before anything is launched and loses nothing; peers that called correctly wait for it. What goes wrong afterwards is reported by
 //! [`Communicator::synchronize`], [`Communicator::status`] and the next call: [`Error::Stalled`] names the rank, lane and peer
-//! of the wait that passed [`Options::timeout`] and the ranks that had not started the operation, [`Error::PeerLost`] a process
-//! that ended, [`Error::PeerMismatch`] both sides of a disagreement, [`Error::Aborted`] who gave up. While a communicator comes
+//! of the wait that passed [`Options::timeout`] and the ranks that had not started the operation, [`Error::PeerLost`] a rank
+//! whose process ended, or that left while others waited for it, [`Error::PeerMismatch`] both sides of a disagreement, [`Error::Aborted`] who gave up. While a communicator comes
 //! up or prepares, a rank whose own part went well says [`Error::PeerFailed`] with the error of the one that failed.
 //!
 //! After such an error the output is undefined and the communicator of no further use. The CUDA context lives: kernels return,

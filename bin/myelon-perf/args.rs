@@ -194,7 +194,7 @@ pub(crate) struct SweepArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 A README has its parts between lines `<!-- results:NAME -->` and `<!-- /results -->`. NAME is one of \
-provenance, latency (a table a world size), latency-N (of N ranks only), plot (with --svg).
+provenance, latency (a table a world size), latency-N (of N ranks only), plot (with --svg), judged (with --judged).
 Of runs on equal machines, the newer measurement of a case counts.")]
 pub(crate) struct ReportArgs {
     /// JSON files that --json wrote; with --patterns, those that --ablate --json wrote, if any.

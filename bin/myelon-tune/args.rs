@@ -31,7 +31,7 @@ Examples:
       one process a GPU, started by a launcher; torchrun and srun do as well
   myelon-tune --resume
       goes on where a run was interrupted or ended by its budget
-  myelon-tune --exhaustive -b 64K -e 1M -f 4 --judge configs/lanes/h200-nvlink-8.toml -o all.toml
+  myelon-tune --ranks 4 --exhaustive -b 64K -e 1M -f 4 --judge configs/lanes/h200-nvlink-4.toml -o all.toml
       every candidate at these sizes, and how far behind the best of them the table is; --json FILE keeps that
   MYELON_LANE_TABLE=h200-4.toml myelon-perf --variant all -f 2 --json run.json
   myelon-perf compare run.json --auto-within 3

@@ -1,14 +1,16 @@
 //! What runs the operations of a communicator: Myelon's kernels, or NCCL where those cannot reach the peers.
 
 mod buckets;
+mod early;
 mod find;
 mod prepare;
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 pub(super) use find::{Found, Ready};
 
+use self::early::EarlyLaunches;
 use super::barrier::{self, NcclEngine};
 use super::copies::CopyStreams;
 use super::kernels::KernelTable;
@@ -50,8 +52,7 @@ pub(super) struct KernelEngine {
     dispatcher: Dispatcher,
     /// What all launches have in common; the rest is 0.
     args: Args,
-    /// Launches so far of which the next could come up before their turn.
-    small_launches: AtomicU32,
+    early: EarlyLaunches,
     /// The rank that this one sends to in a ring.
     next: Rank,
     /// Types and operators that were prepared, for what comes later.
@@ -123,7 +124,7 @@ impl KernelEngine {
             has_value_operations: device.has_value_operations(),
             dispatcher,
             args,
-            small_launches: AtomicU32::new(0),
+            early: EarlyLaunches::default(),
             next: Rank((rank.0 + 1) % world_size.get()),
             prepared: Mutex::default(),
             has_windows: AtomicBool::new(false),
@@ -218,7 +219,7 @@ impl KernelEngine {
                 end_step: steps.end,
                 part_bytes: count * element_bytes,
                 root: root.0,
-                early: self.lets_up_early(&shape).into(),
+                early: self.lets_up_early(&shape, stream).into(),
                 ..self.args
             };
             // SAFETY: `Args` is what every collective kernel takes; heap and page live until no kernel runs, the operands
@@ -242,14 +243,9 @@ impl KernelEngine {
         }
     }
 
-    /// Whether a launch lets up the next one before its own turn, which saves some of the way from turn to turn. Two of three do, so that
-    /// at most four grids are up however long the first one waits, with no more threads than two grids of other launches can have.
-    fn lets_up_early(&self, shape: &LaunchShape) -> bool {
-        const MOST_THREADS: u32 = 16384;
-        const CYCLE: u32 = 3;
-        let is_small = shape.dependent && shape.grid * shape.block <= MOST_THREADS;
-        // The caller's turn (`Order`) makes it a sequence.
-        is_small && self.small_launches.fetch_add(1, Ordering::Relaxed) % CYCLE != 0
+    /// Whether a launch lets up the next one before its own turn.
+    fn lets_up_early(&self, shape: &LaunchShape, stream: StreamHandle) -> bool {
+        self.early.lets_up_next(shape, stream)
     }
 
     /// Launches a meeting of all ranks' streams.

@@ -12,7 +12,11 @@ use crate::error::{Error, Result};
 impl Communicator {
     /// Waits until the stream has passed everything queued, and says what went wrong with the collectives on it.
     ///
-    /// Bounded: every wait inside a kernel has the communicator's deadline, and ends when a peer is lost.
+    /// Bounded, unless [`Options::timeout`](super::Options::timeout) is 0 or NCCL runs the operations: every wait inside a kernel has the
+    /// deadline. It ends when a peer is lost in any case.
+    ///
+    /// Errors: [`Error::Stalled`], [`Error::PeerLost`], [`Error::PeerMismatch`] and [`Error::Aborted`] of any operation so far; those of
+    /// the device.
     pub fn synchronize(&self, stream: StreamHandle) -> Result<()> {
         self.order.synchronize(stream)?;
         self.status()
@@ -43,7 +47,7 @@ impl Communicator {
         }
     }
 
-    /// What went wrong so far, without waiting for operations.
+    /// What went wrong so far, without waiting for operations. Errors: as [`Communicator::synchronize`].
     ///
     /// A fault that this rank found is passed on to its peers when it is first told, here, by an operation or by
     /// [`Communicator::synchronize`]: they may not be waiting for anything.

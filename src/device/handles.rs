@@ -144,6 +144,9 @@ impl Buffer {
     }
 
     /// Copies `data` to the start of the buffer and waits for it.
+    ///
+    /// # Panics
+    /// If `data` is longer than the buffer.
     pub fn upload(&self, data: &[u8], stream: &Stream) -> Result<()> {
         assert!(data.len() as u64 <= self.bytes, "upload of {} bytes into {}", data.len(), self.bytes);
         // SAFETY: both ranges outlive the synchronisation on the next line.
@@ -152,6 +155,9 @@ impl Buffer {
     }
 
     /// Copies the start of the buffer into `data` and waits for it.
+    ///
+    /// # Panics
+    /// If `data` is longer than the buffer.
     pub fn download(&self, data: &mut [u8], stream: &Stream) -> Result<()> {
         assert!(data.len() as u64 <= self.bytes, "download of {} bytes from {}", data.len(), self.bytes);
         // SAFETY: both ranges outlive the synchronisation on the next line.

@@ -31,7 +31,8 @@ pub enum myelonStatus_t {
     myelonUnsupported = 2,
     /// A wait inside a kernel passed its deadline. Output undefined: destroy the communicator and make a new one.
     myelonStalled = 3,
-    /// A peer's process ended or stopped answering. Output undefined: destroy the communicator.
+    /// A peer's process ended or stopped answering, or it left while an operation still waited for it. Output undefined: destroy the
+    /// communicator.
     myelonPeerLost = 4,
     /// Ranks disagree on something that must be equal: an operation, a setting, the version.
     myelonPeerMismatch = 5,
@@ -39,7 +40,7 @@ pub enum myelonStatus_t {
     myelonAborted = 6,
     /// A step that every rank takes by itself failed on a peer; here it went well.
     myelonPeerFailed = 7,
-    /// The driver, a GPU, NCCL or the compiler of kernels failed.
+    /// The driver, a GPU, NCCL or the compiler of kernels failed, or a peer's memory cannot be reached.
     myelonDeviceError = 8,
     /// The operating system failed, a library is missing, or the ranks did not find each other.
     myelonSystemError = 9,

@@ -156,7 +156,8 @@ pub unsafe extern "C" fn myelonCommQueueStatus(
 }
 
 /// Waits until the stream has passed everything queued on it, and says what went wrong with the operations of the communicator.
-/// Bounded: every wait inside a kernel has a deadline, and ends when a peer is lost.
+/// Bounded, unless the timeout is 0 or NCCL runs the operations: every wait inside a kernel has the deadline. It ends when a peer is lost
+/// in any case.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn myelonCommSynchronize(comm: myelonComm_t, stream: myelonStream_t) -> myelonStatus_t {
     // SAFETY: the caller's word.

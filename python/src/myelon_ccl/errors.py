@@ -78,7 +78,7 @@ class Stalled(CommunicatorFailed):
 
 
 class PeerLost(CommunicatorFailed):
-    """A peer's process ended or stopped answering."""
+    """A peer's process ended or stopped answering, or it left while an operation still waited for it."""
 
 
 class PeerMismatch(CommunicatorFailed):
@@ -94,11 +94,11 @@ class PeerFailed(CommunicatorFailed):
 
 
 class DeviceError(MyelonError):
-    """A call into the CUDA driver, the kernel compiler or NCCL failed, or a library of theirs is missing."""
+    """A call into the CUDA driver, the kernel compiler or NCCL failed, or a peer's memory cannot be reached."""
 
 
 class SystemFailure(MyelonError):
-    """A call into the operating system failed, or the ranks could not find each other."""
+    """A call into the operating system failed, a library is missing, or the ranks did not find each other."""
 
 
 _CLASSES = {

@@ -131,7 +131,7 @@ impl KernelEngine {
         let dtype = plan.kernel.dtype;
         let args = Args { descriptor, chunk_bytes: plan.chunk_bytes, slots: plan.slots, ..self.args };
         for (table, packs) in Tables::new(buckets, dtype, plan.piece_elements / dtype.pack_elements()) {
-            let (count, early) = (packs * dtype.pack_elements(), self.lets_up_early(&shape).into());
+            let (count, early) = (packs * dtype.pack_elements(), self.lets_up_early(&shape, stream).into());
             let args = BucketArgs { args: Args { count, early, ..args }, table };
             // SAFETY: a kernel for buckets takes `BucketArgs`; heap and page live until no kernel runs, the operands by the
             // caller's promise.

@@ -16,7 +16,7 @@ def options() -> Options:
 
     WHY: a rank of a training job may be late by minutes, at a checkpoint or in a data loader, and nothing is wrong.
     """
-    return Options(timeout=None if "MYELON_TIMEOUT" in os.environ else 0.0, prepare=[])
+    return Options(timeout=None if os.environ.get("MYELON_TIMEOUT") else 0.0, prepare=[])
 
 
 def device_type() -> str:
@@ -53,7 +53,7 @@ _OPS = ("all_reduce", "reduce_scatter", "all_gather", "broadcast")
 
 def collectives() -> FrozenSet[str]:
     """Which collectives of a group run on Myelon: those of ``MYELON_TORCH_COLLECTIVES``, else all-reduce alone."""
-    named = os.environ.get("MYELON_TORCH_COLLECTIVES", "all_reduce")
+    named = os.environ.get("MYELON_TORCH_COLLECTIVES") or "all_reduce"
     chosen = frozenset(filter(None, (name.strip() for name in named.split(","))))
     if not chosen <= set(_OPS):
         raise InvalidArgument(f"MYELON_TORCH_COLLECTIVES is {named!r}: it takes {', '.join(_OPS)}, with commas between")
@@ -65,7 +65,7 @@ def _flag(name: str) -> bool:
 
 
 def _one_of(name: str, default: str, values: Tuple[str, ...]) -> str:
-    value = os.environ.get(name, default)
+    value = os.environ.get(name) or default
     if value not in values:
         raise InvalidArgument(f"{name} is {value!r}: it takes {' or '.join(values)}")
     return value
