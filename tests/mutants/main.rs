@@ -22,8 +22,10 @@ use serde::Deserialize;
 use support::child::{self, Outcome};
 use support::runs::Run;
 
-/// Longest run of a child: many times what it takes, so that only a hang comes near.
+/// Longest run of a child on broken kernels: what takes longer has hung.
 const DEADLINE: Duration = Duration::from_secs(60);
+/// The same on the kernels as they are, where every operation of a run is done, and all its kernels are compiled, on busy machines.
+const AS_IS_DEADLINE: Duration = Duration::from_secs(300);
 /// `MYELON_TIMEOUT` of a child, in seconds: a wait that is longer has stalled. Machines that test are busy machines.
 const TIMEOUT: &str = "4";
 /// Names the run that a child performs.
@@ -140,7 +142,7 @@ fn one_run() {
 }
 
 /// A run in a child, on the kernels below `tree`. `None` where this machine lacks what the run needs.
-fn run_on(tree: &Path, run: &Run, cache: &Path) -> Option<Outcome> {
+fn run_on(tree: &Path, run: &Run, cache: &Path, deadline: Duration) -> Option<Outcome> {
     let mut command = child::command("one_run");
     command.env(RUN_VARIABLE, &run.name).env("MYELON_TIMEOUT", TIMEOUT);
     command.env("MYELON_CACHE", cache).env(source::TREE_VARIABLE, tree).envs(&run.environment);
@@ -149,7 +151,7 @@ fn run_on(tree: &Path, run: &Run, cache: &Path) -> Option<Outcome> {
     {
         return None;
     }
-    Some(child::run(command, DEADLINE))
+    Some(child::run(command, deadline))
 }
 
 /// Copies the kernels, with one text replaced.
@@ -212,7 +214,7 @@ fn every_mutant_is_caught_and_the_kernels_as_they_are_pass() {
         let start = Instant::now();
         let told = |name: &str, what: &str| eprintln!("{:>6.1} s  {name}: {what}", start.elapsed().as_secs_f32());
         if let Some(run) = index.checked_sub(mutants.len()).map(|index| &runs[index]) {
-            match run_on(&as_is, run, &cache).filter(|_| run.is_possible()) {
+            match run_on(&as_is, run, &cache, AS_IS_DEADLINE).filter(|_| run.is_possible()) {
                 Some(outcome) if !outcome.passed() => {
                     complain(format!("run {} fails on the kernels as they are: {outcome}", run.name));
                 }
@@ -229,7 +231,7 @@ fn every_mutant_is_caught_and_the_kernels_as_they_are_pass() {
         if let Err(problem) = plant(Some(mutant), &tree) {
             return complain(format!("{}: {problem}", mutant.name));
         }
-        let Some(outcome) = run_on(&tree, run, &cache).filter(|_| run.is_possible()) else {
+        let Some(outcome) = run_on(&tree, run, &cache, DEADLINE).filter(|_| run.is_possible()) else {
             return told(&mutant.name, "not possible here");
         };
         match reason_of(&outcome) {
