@@ -8,9 +8,10 @@ use myelon_ccl::variant::Choice;
 use myelon_ccl::{DType, WorldSize};
 
 use crate::grid::Values;
+use crate::ground::Ground;
 use crate::log::Log;
 use crate::search::{Round, next};
-use crate::space::{Case, Class, Effort, Entrant, Ground, Space};
+use crate::space::{Case, Class, Effort, Entrant, Space};
 
 /// Most rounds of a search that ends.
 const MOST_ROUNDS: usize = 20_000;

@@ -7,6 +7,7 @@ mod broadcast;
 #[path = "../common/mod.rs"]
 mod common;
 mod grid;
+mod ground;
 mod log;
 mod request;
 mod run;

@@ -13,9 +13,10 @@ use myelon_ccl::{Error, Options, Output, Result, WorldSize};
 
 use crate::args::Cli;
 use crate::grid::Values;
+use crate::ground::Ground;
 use crate::here::{Here, Surroundings};
 use crate::placement::{Asked, Placement, device};
-use crate::space::{Class, Effort, Ground, Space};
+use crate::space::{Class, Effort, Space};
 
 /// Repeats of a candidate in the first pass.
 const FIRST: u32 = 3;

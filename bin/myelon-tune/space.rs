@@ -5,14 +5,14 @@ use std::fmt;
 use std::sync::Arc;
 
 use myelon_ccl::abi::HeapLayout;
-use myelon_ccl::device::DeviceKind;
 use myelon_ccl::measure::{Baseline, Bytes};
 use myelon_ccl::memory::HeapLimits;
 use myelon_ccl::table::{Buffers, DTypeClass, LaneTable};
 use myelon_ccl::variant::{Choice, Manifest, Plan, Request, Shape, Terrain, VariantSpec};
-use myelon_ccl::{DType, Error, Output, ReduceOp, Result, SyncPolicy, WorldSize};
+use myelon_ccl::{DType, Error, Output, ReduceOp, Result, SyncPolicy};
 
 use crate::grid::{FAR, Values, combined, neighbours, own_shapes};
+use crate::ground::Ground;
 use crate::shapes::none_takes;
 
 /// What every section is measured with: operators take the same time beside the link.
@@ -63,18 +63,6 @@ impl fmt::Display for Class {
             Buffers::Registered => write!(f, "{} {}", self.dtype, self.buffers),
         }
     }
-}
-
-/// What the candidates run on.
-#[derive(Clone, Debug)]
-pub(crate) struct Ground {
-    pub(crate) device: DeviceKind,
-    pub(crate) arch: String,
-    pub(crate) ranks: WorldSize,
-    /// Several ranks use one device.
-    pub(crate) shared: bool,
-    /// Most bytes of a heap; the default heap's if absent.
-    pub(crate) footprint: Option<u64>,
 }
 
 /// How thoroughly it is searched.
@@ -157,7 +145,7 @@ impl Space {
         let mut kept: Vec<Choice> = Vec::new();
         let (mut own, count, mut left_out_of_room) = (0, seeds.len(), 0);
         for (place, choice) in seeds.into_iter().chain(grid).enumerate() {
-            match fits(&ground, &kept, &choice)? {
+            match ground.fits(&kept, &choice)? {
                 Ok(()) => {
                     own += usize::from(place < count);
                     kept.push(choice);
@@ -168,7 +156,7 @@ impl Space {
                 }
             }
         }
-        let limits = limits(&ground, kept.iter());
+        let limits = ground.limits(&kept);
         let (layout, _) = limits.layout(ground.ranks)?;
         let mut space = Self {
             neighbours: neighbours(&kept, rivals.len()),
@@ -249,7 +237,7 @@ impl Space {
             let known = self.entrants.iter().position(|known| *known == entrant);
             let place = known.unwrap_or(self.entrants.len());
             if known.is_none() {
-                if let Err(why) = fits(&self.ground, &self.choices(), &row.choice)? {
+                if let Err(why) = self.ground.fits(&self.choices(), &row.choice)? {
                     return Err(Error::invalid(format!("{}: {why}: raise --footprint", row.choice)));
                 }
                 self.entrants.push(entrant);
@@ -257,7 +245,7 @@ impl Space {
             }
             self.judged.insert(case, place);
         }
-        self.limits = limits(&self.ground, &self.choices());
+        self.limits = self.ground.limits(&self.choices());
         (self.layout, _) = self.limits.layout(self.ground.ranks)?;
         self.relate();
         Ok(())
@@ -314,22 +302,6 @@ fn not_tried(shape: &Shape, tried: &[&Choice]) -> Error {
     }
     let refusals = specs.values().map(|spec| (spec.parameters.of(*shape) == *shape, spec.takes(shape)));
     none_takes(shape, refusals.filter_map(|(has, taken)| Some((has, taken.err()?))))
-}
-
-fn limits<'a>(ground: &Ground, choices: impl IntoIterator<Item = &'a Choice>) -> HeapLimits {
-    HeapLimits::for_shapes(ground.device, ground.ranks, ground.shared, choices.into_iter().map(|choice| &choice.shape))
-}
-
-/// Whether a heap with room for `kept` and `choice` stays within the footprint; the reason if not.
-fn fits(ground: &Ground, kept: &[Choice], choice: &Choice) -> Result<Result<(), String>> {
-    let bytes = |limits: HeapLimits| limits.layout(ground.ranks).map(|(_, bytes)| bytes);
-    let allowed = match ground.footprint {
-        Some(bytes) => bytes,
-        None => bytes(limits(ground, []))?,
-    };
-    let needed = bytes(limits(ground, kept.iter().chain([choice])))?;
-    let why = || format!("over the footprint, {} MiB of {}", needed >> 20, allowed >> 20);
-    Ok(if needed <= allowed { Ok(()) } else { Err(why()) })
 }
 
 #[cfg(test)]

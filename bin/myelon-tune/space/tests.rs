@@ -1,5 +1,7 @@
 //! Candidates, and which of them are one.
 
+use myelon_ccl::WorldSize;
+use myelon_ccl::device::DeviceKind;
 use myelon_ccl::variant::Lanes;
 
 use super::*;
