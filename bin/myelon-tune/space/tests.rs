@@ -85,7 +85,10 @@ fn what_does_not_fit_is_left_out_and_said() {
     );
     let large = new(Some(1 << 30));
     assert!(large.entrants.len() > small.entrants.len() && large.limits.slot_bytes == 1 << 20);
-    assert!(Space::new(ground(Some(1)), &names, &values, vec![class], vec![1 << 20], &[], effort).is_err());
+    for rivals in [&[][..], &[Baseline::Nccl]] {
+        let none = Space::new(ground(Some(1)), &names, &values, vec![class], vec![1 << 20], rivals, effort);
+        assert!(none.unwrap_err().to_string().contains("no candidate is left"), "{rivals:?}");
+    }
     let lanes = |entrant: &Entrant| {
         matches!(entrant, Entrant::Myelon(Choice { shape: Shape { lanes: Some(Lanes::UpTo(128)), .. }, .. }))
     };
