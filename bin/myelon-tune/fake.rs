@@ -126,7 +126,14 @@ pub(crate) fn space_in(
     exhaustive: bool,
 ) -> Space {
     let ranks = WorldSize::new(8).unwrap();
-    let ground = Ground { device: DeviceKind::Cuda, arch: "sm_90a".into(), ranks, shared: false, footprint: None };
+    let ground = Ground {
+        device: DeviceKind::Cuda,
+        arch: "sm_90a".into(),
+        ranks,
+        shared: false,
+        footprint: None,
+        multiprocessors: Some(132),
+    };
     let of = |&buffers: &Buffers| {
         dtypes.iter().map(move |&dtype| Class { dtypes: DTypeClass::of(dtype, true), dtype, buffers })
     };

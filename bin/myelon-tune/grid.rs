@@ -7,6 +7,8 @@ use myelon_ccl::measure::Bytes;
 use myelon_ccl::variant::{Choice, Lanes, Shape, VariantSpec};
 use myelon_ccl::{Launching, Metadata, Output, Places, SyncPolicy, Wait, WorldSize};
 
+use crate::ground::Ground;
+
 /// Chunks that differ by this factor are no choice for the same variant.
 pub(crate) const FAR: u64 = 64;
 /// Ways of a result into the output, whether that is the input or not.
@@ -48,8 +50,10 @@ impl Values {
     }
 }
 
-/// The manifest's tunings for the ranks, each once with each of the `outputs` that the variant has, with nothing left open.
-pub(crate) fn own_shapes(spec: &VariantSpec, device: DeviceKind, ranks: WorldSize, outputs: &[Output]) -> Vec<Shape> {
+/// The manifest's tunings for the ranks, each once with each of the `outputs` that the variant has, with nothing left open, and with
+/// no more lanes than the ground has.
+pub(crate) fn own_shapes(spec: &VariantSpec, ground: &Ground, outputs: &[Output]) -> Vec<Shape> {
+    let Ground { device, ranks, .. } = *ground;
     let policies = Shape {
         wait: Some(Wait::Adaptive),
         sync: Some(SyncPolicy::Light),
@@ -64,7 +68,7 @@ pub(crate) fn own_shapes(spec: &VariantSpec, device: DeviceKind, ranks: WorldSiz
     let is_for_ranks = |listed: &Option<Vec<WorldSize>>| listed.as_ref().is_none_or(|listed| listed.contains(&ranks));
     let mut shapes: Vec<Shape> = Vec::new();
     for tuning in spec.tuning.iter().filter(|row| row.device == device && is_for_ranks(&row.ranks)) {
-        let shape = spec.parameters.of(tuning.shape.or(&policies));
+        let shape = ground.resident(spec.parameters.of(tuning.shape.or(&policies)));
         for shape in Shape::with_each(vec![shape], &outputs, |shape, output| shape.output = Some(output)) {
             if !shapes.contains(&shape) {
                 shapes.push(shape);
@@ -74,8 +78,8 @@ pub(crate) fn own_shapes(spec: &VariantSpec, device: DeviceKind, ranks: WorldSiz
     shapes
 }
 
-/// The first of a variant's own shapes with every combination of the values that it takes.
-pub(crate) fn combined(spec: &VariantSpec, own: &[Shape], values: &Values) -> Vec<Shape> {
+/// The first of a variant's own shapes with every combination of the values that it takes, and of lanes that the ground has.
+pub(crate) fn combined(spec: &VariantSpec, ground: &Ground, own: &[Shape], values: &Values) -> Vec<Shape> {
     fn all<T: Copy + Ord>(values: &[T], own: impl Iterator<Item = T>) -> Vec<T> {
         let mut all: Vec<_> = values.iter().copied().chain(own).collect();
         all.sort_unstable();
@@ -87,7 +91,8 @@ pub(crate) fn combined(spec: &VariantSpec, own: &[Shape], values: &Values) -> Ve
         Some(Lanes::UpTo(lanes)) => Some(lanes),
         _ => None,
     });
-    let lanes = all(&values.lanes, lanes);
+    let resident: Vec<_> = values.lanes.iter().map(|&lanes| lanes.min(ground.most_lanes())).collect();
+    let lanes = all(&resident, lanes);
     let threads = all(&values.threads, own.iter().filter_map(|shape| shape.threads));
     // A chunk that a copy engine moves is another kind of step than one of a lane.
     let is_like = |chunk: &Bytes| {

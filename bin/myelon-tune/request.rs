@@ -69,13 +69,15 @@ impl TuneRequest {
         }
         let is_set = std::env::var_os("MYELON_TIMEOUT").is_some_and(|text| !text.is_empty());
         let timeout = if is_set { from_env.timeout } else { TIMEOUT };
-        let gpu = if device == DeviceKind::Cuda { devices()?.into_iter().next() } else { None };
-        let arch = gpu.as_ref().map_or_else(|| "cpu".to_owned(), |gpu| gpu.arch.clone());
+        let gpus = if device == DeviceKind::Cuda { devices()? } else { Vec::new() };
+        let gpu = gpus.first();
+        let multiprocessors = gpus.iter().map(|gpu| gpu.multiprocessors).min();
+        let arch = gpu.map_or_else(|| "cpu".to_owned(), |gpu| gpu.arch.clone());
         let classes = classes(cli, &arch)?;
         let sizes = sizes(cli, device)?;
         let rivals = if device == DeviceKind::Cuda && here.has_nccl() { vec![Baseline::Nccl] } else { Vec::new() };
         let footprint = cli.footprint.map(|bytes| bytes.0);
-        let ground = Ground { device, arch, ranks, shared: false, footprint };
+        let ground = Ground { device, arch, ranks, shared: false, footprint, multiprocessors };
         let effort =
             Effort { first: FIRST.min(cli.repeats), last: cli.repeats, keep: KEEP, exhaustive: cli.exhaustive };
         let mut space = Space::new(ground, &cli.variants, &values(cli, device), classes, sizes, &rivals, effort)?;
@@ -83,7 +85,7 @@ impl TuneRequest {
         if let Some(table) = &judged {
             space.judge(table)?;
         }
-        let name = match &gpu {
+        let name = match gpu {
             Some(gpu) => file_name(&gpu.name, link(0, 1).map_or("unknown", |link| link.name()), ranks),
             None => format!("cpu-{ranks}.toml"),
         };

@@ -133,9 +133,17 @@ impl Space {
                 left_out.push(format!("{}: not tried on {}", spec.name, ground.arch));
                 continue;
             }
-            let own = own_shapes(spec, ground.device, ground.ranks, &values.output);
-            grid.extend(combined(spec, &own, values).into_iter().map(|shape| Choice { shape, ..Choice::of(spec) }));
+            let own = own_shapes(spec, &ground, &values.output);
+            grid.extend(
+                combined(spec, &ground, &own, values).into_iter().map(|shape| Choice { shape, ..Choice::of(spec) }),
+            );
             seeds.extend(own.into_iter().map(|shape| Choice { shape, ..Choice::of(spec) }));
+        }
+        if let Some(shape) = values.named.iter().find(|&&shape| ground.resident(shape) != shape) {
+            let most = ground.most_lanes();
+            return Err(Error::invalid(format!(
+                "no candidate is tried with{shape}: the smallest GPU has {most} multiprocessors, name no more lanes"
+            )));
         }
         let tried: Vec<_> = seeds.iter().chain(&grid).collect();
         if let Some(shape) = values.named.iter().find(|shape| !tried.iter().any(|choice| choice.shape.has(shape))) {
@@ -235,12 +243,13 @@ impl Space {
             let row = table.choose(self.ground.ranks, dtypes, buffers, case.1).ok_or_else(|| {
                 Error::invalid(format!("{} has nothing for {} ranks and {dtype}", table.name(), self.ground.ranks))
             })?;
-            let entrant = Entrant::Myelon(row.choice.clone());
+            let choice = Choice { shape: self.ground.resident(row.choice.shape), ..row.choice.clone() };
+            let entrant = Entrant::Myelon(choice.clone());
             let known = self.entrants.iter().position(|known| *known == entrant);
             let place = known.unwrap_or(self.entrants.len());
             if known.is_none() {
-                if let Err(why) = self.ground.fits(&self.choices(), &row.choice)? {
-                    return Err(Error::invalid(format!("{}: {why}: raise --footprint", row.choice)));
+                if let Err(why) = self.ground.fits(&self.choices(), &choice)? {
+                    return Err(Error::invalid(format!("{choice}: {why}: raise --footprint")));
                 }
                 self.entrants.push(entrant);
                 self.neighbours.push(Vec::new());

@@ -2,6 +2,7 @@
 
 use myelon_ccl::WorldSize;
 use myelon_ccl::device::DeviceKind;
+use myelon_ccl::table::Machine;
 use myelon_ccl::variant::Lanes;
 
 use super::*;
@@ -69,6 +70,7 @@ fn what_does_not_fit_is_left_out_and_said() {
         ranks: WorldSize::new(8).unwrap(),
         shared: false,
         footprint,
+        multiprocessors: None,
     };
     let values = Values { chunk: vec![Bytes(1 << 20)], ..Values::default() };
     let effort = Effort { first: 1, last: 1, keep: 1, exhaustive: false };
@@ -93,4 +95,30 @@ fn what_does_not_fit_is_left_out_and_said() {
         matches!(entrant, Entrant::Myelon(Choice { shape: Shape { lanes: Some(Lanes::UpTo(128)), .. }, .. }))
     };
     assert!(small.entrants.iter().all(lanes), "the manifest's");
+}
+
+#[test]
+fn no_candidate_and_no_judged_one_has_more_lanes_than_the_smallest_gpu_has_multiprocessors() {
+    let class = Class { dtypes: DTypeClass::Float, dtype: DType::F32, buffers: Buffers::Plain };
+    let effort = Effort { first: 1, last: 1, keep: 1, exhaustive: false };
+    let ground = Ground {
+        device: DeviceKind::Cuda,
+        arch: "sm_90a".into(),
+        ranks: WorldSize::new(2).unwrap(),
+        shared: false,
+        footprint: None,
+        multiprocessors: Some(24),
+    };
+    let new = |values: &Values| Space::new(ground.clone(), &[], values, vec![class], vec![1 << 26], &[], effort);
+    let mut space = new(&Values::of(DeviceKind::Cuda)).unwrap();
+    let table = LaneTable::embedded(&Machine::of_gpus("NVIDIA H200"), ground.ranks).unwrap();
+    space.judge(&table).unwrap();
+    assert_eq!(space.limits.lanes, 24);
+    let lanes = |choice: &Choice| choice.shape.lanes.map_or(0, |lanes| lanes.most(1 << 26));
+    assert_eq!(space.choices().iter().map(lanes).max(), Some(24));
+    assert!((0..space.seeds).any(|seed| space.stand_in((0, 1 << 26), seed).is_some()), "own shapes run");
+    assert!(space.judged.iter().all(|(&case, &taken)| space.stand_in(case, taken).is_some()), "what is taken runs");
+    let named = Values { named: vec![Shape { lanes: Some(Lanes::UpTo(64)), ..Shape::default() }], ..Values::default() };
+    let message = new(&named).unwrap_err().to_string();
+    assert!(message.contains("with lanes=64: the smallest GPU has 24 multiprocessors"), "{message}");
 }
