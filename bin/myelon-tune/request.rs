@@ -67,6 +67,11 @@ impl TuneRequest {
                  the rows of integers)",
             ));
         }
+        if from_env.max_lanes.is_some() || from_env.mailbox.is_some() {
+            return Err(Error::invalid(
+                "MYELON_MAX_LANES or MYELON_MAILBOX is set, and a table is measured in the heap that its shapes need: unset both",
+            ));
+        }
         let is_set = std::env::var_os("MYELON_TIMEOUT").is_some_and(|text| !text.is_empty());
         let timeout = if is_set { from_env.timeout } else { TIMEOUT };
         let gpus = if device == DeviceKind::Cuda { devices()? } else { Vec::new() };
