@@ -164,6 +164,7 @@ fn a_stale_table_and_one_for_other_ranks_are_told() {
     let hash = format!("\"{}\"", LaneTable::read(&here.join("t.toml")).unwrap().provenance.source_hash);
     std::fs::write(here.join("stale.toml"), written.replace(&hash, "\"ff00\"")).unwrap();
     std::fs::write(here.join("bad.toml"), written.replace("lanes =", "lane =")).unwrap();
+    std::fs::write(here.join("gpu.toml"), written.replace("device = \"cpu\"", "device = \"cuda\"")).unwrap();
     let perf = |table: &str, ranks: &str| {
         let line = ["--variant", "auto", "--ranks", ranks, "-b", "1K", "-e", "1K", "-n", "1"];
         let output = command(env!("CARGO_BIN_EXE_myelon-perf"), here, &line).env("MYELON_LANE_TABLE", table).output();
@@ -181,6 +182,11 @@ fn a_stale_table_and_one_for_other_ranks_are_told() {
     assert!(code == Some(0) && log.contains("no section for 3 ranks") && log.contains("myelon-tune"), "{log}");
     let (code, log) = perf("bad.toml", "2");
     assert!(code == Some(2) && log.contains("bad.toml: line ") && log.contains(": lane: "), "{log}");
+    let kinds = "gpu.toml is of device kind cuda, and the ranks run on cpu";
+    let (code, log) = perf("gpu.toml", "2");
+    assert!(code.is_some_and(|code| code > 1) && log.contains(kinds), "{code:?}: {log}");
+    let judge = tune(here, &["--ranks", "2", "-o", "j.toml", "--judge", "gpu.toml"]).output().unwrap();
+    assert!(judge.status.code() == Some(2) && text(&judge.stderr).contains(kinds), "{}", text(&judge.stderr));
 }
 
 /// In one variant a rank never comes to the barrier, another one's result is a rank's input.

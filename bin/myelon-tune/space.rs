@@ -236,8 +236,9 @@ impl Space {
 
     /// Measures what a table takes too: an entrant of its own where there is none like it.
     ///
-    /// Errors: [`Error::InvalidArgument`] for one that has nothing for these ranks, or needs a larger heap.
+    /// Errors: [`Error::InvalidArgument`] for one of another device kind, one that has nothing for these ranks, or needs a larger heap.
     pub(crate) fn judge(&mut self, table: &LaneTable) -> Result<()> {
+        table.serves(self.ground.device)?;
         for case in self.cases().collect::<Vec<_>>() {
             let Class { dtypes, dtype, buffers } = self.classes[case.0];
             let row = table.choose(self.ground.ranks, dtypes, buffers, case.1).ok_or_else(|| {

@@ -13,7 +13,7 @@ use crate::types::{Rank, WorldSize};
 /// What chooses for a rank: by [`Options::choice`], by [`Options::table`] or the table of this build for the machine, and by the
 /// rule of the device kind.
 ///
-/// Errors: those of [`source::tree_hash`].
+/// Errors: those of [`LaneTable::serves`] and of [`source::tree_hash`].
 pub(super) fn dispatcher(
     device: &dyn Device,
     rank: Rank,
@@ -25,6 +25,7 @@ pub(super) fn dispatcher(
         DeviceKind::Cpu => Machine::cpu(),
         DeviceKind::Cuda => Machine::of_gpus(&properties.name),
     };
+    options.table.iter().try_for_each(|table| table.serves(properties.kind))?;
     let table = options.table.clone().or_else(|| LaneTable::embedded(&machine, world_size));
     // One rank speaks for all, which have the same table or do not come up. Where a choice is forced there is little to say.
     if rank == Rank(0) && options.choice.is_none() {

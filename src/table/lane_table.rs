@@ -137,6 +137,20 @@ impl LaneTable {
         &self.source
     }
 
+    /// Whether it is of this device kind: times on another say nothing.
+    ///
+    /// Errors: [`Error::InvalidArgument`] with both kinds.
+    pub fn serves(&self, kind: DeviceKind) -> Result<()> {
+        if self.device == kind {
+            return Ok(());
+        }
+        let (name, device) = (self.name(), self.device);
+        Err(Error::invalid(format!(
+            "the lane table {name} is of device kind {device}, and the ranks run on {kind}: name one that myelon-tune --device {kind} \
+             wrote, or none"
+        )))
+    }
+
     /// Every section.
     pub fn sections(&self) -> &[Section] {
         &self.sections
@@ -244,6 +258,14 @@ pub(super) mod tests {
             [at(4, float8, registered), at(4, integer, registered), at(4, float, plain)],
             [Some(3), Some(4), None]
         );
+    }
+
+    #[test]
+    fn a_table_serves_its_own_device_kind() {
+        let table = table(vec![section(2, DTypeClass::Float, Buffers::Plain, vec![row(0, "ring", 1)])]);
+        table.serves(DeviceKind::Cuda).unwrap();
+        let message = table.serves(DeviceKind::Cpu).unwrap_err().to_string();
+        assert!(message.contains("is of device kind cuda, and the ranks run on cpu: name one"), "{message}");
     }
 
     proptest! {
