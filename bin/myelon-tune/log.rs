@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::space::{Case, Space};
 
 /// Number of the form of a journal.
-const SCHEMA: u32 = 1;
+const SCHEMA: u32 = 2;
 
 /// Times and verdicts.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -126,6 +126,12 @@ pub(crate) struct Origin {
     /// GPUs and their link.
     pub(crate) machine: String,
     pub(crate) driver: String,
+    /// Version that compiles the kernels.
+    pub(crate) cuda: String,
+    /// Version, for NCCL's times.
+    pub(crate) nccl: String,
+    /// What NCCL may do with NVLink multicast.
+    pub(crate) nvls: String,
     pub(crate) ranks: u32,
     /// Hash of the kernels' sources.
     pub(crate) source_hash: String,
@@ -139,6 +145,9 @@ impl Origin {
         let pairs = [
             ("the machine", self.machine.clone(), other.machine.clone()),
             ("the driver", self.driver.clone(), other.driver.clone()),
+            ("CUDA", self.cuda.clone(), other.cuda.clone()),
+            ("NCCL", self.nccl.clone(), other.nccl.clone()),
+            ("NVLS", self.nvls.clone(), other.nvls.clone()),
             ("the number of ranks", self.ranks.to_string(), other.ranks.to_string()),
             ("the kernels' sources", self.source_hash.clone(), other.source_hash.clone()),
             ("-G", self.graph.to_string(), other.graph.to_string()),
@@ -232,7 +241,16 @@ mod tests {
     use crate::search::next;
 
     fn origin() -> Origin {
-        Origin { machine: "8x H200".into(), driver: "13.0".into(), ranks: 8, source_hash: "1a".into(), graph: 20 }
+        Origin {
+            machine: "8x H200".into(),
+            driver: "580.159".into(),
+            cuda: "13.0".into(),
+            nccl: "2.28.9".into(),
+            nvls: "default".into(),
+            ranks: 8,
+            source_hash: "1a".into(),
+            graph: 20,
+        }
     }
 
     #[test]
@@ -271,7 +289,15 @@ mod tests {
         assert!(
             read(&text, &Origin { ranks: 4, ..origin() }).contains("j: origin: the number of ranks: 8 there, 4 now")
         );
+        let others = [
+            (Origin { cuda: "13.1".into(), ..origin() }, "CUDA: 13.0 there, 13.1 now"),
+            (Origin { nccl: "2.30.3".into(), ..origin() }, "NCCL: 2.28.9 there, 2.30.3 now"),
+            (Origin { nvls: "off".into(), ..origin() }, "NVLS: default there, off now"),
+        ];
+        for (other, part) in others {
+            assert!(read(&text, &other).contains(part), "{part}");
+        }
         assert!(read(&text[1..], &origin()).contains("no journal of myelon-tune"));
-        assert!(read(&text.replace("\"schema\":1", "\"schema\":2"), &origin()).contains("2 is not the one known"));
+        assert!(read(&text.replace("\"schema\":2", "\"schema\":3"), &origin()).contains("3 is not the one known"));
     }
 }

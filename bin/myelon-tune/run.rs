@@ -55,6 +55,9 @@ pub(crate) fn run(
     let origin = Origin {
         machine: provenance.machine(),
         driver: provenance.driver.clone(),
+        cuda: provenance.cuda.clone(),
+        nccl: provenance.nccl.clone(),
+        nvls: provenance.nvls.clone(),
         ranks: request.ranks.get(),
         source_hash: provenance.source_hash.clone(),
         graph: request.graph,
