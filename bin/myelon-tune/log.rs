@@ -74,7 +74,12 @@ impl Log {
 
     /// Whether an entrant can be measured.
     pub(crate) fn is_in(&self, case: Case, entrant: usize) -> bool {
-        !self.dropped.contains_key(&entrant) && !self.refused.contains_key(&(case, entrant))
+        self.why_out(case, entrant).is_none()
+    }
+
+    /// Why an entrant cannot be measured, if it cannot.
+    pub(crate) fn why_out(&self, case: Case, entrant: usize) -> Option<&str> {
+        self.dropped.get(&entrant).or_else(|| self.refused.get(&(case, entrant))).map(String::as_str)
     }
 
     pub(crate) fn dropped(&self) -> &BTreeMap<usize, String> {

@@ -22,7 +22,7 @@ use crate::machine;
 use crate::request::TuneRequest;
 use crate::screen::Screen;
 use crate::search::{Round, next};
-use crate::sections::{judgements, sections};
+use crate::sections::{behind, judgements, outs, sections};
 use crate::site::{Outcome, Site, Verdict};
 
 /// Between two writes of the journal, at least.
@@ -38,7 +38,7 @@ pub(crate) enum End {
     Interrupted,
 }
 
-/// Searches on this rank, and writes the table on rank 0. Collective. Returns at how many cases a judged table is too far behind.
+/// Searches on this rank, and writes the table on rank 0. Collective. Returns at how many cases a judged table is too far behind, or out.
 ///
 /// Errors: the first on this rank; the other ranks end with an error too. What was measured by then is in the journal.
 pub(crate) fn run(
@@ -67,7 +67,7 @@ pub(crate) fn run(
     let mut search = Search { control, device, request, origin, log, screen, started, written: started };
     let ended = search.measure_until_over(site, interrupt).inspect_err(|_| search.keep());
     let end = ended?;
-    let behind = judgements(&request.space, &search.log).iter().filter(|it| it.is_behind()).count() as u64;
+    let behind = behind(&request.space, &search.log) as u64;
     let stored = if is_first { search.store(end, provenance) } else { Ok(()) };
     let stored = agree(control, "storing the table", stored);
     control.leave(LEAVE_PATIENCE);
@@ -219,6 +219,7 @@ impl Search<'_> {
             exhaustive: space.effort.exhaustive,
             complete: end == End::Complete,
             rows: judgements(space, &self.log),
+            out: outs(space, &self.log),
         };
         judged.write(path)
     }

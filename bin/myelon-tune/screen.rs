@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 use myelon_ccl::measure::text::counted;
 use myelon_ccl::measure::{Bytes, Provenance};
-use myelon_ccl::table::{Buffers, Judgement, LaneTable, Row};
+use myelon_ccl::table::{Buffers, Judgement, LaneTable, Out, Row};
 
 use crate::log::Log;
 use crate::machine::{Seat, caution};
@@ -16,7 +16,7 @@ use crate::progress::{print, progress};
 use crate::request::TuneRequest;
 use crate::run::End;
 use crate::search::Round;
-use crate::sections::judgements;
+use crate::sections::{behind, judgements, outs};
 use crate::space::Space;
 
 /// Between two lines on standard error where that is no terminal, which has the bar.
@@ -181,13 +181,19 @@ fn judged(request: &TuneRequest, log: &Log) -> String {
             "  {size:>8}  {taken_us:>10.2}  {best_us:>10.2}  {percent:>6.1} %  {dtype} {buffers}: {taken}, {best}, of {candidates}"
         );
     }
+    let outs = outs(&request.space, log);
+    for Out { dtype, buffers, bytes, taken, why, .. } in &outs {
+        let size = Bytes(*bytes).to_string();
+        let _ =
+            writeln!(text, "  {size:>8}  {:>10}  {:>10}  {:>8}  {dtype} {buffers}: {taken}: {why}", "out", "-", "-");
+    }
     let worst = judgements.iter().map(Judgement::behind_percent).fold(0.0, f64::max);
-    let behind = judgements.iter().filter(|it| it.is_behind()).count();
     let _ = writeln!(
         text,
-        "#\n# judged: {} is more than 3 % behind at {behind} of {} cases, {worst:.1} % at most",
+        "#\n# judged: {} is more than 3 % behind or out at {} of {} cases, {worst:.1} % at most",
         table.name(),
-        judgements.len(),
+        behind(&request.space, log),
+        judgements.len() + outs.len(),
     );
     text
 }

@@ -2,7 +2,7 @@
 
 use myelon_ccl::WorldSize;
 use myelon_ccl::measure::{Baseline, Bytes};
-use myelon_ccl::table::{Judgement, Measured, OperatorClass, Row, Section};
+use myelon_ccl::table::{Buffers, Judgement, Measured, OperatorClass, Out, Row, Section};
 
 use crate::log::Log;
 use crate::search::choices;
@@ -44,7 +44,7 @@ fn row(space: &Space, log: &Log, case: Case, entrant: usize, is_first: bool) -> 
 /// A judgement for each case at which the table's choice was measured.
 pub(crate) fn judgements(space: &Space, log: &Log) -> Vec<Judgement> {
     let judge = |(&case, &entrant): (&Case, &usize)| {
-        let taken = space.stand_in(case, entrant)?;
+        let taken = space.stand_in(case, entrant).filter(|&it| log.is_in(case, it))?;
         let taken_us = log.samples(case, taken)?.p50_us();
         let own = || log.ranking(case).filter(|&(entrant, _)| space.variant(entrant).is_some());
         let (best, best_us) = own().next()?;
@@ -63,4 +63,26 @@ pub(crate) fn judgements(space: &Space, log: &Log) -> Vec<Judgement> {
         })
     };
     space.judged.iter().filter_map(judge).collect()
+}
+
+/// The cases at which the table's choice is out, or cannot run.
+pub(crate) fn outs(space: &Space, log: &Log) -> Vec<Out> {
+    let judge = |(&case, &entrant): (&Case, &usize)| {
+        let Class { dtype, buffers, .. } = space.classes[case.0];
+        let why = match space.stand_in(case, entrant) {
+            // WHY: where ranks cannot map each other's operands, nothing runs in registered ones: that is not the table's fault.
+            Some(taken) if buffers == Buffers::Registered && log.ranking(case).next().is_none() => {
+                log.dropped().get(&taken)?.clone()
+            }
+            Some(taken) => log.why_out(case, taken)?.to_owned(),
+            None => space.refusal(case, entrant)?,
+        };
+        Some(Out { dtype, op: OP, buffers, bytes: case.1, taken: space.entrants[entrant].short(), why })
+    };
+    space.judged.iter().filter_map(judge).collect()
+}
+
+/// At how many cases a table is too far behind, or out.
+pub(crate) fn behind(space: &Space, log: &Log) -> usize {
+    judgements(space, log).iter().filter(|it| it.is_behind()).count() + outs(space, log).len()
 }

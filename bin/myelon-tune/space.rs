@@ -227,6 +227,14 @@ impl Space {
         self.stand_ins.get(&case).map_or(Some(entrant), |of_case| of_case[entrant])
     }
 
+    /// Why an entrant without a stand-in cannot run.
+    pub(crate) fn refusal(&self, case: Case, entrant: usize) -> Option<String> {
+        match &self.entrants[entrant] {
+            Entrant::Myelon(choice) => self.plan(case, choice).err().map(|error| error.to_string()),
+            Entrant::Rival(_) => None,
+        }
+    }
+
     pub(crate) fn variant(&self, entrant: usize) -> Option<&str> {
         match &self.entrants[entrant] {
             Entrant::Myelon(choice) => Some(&choice.variant.name),

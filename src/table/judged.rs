@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::class::Buffers;
 use crate::error::Result;
 use crate::measure::stored::{json, lines};
+use crate::measure::text::counted;
 use crate::measure::{Bytes, Provenance, Stored, markdown};
 use crate::types::{DType, ReduceOp, WorldSize};
 
@@ -30,6 +31,9 @@ pub struct Judged {
     pub complete: bool,
     /// By size and class, growing.
     pub rows: Vec<Judgement>,
+    /// Where there is no time to compare. Absent in files older than this field, and where it is empty.
+    #[serde(default)]
+    pub out: Vec<Out>,
 }
 
 /// What a table takes at one size, and the best that was measured there.
@@ -54,6 +58,24 @@ pub struct Judgement {
     pub best: String,
     /// Its time.
     pub best_us: f64,
+}
+
+/// A case at which what a table takes is of no use: wrong, stalled, or not possible. Further behind than anything.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Out {
+    /// Element type.
+    pub dtype: DType,
+    /// Operator.
+    pub op: ReduceOp,
+    /// Whose memory the operands are.
+    pub buffers: Buffers,
+    /// Size of the message.
+    pub bytes: u64,
+    /// What the table takes.
+    pub taken: String,
+    /// What is wrong with it.
+    pub why: String,
 }
 
 impl Judgement {
@@ -101,10 +123,11 @@ impl Stored for Judged {
     }
 
     fn body(&self) -> Result<String> {
-        let Self { provenance, table, table_commit, ranks, exhaustive, complete, rows, .. } = self;
+        let Self { provenance, table, table_commit, ranks, exhaustive, complete, rows, out, .. } = self;
+        let out = if out.is_empty() { String::new() } else { format!(",\n\"out\":{}", lines(out.iter().map(json))?) };
         Ok(format!(
             "\"provenance\":{},\n\"table\":{},\n\"table_commit\":{},\n\"ranks\":{ranks},\n\"exhaustive\":{exhaustive},\n\
-             \"complete\":{complete},\n\"rows\":{}",
+             \"complete\":{complete},\n\"rows\":{}{out}",
             json(provenance)?,
             json(table)?,
             json(table_commit)?,
@@ -115,13 +138,14 @@ impl Stored for Judged {
 
 /// What a run of [`Judged`] showed as Markdown: where it was measured, and a line a row. Ends with a line end.
 pub fn judged_table(judged: &Judged) -> String {
-    let Judged { provenance, table, ranks, exhaustive, complete, rows, .. } = judged;
+    let Judged { provenance, table, ranks, exhaustive, complete, rows, out, .. } = judged;
     // Where it lay on the machine that measured means nothing here.
     let table = table.rsplit('/').next().unwrap_or(table);
     let how = if *exhaustive { "every candidate" } else { "a search" };
     let cut = if *complete { "" } else { ", cut by its budget" };
+    let outs = if out.is_empty() { String::new() } else { format!(", out at {}", counted(out.len(), "case")) };
     let mut text = format!(
-        "`{table}` against {how} on {ranks} ranks{cut}: at most {:.1} % behind. {}\n",
+        "`{table}` against {how} on {ranks} ranks{cut}: at most {:.1} % behind{outs}. {}\n",
         judged.worst_percent(),
         markdown::provenance(provenance)
     );
@@ -135,6 +159,9 @@ pub fn judged_table(judged: &Judged) -> String {
             Bytes(*bytes),
             row.behind_percent()
         );
+    }
+    for Out { dtype, buffers, bytes, taken, .. } in out {
+        let _ = writeln!(text, "| {} | {dtype} | {buffers} | | `{taken}` | out | | | |", Bytes(*bytes));
     }
     text
 }
@@ -166,6 +193,7 @@ mod tests {
             exhaustive: true,
             complete: true,
             rows: vec![same, row],
+            out: Vec::new(),
         }
     }
 
@@ -179,6 +207,25 @@ mod tests {
         let wrong = text.replace("\"best_us\":15.0", "\"best_us\":99.0");
         let message = Judged::parse(&wrong, "j").unwrap_err().to_string();
         assert!(message.contains("rows[1]") && message.contains("99 us cannot be the best"), "{message}");
+    }
+
+    #[test]
+    fn what_is_out_is_kept_and_said() {
+        let out = Out {
+            dtype: DType::F32,
+            op: ReduceOp::Sum,
+            buffers: Buffers::Plain,
+            bytes: 2 << 10,
+            taken: "ring lanes=8".into(),
+            why: "7 wrong elements".into(),
+        };
+        let judged = Judged { out: vec![out], ..judged() };
+        assert_eq!(Judged::parse(&judged.to_json().unwrap(), "j").unwrap(), judged);
+        let text = judged_table(&judged);
+        assert!(
+            text.contains("at most 6.0 % behind, out at 1 case.") && text.contains("| `ring lanes=8` | out |"),
+            "{text}"
+        );
     }
 
     #[test]

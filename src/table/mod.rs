@@ -20,7 +20,7 @@ mod stale;
 pub use class::{Buffers, DTypeClass, OperatorClass};
 pub use dispatcher::{Decision, Dispatcher, Origin};
 pub use embedded::Machine;
-pub use judged::{Judged, Judgement, judged_table};
+pub use judged::{Judged, Judgement, Out, judged_table};
 pub use lane_table::{LaneTable, Measured, Row, Section};
 pub use rule::Rule;
 pub use stale::Present;

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::fake::{Machine, space, space_in};
-use crate::sections::{judgements, sections};
+use crate::sections::{behind, judgements, outs, sections};
 
 const BOTH: [DType; 2] = [DType::F32, DType::I32];
 
@@ -211,6 +211,45 @@ fn a_judged_table_is_measured_with_all_repeats() {
         assert_eq!(judgements.iter().any(|judgement| judgement.is_behind()), is_behind, "{judgements:?}");
         assert!(space.judged.iter().all(|(&case, &taken)| log.count(case, space.stand_in(case, taken).unwrap()) >= 20));
     }
+}
+
+#[test]
+fn what_a_judged_table_takes_counts_as_behind_where_it_is_out() {
+    let mut space = space(powers(12, 13), &[DType::F32], &["one_shot_push", "two_shot_push"], false);
+    let machine = Machine { seed: 5, noise: 0.0 };
+    let sections = sections(&space, &machine.search(&space, usize::MAX).0, WorldSize::new(8).unwrap());
+    let table = LaneTable::new(DeviceKind::Cuda, "", true, Provenance::of_this_host(""), sections).unwrap();
+    space.judge(&table).unwrap();
+    let (right, _) = machine.search(&space, usize::MAX);
+    assert_eq!((judgements(&space, &right).len(), outs(&space, &right).len(), behind(&space, &right)), (2, 0, 0));
+    let case = (0, 1 << 12);
+    let taken = space.stand_in(case, space.judged[&case]).unwrap();
+    let mut refused = right.clone();
+    refused.refuse(case, taken, "too large".into());
+    let outs_of = |log: &Log| outs(&space, log).into_iter().map(|out| (out.bytes, out.why)).collect::<Vec<_>>();
+    assert_eq!((outs_of(&refused), behind(&space, &refused)), (vec![(1 << 12, "too large".to_owned())], 1));
+    assert_eq!(judgements(&space, &refused).len(), 1);
+    // Found wrong, after it was the fastest.
+    let mut wrong = right;
+    wrong.drop(taken, "7 wrong elements".into());
+    assert!(outs_of(&wrong).contains(&(1 << 12, "7 wrong elements".to_owned())) && behind(&space, &wrong) > 0);
+    assert!(judgements(&space, &wrong).iter().all(|it| it.bytes != 1 << 12 && it.best_us <= it.taken_us));
+}
+
+#[test]
+fn what_a_judged_table_takes_counts_as_behind_where_it_cannot_run() {
+    let of = |dtype, name| space(powers(12, 13), &[dtype], &[name], false);
+    let (ring, machine) = (of(DType::F32, "ring"), Machine { seed: 5, noise: 0.0 });
+    let sections = sections(&ring, &machine.search(&ring, usize::MAX).0, WorldSize::new(8).unwrap());
+    // Float8 takes the rows of floats, and ring has none of its types.
+    let table = LaneTable::new(DeviceKind::Cuda, "", true, Provenance::of_this_host(""), sections).unwrap();
+    let mut space = of(DType::E4m3, "one_shot_push");
+    space.judge(&table).unwrap();
+    let (log, _) = machine.search(&space, usize::MAX);
+    assert!(judgements(&space, &log).is_empty());
+    let outs = outs(&space, &log);
+    assert!(outs.len() == 2 && outs.iter().all(|out| out.why.contains("e4m3")), "{outs:?}");
+    assert_eq!(behind(&space, &log), 2);
 }
 
 proptest! {
