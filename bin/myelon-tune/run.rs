@@ -68,7 +68,7 @@ pub(crate) fn run(
     let ended = search.measure_until_over(site, interrupt).inspect_err(|_| search.keep());
     let end = ended?;
     let behind = behind(&request.space, &search.log) as u64;
-    let stored = if is_first { search.store(end, provenance) } else { Ok(()) };
+    let stored = if is_first { search.store(end, provenance).inspect_err(|_| search.keep()) } else { Ok(()) };
     let stored = agree(control, "storing the table", stored);
     control.leave(LEAVE_PATIENCE);
     stored.map(|()| behind)
@@ -184,22 +184,26 @@ impl Search<'_> {
         }
     }
 
-    /// Writes the table; the journal stays where the search was cut.
-    fn store(&mut self, end: End, provenance: Provenance) -> Result<()> {
+    /// Writes the table and the judgement; the journal stays where the search was cut.
+    ///
+    /// Errors: what was measured is in the journal then.
+    fn store(&self, end: End, provenance: Provenance) -> Result<()> {
         let TuneRequest { space, output: path, commit, device, ranks, .. } = self.request;
         let journal = self.request.journal();
-        match end {
-            End::Complete => drop(std::fs::remove_file(&journal)),
-            _ => self.log.write(&journal, space, &self.origin)?,
-        }
+        self.log.write(&journal, space, &self.origin)?;
         let sections = sections(space, &self.log, *ranks);
         if sections.is_empty() {
-            return Err(Error::invalid("nothing was measured: raise --budget"));
+            let fix = if end == End::Complete { "every candidate is out" } else { "raise --budget" };
+            return Err(Error::invalid(format!("nothing was measured: {fix}")));
         }
-        self.store_judgement(end, &provenance)?;
         let commit = commit.clone().unwrap_or_else(|| commit_here(Path::new(".")));
-        let table = LaneTable::new(*device, &commit, end == End::Complete, provenance, sections)?;
+        let table = LaneTable::new(*device, &commit, end == End::Complete, provenance.clone(), sections)?;
         output::replace(path, table.source())?;
+        self.store_judgement(end, &provenance)?;
+        // WHY: last: until everything else is written, nothing but the journal has what was measured.
+        if end == End::Complete {
+            let _ = std::fs::remove_file(&journal);
+        }
         if let Some(screen) = &self.screen {
             screen.end(self.request, &self.log, &table, end);
         }

@@ -1,17 +1,17 @@
 //! Searches over kernels that stall or give wrong results.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use myelon_ccl::table::LaneTable;
 
-use super::{succeeded, tune, variants};
+use super::{succeeded, text, tune, variants};
+
+/// A case, few candidates.
+const FEW: [&str; 14] = ["-b", "4K", "-e", "4K", "-n", "2", "-d", "f32", "--ranks", "2", "-G", "2", "--lanes", "4"];
 
 /// In one variant a rank never comes to the barrier, another one's result is a rank's input.
-#[test]
-fn what_stalls_or_is_wrong_is_out_and_the_search_goes_on() {
-    let directory = tempfile::tempdir().unwrap();
-    let here = directory.path();
+fn broken_kernels(here: &Path) -> PathBuf {
     let tree = here.join("cuda");
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("cuda");
     assert!(Command::new("cp").arg("-r").args([&source, &tree]).status().unwrap().success());
@@ -23,12 +23,21 @@ fn what_stalls_or_is_wrong_is_out_and_the_search_goes_on() {
         assert_eq!(text.matches(from).count(), 1, "{file}");
         std::fs::write(tree.join(file), text.replace(from, to)).unwrap();
     }
-    let line =
-        ["--variant", "signal_one_shot,signal_two_shot,two_shot_push", "--ranks", "2", "-G", "2", "--lanes", "4"];
-    let size = ["-b", "4K", "-e", "4K", "-n", "2", "-d", "f32", "-o", "t.toml"];
-    let mut tuning = tune(here, &[&line[..], &size].concat());
-    tuning.env("MYELON_KERNEL_TREE", &tree).env("MYELON_TIMEOUT", "2").env("MYELON_CACHE", here.join("kernels"));
-    let said = succeeded(tuning.output().unwrap());
+    tree
+}
+
+fn tune_broken(here: &Path, tree: &Path, arguments: &[&str]) -> Command {
+    let mut tuning = tune(here, &[&FEW[..], arguments].concat());
+    tuning.env("MYELON_KERNEL_TREE", tree).env("MYELON_TIMEOUT", "2").env("MYELON_CACHE", here.join("kernels"));
+    tuning
+}
+
+#[test]
+fn what_stalls_or_is_wrong_is_out_and_the_search_goes_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let here = directory.path();
+    let line = ["--variant", "signal_one_shot,signal_two_shot,two_shot_push", "-o", "t.toml"];
+    let said = succeeded(tune_broken(here, &broken_kernels(here), &line).output().unwrap());
     for part in [
         "# dropped: signal_one_shot lanes=4",
         "stalled: rank",
@@ -38,4 +47,15 @@ fn what_stalls_or_is_wrong_is_out_and_the_search_goes_on() {
         assert!(said.contains(part), "'{part}' is missing from: {said}");
     }
     assert_eq!(variants(&LaneTable::read(&here.join("t.toml")).unwrap()), ["two_shot_push"]);
+}
+
+#[test]
+fn where_no_table_comes_of_a_search_its_journal_stays() {
+    let directory = tempfile::tempdir().unwrap();
+    let here = directory.path();
+    let line = ["--variant", "signal_two_shot", "-o", "t.toml"];
+    let output = tune_broken(here, &broken_kernels(here), &line).output().unwrap();
+    assert_eq!(output.status.code(), Some(3), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("every candidate is out"), "{}", text(&output.stderr));
+    assert!(here.join("t.toml.journal.json").exists() && !here.join("t.toml").exists());
 }
