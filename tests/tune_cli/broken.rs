@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use myelon_ccl::table::LaneTable;
+use myelon_ccl::measure::Stored;
+use myelon_ccl::table::{Judged, LaneTable};
 
 use super::{succeeded, text, tune, variants};
 
@@ -58,4 +59,20 @@ fn where_no_table_comes_of_a_search_its_journal_stays() {
     assert_eq!(output.status.code(), Some(3), "{}", text(&output.stderr));
     assert!(text(&output.stderr).contains("every candidate is out"), "{}", text(&output.stderr));
     assert!(here.join("t.toml.journal.json").exists() && !here.join("t.toml").exists());
+}
+
+#[test]
+fn a_table_that_takes_what_is_wrong_is_behind_whatever_its_time() {
+    let directory = tempfile::tempdir().unwrap();
+    let here = directory.path();
+    let line = ["--variant", "signal_two_shot", "-o", "wrong.toml"];
+    succeeded(tune(here, &[&FEW[..], &line].concat()).output().unwrap());
+    let line = ["--variant", "two_shot_push", "-o", "t.toml", "--judge", "wrong.toml", "--json", "judge.json"];
+    let output = tune_broken(here, &broken_kernels(here), &line).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
+    let said = text(&output.stdout);
+    assert!(said.contains("more than 3 % behind or out at 2 of 2 cases"), "{said}");
+    let judged = Judged::read(&here.join("judge.json")).unwrap();
+    assert!(judged.rows.is_empty() && judged.out.len() == 2, "{judged:?}");
+    assert_eq!(variants(&LaneTable::read(&here.join("t.toml")).unwrap()), ["two_shot_push"]);
 }
