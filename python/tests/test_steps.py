@@ -8,7 +8,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
-from myelon_ccl.torch import steps  # noqa: E402
+from myelon_ccl.torch import settings, steps  # noqa: E402
 
 FUSED = [torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD]
 
@@ -221,3 +221,12 @@ def test_a_value_that_means_nothing_is_refused(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("MYELON_TORCH_STEP_CHECK", "2")
     with pytest.raises(Exception, match="MYELON_TORCH_STEP_CHECK is '2': it takes 0 or host or device"):
         steps.guard(Issuer(None))  # type: ignore[arg-type]
+
+
+def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("STEP_CHECK", "STRICT", "BLOCKING_WAIT", "COLLECTIVES"):
+        monkeypatch.setenv(f"MYELON_TORCH_{name}", "")
+    monkeypatch.setenv("MYELON_TIMEOUT", "")
+    assert (settings.step_check(), settings.strict(), settings.blocking_wait()) == ("device", False, False)
+    assert settings.collectives() == {"all_reduce"}
+    assert settings.options().timeout == 0.0
