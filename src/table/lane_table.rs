@@ -217,8 +217,12 @@ pub(super) mod tests {
     }
 
     pub(in crate::table) fn section(ranks: u32, dtypes: DTypeClass, buffers: Buffers, rows: Vec<Row>) -> Section {
-        let (ranks, dtype) =
-            (WorldSize::new(ranks).unwrap(), if dtypes == DTypeClass::Integer { DType::I32 } else { DType::F32 });
+        let ranks = WorldSize::new(ranks).unwrap();
+        let dtype = match dtypes {
+            DTypeClass::Float => DType::F32,
+            DTypeClass::Float8 => DType::E4m3,
+            DTypeClass::Integer => DType::I32,
+        };
         Section { ranks, dtypes, operators: OperatorClass::All, buffers, dtype, op: ReduceOp::Sum, rows }
     }
 

@@ -70,7 +70,8 @@ fn what_is_wrong_is_named_with_its_line_and_key() {
         assert!(error.starts_with(&format!("t.toml: line {line}: ")), "{from} -> {to}: {error}");
         assert!(parts.iter().all(|part| error.contains(part)), "{from} -> {to}: {error}");
     }
-    let twice = text.replace("\"integer\"", "\"float\"").replace("\"registered\"", "\"plain\"");
+    let twice = text.replace("\"integer\"", "\"float\"").replace("\"i32\"", "\"f32\"");
+    let twice = twice.replace("\"registered\"", "\"plain\"");
     let error = parse("t.toml", &twice).unwrap_err().to_string();
     assert!(error.contains("float in plain buffers over 4 ranks has two sections"), "{error}");
 }
