@@ -36,13 +36,20 @@ impl Events {
 
     /// Queues an event and delivers it if a listener is there.
     pub(super) fn emit(&self, event: ControlEvent) {
-        self.lock().queue.push_back(event);
+        self.queue(event);
         self.deliver();
     }
 
+    /// Puts an event in its place; [`Events::deliver`] follows, outside the lock that gave it this place.
+    pub(super) fn queue(&self, event: ControlEvent) {
+        self.lock().queue.push_back(event);
+    }
+
+    /// Hands over what is queued, if a listener is there and no other thread is at it.
+    ///
     /// INVARIANT: one thread delivers at a time and holds no lock while the listener runs, so a listener may call
     /// back into any bootstrap, and events keep their order.
-    fn deliver(&self) {
+    pub(super) fn deliver(&self) {
         let mut inner = self.lock();
         if inner.delivering {
             return;

@@ -161,16 +161,12 @@ impl Bootstrap for LocalBootstrap {
     }
 
     fn announce_abort(&self, detail: &str) {
-        let event = self.group.lock().peers.aborted(self.rank, cut_detail(detail));
-        self.group.tell_peers(self.rank, &event);
+        self.group.tell_peers(self.rank, |peers| Some(peers.aborted(self.rank, cut_detail(detail))));
     }
 
     fn leave(&self, deadline: Duration) -> bool {
         let entered = Instant::now();
-        let event = self.group.lock().peers.left(self.rank);
-        if let Some(event) = event {
-            self.group.tell_peers(self.rank, &event);
-        }
+        self.group.tell_peers(self.rank, |peers| peers.left(self.rank));
         let mut state = self.group.lock();
         loop {
             if let Some(all) = state.peers.all_left() {
@@ -184,10 +180,8 @@ impl Bootstrap for LocalBootstrap {
 
 impl Drop for LocalBootstrap {
     fn drop(&mut self) {
-        let event = self.group.lock().peers.lost(self.rank, "its bootstrap was dropped without a goodbye");
-        if let Some(event) = event {
-            self.group.tell_peers(self.rank, &event);
-        }
+        let detail = "its bootstrap was dropped without a goodbye";
+        self.group.tell_peers(self.rank, |peers| peers.lost(self.rank, detail));
     }
 }
 
@@ -197,10 +191,48 @@ impl Group {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn tell_peers(&self, from: Rank, event: &ControlEvent) {
+    /// Notes what became of `from`, and tells the others.
+    ///
+    /// INVARIANT: an event has its place in every queue before anyone can see what it is about: what a rank does about one
+    /// comes behind it everywhere.
+    fn tell_peers(&self, from: Rank, note: impl FnOnce(&mut Peers) -> Option<ControlEvent>) {
+        let mut state = self.lock();
+        let Some(event) = note(&mut state.peers) else { return };
+        for peer in self.world.peers(from) {
+            self.events[peer.index()].queue(event.clone());
+        }
+        drop(state);
         self.changed.notify_all();
         for peer in self.world.peers(from) {
-            self.events[peer.index()].emit(event.clone());
+            self.events[peer.index()].deliver();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_rank_does_about_an_event_comes_behind_it_everywhere() {
+        let mut ranks = LocalBootstrap::group(WorldSize::new(3).unwrap(), Duration::from_secs(5));
+        let lost = ranks.pop().unwrap();
+        let [first, second] = <[_; 2]>::try_from(ranks).unwrap();
+        let first = Arc::new(first);
+        // Told before the second rank is: it leaves while the loss is still being told.
+        let leaver = Arc::downgrade(&first);
+        first.listen(Arc::new(move |_| assert!(!leaver.upgrade().unwrap().leave(Duration::ZERO))));
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let sink = Arc::clone(&seen);
+        second.listen(Arc::new(move |event| sink.lock().unwrap().push(event)));
+        drop(lost);
+        let seen = seen.lock().unwrap();
+        assert!(
+            matches!(
+                seen[..],
+                [ControlEvent::PeerLost { rank: Rank(2), .. }, ControlEvent::PeerLeft { rank: Rank(0) }]
+            ),
+            "{seen:?}"
+        );
     }
 }
