@@ -9,7 +9,8 @@ use super::UniqueId;
 use super::frames::{FrameError, read_message, write_message};
 use super::handshake::{Claim, ClientHandshake, HandshakeError, Session};
 use super::header::WireError;
-use super::server::{HANDSHAKE_DEADLINE, process_token};
+use super::process::process_token;
+use super::server::HANDSHAKE_DEADLINE;
 use super::unique_id::random_bytes;
 use super::wire::{Message, Refusal};
 use crate::error::{Error, Result};
@@ -108,7 +109,7 @@ async fn attempt(id: &UniqueId, rank: Rank, world: WorldSize) -> Result<Connecti
         .map_err(|error| Attempt::Again(format!("no rendezvous server ({error}); check that rank 0 runs")))?;
     let _ = stream.set_nodelay(true);
     let nonce = random_bytes().map_err(Attempt::Never)?;
-    let process = process_token().map_err(Attempt::Never)?;
+    let process = process_token();
     let claim = Claim { rank: rank.0, world: world.get(), process };
     let (handshake, hello) = ClientHandshake::start(*id.secret(), nonce, claim);
     write_message(&mut stream, None, &hello).await.map_err(again)?;

@@ -29,6 +29,7 @@ mod local;
 #[cfg(feature = "mpi")]
 pub mod mpi;
 mod peers;
+mod process;
 mod rounds;
 mod server;
 mod split;
@@ -49,6 +50,7 @@ use crate::types::{Rank, WorldSize};
 pub use env::{check_socket_address, from_env};
 pub use host::check_one_host;
 pub use local::LocalBootstrap;
+pub(crate) use process::process_token;
 pub use server::RendezvousServer;
 pub use tcp::TcpBootstrap;
 pub use tcp_options::TcpOptions;

@@ -1,7 +1,7 @@
 //! The rendezvous server: accepts, authenticates and connects ranks to the [`Hub`], on a thread of its own.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpStream;
@@ -12,6 +12,7 @@ use super::UniqueId;
 use super::frames::{FrameError, read_message, write_message};
 use super::handshake::{Claim, Secret, ServerHandshake, Session};
 use super::hub::Hub;
+use super::process::process_token;
 use super::tcp_options::TcpOptions;
 use super::unique_id::random_bytes;
 use super::wire::{Message, Refusal};
@@ -76,7 +77,7 @@ impl RendezvousServer {
     fn run(listener: TcpListener, id: UniqueId, options: &TcpOptions) -> Result<Self> {
         let (owner, owner_gone) = oneshot::channel();
         let (secret, silence) = (*id.secret(), options.checked()?.silence);
-        let process = process_token()?;
+        let process = process_token();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -87,13 +88,6 @@ impl RendezvousServer {
             .map_err(|source| Error::io("starting the thread of the rendezvous server", source))?;
         Ok(Self { id, owner: Some(owner) })
     }
-}
-
-/// Random per process, so that a server knows which rank would die with it.
-pub(super) fn process_token() -> Result<u64> {
-    static TOKEN: OnceLock<u64> = OnceLock::new();
-    let fresh = u64::from_le_bytes(random_bytes()?);
-    Ok(*TOKEN.get_or_init(|| fresh))
 }
 
 fn listen(address: SocketAddr) -> Result<(TcpListener, u16)> {

@@ -5,14 +5,13 @@ use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
 use super::layout::peers;
 use super::pair_check;
 use crate::abi::{HeapLayout, MAX_WORLD, SENTINEL_BUFFERS, SENTINEL_BYTE};
-use crate::bootstrap::{Bootstrap, agree};
+use crate::bootstrap::{Bootstrap, agree, process_token};
 use crate::device::handles::Stream;
 use crate::device::{Device, DevicePtr, SharedBlock};
 use crate::error::{Error, Result};
@@ -168,16 +167,4 @@ fn look_up(id: u64) -> Option<SharedBlock> {
     let published = published();
     let entry = published.get(&id)?;
     Some(SharedBlock { address: entry.address, bytes: entry.bytes, owner: entry.owner.upgrade()? })
-}
-
-/// A number that no two processes share, whatever their process namespaces. Made once, so it changes in no process.
-pub(super) fn process_token() -> u64 {
-    // WHY a time beside the id: ids repeat across namespaces, and this is only reached where the system has no randomness.
-    static TOKEN: LazyLock<u64> = LazyLock::new(|| {
-        getrandom::u64().unwrap_or_else(|_| {
-            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |now| now.as_nanos() as u64);
-            (u64::from(std::process::id()) << 32) ^ now
-        })
-    });
-    *TOKEN
 }

@@ -5,9 +5,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::heap::process_token;
 use crate::abi::{MAX_WORLD, PACK_BYTES, mix};
-use crate::bootstrap::{Bootstrap, agree};
+use crate::bootstrap::{Bootstrap, agree, process_token};
 use crate::device::{Device, DevicePtr, Export, ExportCard, SharedBlock};
 use crate::error::{Error, Result};
 use crate::types::Rank;
