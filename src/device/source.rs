@@ -4,10 +4,11 @@
 //! runtime that launches it. Ranks compare [`tree_hash`] before they trust each other's memory layout.
 //!
 //! For work on kernels, `MYELON_KERNEL_TREE=DIR` takes the files below `DIR` in place of the embedded ones: edit, run
-//! again, nothing of Rust is rebuilt. The directory is read once a process, whole. Its text is what [`tree_hash`]
-//! hashes, so ranks with different trees refuse each other, the kernel cache keeps them apart, and results name the
-//! tree that they were measured with. What `abi.cuh` mirrors stays in the library: change both and rebuild.
+//! again, nothing of Rust is rebuilt, and of the kernels those alone that include what changed. The directory is read once a
+//! process, whole. Its text is what [`tree_hash`] hashes, so ranks with different trees refuse each other and results name the tree
+//! that they were measured with. What `abi.cuh` mirrors stays in the library: change both and rebuild.
 
+use std::collections::BTreeSet;
 use std::env;
 use std::fs;
 use std::path::Path;
@@ -45,8 +46,17 @@ pub fn tree_hash() -> Result<&'static str> {
     Ok(&tree()?.hash)
 }
 
+/// SHA-256 over names and texts of the files that `entry` includes, directly or not: what a compile of it can read.
+///
+/// Errors: as [`files`].
+pub(crate) fn hash_below(entry: &str) -> Result<String> {
+    Ok(tree()?.hash_below(entry))
+}
+
 struct Tree {
     files: Vec<File>,
+    /// Places in `files` of those that each includes.
+    includes: Vec<Vec<usize>>,
     hash: String,
 }
 
@@ -54,8 +64,32 @@ impl Tree {
     fn of(mut files: Vec<File>) -> Self {
         files.sort_unstable();
         let hash = hash_of(files.iter().flat_map(|&(name, text)| [name, text]));
-        Self { files, hash }
+        let includes = files.iter().map(|&(_, text)| includes(&files, text).collect()).collect();
+        Self { files, includes, hash }
     }
+
+    fn hash_below(&self, entry: &str) -> String {
+        let mut reached = BTreeSet::new();
+        let mut ahead: Vec<_> = includes(&self.files, entry).collect();
+        while let Some(place) = ahead.pop() {
+            if reached.insert(place) {
+                ahead.extend(&self.includes[place]);
+            }
+        }
+        hash_of(reached.into_iter().flat_map(|place| <[&str; 2]>::from(self.files[place])))
+    }
+}
+
+/// Places of the files that `text` includes. Conditions are not looked at: an include counts on every device. One of no file here, a
+/// system's header, is the compiler's.
+fn includes(files: &[File], text: &str) -> impl Iterator<Item = usize> {
+    let place = |name: &str| files.binary_search_by_key(&name, |&(name, _)| name).ok();
+    text.lines().filter_map(included).filter_map(place)
+}
+
+/// `base/pack.cuh` of `#include "base/pack.cuh"`; the sources name files by their places in the tree, whoever includes them.
+fn included(line: &str) -> Option<&str> {
+    line.trim_start().strip_prefix('#')?.trim_start().strip_prefix("include")?.split('"').nth(1)
 }
 
 fn tree() -> Result<&'static Tree> {
@@ -174,6 +208,41 @@ mod tests {
         assert_ne!(base, hash_of(["ab", "c"]));
         assert_ne!(base, hash_of(["b", "bc"]));
         assert_ne!(base, hash_of(["a", "bd"]));
+    }
+
+    #[test]
+    fn the_hash_below_an_entry_is_that_of_what_it_includes() {
+        let tree = |last: &'static str| {
+            Tree::of(vec![
+                ("algo/ring.cuh", "#pragma once\n #  include \"base/pack.cuh\"  // packs\n#include <stdio.h>"),
+                ("base/pack.cuh", "#include \"algo/ring.cuh\"\n"),
+                ("verify/fill.cuh", last),
+            ])
+        };
+        let below = |last, entry: &str| tree(last).hash_below(entry);
+        let ring = "#define A\n#include \"algo/ring.cuh\"\n";
+        assert_eq!(below("1", ring), below("2", ring), "what is not included does not count");
+        assert_eq!(
+            below("1", ring),
+            hash_of(["algo/ring.cuh", "base/pack.cuh"].into_iter().flat_map(|name| {
+                let tree = tree("1");
+                <[&str; 2]>::from(*tree.files.iter().find(|(known, _)| *known == name).unwrap())
+            }))
+        );
+        let fill = "#include \"verify/fill.cuh\"";
+        assert_ne!(below("1", fill), below("2", fill));
+        assert_eq!(below("1", "#include <verify/fill.cuh>"), below("1", ""), "no file of ours is included so");
+    }
+
+    #[test]
+    fn every_include_of_the_embedded_tree_is_understood() {
+        let tree = Tree::of(embedded());
+        for &(name, text) in &tree.files {
+            for line in text.lines().filter(|line| line.contains("#include")) {
+                let known = included(line).is_some_and(|included| tree.files.iter().any(|&(name, _)| name == included));
+                assert!(known || line.starts_with("#include <"), "{name}: {line}");
+            }
+        }
     }
 
     #[test]

@@ -27,8 +27,9 @@ const LOCK_POLL: Duration = Duration::from_millis(5);
 
 /// The image of `source` in the user's cache, compiled if it is not there yet.
 ///
-/// The key covers the crate's version, [`source::tree_hash`], the entry text and the compiler's identity. Threads
-/// and processes that ask for the same key at once wait for one compile; different keys compile in parallel.
+/// The key covers the crate's version, the entry's text and that of the files it includes, and the compiler's identity: after a
+/// change of one file, what does not include it is still there. Threads and processes that ask for the same key at once wait for
+/// one compile; different keys compile in parallel.
 ///
 /// Errors: [`Error::Config`] naming `MYELON_CACHE` when the directory cannot be used, [`Error::Compile`] from the
 /// compiler or after 120 s of waiting for somebody else's compile, [`Error::Io`].
@@ -142,7 +143,7 @@ impl Cache {
             kernel: source.name.clone(),
             compiler: compiler.identity(),
             crate_version: env!("CARGO_PKG_VERSION").to_owned(),
-            source_hash: source::tree_hash()?.to_owned(),
+            source_hash: source::hash_below(&source.entry)?,
             image_sha256: source::hex(&Sha256::digest(&bytes)),
         };
         let text = serde_json::to_vec_pretty(&description).map_err(|e| Error::io("describing a kernel", e))?;
@@ -165,7 +166,8 @@ struct Entry {
 impl Entry {
     fn new(cache: &Cache, compiler: &dyn Compiler, source: &KernelSource) -> Result<Self> {
         let identity = compiler.identity();
-        let key = source::hash_of([env!("CARGO_PKG_VERSION"), source::tree_hash()?, &source.entry, &identity]);
+        let below = source::hash_below(&source.entry)?;
+        let key = source::hash_of([env!("CARGO_PKG_VERSION"), &below, &source.entry, &identity]);
         let file = |extension: &str| cache.directory.join(format!("{key}.{extension}"));
         Ok(Self { image: file(compiler.extension()), description: file("json"), lock: file("lock") })
     }
