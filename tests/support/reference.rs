@@ -1,6 +1,6 @@
 //! What a reduction must give, bit for bit: another implementation of conversions, operators and orders.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use myelon_ccl::variant::{Order, Plan, Request, Rounding, VariantSpec};
 use myelon_ccl::{Collective, DType, Rank, ReduceOp};
@@ -183,8 +183,8 @@ fn decode(dtype: DType, bytes: &[u8]) -> Value {
         DType::F64 => Value::F64(f64::from_bits(bits)),
         DType::F16 => Value::F32(half::f16::from_bits(bits as u16).to_f32()),
         DType::Bf16 => Value::F32(half::bf16::from_bits(bits as u16).to_f32()),
-        DType::E4m3 => Value::F32(fp8_value(4, 3, true, bits as u8)),
-        DType::E5m2 => Value::F32(fp8_value(5, 2, false, bits as u8)),
+        DType::E4m3 => Value::F32(E4M3.value(bits as u8)),
+        DType::E5m2 => Value::F32(E5M2.value(bits as u8)),
         _ => Value::Int(bits),
     }
 }
@@ -195,12 +195,53 @@ fn encode(dtype: DType, value: Value) -> [u8; 8] {
         (DType::F64, Value::F64(value)) => value.to_bits(),
         (DType::F16, Value::F32(value)) => u64::from(half::f16::from_f32(value).to_bits()),
         (DType::Bf16, Value::F32(value)) => u64::from(half::bf16::from_f32(value).to_bits()),
-        (DType::E4m3, Value::F32(value)) => u64::from(fp8_bits(4, 3, true, value)),
-        (DType::E5m2, Value::F32(value)) => u64::from(fp8_bits(5, 2, false, value)),
+        (DType::E4m3, Value::F32(value)) => u64::from(E4M3.bits(value)),
+        (DType::E5m2, Value::F32(value)) => u64::from(E5M2.bits(value)),
         (_, Value::Int(bits)) => bits,
         _ => unreachable!("a value of its own type"),
     };
     bits.to_le_bytes()
+}
+
+/// An 8-bit float type, all of its values by their definition.
+struct Fp8 {
+    values: [f32; 256],
+    /// Those from 0 to the largest finite one, each at its own bits.
+    finite: Vec<f64>,
+}
+
+static E4M3: LazyLock<Fp8> = LazyLock::new(|| Fp8::new(4, 3, true));
+static E5M2: LazyLock<Fp8> = LazyLock::new(|| Fp8::new(5, 2, false));
+
+impl Fp8 {
+    fn new(exponent_bits: u32, mantissa_bits: u32, finite: bool) -> Self {
+        let values = std::array::from_fn(|bits| fp8_value(exponent_bits, mantissa_bits, finite, bits as u8));
+        let finite = values[..0x80].iter().filter(|value| value.is_finite()).copied().map(f64::from).collect();
+        Self { values, finite }
+    }
+
+    fn value(&self, bits: u8) -> f32 {
+        self.values[usize::from(bits)]
+    }
+
+    /// The nearest one, ties to the even pattern, saturating to the largest finite.
+    fn bits(&self, value: f32) -> u8 {
+        if value.is_nan() {
+            return 0x7f;
+        }
+        let sign = if value.is_sign_negative() { 0x80 } else { 0 };
+        let magnitude = f64::from(value.abs());
+        let above = self.finite.partition_point(|&finite| finite < magnitude);
+        let nearest = match self.finite.get(above) {
+            None => above - 1,
+            Some(_) if above == 0 => 0,
+            Some(next) => {
+                let (down, up) = (magnitude - self.finite[above - 1], next - magnitude);
+                if down < up || down == up && above % 2 == 1 { above - 1 } else { above }
+            }
+        };
+        sign | nearest as u8
+    }
 }
 
 /// An 8-bit float by its definition.
@@ -219,19 +260,4 @@ fn fp8_value(exponent_bits: u32, mantissa_bits: u32, finite: bool, bits: u8) -> 
     let fraction = mantissa as f32 / (1 << mantissa_bits) as f32;
     let (lead, power) = if exponent == 0 { (0.0, 1 - bias) } else { (1.0, exponent as i32 - bias) };
     sign * (lead + fraction) * 2f32.powi(power)
-}
-
-/// The nearest 8-bit float by trying all, ties to the even pattern, saturating to the largest finite.
-fn fp8_bits(exponent_bits: u32, mantissa_bits: u32, finite: bool, value: f32) -> u8 {
-    if value.is_nan() {
-        return 0x7f;
-    }
-    let sign = if value.is_sign_negative() { 0x80 } else { 0 };
-    let distance =
-        |bits: u8| (f64::from(fp8_value(exponent_bits, mantissa_bits, finite, bits)) - f64::from(value.abs())).abs();
-    let candidates = (0..0x80u8).filter(|&bits| fp8_value(exponent_bits, mantissa_bits, finite, bits).is_finite());
-    let nearest =
-        candidates.min_by(|&a, &b| distance(a).total_cmp(&distance(b)).then((a & 1).cmp(&(b & 1)))).unwrap_or(0);
-    let largest = if finite { 0x7e } else { 0x7b };
-    sign | if value.is_infinite() { largest } else { nearest }
 }
