@@ -22,7 +22,7 @@ declare -A about=(
   [house]='layers, orderings and sizes (ci/house.sh), and the check of that check'
   [shell]='shellcheck over ci/'
   [clippy]='clippy over all targets of all members, warnings are errors'
-  [clippy_mpi]='the same with --features mpi'
+  [clippy_mpi]='the same of what the feature mpi is about'
   [msrv]='no dependency needs a newer Rust than Cargo.toml says'
   [deny]='licences, duplicates and origins of all dependencies'
   [doc]='rustdoc, warnings are errors'
@@ -160,7 +160,7 @@ step_clippy() { bounded 600 cargo clippy --workspace --all-targets -- -D warning
 
 step_clippy_mpi() {
   has_mpi || skip 'needs openmpi-bin, libopenmpi-dev and libclang-dev'
-  bounded 600 cargo clippy --all-targets --features mpi -- -D warnings
+  bounded 600 cargo clippy --lib --test mpi --features mpi -- -D warnings
 }
 
 # What the own code needs is clippy's part (incompatible_msrv), which reads the same rust-version. The workflow builds with it.

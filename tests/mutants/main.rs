@@ -26,8 +26,9 @@ use support::runs::Run;
 const DEADLINE: Duration = Duration::from_secs(60);
 /// The same on the kernels as they are, where every operation of a run is done, and all its kernels are compiled, on busy machines.
 const AS_IS_DEADLINE: Duration = Duration::from_secs(300);
-/// `MYELON_TIMEOUT` of a child, in seconds: a wait that is longer has stalled. Machines that test are busy machines.
-const TIMEOUT: &str = "4";
+/// `MYELON_TIMEOUT` of a child, in seconds: a wait that is longer has stalled. Machines that test are busy machines, and a whole run
+/// takes a tenth of it. The second is for children under a sanitizer.
+const TIMEOUTS: [&str; 2] = ["2", "4"];
 /// Names the run that a child performs.
 const RUN_VARIABLE: &str = "MYELON_TEST_RUN";
 
@@ -144,7 +145,7 @@ fn one_run() {
 /// A run in a child, on the kernels below `tree`. `None` where this machine lacks what the run needs.
 fn run_on(tree: &Path, run: &Run, cache: &Path, deadline: Duration) -> Option<Outcome> {
     let mut command = child::command("one_run");
-    command.env(RUN_VARIABLE, &run.name).env("MYELON_TIMEOUT", TIMEOUT);
+    command.env(RUN_VARIABLE, &run.name).env("MYELON_TIMEOUT", TIMEOUTS[usize::from(run.sanitizer.is_some())]);
     command.env("MYELON_CACHE", cache).env(source::TREE_VARIABLE, tree).envs(&run.environment);
     if let Some(sanitizer) = &run.sanitizer
         && !child::watch(&mut command, sanitizer)
@@ -182,10 +183,14 @@ fn reason_of(outcome: &Outcome) -> Option<Reason> {
     first.or(outcome.status.is_none().then_some(Reason::Hung))
 }
 
-/// Calls `work` with every index below `count`, on two threads.
-fn in_parallel(count: usize, work: impl Fn(usize) + Sync) {
-    let next = AtomicUsize::new(0);
+/// Calls `work` with every index below `count`, on two threads; the first `idle` of them, which only wait, each on one of its own.
+fn in_parallel(count: usize, idle: usize, work: impl Fn(usize) + Sync) {
+    let next = AtomicUsize::new(idle);
     std::thread::scope(|scope| {
+        let work = &work;
+        for index in 0..idle {
+            scope.spawn(move || work(index));
+        }
         for _ in 0..2 {
             scope.spawn(|| {
                 while let Some(index) = Some(next.fetch_add(1, Ordering::Relaxed)).filter(|index| *index < count) {
@@ -199,8 +204,9 @@ fn in_parallel(count: usize, work: impl Fn(usize) + Sync) {
 #[test]
 fn every_mutant_is_caught_and_the_kernels_as_they_are_pass() {
     let Plan { run: runs, mutant: mutants, .. } = plan();
-    // The longest first: a hang takes the whole deadline, and nothing is left for the other thread where it comes last.
+    // A hang takes the whole deadline, and no processor.
     let (hangs, others): (Vec<_>, Vec<_>) = mutants.into_iter().partition(|mutant| mutant.caught_as == [Reason::Hung]);
+    let idle = hangs.len();
     let mutants: Vec<_> = hangs.into_iter().chain(others).collect();
     let place = tempfile::tempdir().unwrap();
     let cache = place.path().join("cache");
@@ -210,7 +216,7 @@ fn every_mutant_is_caught_and_the_kernels_as_they_are_pass() {
 
     let as_is = place.path().join("as-is");
     plant(None, &as_is).unwrap();
-    in_parallel(runs.len() + mutants.len(), |index| {
+    in_parallel(runs.len() + mutants.len(), idle, |index| {
         let start = Instant::now();
         let told = |name: &str, what: &str| eprintln!("{:>6.1} s  {name}: {what}", start.elapsed().as_secs_f32());
         if let Some(run) = index.checked_sub(mutants.len()).map(|index| &runs[index]) {

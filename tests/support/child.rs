@@ -98,8 +98,9 @@ pub(crate) fn watch(command: &mut Command, sanitizer: &str) -> bool {
     let Some(library) = sanitizer_library(sanitizer) else { return false };
     command.env("LD_PRELOAD", library).env("MYELON_CPU_SANITIZE", sanitizer);
     // The test harness hands results over by `memcpy` between its threads, which the first option keeps out. A process
-    // full of Rust that nobody instrumented has no leaks worth a report.
-    command.env("TSAN_OPTIONS", "ignore_noninstrumented_modules=1 halt_on_error=1");
+    // full of Rust that nobody instrumented has no leaks worth a report. A second's sleep at the end is for threads that still run:
+    // those of kernels have been joined by then.
+    command.env("TSAN_OPTIONS", "ignore_noninstrumented_modules=1 halt_on_error=1 atexit_sleep_ms=0");
     command.env("ASAN_OPTIONS", "detect_leaks=0 detect_stack_use_after_return=0");
     true
 }
