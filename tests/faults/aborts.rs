@@ -61,14 +61,17 @@ fn an_abort_from_another_thread_ends_a_spinning_kernel_and_reaches_the_peers() {
 #[test]
 fn a_panic_ends_the_waits_of_the_others() {
     let devices = devices(2);
+    let issued = Barrier::new(2);
     on_rigs(&devices, &with_timeout(LONG), &variants()[0], |rig| {
         if rig.rank() == Rank(0) {
             let start = Instant::now();
             rig.issue(ELEMENTS, DType::F32).unwrap();
+            issued.wait();
             let error = rig.communicator.synchronize(rig.stream.handle()).unwrap_err();
             assert!(error.is_aborted() && error.to_string().contains("rank 1 gave up: its thread panicked"), "{error}");
             assert!(start.elapsed() < LONG / 2);
         } else {
+            issued.wait();
             let unwound = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
                 let _owned = rig;
                 std::panic::resume_unwind(Box::new("planted"));
