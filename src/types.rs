@@ -127,10 +127,12 @@ impl Collective {
         matches!(self, Self::ReduceScatter | Self::AllGather)
     }
 
-    /// The type and operator that its kernels are compiled for: where bytes are moved, one of each size of an element.
+    /// The type and operator that its kernels are compiled for: where bytes are moved, one of each size of an element; where integers
+    /// wrap, for which signs make no difference, the unsigned ones.
     pub const fn compiled_for(self, dtype: DType, op: ReduceOp) -> (DType, ReduceOp) {
         if self.has_operator() {
-            return (dtype, op);
+            let wraps = matches!(op, ReduceOp::Sum | ReduceOp::Prod);
+            return (if wraps { dtype.unsigned() } else { dtype }, op);
         }
         let dtype = match dtype.size_bytes() {
             1 => DType::U8,
@@ -234,6 +236,16 @@ impl DType {
     pub const fn is_fp8(self) -> bool {
         matches!(self, Self::E4m3 | Self::E5m2)
     }
+
+    /// The unsigned type of the same size, for an integer; else the type itself.
+    pub(crate) const fn unsigned(self) -> Self {
+        match self {
+            Self::I8 => Self::U8,
+            Self::I32 => Self::U32,
+            Self::I64 => Self::U64,
+            other => other,
+        }
+    }
 }
 
 named_enum! {
@@ -270,9 +282,11 @@ mod tests {
     }
 
     #[test]
-    fn what_moves_bytes_has_a_kernel_a_size_of_elements() {
+    fn what_gives_the_same_bits_shares_a_kernel() {
         for &dtype in DType::ALL {
             assert_eq!(Collective::ReduceScatter.compiled_for(dtype, ReduceOp::Max), (dtype, ReduceOp::Max));
+            let (summed, _) = Collective::AllReduce.compiled_for(dtype, ReduceOp::Sum);
+            assert_eq!((summed.size_bytes(), summed.is_float()), (dtype.size_bytes(), dtype.is_float()));
             let (moved, op) = Collective::Broadcast.compiled_for(dtype, ReduceOp::Max);
             assert_eq!((moved.size_bytes(), op), (dtype.size_bytes(), ReduceOp::Sum));
             assert_eq!(Collective::AllGather.compiled_for(moved, op), (moved, op));
