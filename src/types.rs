@@ -285,12 +285,19 @@ mod tests {
     fn what_gives_the_same_bits_shares_a_kernel() {
         for &dtype in DType::ALL {
             assert_eq!(Collective::ReduceScatter.compiled_for(dtype, ReduceOp::Max), (dtype, ReduceOp::Max));
+            assert_eq!(Collective::AllReduce.compiled_for(dtype, ReduceOp::Avg), (dtype, ReduceOp::Avg));
             let (summed, _) = Collective::AllReduce.compiled_for(dtype, ReduceOp::Sum);
             assert_eq!((summed.size_bytes(), summed.is_float()), (dtype.size_bytes(), dtype.is_float()));
             let (moved, op) = Collective::Broadcast.compiled_for(dtype, ReduceOp::Max);
             assert_eq!((moved.size_bytes(), op), (dtype.size_bytes(), ReduceOp::Sum));
             assert_eq!(Collective::AllGather.compiled_for(moved, op), (moved, op));
             assert!(!moved.is_fp8(), "a type that some architectures lack");
+        }
+        for (signed, unsigned) in [(DType::I8, DType::U8), (DType::I32, DType::U32), (DType::I64, DType::U64)] {
+            for op in [ReduceOp::Sum, ReduceOp::Prod] {
+                assert_eq!(Collective::AllReduce.compiled_for(signed, op), (unsigned, op));
+                assert_eq!(Collective::AllReduce.compiled_for(unsigned, op), (unsigned, op));
+            }
         }
     }
 
