@@ -17,6 +17,7 @@ constexpr u32 kSentinelBuffers = 3;
 constexpr u64 kLlBuffers = 2;
 constexpr u64 kStagingBuffers = 2;
 constexpr u64 kPackBytes = 16;
+constexpr u64 kLineBytes = 128;
 constexpr u32 kStageFlagBytes = 256;
 constexpr u32 kMaxBuckets = 128;
 constexpr u32 kOperationBits = 24;

@@ -31,6 +31,8 @@ pub const STAGING_BUFFERS: u64 = 2;
 pub const SENTINEL_BYTE: u8 = 0xff;
 /// Bytes one thread moves at a time.
 pub const PACK_BYTES: u64 = 16;
+/// What memory and links move at a time, at most: where a warp's accesses begin elsewhere, they take a line more.
+pub const LINE_BYTES: u64 = 128;
 /// Shared memory before the stages of a kernel with producer warps: their mbarriers.
 pub const STAGE_FLAG_BYTES: u32 = 256;
 

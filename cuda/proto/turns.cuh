@@ -17,7 +17,7 @@ namespace myelon {
 class Steps {
  public:
   MYELON_DEVICE Steps(const Context& context, u64 packs, u32 parts)
-      : share_(lane_share(packs)), room_(context.args.layout.staging_bytes / kPackBytes / parts) {}
+      : share_(lane_share(packs)), room_(whole_lines(context.args.layout.staging_bytes / kPackBytes / parts)) {}
 
   MYELON_DEVICE u64 count() const { return share_.packs > room_ ? (share_.packs + room_ - 1) / room_ : 1; }
   // The packs of the whole message that step `step` is.

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::abi::{
-    CopyState, HeapLayout, HeapState, LL_BUFFERS, LaneState, MAX_LANES, MAX_RING_SLOTS, MAX_WORLD, SENTINEL_BUFFERS,
-    STAGING_BUFFERS,
+    CopyState, HeapLayout, HeapState, LINE_BYTES, LL_BUFFERS, LaneState, MAX_LANES, MAX_RING_SLOTS, MAX_WORLD,
+    SENTINEL_BUFFERS, STAGING_BUFFERS,
 };
 use crate::device::DeviceKind;
 use crate::error::{Error, Result};
@@ -180,7 +180,7 @@ pub(super) fn peers(world_size: WorldSize) -> u64 {
 }
 
 /// A cache line of the GPU's L2, so that no two writers share one.
-const CELL_ALIGNMENT: u64 = 128;
+const CELL_ALIGNMENT: u64 = LINE_BYTES;
 const REGION_ALIGNMENT: u64 = 4096;
 /// The largest chunk that a lane's slot is asked to hold; a test holds the manifest to it.
 const MOST_LANE_CHUNK: u64 = 1 << 20;

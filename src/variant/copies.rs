@@ -2,6 +2,7 @@
 
 use super::plan::Plan;
 use super::properties::Transfer;
+use super::share::cut;
 use crate::abi::PACK_BYTES;
 use crate::types::{Output, Rank};
 
@@ -80,14 +81,6 @@ impl Plan {
     }
 }
 
-/// Part `index` of `packs` packs from `first`, cut into `parts`: its first pack, and how many. Mirror of `cut` in
-/// cuda/base/share.cuh.
-fn cut(first: u64, packs: u64, parts: u64, index: u64) -> (u64, u64) {
-    let each = packs.div_ceil(parts);
-    let start = (each * index).min(packs);
-    (first + start, each.min(packs - start))
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -95,6 +88,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::abi::LINE_BYTES;
     use crate::device::DeviceKind;
     use crate::measure::Bytes;
     use crate::memory::HeapLimits;
@@ -118,7 +112,7 @@ mod tests {
             ranks in 2u32..=8,
             count in 1u64..40_000,
             dtype in proptest::sample::select(DType::ALL.iter().copied().filter(|dtype| !dtype.is_fp8()).collect::<Vec<_>>()),
-            chunk in (1u64..40).prop_map(|packs| packs * PACK_BYTES),
+            chunk in (1u64..20).prop_map(|lines| lines * LINE_BYTES),
             output in proptest::sample::select(Output::ALL),
         ) {
             let request = Request { count, dtype, op: ReduceOp::Sum, registered: output != Output::Staged };

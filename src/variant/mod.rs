@@ -14,6 +14,7 @@ mod properties;
 mod request;
 mod room;
 mod shape;
+mod share;
 
 pub use arch::dtype_runs_on;
 pub use copies::{Copy, Source};

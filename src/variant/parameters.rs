@@ -5,7 +5,7 @@ use std::fmt;
 use serde::Deserialize;
 
 use super::shape::{Lanes, Shape};
-use crate::abi::{MAX_LANES, PACK_BYTES};
+use crate::abi::{LINE_BYTES, MAX_LANES};
 use crate::error::{Error, Result};
 use crate::measure::Bytes;
 use crate::types::{Launching, Metadata, Output, Places, SyncPolicy, Wait};
@@ -28,7 +28,7 @@ pub struct Parameters {
     output: Vec<Output>,
 }
 
-/// Every whole number of packs from one size to another.
+/// Every whole number of lines from one size to another.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ChunkRange {
@@ -38,7 +38,7 @@ struct ChunkRange {
 
 impl fmt::Display for ChunkRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "a multiple of {PACK_BYTES} from {} to {}", self.from, self.to)
+        write!(f, "a multiple of {LINE_BYTES} from {} to {}", self.from, self.to)
     }
 }
 
@@ -181,7 +181,7 @@ impl Parameters {
 
 impl ChunkRange {
     fn contains(&self, chunk: Bytes) -> bool {
-        (self.from..=self.to).contains(&chunk) && chunk.0.is_multiple_of(PACK_BYTES)
+        (self.from..=self.to).contains(&chunk) && chunk.0.is_multiple_of(LINE_BYTES)
     }
 }
 
@@ -208,7 +208,7 @@ mod tests {
     use super::super::shape::tests::any_shape;
     use super::*;
 
-    const BOTH: &str = "slots = [2, 4]\nwait = [\"adaptive\", \"spin\"]\nchunk = { from = \"32\", to = \"4K\" }";
+    const BOTH: &str = "slots = [2, 4]\nwait = [\"adaptive\", \"spin\"]\nchunk = { from = \"256\", to = \"4K\" }";
 
     fn parameters(text: &str) -> Parameters {
         toml::from_str(text).unwrap()
@@ -221,8 +221,11 @@ mod tests {
             (Shape { slots: Some(8), ..none }, "variant v: slots=8 is not possible, one of 2, 4 is"),
             (Shape { stages: Some(3), ..none }, "variant v: stages=3 is not possible, it has no such parameter"),
             (Shape { wait: Some(Wait::Yield), ..none }, "wait=yield is not possible, one of adaptive, spin is"),
-            (Shape { chunk: Some(Bytes(16)), ..none }, "chunk=16 is not possible, a multiple of 16 from 32 to 4K is"),
-            (Shape { chunk: Some(Bytes(40)), ..none }, "chunk=40"),
+            (
+                Shape { chunk: Some(Bytes(128)), ..none },
+                "chunk=128 is not possible, a multiple of 128 from 256 to 4K is",
+            ),
+            (Shape { chunk: Some(Bytes(320)), ..none }, "chunk=320"),
             (Shape { lanes: Some(Lanes::UpTo(0)), ..none }, "lanes=0 is not possible, 1 to 128, or by_size, is"),
             (Shape { lanes: Some(Lanes::UpTo(129)), ..none }, "lanes=129"),
             (Shape { threads: Some(48), ..none }, "threads=48 is not possible, a multiple of 32 up to 1024 is"),
@@ -279,7 +282,7 @@ mod tests {
             let within = |value: Option<u32>, taken: &[u32]| value.is_none_or(|value| taken.contains(&value));
             let fits = shape.lanes.is_none_or(|lanes| lanes == Lanes::BySize || (1..=128).contains(&lanes.most(0)))
                 && shape.threads.is_none_or(|threads| threads > 0 && threads <= 1024 && threads % 32 == 0)
-                && shape.chunk.is_none_or(|chunk| chunk.0 % 16 == 0 && (32..=4096).contains(&chunk.0))
+                && shape.chunk.is_none_or(|chunk| chunk.0 % 128 == 0 && (256..=4096).contains(&chunk.0))
                 && within(shape.stages, &[1, 3])
                 && within(shape.stage_packs, &[])
                 && within(shape.producer_warps, &[])

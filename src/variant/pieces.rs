@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::plan::Plan;
 use super::properties::Transfer;
+use super::share::part_packs;
 use crate::abi::PACK_BYTES;
 use crate::types::Launching;
 
@@ -18,7 +19,7 @@ impl Plan {
         let (packs, pack) = (piece.div_ceil(per_pack), (element - offset) / per_pack);
         // Part and offset within it of `index`, when `packs` packs are cut into `parts`; and the packs of that part.
         let locate = |packs: u64, parts: u64, index: u64| {
-            let each = packs.div_ceil(parts);
+            let each = part_packs(packs, parts);
             let part = index / each;
             (part, index - part * each, each.min(packs - part * each))
         };

@@ -8,6 +8,7 @@ use super::properties::{Mailbox, Transfer};
 use super::request::{Choice, Request};
 use super::room::{Held, LaunchRoom, check_room, landing_chunk, most_chunk, slot_region};
 use super::shape::{Lanes, Shape};
+use super::share::whole_lines;
 use crate::abi::{HeapLayout, PACK_BYTES};
 use crate::device::DeviceKind;
 use crate::error::{Error, Result};
@@ -114,7 +115,7 @@ impl Plan {
             (None, Output::Landing) => landing_chunk(request.bytes(), world),
             _ => shape.chunk.map_or(most_chunk, |chunk| chunk.0).min(most_chunk),
         };
-        let chunk_bytes = if spec.parameters.has_chunk() { chunk / PACK_BYTES * PACK_BYTES } else { 0 };
+        let chunk_bytes = if spec.parameters.has_chunk() { whole_lines(chunk) } else { 0 };
         let launching = shape.launch.unwrap_or(Launching::Persistent);
         let mailbox_bytes = if sentinel { layout.sentinel_bytes } else { layout.ll_bytes };
         let launch_per_step = launching == Launching::PerStep;

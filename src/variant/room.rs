@@ -6,6 +6,7 @@ use super::manifest::VariantSpec;
 use super::properties::{Capacity, Transfer};
 use super::request::Choice;
 use super::shape::{Lanes, Shape};
+use super::share::whole_lines;
 use crate::abi::HeapLayout;
 use crate::error::{Error, Result};
 use crate::measure::Bytes;
@@ -60,7 +61,7 @@ impl LaunchRoom {
         let lanes = u64::from(self.most_lanes);
         let (bytes, lane_bytes, lane_packs) = match capacity {
             Capacity::Mailbox => (mailbox_bytes, u64::MAX, 1),
-            Capacity::MailboxShards => (shards * (mailbox_bytes / 2), u64::MAX, shards),
+            Capacity::MailboxShards => (shards * whole_lines(mailbox_bytes / 2), u64::MAX, shards),
             Capacity::Staging => (lanes * layout.staging_bytes, layout.staging_bytes, 1),
             // A step that is a launch of its own leaves a chunk of each shard in a lane's slots.
             Capacity::Unbounded if self.launch_per_step => (lanes * shards * chunk_bytes, shards * chunk_bytes, shards),

@@ -48,7 +48,7 @@ fn bad_sweeps_are_refused_in_one_line() {
             &["--device", "cpu", "--lane-threads", "33"],
             &["no candidate takes threads=33", "a multiple of 32 up to 1024"],
         ),
-        (&["--device", "cpu", "--chunk", "7"], &["no candidate takes chunk=7", "a multiple of 16 from"]),
+        (&["--device", "cpu", "--chunk", "7"], &["no candidate takes chunk=7", "a multiple of 128 from"]),
         (&["--device", "cpu", "--slots", "2,3"], &["no candidate takes slots=3", "2, 4, 8, 16"]),
         (&["--device", "cpu", "--stages", "9"], &["no candidate takes stages=9", "one of 1, 2, 3, 4"]),
         (&["--device", "cpu", "--lanes", "0"], &["no candidate takes lanes=0", "1 to 128"]),
