@@ -290,6 +290,7 @@ step_perf() {
   # The tables and plots that are committed are those of the results that are.
   shopt -s nullglob
   bounded 60 "$binaries/myelon-perf" report results/*/{eager,graph,symm_mem}-*.json --readme README.md --svg docs/plots/allreduce.svg --check
+  bounded 60 "$binaries/myelon-perf" report results/*/{eager,graph,symm_mem}-*.json --readme docs/ALLREDUCE.md --check
   bounded 60 "$binaries/myelon-perf" report results/*/{reduce_scatter,all_gather,broadcast}-*.json --readme docs/COLLECTIVES.md --check
   bounded 60 "$binaries/myelon-perf" report results/*/graph-*.json --judged results/*/judge-*.json --readme docs/PERFORMANCE.md --check
   bounded 60 "$binaries/myelon-perf" report results/*/ablation-*.json --patterns docs/PATTERNS.md \

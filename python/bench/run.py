@@ -102,7 +102,7 @@ def main() -> None:
         action="append",
         default=[],
         metavar=("ENGINE", "NAME=VALUE"),
-        help="an engine once more with variables set, such as: preloaded MYELON_MAX_LANES=32",
+        help="an engine once more with variables set, such as: preloaded MYELON_MAX_LANES=64",
     )
     parser.add_argument("--runs", type=int, default=6, help="runs of each engine, taking turns (default 6)")
     parser.add_argument(

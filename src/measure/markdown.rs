@@ -36,7 +36,7 @@ pub fn table(provenance: &Provenance, standing: &Standing<'_>) -> String {
     let mut text = format!("**{}, {}**: ", ranks(provenance, series.ranks), series.what());
     let _ = write!(text, "p50 of the slowest rank in µs; {}", series.mode());
     if !against.is_empty() {
-        let _ = write!(text, "; {}", provenance.libraries());
+        let _ = write!(text, "; {}", libraries(provenance, &against));
     }
     if standing.choice == Choice::Fastest {
         text.push_str("; the fastest variant measured at each size");
@@ -65,6 +65,13 @@ pub fn table(provenance: &Provenance, standing: &Standing<'_>) -> String {
         text.push('\n');
     }
     text
+}
+
+/// Those of the libraries that a table has columns of.
+fn libraries(provenance: &Provenance, against: &[Baseline]) -> String {
+    let nccl = against.iter().any(|baseline| Baseline::OF_NCCL.contains(baseline)).then(|| provenance.nccl_state());
+    let peers = against.iter().filter_map(|baseline| provenance.peers.get(baseline.name()).cloned());
+    nccl.into_iter().chain(peers).collect::<Vec<_>>().join("; ")
 }
 
 fn ranks(provenance: &Provenance, ranks: WorldSize) -> String {
@@ -118,6 +125,19 @@ mod tests {
 | 4 KiB | **wrong** | `auto` | 1360 | - | - |
 ";
         assert_eq!(tables(&results(rows)), golden);
+    }
+
+    #[test]
+    fn a_caption_names_the_libraries_of_its_table_alone() {
+        let rows = ["auto", "nccl"].map(|requested| row(2, 64, requested, 1.0));
+        let mut results = results([&rows[..], &[row(4, 64, "auto", 1.0), row(4, 64, "mscclpp", 2.0)]].concat());
+        results.provenance.peers.insert("mscclpp".into(), "MSCCL++ 0.9.0, NVLS off".into());
+        let text = tables(&results);
+        let captions: Vec<_> = text.lines().filter_map(|line| line.split_once("out of place; ")).collect();
+        assert_eq!(
+            captions.iter().map(|caption| caption.1).collect::<Vec<_>>(),
+            ["MSCCL++ 0.9.0, NVLS off.", "NCCL 2.28.9, NVLS off."]
+        );
     }
 
     #[test]
