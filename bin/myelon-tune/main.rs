@@ -2,6 +2,7 @@
 
 mod args;
 mod broadcast;
+mod choices;
 // WHY: each program uses a part of it.
 #[allow(dead_code)]
 #[path = "../common/mod.rs"]

@@ -4,11 +4,13 @@
 //!    every shape of the variants that are near the best.
 //! 2. Every size: the own shapes that may win and the best of the sizes around it from the first pass, then the neighbours of each
 //!    variant's best shape, until none of them is better. The better half gets more repeats, and the best two all.
-//! 3. Where two neighbouring sizes have different winners, both are measured between them, until the boundary is known closely.
-//! 4. The same two for registered buffers, from what won in plain ones and its direct siblings: nothing else runs differently there.
+//! 3. Between every two sizes, what may win at either: a chunk that fits a size exactly can be a bad one for what is slightly larger.
+//! 4. Where two neighbouring sizes have different winners, both are measured between them, until the boundary is known closely.
+//! 5. The same three for registered buffers, from what won in plain ones and its direct siblings: nothing else runs differently there.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::choices::{choices, choices_before};
 use crate::log::Log;
 use crate::space::{Case, Entrant, Space};
 
@@ -28,9 +30,6 @@ const FROM_PLAIN: usize = 2;
 const RIVAL: f64 = 1.25;
 /// With so many candidates of a size measured, no more neighbours are looked at.
 const CLIMB: usize = 200;
-/// A choice stays for the next size where it is at most this much slower than the best there: kernels that differ by noise are
-/// not worth a compilation.
-pub(crate) const TIE: f64 = 1.01;
 /// Two sizes are close enough for a boundary between them where they differ by less than this factor.
 const CLOSE: f64 = 1.2;
 /// Sizes between others are whole multiples of this.
@@ -86,25 +85,10 @@ pub(crate) fn next(space: &Space, log: &Log) -> Option<Round> {
         .or_else(|| search.sizes(&of_plain, &first_pass))
 }
 
-/// What is taken from each measured size of a class on, growing.
-pub(crate) fn choices(space: &Space, log: &Log, class: usize) -> Vec<(u64, usize)> {
-    choices_before(space, log, class, u64::MAX)
-}
-
-fn choices_before(space: &Space, log: &Log, class: usize, end: u64) -> Vec<(u64, usize)> {
-    let mut choices: Vec<(u64, usize)> = Vec::new();
-    for bytes in log.sizes(class).take_while(|&bytes| bytes < end) {
-        let case = (class, bytes);
-        let mut own = log.ranking(case).filter(|&(entrant, _)| space.variant(entrant).is_some());
-        let Some((best, best_us)) = own.next() else { continue };
-        let stays = choices.last().map(|&(_, before)| before).filter(|&before| {
-            let stand_in = space.stand_in(case, before);
-            let samples = stand_in.filter(|&it| log.is_in(case, it)).and_then(|it| log.samples(case, it));
-            log.is_in(case, before) && samples.is_some_and(|samples| samples.p50_us() <= TIE * best_us)
-        });
-        choices.push((bytes, stays.unwrap_or(best)));
-    }
-    choices
+/// A size between two others; none where they are close.
+fn between(low: u64, high: u64) -> Option<u64> {
+    let middle = (low as f64 * high as f64).sqrt() as u64 / GRAIN * GRAIN;
+    (high as f64 > CLOSE * low as f64 && low < middle && middle < high).then_some(middle)
 }
 
 struct Search<'a> {
@@ -151,6 +135,7 @@ impl Search<'_> {
         let mut cases = of_first.into_iter().chain(others);
         cases
             .find_map(|case| self.size(case, first_pass))
+            .or_else(|| classes.iter().find_map(|&class| self.middle(class)))
             .or_else(|| classes.iter().find_map(|&class| self.crossover(class)))
     }
 
@@ -286,26 +271,34 @@ impl Search<'_> {
         stand_ins.filter(|&entrant| log.is_in(case, entrant)).collect()
     }
 
+    /// Between two sizes that were asked for, what each of them takes and its best two.
+    fn middle(&self, class: usize) -> Option<Round> {
+        let (space, log) = (self.space, self.log);
+        let taken = choices(space, log, class);
+        space.sizes.windows(2).find_map(|pair| {
+            let case = (class, between(pair[0], pair[1])?);
+            let best = |&bytes: &u64| {
+                let own = log.ranking((class, bytes)).filter(|&(entrant, _)| space.variant(entrant).is_some());
+                own.take(2).map(|(entrant, _)| entrant).collect::<Vec<_>>()
+            };
+            let of_ends = taken.iter().filter(|(bytes, _)| pair.contains(bytes)).map(|&(_, entrant)| entrant);
+            let all = pair.iter().flat_map(best).chain(of_ends).filter_map(|entrant| space.stand_in(case, entrant));
+            let all: BTreeSet<_> = all.filter(|&entrant| log.is_in(case, entrant)).collect();
+            self.round(Phase::Crossover, case, all.into_iter(), space.effort.last)
+        })
+    }
+
     /// The widest step between two winners is halved first.
     fn crossover(&self, class: usize) -> Option<Round> {
         let (space, log) = (self.space, self.log);
         let choices = choices(space, log, class);
-        let mut open: Vec<_> = choices
-            .windows(2)
-            .filter(|pair| pair[0].1 != pair[1].1)
-            .map(|pair| (pair[0].0, pair[1].0, [pair[0].1, pair[1].1]))
-            .filter(|&(low, high, _)| high as f64 > CLOSE * low as f64)
-            .collect();
+        let changes = choices.windows(2).filter(|pair| pair[0].1 != pair[1].1);
+        let mut open: Vec<_> = changes.map(|pair| (pair[0].0, pair[1].0, [pair[0].1, pair[1].1])).collect();
         open.sort_by(|a, b| (b.1 as f64 / b.0 as f64).total_cmp(&(a.1 as f64 / a.0 as f64)));
         open.into_iter().find_map(|(low, high, both)| {
-            let middle = (low as f64 * high as f64).sqrt() as u64 / GRAIN * GRAIN;
-            let case = (class, middle);
-            let is_between = low < middle && middle < high;
+            let case = (class, between(low, high)?);
             let are_in = both.iter().all(|&entrant| log.is_in(case, entrant));
-            if !is_between || !are_in {
-                return None;
-            }
-            let both: BTreeSet<_> = both.into_iter().collect();
+            let both: BTreeSet<_> = both.into_iter().filter(|_| are_in).collect();
             self.round(Phase::Crossover, case, both.into_iter(), space.effort.last)
         })
     }

@@ -4,8 +4,8 @@ use myelon_ccl::WorldSize;
 use myelon_ccl::measure::{Baseline, Bytes};
 use myelon_ccl::table::{Buffers, Judgement, Measured, OperatorClass, Out, Row, Section};
 
+use crate::choices::choices;
 use crate::log::Log;
-use crate::search::choices;
 use crate::space::{Case, Class, Entrant, OP, Space};
 
 /// A section a class of which anything was measured: a row from each size that was asked for, and from where the choice changes.

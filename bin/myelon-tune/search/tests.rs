@@ -157,6 +157,20 @@ fn a_boundary_is_found_between_sizes() {
 }
 
 #[test]
+fn between_two_sizes_what_may_win_at_either_is_measured() {
+    let space = space(powers(24, 28), &[DType::F32], &["two_shot_push", "ring"], false);
+    let (log, _) = Machine { seed: 3, noise: 0.0 }.search(&space, usize::MAX);
+    for pair in space.sizes.windows(2) {
+        let middle = (0, between(pair[0], pair[1]).unwrap());
+        for &bytes in pair {
+            for (entrant, _) in log.ranking((0, bytes)).filter(|&(it, _)| space.variant(it).is_some()).take(2) {
+                assert_eq!(log.count(middle, entrant), 20, "{} at {middle:?}", space.entrants[entrant]);
+            }
+        }
+    }
+}
+
+#[test]
 fn everything_is_measured_where_that_is_asked_for() {
     let space = space(powers(14, 15), &[DType::F32], &["one_shot_push", "ring"], true);
     let (log, _) = Machine { seed: 1, noise: 0.1 }.search(&space, usize::MAX);
