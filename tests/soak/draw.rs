@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 
+use myelon_ccl::abi::LINE_BYTES;
 use myelon_ccl::measure::Bytes;
 use myelon_ccl::variant::{Choice, Lanes, Manifest, Plan, Request, Shape};
 use myelon_ccl::{Communicator, DType, Error, Output, Rank, ReduceOp};
@@ -188,7 +189,7 @@ impl Draw {
         let root = Rank(random.below(ranks) as u32);
         let request = Request { count, dtype: *dtype, op: *op, registered: choice.shape.is_direct() };
         let lanes = if random.below(2) == 0 { self.lanes } else { 1 + random.below(u64::from(self.lanes)) as u32 };
-        let chunk = Bytes(self.slot_bytes >> random.below(4));
+        let chunk = Bytes((self.slot_bytes >> random.below(4)).max(LINE_BYTES));
         let shape = Shape {
             lanes: Some(Lanes::UpTo(lanes)),
             chunk: choice.variant.parameters.has_chunk().then_some(chunk),
