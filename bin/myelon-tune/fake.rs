@@ -96,9 +96,9 @@ impl Machine {
 
     /// What a round takes on a machine: verification with its fills and checks, captures, barriers of the hosts, and the operations.
     pub(crate) fn cost_s(&self, space: &Space, log: &Log, round: &Round) -> f64 {
-        let graph = match round.case.1 >> 20 {
-            0 => 20.0,
-            1..16 => 4.0,
+        let graph = match round.case.1 {
+            ..=0x10_0000 => 20.0,
+            ..=0x100_0000 => 4.0,
             _ => 1.0,
         };
         let one = |&entrant: &usize| {

@@ -22,8 +22,9 @@ use crate::space::{Class, Effort, Space};
 const FIRST: u32 = 3;
 /// Candidates of a size that go on from it.
 const KEEP: usize = 8;
-/// From this size on, graphs have fewer operations.
+/// Above these sizes graphs have fewer operations, and one.
 const LARGE: u64 = 1 << 20;
+const LARGEST: u64 = 16 << 20;
 /// Where a checkout has its tables.
 const LANES: &str = "configs/lanes";
 /// Longest wait inside a kernel unless `MYELON_TIMEOUT` says otherwise: a candidate that stalls should not take the budget.
@@ -133,9 +134,9 @@ impl TuneRequest {
 
     /// Operations in the graph of a message, so that a replay of a large one takes no longer than needed.
     pub(crate) fn graph_of(&self, bytes: u64) -> u32 {
-        match bytes / LARGE {
-            0 => self.graph,
-            1..16 => self.graph.min(4),
+        match bytes {
+            ..=LARGE => self.graph,
+            ..=LARGEST => self.graph.min(4),
             _ => self.graph.min(1),
         }
     }
