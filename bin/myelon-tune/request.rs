@@ -134,11 +134,8 @@ impl TuneRequest {
 
     /// Operations in the graph of a message, so that a replay of a large one takes no longer than needed.
     pub(crate) fn graph_of(&self, bytes: u64) -> u32 {
-        match bytes {
-            ..=LARGE => self.graph,
-            ..=LARGEST => self.graph.min(4),
-            _ => self.graph.min(1),
-        }
+        let most = if bytes > LARGEST { 1 } else { 4 };
+        if bytes > LARGE { self.graph.min(most) } else { self.graph }
     }
 }
 
