@@ -7,7 +7,7 @@ use crate::space::Space;
 
 /// A choice stays for the next size where it is at most this much slower than the best there: kernels that differ by noise are
 /// not worth a compilation.
-pub(crate) const TIE: f64 = 1.01;
+const TIE: f64 = 1.01;
 
 /// What is taken from each measured size of a class on, growing.
 pub(crate) fn choices(space: &Space, log: &Log, class: usize) -> Vec<(u64, usize)> {
@@ -16,7 +16,7 @@ pub(crate) fn choices(space: &Space, log: &Log, class: usize) -> Vec<(u64, usize
 
 /// The same of sizes below `end` alone.
 pub(crate) fn choices_before(space: &Space, log: &Log, class: usize, end: u64) -> Vec<(u64, usize)> {
-    let own = |bytes: u64| log.ranking((class, bytes)).filter(|&(entrant, _)| space.variant(entrant).is_some());
+    let own = |bytes: u64| log.own_ranking(space, (class, bytes));
     let sizes = log.sizes(class).take_while(|&bytes| bytes < end);
     let sizes: Vec<_> = sizes.filter_map(|bytes| Some((bytes, own(bytes).next()?))).collect();
     let ties = |entrant: usize, (bytes, (_, best_us)): (u64, (usize, f64))| {

@@ -107,6 +107,11 @@ impl Log {
         measured.copied().filter(move |&(entrant, _)| self.is_in(case, entrant))
     }
 
+    /// The same without the libraries that are measured beside.
+    pub(crate) fn own_ranking(&self, space: &Space, case: Case) -> impl Iterator<Item = (usize, f64)> {
+        self.ranking(case).filter(|&(entrant, _)| space.variant(entrant).is_some())
+    }
+
     /// Measurements so far, of how many candidates at a case.
     pub(crate) fn measured(&self) -> usize {
         self.cases.values().map(|measured| measured.samples.len()).sum()

@@ -43,7 +43,7 @@ pub(crate) enum Phase {
     /// A size of its own.
     Size,
     /// Between two sizes.
-    Crossover,
+    Between,
 }
 
 impl Phase {
@@ -51,7 +51,7 @@ impl Phase {
         match self {
             Self::First => "first pass",
             Self::Size => "each size",
-            Self::Crossover => "crossovers",
+            Self::Between => "between sizes",
         }
     }
 }
@@ -111,7 +111,7 @@ impl Search<'_> {
         let judged = judged.filter(|&entrant| log.is_in(case, entrant));
         let all: BTreeSet<_> = all.chain(judged).collect();
         self.round(Phase::Size, case, all.into_iter(), self.few()).or_else(|| {
-            let own = || log.ranking(case).filter(|&(entrant, _)| space.variant(entrant).is_some());
+            let own = || log.own_ranking(space, case);
             let best_us = own().next().map_or(0.0, |(_, us)| us);
             let near = own().filter(|&(_, us)| us <= RIVAL * best_us).map(|(entrant, _)| entrant);
             let near: BTreeSet<_> = near.chain(judged).collect();
@@ -143,8 +143,7 @@ impl Search<'_> {
     /// variant that is near.
     fn best_of_plain(&self, (_, bytes): Case, plain: usize) -> BTreeSet<usize> {
         let (space, log) = (self.space, self.log);
-        let own = log.ranking((plain, bytes)).filter(|&(entrant, _)| space.variant(entrant).is_some());
-        let ranking: Vec<_> = own.collect();
+        let ranking: Vec<_> = log.own_ranking(space, (plain, bytes)).collect();
         let best_us = ranking.first().map_or(0.0, |&(_, us)| us);
         let taken = choices(space, log, plain).into_iter().find(|&(size, _)| size == bytes);
         let mut found: BTreeSet<_> = taken.map(|(_, entrant)| entrant).into_iter().collect();
@@ -212,7 +211,7 @@ impl Search<'_> {
         if let Some(round) = self.round(Phase::Size, case, contenders.iter().copied(), few) {
             return Some(round);
         }
-        let own = log.ranking(case).filter(|&(entrant, _)| space.variant(entrant).is_some());
+        let own = log.own_ranking(space, case);
         let ranking: Vec<_> = own.filter(|&(entrant, _)| log.count(case, entrant) >= few).collect();
         if ranking.len() < if case.1 > WIDE { CLIMB / 4 } else { CLIMB } {
             let next_to = self.leaders(&ranking).flat_map(|best| &space.neighbours[best]);
@@ -277,14 +276,11 @@ impl Search<'_> {
         let taken = choices(space, log, class);
         space.sizes.windows(2).find_map(|pair| {
             let case = (class, between(pair[0], pair[1])?);
-            let best = |&bytes: &u64| {
-                let own = log.ranking((class, bytes)).filter(|&(entrant, _)| space.variant(entrant).is_some());
-                own.take(2).map(|(entrant, _)| entrant).collect::<Vec<_>>()
-            };
+            let best = |&bytes: &u64| log.own_ranking(space, (class, bytes)).take(2).map(|(entrant, _)| entrant);
             let of_ends = taken.iter().filter(|(bytes, _)| pair.contains(bytes)).map(|&(_, entrant)| entrant);
             let all = pair.iter().flat_map(best).chain(of_ends).filter_map(|entrant| space.stand_in(case, entrant));
             let all: BTreeSet<_> = all.filter(|&entrant| log.is_in(case, entrant)).collect();
-            self.round(Phase::Crossover, case, all.into_iter(), space.effort.last)
+            self.round(Phase::Between, case, all.into_iter(), space.effort.last)
         })
     }
 
@@ -297,9 +293,11 @@ impl Search<'_> {
         open.sort_by(|a, b| (b.1 as f64 / b.0 as f64).total_cmp(&(a.1 as f64 / a.0 as f64)));
         open.into_iter().find_map(|(low, high, both)| {
             let case = (class, between(low, high)?);
-            let are_in = both.iter().all(|&entrant| log.is_in(case, entrant));
-            let both: BTreeSet<_> = both.into_iter().filter(|_| are_in).collect();
-            self.round(Phase::Crossover, case, both.into_iter(), space.effort.last)
+            if !both.iter().all(|&entrant| log.is_in(case, entrant)) {
+                return None;
+            }
+            let both: BTreeSet<_> = both.into_iter().collect();
+            self.round(Phase::Between, case, both.into_iter(), space.effort.last)
         })
     }
 

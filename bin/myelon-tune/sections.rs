@@ -46,7 +46,7 @@ pub(crate) fn judgements(space: &Space, log: &Log) -> Vec<Judgement> {
     let judge = |(&case, &entrant): (&Case, &usize)| {
         let taken = space.stand_in(case, entrant).filter(|&it| log.is_in(case, it))?;
         let taken_us = log.samples(case, taken)?.p50_us();
-        let own = || log.ranking(case).filter(|&(entrant, _)| space.variant(entrant).is_some());
+        let own = || log.own_ranking(space, case);
         let (best, best_us) = own().next()?;
         let Class { dtype, buffers, .. } = space.classes[case.0];
         let [taken, best] = [taken, best].map(|entrant| space.entrants[entrant].short());
