@@ -41,7 +41,7 @@ struct Hello {
 struct Agreed {
     /// Ranks that use this rank's device.
     sharers: u32,
-    /// Of the device that has the fewest.
+    /// For each rank: of all ranks the fewest.
     multiprocessors: u32,
 }
 
@@ -174,7 +174,7 @@ fn agree(
     let hello = serde_json::to_vec(&ours).expect("plain data");
     let answers = bootstrap.all_gather("saying hello", &hello)?;
     let mut sharers = Vec::new();
-    let mut multiprocessors = ours.multiprocessors;
+    let mut devices = Vec::new();
     for (peer, answer) in bootstrap.world_size().ranks().zip(&answers) {
         let theirs: Hello = serde_json::from_slice(answer).map_err(|_| Error::PeerMismatch {
             rank,
@@ -189,7 +189,7 @@ fn agree(
         if theirs.device == ours.device {
             sharers.push(peer);
         }
-        multiprocessors = multiprocessors.min(theirs.multiprocessors);
+        devices.push((theirs.device, theirs.multiprocessors));
     }
     if sharers.len() > 1 && !options.share_devices && properties.kind == DeviceKind::Cuda {
         let names: Vec<_> = sharers.iter().map(Rank::to_string).collect();
@@ -199,5 +199,10 @@ fn agree(
             properties.name
         )));
     }
+    let of_a_rank = devices.iter().map(|(device, multiprocessors)| {
+        let ranks = devices.iter().filter(|(other, _)| other == device).count() as u32;
+        (multiprocessors / ranks).max(1)
+    });
+    let multiprocessors = of_a_rank.min().expect("a world has a rank");
     Ok(Agreed { sharers: sharers.len() as u32, multiprocessors })
 }

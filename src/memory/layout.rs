@@ -10,7 +10,7 @@ use crate::device::DeviceKind;
 use crate::error::{Error, Result};
 use crate::measure::Bytes;
 use crate::types::{Output, WorldSize};
-use crate::variant::Shape;
+use crate::variant::{Shape, growth};
 
 /// What a heap has room for. Equal on all ranks; bounds the footprint of a communicator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -104,12 +104,15 @@ impl HeapLimits {
         Self { sentinel_bytes: given.map_or(self.sentinel_bytes, |bytes| bytes.0), ..self }
     }
 
-    /// These limits with at most so many lanes, if a number is given.
+    /// These limits with at most so many lanes, if a number is given. The slots of few lanes are larger, as their chunks are, and
+    /// together they are no larger than before.
     pub fn with_lanes(self, most: Option<u32>) -> Self {
-        Self { lanes: most.map_or(self.lanes, |most| self.lanes.min(most)), ..self }
+        let lanes = most.map_or(self.lanes, |most| self.lanes.min(most));
+        let larger = self.slot_bytes * u64::from(growth(self.lanes, lanes));
+        Self { lanes, slot_bytes: self.slot_bytes.max(larger.min(MOST_LANE_CHUNK)), ..self }
     }
 
-    /// These limits where the smallest of all ranks' devices has so many multiprocessors. A kernel has one CTA at least on each, and
+    /// These limits where each rank has so many multiprocessors, of all ranks the fewest. A kernel has one CTA at least on each, and
     /// shapes are of GPUs that may have more of them: with as many lanes, what nobody forced is resident everywhere.
     pub fn resident_on(self, kind: DeviceKind, multiprocessors: u32) -> Self {
         self.with_lanes((kind == DeviceKind::Cuda).then_some(multiprocessors))
@@ -278,6 +281,9 @@ mod tests {
             [Some(32), Some(500), None].map(|most| limits.with_lanes(most).lanes),
             [32, limits.lanes, limits.lanes]
         );
+        let few = |lanes| limits.with_lanes(Some(lanes)).slot_bytes >> 10;
+        assert_eq!([128, 114, 64, 48, 32, 24, 16, 1].map(few), [256, 256, 256, 512, 512, 1024, 1024, 1024]);
+        assert!((1..=MAX_LANES).all(|lanes| few(lanes) * u64::from(lanes) <= few(MAX_LANES) * u64::from(MAX_LANES)));
         assert_eq!(limits.resident_on(DeviceKind::Cuda, 24).lanes, 24);
         let host = HeapLimits::of(DeviceKind::Cpu, world(2));
         assert_eq!(host.resident_on(DeviceKind::Cpu, 1), host, "all CTAs are resident on a CPU");
