@@ -5,7 +5,8 @@
 //! 2. Every size: the own shapes that may win and the best of the sizes around it from the first pass, then the neighbours of each
 //!    variant's best shape, until none of them is better. The better half gets more repeats, and the best two all.
 //! 3. Between every two sizes, what may win at either: a chunk that fits a size exactly can be a bad one for what is slightly larger.
-//! 4. Where two neighbouring sizes have different winners, both are measured between them, until the boundary is known closely.
+//! 4. Where two neighbouring sizes have different winners, both are measured between them, until the boundary is known closely, and right
+//!    behind a size that was asked for: what fits it exactly goes round once more from there on.
 //! 5. The same three for registered buffers, from what won in plain ones and its direct siblings: nothing else runs differently there.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -284,7 +285,7 @@ impl Search<'_> {
         })
     }
 
-    /// The widest step between two winners is halved first.
+    /// The widest step between two winners is halved first. Where they are close, the boundary may lie right behind the smaller.
     fn crossover(&self, class: usize) -> Option<Round> {
         let (space, log) = (self.space, self.log);
         let choices = choices(space, log, class);
@@ -292,7 +293,8 @@ impl Search<'_> {
         let mut open: Vec<_> = changes.map(|pair| (pair[0].0, pair[1].0, [pair[0].1, pair[1].1])).collect();
         open.sort_by(|a, b| (b.1 as f64 / b.0 as f64).total_cmp(&(a.1 as f64 / a.0 as f64)));
         open.into_iter().find_map(|(low, high, both)| {
-            let case = (class, between(low, high)?);
+            let behind = Some(low + GRAIN).filter(|&next| space.sizes.contains(&low) && next < high);
+            let case = (class, between(low, high).or(behind)?);
             if !both.iter().all(|&entrant| log.is_in(case, entrant)) {
                 return None;
             }

@@ -156,6 +156,28 @@ fn a_boundary_is_found_between_sizes() {
     assert!(crossings > 0, "no machine has a boundary between variants");
 }
 
+/// 8 us for each MiB begun by the one, 9 for the other.
+#[test]
+fn a_boundary_is_looked_for_right_behind_a_size() {
+    let space = space(powers(20, 21), &[DType::F32], &["one_shot_push"], false);
+    let own = |&entrant: &usize| space.stand_in((0, 1 << 20), entrant) == Some(entrant);
+    let two: Vec<_> = (0..space.entrants.len()).filter(own).take(2).collect();
+    let mut log = Log::default();
+    while let Some(round) = next(&space, &log) {
+        for &entrant in &round.entrants {
+            let us = match two.iter().position(|&it| it == entrant) {
+                Some(0) => 8.0 * round.case.1.div_ceil(1 << 20) as f32,
+                Some(_) => 9.0 * round.case.1 as f32 / 1_048_576.0,
+                None => 100.0,
+            };
+            log.record(round.case, entrant, &vec![us; round.repeats as usize]);
+        }
+    }
+    let choices = choices(&space, &log, 0);
+    let at = |bytes: u64| choices.iter().rev().find(|&&(from, _)| from <= bytes).unwrap().1;
+    assert_eq!([1 << 20, (1 << 20) + GRAIN, 2 << 20].map(at), [two[0], two[1], two[0]]);
+}
+
 #[test]
 fn between_two_sizes_what_may_win_at_either_is_measured() {
     let space = space(powers(24, 28), &[DType::F32], &["two_shot_push", "ring"], false);
