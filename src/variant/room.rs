@@ -138,3 +138,51 @@ impl Choice {
         Self { shape, variant: Arc::clone(&self.variant) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::DeviceKind;
+    use crate::memory::HeapLimits;
+    use crate::types::{DType, ReduceOp, WorldSize};
+    use crate::variant::{Manifest, Plan, Request, Terrain};
+
+    #[test]
+    fn a_lane_does_more_where_there_are_few() {
+        let two = WorldSize::new(2).unwrap();
+        let of_lanes = |lanes| HeapLimits::of(DeviceKind::Cuda, two).with_lanes(Some(lanes)).layout(two).unwrap().0;
+        let planned = |variant: &str, lanes, shape: Option<Shape>| {
+            let layout = of_lanes(lanes);
+            let terrain =
+                Terrain { device: DeviceKind::Cuda, world_size: two, layout: &layout, sentinel: true, arch: "sm_90a" };
+            let choice = Choice::of(Manifest::embedded().get(variant).unwrap());
+            let choice = shape.map_or(choice.clone(), |shape| Choice { shape, ..choice }.within(&layout));
+            let request = Request { count: 64 << 20, dtype: DType::F32, op: ReduceOp::Sum, registered: false };
+            let plan = Plan::new(&terrain, &request, &choice).unwrap();
+            (plan.lanes, plan.kernel.threads, plan.chunk_bytes >> 10)
+        };
+        let row = Shape {
+            lanes: Some(Lanes::UpTo(128)),
+            threads: Some(512),
+            chunk: Some(Bytes(128 << 10)),
+            ..Shape::default()
+        };
+        for shape in [None, Some(row)] {
+            let ring = |lanes| planned("ring", lanes, shape);
+            let chunk = |lanes| ring(lanes).2 / ring(128).2;
+            assert_eq!([128, 64, 48, 32, 16].map(|lanes| ring(lanes).1), [512, 512, 1024, 1024, 1024]);
+            assert_eq!([128, 64, 48, 32, 16].map(chunk), [1, 1, 2, 2, 4]);
+        }
+        let asked = Shape {
+            lanes: Some(Lanes::UpTo(32)),
+            threads: Some(512),
+            chunk: Some(Bytes(256 << 10)),
+            ..Shape::default()
+        };
+        assert_eq!(planned("ring", 32, Some(asked)), (32, 512, 256), "what has no more lanes than there are stays");
+        let pushes = Shape { lanes: Some(Lanes::UpTo(128)), threads: Some(256), ..Shape::default() };
+        assert_eq!(planned("two_shot_push", 32, Some(pushes)).1, 512);
+        let copies = Shape { chunk: Some(Bytes(8 << 20)), ..row };
+        assert_eq!(planned("ring_copy_engine", 32, Some(copies)), (32, 512, 8 << 10));
+    }
+}
