@@ -94,7 +94,7 @@ pub(crate) struct Cli {
     /// Timed repeats of the best two candidates of a size; those behind them have half, a quarter, or in the first pass three.
     #[arg(short = 'n', long = "iters", value_name = "COUNT", default_value_t = 20, value_parser = repeats)]
     pub(crate) repeats: u32,
-    /// Operations in each replayed graph, fewer from 1M on; 0 launches each from the host.
+    /// Operations in each replayed graph, fewer above 1M; 0 launches each from the host.
     #[arg(short = 'G', long = "cudagraph", value_name = "COUNT", default_value_t = 20, value_parser = whole::<u32>)]
     pub(crate) graph: u32,
     /// The table to write; configs/lanes/GPU-LINK-RANKS.toml unless told.

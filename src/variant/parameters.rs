@@ -48,6 +48,11 @@ impl Parameters {
         self.chunk.is_some()
     }
 
+    /// The largest step of a lane; 0 of a variant that goes in none.
+    pub(super) fn largest_chunk(&self) -> u64 {
+        self.chunk.as_ref().map_or(0, |range| range.to.0)
+    }
+
     /// Whether loads go through a pipeline.
     pub fn has_stages(&self) -> bool {
         !self.stages.is_empty()

@@ -15,8 +15,9 @@ use crate::types::Output;
 /// Most threads of a CTA.
 const MOST_THREADS: u32 = 1024;
 
-/// How many times as many threads, and as large chunks, a lane has where a heap has `room` for fewer lanes than those `asked` for:
-/// together they have half as many threads and bytes under way as all of them had. A power of two, so that kernels are few.
+/// How many times as many threads, and as large slots, a lane has where a heap has `room` for fewer lanes than those `asked` for:
+/// together they have half as many threads and bytes in slots as all of them had. A power of two, so that kernels are few. Chunks then fill
+/// slots.
 ///
 /// 4x H200, 2026-11-27, `ring` over four ranks, 256 MiB: 32 lanes of 512 threads and chunks of 256 KiB 1317 us, of 1024 and 512 KiB 1237; 16
 /// lanes 1885, of 1024 and 1 MiB 1318; 64 lanes 1160, and no shape of them was more than 1 % faster.
@@ -117,9 +118,9 @@ impl Shape {
             return self;
         }
         let growth = growth(asked, room);
-        let most_chunk = most_chunk(spec, self.output, layout);
+        let most_chunk = most_chunk(spec, self.output, layout).min(spec.parameters.largest_chunk());
         let threads = self.threads.map(|threads| threads.max((threads * growth).min(MOST_THREADS)));
-        let chunk = self.chunk.map(|chunk| chunk.max(Bytes((chunk.0 * u64::from(growth)).min(most_chunk))));
+        let chunk = self.chunk.map(|chunk| if growth > 1 { chunk.max(Bytes(most_chunk)) } else { chunk });
         Self { threads, chunk, ..self }
     }
 }
@@ -169,9 +170,9 @@ mod tests {
         };
         for shape in [None, Some(row)] {
             let ring = |lanes| planned("ring", lanes, shape);
-            let chunk = |lanes| ring(lanes).2 / ring(128).2;
+            let own = ring(128).2;
             assert_eq!([128, 64, 48, 32, 16].map(|lanes| ring(lanes).1), [512, 512, 1024, 1024, 1024]);
-            assert_eq!([128, 64, 48, 32, 16].map(chunk), [1, 1, 2, 2, 4]);
+            assert_eq!([64, 48, 32, 16].map(|lanes| ring(lanes).2), [own, 512, 512, 1024]);
         }
         let asked = Shape {
             lanes: Some(Lanes::UpTo(32)),
