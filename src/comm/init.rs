@@ -199,10 +199,30 @@ fn agree(
             properties.name
         )));
     }
+    Ok(Agreed { sharers: sharers.len() as u32, multiprocessors: multiprocessors_of_a_rank(&devices) })
+}
+
+/// What each rank has of its device (identity, multiprocessors), of all ranks the fewest; one at least.
+fn multiprocessors_of_a_rank(devices: &[(String, u32)]) -> u32 {
     let of_a_rank = devices.iter().map(|(device, multiprocessors)| {
         let ranks = devices.iter().filter(|(other, _)| other == device).count() as u32;
-        (multiprocessors / ranks).max(1)
+        multiprocessors / ranks
     });
-    let multiprocessors = of_a_rank.min().expect("a world has a rank");
-    Ok(Agreed { sharers: sharers.len() as u32, multiprocessors })
+    of_a_rank.min().unwrap_or(0).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranks_that_share_a_device_share_its_multiprocessors() {
+        let on = |devices: &[(&str, u32)]| {
+            let devices: Vec<_> = devices.iter().map(|&(device, has)| (device.to_owned(), has)).collect();
+            multiprocessors_of_a_rank(&devices)
+        };
+        assert_eq!(on(&[("a", 132), ("b", 114)]), 114);
+        assert_eq!(on(&[("a", 132), ("b", 132), ("a", 132), ("a", 132)]), 44);
+        assert_eq!(on(&[("cpu", 0)]), 1);
+    }
 }
