@@ -10,7 +10,7 @@ use crate::device::DeviceKind;
 use crate::error::{Error, Result};
 use crate::measure::Bytes;
 use crate::types::{Output, WorldSize};
-use crate::variant::{Shape, growth};
+use crate::variant::{Shape, lane_growth};
 
 /// What a heap has room for. Equal on all ranks; bounds the footprint of a communicator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -108,7 +108,7 @@ impl HeapLimits {
     /// together they are no larger than before.
     pub fn with_lanes(self, most: Option<u32>) -> Self {
         let lanes = most.map_or(self.lanes, |most| self.lanes.min(most));
-        let larger = self.slot_bytes * u64::from(growth(self.lanes, lanes));
+        let larger = self.slot_bytes * u64::from(lane_growth(self.lanes, lanes));
         Self { lanes, slot_bytes: self.slot_bytes.max(larger.min(MOST_LANE_CHUNK)), ..self }
     }
 

@@ -24,5 +24,5 @@ pub use parameters::Parameters;
 pub use plan::{Plan, Terrain};
 pub use properties::{Capacity, Mailbox, Order, Rounding, Transfer};
 pub use request::{Choice, Request};
-pub(crate) use room::growth;
+pub(crate) use room::lane_growth;
 pub use shape::{Lanes, Shape};

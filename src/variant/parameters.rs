@@ -10,6 +10,9 @@ use crate::error::{Error, Result};
 use crate::measure::Bytes;
 use crate::types::{Launching, Metadata, Output, Places, SyncPolicy, Wait};
 
+/// Most threads of a CTA, and so of a lane.
+pub(super) const MOST_THREADS: u32 = 1024;
+
 /// The values that a variant takes. A parameter without values is one that the variant does not have; lanes and threads it
 /// always has, within the same bounds for all.
 #[derive(Debug, Default, Deserialize)]
@@ -118,13 +121,13 @@ impl Parameters {
             return Err(wrong("lanes", &lanes, &format!("1 to {MAX_LANES}, or by_size,")));
         }
         if let Some(threads) = threads
-            && !(threads.is_multiple_of(32) && (32..=1024).contains(&threads))
+            && !(threads.is_multiple_of(32) && (32..=MOST_THREADS).contains(&threads))
         {
-            return Err(wrong("threads", &threads, "a multiple of 32 up to 1024"));
+            return Err(wrong("threads", &threads, &format!("a multiple of 32 up to {MOST_THREADS}")));
         }
         // One thread of the second warp waits for credit and publishes (`kProducerThread` of proto/slot_ring.cuh).
         if threads.is_some_and(|threads| threads < 64) && self.has_slots() {
-            return Err(wrong("threads", &32, "a multiple of 32 from 64 to 1024"));
+            return Err(wrong("threads", &32, &format!("a multiple of 32 from 64 to {MOST_THREADS}")));
         }
         match (chunk, &self.chunk) {
             (Some(chunk), None) => return Err(lacks(variant, "chunk", &chunk)),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::manifest::VariantSpec;
+use super::parameters::MOST_THREADS;
 use super::properties::{Capacity, Transfer};
 use super::request::Choice;
 use super::shape::{Lanes, Shape};
@@ -12,16 +13,13 @@ use crate::error::{Error, Result};
 use crate::measure::Bytes;
 use crate::types::Output;
 
-/// Most threads of a CTA.
-const MOST_THREADS: u32 = 1024;
-
 /// How many times as many threads, and as large slots, a lane has where a heap has `room` for fewer lanes than those `asked` for:
 /// together they have half as many threads and bytes in slots as all of them had. A power of two, so that kernels are few. Chunks then fill
 /// slots.
 ///
 /// 4x H200, 2026-11-27, `ring` over four ranks, 256 MiB: 32 lanes of 512 threads and chunks of 256 KiB 1317 us, of 1024 and 512 KiB 1237; 16
 /// lanes 1885, of 1024 and 1 MiB 1318; 64 lanes 1160, and no shape of them was more than 1 % faster.
-pub(crate) fn growth(asked: u32, room: u32) -> u32 {
+pub(crate) fn lane_growth(asked: u32, room: u32) -> u32 {
     asked.div_ceil(2 * room.max(1)).next_power_of_two()
 }
 
@@ -117,7 +115,7 @@ impl Shape {
         if spec.transfer == Transfer::CopyEngine || spec.parameters.has_stages() {
             return self;
         }
-        let growth = growth(asked, room);
+        let growth = lane_growth(asked, room);
         let most_chunk = most_chunk(spec, self.output, layout).min(spec.parameters.largest_chunk());
         let threads = self.threads.map(|threads| threads.max((threads * growth).min(MOST_THREADS)));
         let chunk = self.chunk.map(|chunk| if growth > 1 { chunk.max(Bytes(most_chunk)) } else { chunk });
