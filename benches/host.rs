@@ -20,7 +20,7 @@ fn host(criterion: &mut Criterion) {
     let dispatchers = [None, Some(Arc::new(table(world_size)))]
         .map(|table| Dispatcher::new(None, table, DeviceKind::Cuda, "sm_90a", world_size, true));
     let (layout, _) = HeapLimits::of(DeviceKind::Cuda, world_size).layout(world_size).unwrap();
-    let terrain = Terrain { device: DeviceKind::Cuda, world_size, layout: &layout, sentinel: true, arch: "sm_90a" };
+    let terrain = Terrain::of(DeviceKind::Cuda, world_size, &layout, "sm_90a");
     for (name, count) in [("1 KiB", 256), ("1 MiB", 1 << 18), ("1 GiB", 1 << 28)] {
         let request = Request { count, dtype: DType::F32, op: ReduceOp::Sum, registered: false };
         for (by, dispatcher) in ["rule", "table"].iter().zip(&dispatchers) {

@@ -38,7 +38,7 @@ fn sources(arch: &str) -> Vec<(KernelSource, bool)> {
                 for variant in Manifest::embedded().all().filter(fits) {
                     for sentinel in [true, false] {
                         let (layout, _) = HeapLimits::of(DeviceKind::Cuda, world_size).layout(world_size).unwrap();
-                        let terrain = Terrain { device: DeviceKind::Cuda, world_size, layout: &layout, sentinel, arch };
+                        let terrain = Terrain { sentinel, ..Terrain::of(DeviceKind::Cuda, world_size, &layout, arch) };
                         // What is compiled in has nothing to do with types: its points with one of them, and most ranks.
                         let parameters = &variant.parameters;
                         let mut points = if full { parameters.points() } else { parameters.covering_points() };

@@ -8,7 +8,7 @@ use std::time::Duration;
 use myelon_ccl::device::DevicePtr;
 use myelon_ccl::device::handles::{Buffer, Event, Stream};
 use myelon_ccl::memory::{HeapLimits, Window};
-use myelon_ccl::variant::{Choice, Lanes, Request, Shape, dtype_runs_on};
+use myelon_ccl::variant::{Choice, Lanes, Manifest, Request, Shape, dtype_runs_on};
 use myelon_ccl::{self as ccl, Communicator, DType, Options, Output, ReduceOp};
 
 use support::group::{self, Group};
@@ -108,6 +108,21 @@ fn no_operation_has_more_lanes_than_the_option_says() {
         for variant in variants_of_all() {
             let choice = Choice::of(&variant);
             assert_eq!(bench.communicator.plan(&choice, &request).unwrap().lanes, 2, "{choice}");
+            bench.run(&Operation { choice, request, in_place: false, seed: 7 }, 0, 0);
+        }
+    });
+}
+
+#[test]
+fn rings_alone_have_no_more_lanes_than_their_option_says() {
+    let options = Options { ring_lanes: Some(2), ..options() };
+    on_ranks(asked_ranks().unwrap_or(2), &options, |communicator| {
+        let bench = Bench::new(communicator, MOST_BYTES);
+        let request = Request { count: MOST_BYTES / 4, dtype: DType::F32, op: ReduceOp::Sum, registered: false };
+        for (variant, is_ring) in [("ring", true), ("ring_specialized", true), ("two_shot_push", false)] {
+            let choice = Choice::of(Manifest::embedded().get(variant).unwrap());
+            let lanes = bench.communicator.plan(&choice, &request).unwrap().lanes;
+            assert_eq!(lanes == 2, is_ring, "{choice}: {lanes} lanes");
             bench.run(&Operation { choice, request, in_place: false, seed: 7 }, 0, 0);
         }
     });

@@ -55,7 +55,7 @@ fn defaults() -> Vec<Default> {
     for variant in Manifest::embedded().all().filter(|variant| variant.enabled && variant.runs_on(ARCH).is_ok()) {
         for world_size in RANKS.map(|ranks| WorldSize::new(ranks).unwrap()) {
             let (layout, _) = HeapLimits::of(DeviceKind::Cuda, world_size).layout(world_size).unwrap();
-            let terrain = Terrain { device: DeviceKind::Cuda, world_size, layout: &layout, sentinel: true, arch: ARCH };
+            let terrain = Terrain::of(DeviceKind::Cuda, world_size, &layout, ARCH);
             for bytes in SIZES {
                 let request = Request { count: bytes / 4, dtype: DType::F32, op: ReduceOp::Sum, registered: false };
                 let choice = Choice { variant: Arc::clone(variant), shape: Shape::default() };

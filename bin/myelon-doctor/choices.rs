@@ -1,10 +1,11 @@
 //! What a communicator takes here, by the lane table and the variables that would be used, and what its heap holds.
 
+use myelon_ccl::abi::MAX_LANES;
 use myelon_ccl::device::{DeviceKind, cuda};
 use myelon_ccl::measure::Bytes;
 use myelon_ccl::memory::HeapLimits;
-use myelon_ccl::table::{Decision, Dispatcher, LaneTable, Machine, Origin};
-use myelon_ccl::variant::{Manifest, Request};
+use myelon_ccl::table::{Dispatcher, LaneTable, Machine, Origin};
+use myelon_ccl::variant::{Manifest, Request, Terrain};
 use myelon_ccl::{DType, Options, ReduceOp, Result, WorldSize};
 use serde::Serialize;
 
@@ -61,15 +62,19 @@ impl Choices {
         let fewest = gpus.iter().map(|gpu| gpu.multiprocessors).min();
         let limits = fewest.map_or(limits, |fewest| limits.resident_on(kind, fewest));
         let (layout, heap_bytes) = limits.layout(ranks)?;
+        let terrain = Terrain {
+            sentinel: options.sentinel,
+            ring_lanes: options.ring_lanes.unwrap_or(MAX_LANES),
+            ..Terrain::of(kind, ranks, &layout, arch)
+        };
         let choose = |bytes| {
             let request = Request { count: bytes / 4, dtype: DType::F32, op: ReduceOp::Sum, registered: false };
-            let Decision { choice, origin } = dispatcher.choose(&request)?;
-            // As a communicator does: what was forced is not cut to the heap.
-            let (choice, origin) = match origin {
-                Origin::Forced => (choice.clone(), "MYELON_VARIANT".to_owned()),
-                _ => (choice.within(&layout), origin.to_string()),
+            let decision = dispatcher.choose(&request)?;
+            let origin = match decision.origin {
+                Origin::Forced => "MYELON_VARIANT".to_owned(),
+                origin => origin.to_string(),
             };
-            Ok(Choice { bytes, choice: choice.to_string(), origin })
+            Ok(Choice { bytes, choice: decision.on(&terrain).to_string(), origin })
         };
         let untried = Manifest::embedded().all().filter(|spec| spec.enabled && !spec.is_trusted_on(arch));
         Ok(Self {
@@ -145,6 +150,10 @@ mod tests {
         let few = on_gpus(2, &Options { max_lanes: Some(4), ..tabled.clone() });
         let lanes = |choices: &Choices| choices.choices.iter().filter(|it| it.choice.contains("lanes=4 ")).count();
         assert!(of_table(&few) && lanes(&few) == SIZES.len(), "{few:?}");
+
+        let few = on_gpus(2, &Options { ring_lanes: Some(4), ..tabled.clone() });
+        let rings = |all: &Choices| all.choices.iter().filter(|it| it.choice.starts_with("ring")).count();
+        assert!(rings(&few) > 0 && lanes(&few) == rings(&few), "{few:?}");
 
         let mut choice = variant::Choice::of(Manifest::embedded().get("ring").unwrap());
         choice.shape.lanes = Some(Lanes::UpTo(7));

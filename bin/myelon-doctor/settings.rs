@@ -14,7 +14,7 @@ const ABOUT: &str = "settings";
 const OWN: &str = "MYELON_";
 
 /// The variables that README.md lists; a test compares.
-const KNOWN: [&str; 37] = [
+const KNOWN: [&str; 38] = [
     "MYELON_TIMEOUT",
     "MYELON_LANE_TABLE",
     "MYELON_VARIANT",
@@ -22,6 +22,7 @@ const KNOWN: [&str; 37] = [
     "MYELON_SENTINEL",
     "MYELON_MAILBOX",
     "MYELON_MAX_LANES",
+    "MYELON_RING_LANES",
     "MYELON_CACHE",
     "MYELON_LOG",
     "MYELON_RANK",

@@ -308,7 +308,7 @@ impl Space {
 
     fn plan(&self, case: Case, choice: &Choice) -> Result<Plan> {
         let Ground { device, ref arch, ranks, .. } = self.ground;
-        let terrain = Terrain { device, world_size: ranks, layout: &self.layout, sentinel: true, arch };
+        let terrain = Terrain::of(device, ranks, &self.layout, arch);
         Plan::new(&terrain, &self.request(case), choice)
     }
 }

@@ -229,4 +229,11 @@ def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("MYELON_TIMEOUT", "")
     assert (settings.step_check(), settings.strict(), settings.blocking_wait()) == ("device", False, False)
     assert settings.collectives() == {"all_reduce"}
-    assert settings.options().timeout == 0.0
+    monkeypatch.setenv("MYELON_MAX_LANES", "")
+    assert (settings.options().timeout, settings.options().ring_lanes) == (0.0, 64)
+
+
+@pytest.mark.parametrize("name", ["MYELON_MAX_LANES", "MYELON_RING_LANES"])
+def test_lanes_that_the_environment_bounds_are_left_to_it(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "96")
+    assert settings.options().ring_lanes is None

@@ -17,7 +17,7 @@ use super::kernels::KernelTable;
 use super::memo::Memo;
 use super::presence::Presence;
 use super::{Call, Operation, Options};
-use crate::abi::{Args, BARRIER, HeapState, bytes_of};
+use crate::abi::{Args, BARRIER, HeapState, MAX_LANES, bytes_of};
 use crate::bootstrap::{Bootstrap, ControlEvent, agree};
 use crate::device::{Device, DeviceKind, DevicePtr, KernelHandle, LaunchShape, StreamHandle};
 use crate::error::Result;
@@ -60,6 +60,7 @@ pub(super) struct KernelEngine {
     /// Whether operations may name a window that is zero-copy.
     has_windows: AtomicBool,
     sentinel: bool,
+    ring_lanes: u32,
     kind: DeviceKind,
     arch: String,
     world_size: WorldSize,
@@ -129,6 +130,7 @@ impl KernelEngine {
             prepared: Mutex::default(),
             has_windows: AtomicBool::new(false),
             sentinel: options.sentinel,
+            ring_lanes: options.ring_lanes.unwrap_or(MAX_LANES),
             kind: device.properties().kind,
             arch: device.properties().arch.clone(),
             world_size,

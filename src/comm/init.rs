@@ -30,6 +30,7 @@ struct Hello {
     arch: String,
     limits: HeapLimits,
     sentinel: bool,
+    ring_lanes: Option<u32>,
     choice: String,
     fallback: String,
     timeout_ms: u64,
@@ -48,6 +49,7 @@ struct Agreed {
 impl Hello {
     /// The first thing on which two ranks differ: its name and both values.
     fn difference(&self, theirs: &Self) -> Option<(&'static str, String, String)> {
+        let lanes = |lanes: Option<u32>| lanes.map_or_else(|| "any".into(), |lanes| lanes.to_string());
         let pairs = [
             ("the version of this library", self.version.clone(), theirs.version.clone()),
             ("the device kind", self.kind.to_string(), theirs.kind.to_string()),
@@ -58,6 +60,7 @@ impl Hello {
             ("the variant that is forced", self.choice.clone(), theirs.choice.clone()),
             ("the fallback", self.fallback.clone(), theirs.fallback.clone()),
             ("the timeout", format!("{} ms", self.timeout_ms), format!("{} ms", theirs.timeout_ms)),
+            ("the lanes of rings", lanes(self.ring_lanes), lanes(theirs.ring_lanes)),
             ("whether sentinels are used", self.sentinel.to_string(), theirs.sentinel.to_string()),
         ];
         pairs.into_iter().find(|(_, ours, theirs)| ours != theirs)
@@ -165,6 +168,7 @@ fn agree(
         arch: properties.arch.clone(),
         limits,
         sentinel: options.sentinel,
+        ring_lanes: options.ring_lanes,
         choice: options.choice.as_ref().map_or_else(|| "none".into(), Choice::to_string),
         fallback: format!("{:?}", options.fallback),
         timeout_ms: options.timeout.as_millis() as u64,

@@ -208,7 +208,7 @@ impl Candidate {
         for device in [DeviceKind::Cuda, DeviceKind::Cpu] {
             let (layout, _) = HeapLimits::for_shapes(device, world_size, false, [&self.shape]).layout(world_size)?;
             // The CPU has every instruction; what a GPU lacks is left out where it is known.
-            let terrain = Terrain { device, world_size, layout: &layout, sentinel: true, arch: "cpu" };
+            let terrain = Terrain::of(device, world_size, &layout, "cpu");
             for size in sizes {
                 let request = Request {
                     count: size.elements(Study::DTYPE),

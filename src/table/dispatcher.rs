@@ -10,7 +10,7 @@ use crate::device::DeviceKind;
 use crate::error::Result;
 use crate::measure::Bytes;
 use crate::types::{Collective, WorldSize};
-use crate::variant::{Choice, Manifest, Request, Shape};
+use crate::variant::{Choice, Manifest, Request, Shape, Terrain};
 
 /// What decides for the ranks of a communicator: a choice that was forced, else a lane table, else the rule of the device kind.
 /// Each is asked only where its variant is one of the collective, has the type and operator, and is trusted on the architecture.
@@ -49,6 +49,17 @@ pub enum Origin<'a> {
     Rule(usize),
     /// It is the last of the manifest with a form for buckets.
     Manifest,
+}
+
+impl Decision<'_> {
+    /// What runs on a terrain. A row of a table or of the rule is cut to the room there, for it must run anywhere; what was forced is
+    /// refused later where it does not fit.
+    pub fn on(&self, terrain: &Terrain<'_>) -> Choice {
+        match self.origin {
+            Origin::Forced => self.choice.clone(),
+            Origin::Table(..) | Origin::Rule(_) | Origin::Manifest => self.choice.within(terrain),
+        }
+    }
 }
 
 impl fmt::Display for Origin<'_> {

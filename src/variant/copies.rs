@@ -99,7 +99,7 @@ mod tests {
         let world_size = WorldSize::new(ranks).unwrap();
         let limits = HeapLimits { copies: 64, ..HeapLimits::of(DeviceKind::Cpu, world_size) };
         let (layout, _) = limits.layout(world_size).unwrap();
-        let terrain = Terrain { device: DeviceKind::Cpu, world_size, layout: &layout, sentinel: true, arch: "cpu" };
+        let terrain = Terrain::of(DeviceKind::Cpu, world_size, &layout, "cpu");
         let variant = Manifest::embedded().enabled().find(|spec| spec.transfer == Transfer::CopyEngine).unwrap();
         let shape = Shape { chunk: Some(Bytes(chunk)), output: Some(output), ..Shape::default() };
         Plan::new(&terrain, request, &Choice { variant: Arc::clone(variant), shape }).unwrap()

@@ -15,14 +15,16 @@ mod request;
 mod room;
 mod shape;
 mod share;
+mod terrain;
 
 pub use arch::dtype_runs_on;
 pub use copies::{Copy, Source};
 pub use kernel::{BARRIER_THREADS, KernelKey, VerifyKernel, barrier_kernel, neighbour_kernel};
 pub use manifest::{Manifest, Tuning, VariantSpec};
 pub use parameters::Parameters;
-pub use plan::{Plan, Terrain};
+pub use plan::Plan;
 pub use properties::{Capacity, Mailbox, Order, Rounding, Transfer};
 pub use request::{Choice, Request};
 pub(crate) use room::lane_growth;
 pub use shape::{Lanes, Shape};
+pub use terrain::Terrain;

@@ -9,11 +9,11 @@ use super::request::{Choice, Request};
 use super::room::{Held, LaunchRoom, check_room, landing_chunk, most_chunk, slot_region};
 use super::shape::{Lanes, Shape};
 use super::share::whole_lines;
-use crate::abi::{HeapLayout, PACK_BYTES};
-use crate::device::DeviceKind;
+use super::terrain::Terrain;
+use crate::abi::PACK_BYTES;
 use crate::error::{Error, Result};
 use crate::measure::Bytes;
-use crate::types::{Collective, Launching, Metadata, Output, Places, SyncPolicy, Wait, WorldSize};
+use crate::types::{Collective, Launching, Metadata, Output, Places, SyncPolicy, Wait};
 
 /// How a request will run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,21 +32,6 @@ pub struct Plan {
     pub piece_elements: u64,
     /// How the steps of a ring are launched; persistent where the variant has none.
     pub launching: Launching,
-}
-
-/// What a plan depends on besides the request: equal on all ranks of a communicator.
-#[derive(Clone, Copy, Debug)]
-pub struct Terrain<'a> {
-    /// Kind of the devices.
-    pub device: DeviceKind,
-    /// Ranks.
-    pub world_size: WorldSize,
-    /// Layout of the heaps.
-    pub layout: &'a HeapLayout,
-    /// Whether sentinel mailboxes may be used.
-    pub sentinel: bool,
-    /// Architecture of the devices.
-    pub arch: &'a str,
 }
 
 impl Plan {
@@ -72,17 +57,18 @@ impl Plan {
         check_room(spec, &choice.shape, layout)?;
         let tuning = spec.tuning(terrain.device, terrain.world_size, request.bytes())?.shape;
         let tuning = match (choice.shape.lanes, tuning.lanes) {
-            (None, Some(asked)) => {
-                let asked = asked.most(request.bytes());
-                tuning.in_lanes(asked, asked.min(layout.lane_count), spec, layout)
-            }
+            (None, Some(asked)) => tuning.in_lanes(asked.most(request.bytes()), terrain, spec),
             _ => tuning,
         };
         let shape = choice.shape.or(&tuning);
         let (Some(lanes), Some(threads)) = (shape.lanes, shape.threads) else {
             panic!("the manifest's parser lets no tuning without lanes or threads through")
         };
-        let most_lanes = lanes.most(request.bytes()).min(layout.lane_count);
+        let room = match choice.shape.lanes {
+            Some(Lanes::UpTo(_)) => layout.lane_count,
+            Some(Lanes::BySize) | None => terrain.lanes_for(spec),
+        };
+        let most_lanes = lanes.most(request.bytes()).min(room);
         let sentinel = spec.mailbox == Mailbox::Sentinel && terrain.sentinel && request.dtype.is_float();
         let stages = shape.stages.unwrap_or(0);
         let producer_warps = shape.producer_warps.unwrap_or(0);
@@ -187,8 +173,10 @@ impl Plan {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::abi::HeapLayout;
+    use crate::device::DeviceKind;
     use crate::memory::HeapLimits;
-    use crate::types::{DType, ReduceOp};
+    use crate::types::{DType, ReduceOp, WorldSize};
     use crate::variant::Manifest;
 
     /// A plan for `bytes` of f32 over two GPUs whose heap has 16 lanes and rings of two slots of 4 KiB.
@@ -215,7 +203,7 @@ mod tests {
             ring_slots: 2,
         };
         let world_size = WorldSize::new(2)?;
-        let terrain = Terrain { device: DeviceKind::Cuda, world_size, layout: &layout, sentinel: true, arch };
+        let terrain = Terrain::of(DeviceKind::Cuda, world_size, &layout, arch);
         let request = Request { count: bytes / dtype.size_bytes() as u64, dtype, op: ReduceOp::Sum, registered: false };
         Plan::new(&terrain, &request, &Choice { variant: Arc::clone(Manifest::embedded().get(variant)?), shape })
     }
@@ -292,7 +280,7 @@ mod tests {
             for (world_size, bytes) in (1..=8).flat_map(|ranks| [1 << 10, 1 << 30].map(|bytes| (ranks, bytes))) {
                 let world_size = WorldSize::new(world_size).unwrap();
                 let (layout, _) = HeapLimits::of(DeviceKind::Cuda, world_size).layout(world_size).unwrap();
-                let terrain = Terrain { device: DeviceKind::Cuda, world_size, layout: &layout, sentinel: true, arch };
+                let terrain = Terrain::of(DeviceKind::Cuda, world_size, &layout, arch);
                 for point in spec.parameters.points() {
                     let registered = point.is_direct();
                     let request = Request { count: bytes / 4, dtype: DType::F32, op: ReduceOp::Sum, registered };
@@ -317,8 +305,9 @@ mod tests {
         let two = WorldSize::new(2).unwrap();
         let own = HeapLimits::of(DeviceKind::Cuda, two);
         let (layout, _) = HeapLimits { lanes: 16, slot_bytes: 4096, ring_slots: 2, ..own }.layout(two).unwrap();
+        let terrain = Terrain::of(DeviceKind::Cuda, two, &layout, "sm_90a");
         let within =
-            |shape| Choice { shape, ..Choice::of(Manifest::embedded().get("ring").unwrap()) }.within(&layout).shape;
+            |shape| Choice { shape, ..Choice::of(Manifest::embedded().get("ring").unwrap()) }.within(&terrain).shape;
         let plan = plan("ring", 1 << 20, within(asked)).unwrap();
         assert_eq!((plan.lanes, plan.chunk_bytes, plan.slots, plan.kernel.wait), (16, 4096, 2, Wait::Spin));
         let fitting = Shape { lanes: Some(Lanes::BySize), chunk: Some(Bytes(64)), ..Shape::default() };

@@ -8,6 +8,7 @@ use super::properties::{Capacity, Transfer};
 use super::request::Choice;
 use super::shape::{Lanes, Shape};
 use super::share::whole_lines;
+use super::terrain::Terrain;
 use crate::abi::HeapLayout;
 use crate::error::{Error, Result};
 use crate::measure::Bytes;
@@ -109,14 +110,14 @@ pub(super) fn check_room(spec: &VariantSpec, asked: &Shape, layout: &HeapLayout)
 }
 
 impl Shape {
-    /// This shape of `asked` lanes where there is room for `room`. Copies have nothing to do with lanes, and a pipeline's stages fill shared memory
+    /// This shape of `asked` lanes where there may be fewer. Copies have nothing to do with lanes, and a pipeline's stages fill shared memory
     /// in the threads that they have.
-    pub(super) fn in_lanes(self, asked: u32, room: u32, spec: &VariantSpec, layout: &HeapLayout) -> Self {
+    pub(super) fn in_lanes(self, asked: u32, terrain: &Terrain<'_>, spec: &VariantSpec) -> Self {
         if spec.transfer == Transfer::CopyEngine || spec.parameters.has_stages() {
             return self;
         }
-        let growth = lane_growth(asked, room);
-        let most_chunk = most_chunk(spec, self.output, layout).min(spec.parameters.largest_chunk());
+        let growth = lane_growth(asked, asked.min(terrain.lanes_for(spec)));
+        let most_chunk = most_chunk(spec, self.output, terrain.layout).min(spec.parameters.largest_chunk());
         let threads = self.threads.map(|threads| threads.max((threads * growth).min(MOST_THREADS)));
         let chunk = self.chunk.map(|chunk| if growth > 1 { chunk.max(Bytes(most_chunk)) } else { chunk });
         Self { threads, chunk, ..self }
@@ -124,15 +125,16 @@ impl Shape {
 }
 
 impl Choice {
-    /// As much of it as a heap has room for. Where that is fewer lanes, each of them does more.
-    pub fn within(&self, layout: &HeapLayout) -> Self {
+    /// As much of it as there is room for. Where that is fewer lanes, each of them does more.
+    pub fn within(&self, terrain: &Terrain<'_>) -> Self {
+        let layout = terrain.layout;
         let most_chunk = most_chunk(&self.variant, self.shape.output, layout);
         let chunk = self.shape.chunk.map(|chunk| chunk.min(Bytes(most_chunk)));
         let slots = self.shape.slots.map(|slots| slots.min(layout.ring_slots));
         let mut shape = Shape { chunk, slots, ..self.shape };
         if let Some(Lanes::UpTo(asked)) = shape.lanes {
-            let room = asked.min(layout.lane_count);
-            shape = Shape { lanes: Some(Lanes::UpTo(room)), ..shape.in_lanes(asked, room, &self.variant, layout) };
+            let lanes = Some(Lanes::UpTo(asked.min(terrain.lanes_for(&self.variant))));
+            shape = Shape { lanes, ..shape.in_lanes(asked, terrain, &self.variant) };
         }
         Self { shape, variant: Arc::clone(&self.variant) }
     }
@@ -152,10 +154,9 @@ mod tests {
         let of_lanes = |lanes| HeapLimits::of(DeviceKind::Cuda, two).with_lanes(Some(lanes)).layout(two).unwrap().0;
         let planned = |variant: &str, lanes, shape: Option<Shape>| {
             let layout = of_lanes(lanes);
-            let terrain =
-                Terrain { device: DeviceKind::Cuda, world_size: two, layout: &layout, sentinel: true, arch: "sm_90a" };
+            let terrain = Terrain::of(DeviceKind::Cuda, two, &layout, "sm_90a");
             let choice = Choice::of(Manifest::embedded().get(variant).unwrap());
-            let choice = shape.map_or(choice.clone(), |shape| Choice { shape, ..choice }.within(&layout));
+            let choice = shape.map_or(choice.clone(), |shape| Choice { shape, ..choice }.within(&terrain));
             let request = Request { count: 64 << 20, dtype: DType::F32, op: ReduceOp::Sum, registered: false };
             let plan = Plan::new(&terrain, &request, &choice).unwrap();
             (plan.lanes, plan.kernel.threads, plan.chunk_bytes >> 10)
@@ -183,5 +184,30 @@ mod tests {
         assert_eq!(planned("two_shot_push", 32, Some(pushes)).1, 512);
         let copies = Shape { chunk: Some(Bytes(8 << 20)), ..row };
         assert_eq!(planned("ring_copy_engine", 32, Some(copies)), (32, 512, 8 << 10));
+    }
+
+    #[test]
+    fn rings_are_bounded_where_nothing_asks_for_their_lanes() {
+        let two = WorldSize::new(2).unwrap();
+        let layout = HeapLimits::of(DeviceKind::Cuda, two).layout(two).unwrap().0;
+        let terrain = Terrain { ring_lanes: 32, ..Terrain::of(DeviceKind::Cuda, two, &layout, "sm_90a") };
+        let planned = |choice: &Choice| {
+            let request = Request { count: 64 << 20, dtype: DType::F32, op: ReduceOp::Sum, registered: false };
+            let plan = Plan::new(&terrain, &request, choice).unwrap();
+            (plan.lanes, plan.kernel.threads)
+        };
+        let of = |variant: &str, lanes| {
+            let shape = Shape { lanes, threads: lanes.map(|_| 512), ..Shape::default() };
+            Choice { shape, ..Choice::of(Manifest::embedded().get(variant).unwrap()) }
+        };
+        let row = of("ring", Some(Lanes::UpTo(128)));
+        assert_eq!(planned(&of("ring", None)), (32, 1024));
+        assert_eq!(planned(&of("ring", Some(Lanes::BySize))), (32, 512));
+        assert_eq!(planned(&row.within(&terrain)), (32, 1024));
+        assert_eq!(planned(&row), (128, 512), "what is asked for by name runs as it is");
+        for variant in ["two_shot_push", "signal_two_shot"] {
+            let row = of(variant, Some(Lanes::UpTo(128)));
+            assert_eq!((planned(&of(variant, None)).0, planned(&row.within(&terrain))), (128, (128, 512)), "{variant}");
+        }
     }
 }

@@ -52,9 +52,10 @@ fn a_rank_missing_at_init_is_named_by_all_others() {
 fn ranks_with_different_settings_refuse_each_other_and_name_the_setting() {
     let mut other_limits = small_limits();
     other_limits.lanes += 1;
-    let cases: [(&str, Options); 3] = [
+    let cases: [(&str, Options); 4] = [
         ("limits", Options { limits: Some(other_limits), ..options() }),
         ("limits", Options { mailbox: Some(Bytes(8 << 10)), ..options() }),
+        ("lanes of rings", Options { ring_lanes: Some(1), ..options() }),
         ("sentinel", Options { sentinel: false, ..options() }),
     ];
     for (word, other) in cases {

@@ -87,12 +87,27 @@ pub unsafe extern "C" fn myelonOptionsSetVariant(options: myelonOptions_t, name:
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn myelonOptionsSetMaxLanes(options: myelonOptions_t, lanes: u32) -> myelonStatus_t {
     change("myelonOptionsSetMaxLanes", options, |options| {
-        if !(1..=MAX_LANES).contains(&lanes) {
-            return Err(Fault::invalid(format!("lanes is {lanes}, 1 to {MAX_LANES} are possible")));
-        }
-        options.max_lanes = Some(lanes);
+        options.max_lanes = Some(possible(lanes)?);
         Ok(())
     })
+}
+
+/// Most lanes of what goes round a ring, as large messages do, 1 to 128: while other kernels run, such a message takes their SMs for
+/// longest. Others keep their lanes. As many as are fastest unless this or MYELON_RING_LANES says otherwise.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn myelonOptionsSetRingLanes(options: myelonOptions_t, lanes: u32) -> myelonStatus_t {
+    change("myelonOptionsSetRingLanes", options, |options| {
+        options.ring_lanes = Some(possible(lanes)?);
+        Ok(())
+    })
+}
+
+fn possible(lanes: u32) -> Result<u32, Fault> {
+    if (1..=MAX_LANES).contains(&lanes) {
+        Ok(lanes)
+    } else {
+        Err(Fault::invalid(format!("lanes is {lanes}, 1 to {MAX_LANES} are possible")))
+    }
 }
 
 /// What to do where the ranks cannot reach each other's memory; myelonFallbackRefuse unless set.

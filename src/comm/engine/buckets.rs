@@ -8,7 +8,6 @@ use crate::bootstrap::Bootstrap;
 use crate::comm::bucket::{Bucket, Tables, packs_of};
 use crate::device::{Device, StreamHandle};
 use crate::error::Result;
-use crate::table::{Decision, Origin};
 use crate::types::{Collective, DType, ReduceOp};
 use crate::variant::{Choice, Plan, Request};
 
@@ -83,10 +82,7 @@ impl KernelEngine {
     fn plan_buckets(&self, choice: Option<&Choice>, request: &Request) -> Result<Plan> {
         let own = match choice {
             Some(_) => None,
-            None => self.dispatcher.choose_for_buckets(request)?.map(|Decision { choice, origin }| match origin {
-                Origin::Forced => choice.clone(),
-                Origin::Table(..) | Origin::Rule(_) | Origin::Manifest => choice.within(self.heap.layout()),
-            }),
+            None => self.dispatcher.choose_for_buckets(request)?.map(|decision| decision.on(&self.terrain())),
         };
         let choice = choice.or(own.as_ref()).expect("an arrangement puts together what there is a choice for");
         self.plan(choice, request)?.of_buckets()

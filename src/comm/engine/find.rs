@@ -3,7 +3,7 @@
 use super::KernelEngine;
 use crate::comm::kernels::Loaded;
 use crate::error::{Error, Result};
-use crate::table::{Decision, Origin};
+use crate::table::Origin;
 use crate::types::Collective;
 use crate::variant::{Choice, Plan, Request, Terrain, Transfer};
 
@@ -47,32 +47,31 @@ impl Found<'_> {
 }
 
 impl KernelEngine {
-    /// What the communicator takes for a request of a collective, and why. A row of a table or of the rule is cut to what this heap has room for,
-    /// for it must run in any; what was forced is refused later where it does not fit.
+    /// What the communicator takes for a request of a collective, and why.
     pub(in crate::comm) fn choose(&self, collective: Collective, request: &Request) -> Result<(Choice, Origin<'_>)> {
-        let Decision { choice, origin } = self.dispatcher.choose_of(collective, request)?;
-        let choice = match origin {
-            Origin::Forced => choice.clone(),
-            Origin::Table(..) | Origin::Rule(_) | Origin::Manifest => choice.within(self.heap.layout()),
-        };
-        Ok((choice, origin))
+        let decision = self.dispatcher.choose_of(collective, request)?;
+        Ok((decision.on(&self.terrain()), decision.origin))
     }
 
-    pub(in crate::comm) fn plan(&self, choice: &Choice, request: &Request) -> Result<Plan> {
-        let terrain = Terrain {
+    pub(super) fn terrain(&self) -> Terrain<'_> {
+        Terrain {
             device: self.kind,
             world_size: self.world_size,
             layout: self.heap.layout(),
             sentinel: self.sentinel,
             arch: &self.arch,
-        };
+            ring_lanes: self.ring_lanes,
+        }
+    }
+
+    pub(in crate::comm) fn plan(&self, choice: &Choice, request: &Request) -> Result<Plan> {
         if choice.variant.transfer == Transfer::CopyEngine && !self.has_value_operations {
             return Err(Error::unsupported(format!(
                 "variant {} needs streams that wait for words in memory, which this device lacks",
                 choice.variant.name
             )));
         }
-        Plan::new(&terrain, request, choice)
+        Plan::new(&self.terrain(), request, choice)
     }
 
     /// What a request of a collective becomes under a choice of the caller's, or under the communicator's own.

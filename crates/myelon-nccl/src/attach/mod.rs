@@ -140,6 +140,9 @@ fn connect(member: &Member, offer: Offer, id: &str) -> Result<Attached, String> 
         // WHY: NCCL waits for as long as it takes: a rank may be writing a checkpoint.
         options.timeout = Duration::ZERO;
     }
+    if options.max_lanes.is_none() {
+        options.ring_lanes.get_or_insert(Options::RING_LANES_OF_TRAINING);
+    }
     options.transient_streams = true;
     options.prepare.clear();
     let communicator = Communicator::connect(Arc::clone(&device), Arc::new(bootstrap), options).map_err(in_words)?;

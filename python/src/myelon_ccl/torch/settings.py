@@ -11,12 +11,21 @@ from ..core import Options
 from ..errors import InvalidArgument
 
 
+# As the stand-in for NCCL: Options::RING_LANES_OF_TRAINING in src/comm/options.rs, where the measurement is.
+_RING_LANES = 64
+
+
 def options() -> Options:
-    """Options of a communicator that torch code uses: no deadline in kernels unless the user has set one.
+    """Options of a communicator that torch code uses: no deadline in kernels, and SMs left to a backward pass, unless the user says so.
 
     WHY: a rank of a training job may be late by minutes, at a checkpoint or in a data loader, and nothing is wrong.
     """
-    return Options(timeout=None if os.environ.get("MYELON_TIMEOUT") else 0.0, prepare=[])
+    bounded = any(os.environ.get(name) for name in ("MYELON_MAX_LANES", "MYELON_RING_LANES"))
+    return Options(
+        timeout=None if os.environ.get("MYELON_TIMEOUT") else 0.0,
+        prepare=[],
+        ring_lanes=None if bounded else _RING_LANES,
+    )
 
 
 def device_type() -> str:
