@@ -80,8 +80,8 @@ pub enum Fallback {
 impl Options {
     /// [`Options::ring_lanes`] of the backends of training code, unless the environment bounds lanes: a backward pass runs meanwhile.
     ///
-    /// 4x H200, 2026-11-27, GPT-2 under DDP: a step 46.73 ms with 64 lanes, 47.06 with 128, NCCL 46.64. Alone, 256 MiB take 1160 us
-    /// with 64, 1112 with 128, NCCL 1187.
+    /// 4x H200, 2026-11-27: 256 MiB beside a product of matrices take 1830 us with 64 and slow it 1.37 times, 2299 us and 1.76 times with
+    /// 128; alone 1166 and 1116 us. GPT-2 under DDP: a step 47.65 ms with 64, 47.70 with 128, NCCL 47.37.
     pub const RING_LANES_OF_TRAINING: u32 = 64;
 
     /// The defaults, changed by the environment. An empty variable counts as unset.
