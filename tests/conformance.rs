@@ -8,7 +8,7 @@ use std::time::Duration;
 use myelon_ccl::device::DevicePtr;
 use myelon_ccl::device::handles::{Buffer, Event, Stream};
 use myelon_ccl::memory::{HeapLimits, Window};
-use myelon_ccl::variant::{Choice, Lanes, Manifest, Request, Shape, dtype_runs_on};
+use myelon_ccl::variant::{Choice, Lanes, Manifest, Request, Shape, VariantSpec, dtype_runs_on};
 use myelon_ccl::{self as ccl, Communicator, DType, Options, Output, ReduceOp};
 
 use support::group::{self, Group};
@@ -105,9 +105,10 @@ fn no_operation_has_more_lanes_than_the_option_says() {
     on_ranks(asked_ranks().unwrap_or(2), &options, |communicator| {
         let bench = Bench::new(communicator, MOST_BYTES);
         for variant in variants_of_all() {
+            assert_eq!(lanes_of_few_threads(&bench.communicator, &variant), 2, "{}", variant.name);
             let choice = Choice::of(&variant);
-            assert_eq!(lanes_of_large(&bench.communicator, &choice), 2, "{choice}");
-            bench.run(&Operation { choice, request: floats(MOST_BYTES), in_place: false, seed: 7 }, 0, 0);
+            assert!(bench.communicator.plan(&choice, &floats()).unwrap().lanes <= 2, "{choice}");
+            bench.run(&Operation { choice, request: floats(), in_place: false, seed: 7 }, 0, 0);
         }
     });
 }
@@ -117,22 +118,24 @@ fn rings_alone_have_no_more_lanes_than_their_option_says() {
     let options = Options { ring_lanes: Some(2), ..options() };
     on_ranks(asked_ranks().unwrap_or(2), &options, |communicator| {
         let bench = Bench::new(communicator, MOST_BYTES);
-        for (variant, is_ring) in [("ring", true), ("ring_specialized", true), ("two_shot_push", false)] {
-            let choice = Choice::of(Manifest::embedded().get(variant).unwrap());
-            let lanes = lanes_of_large(&bench.communicator, &choice);
-            assert!(if is_ring { lanes == 2 } else { lanes > 2 }, "{choice}: {lanes} lanes");
-            bench.run(&Operation { choice, request: floats(MOST_BYTES), in_place: false, seed: 7 }, 0, 0);
+        for (name, is_ring) in [("ring", true), ("ring_specialized", true), ("two_shot_push", false)] {
+            let variant = Manifest::embedded().get(name).unwrap();
+            let lanes = lanes_of_few_threads(&bench.communicator, variant);
+            assert!(if is_ring { lanes == 2 } else { lanes > 2 }, "{name}: {lanes} lanes");
+            let choice = Choice::of(variant);
+            bench.run(&Operation { choice, request: floats(), in_place: false, seed: 7 }, 0, 0);
         }
     });
 }
 
-/// Lanes of a message that has work for all of them, in whatever shape.
-fn lanes_of_large(communicator: &Communicator, choice: &Choice) -> u32 {
-    communicator.plan(choice, &floats(64 << 20)).unwrap().lanes
+/// Lanes of a piece that has work for several of them, as lanes of many threads would not let it have.
+fn lanes_of_few_threads(communicator: &Communicator, variant: &Arc<VariantSpec>) -> u32 {
+    let shape = Shape { threads: Some(64), ..Shape::default() };
+    communicator.plan(&Choice { shape, ..Choice::of(variant) }, &floats()).unwrap().lanes
 }
 
-fn floats(bytes: u64) -> Request {
-    Request { count: bytes / 4, dtype: DType::F32, op: ReduceOp::Sum, registered: false }
+fn floats() -> Request {
+    Request { count: MOST_BYTES / 4, dtype: DType::F32, op: ReduceOp::Sum, registered: false }
 }
 
 /// Counts that the grid does not divide, for a plan of `lanes` lanes, `threads` threads and pieces of `piece` elements: about
