@@ -70,7 +70,8 @@ impl TuneRequest {
         }
         if from_env.max_lanes.is_some() || from_env.ring_lanes.is_some() || from_env.mailbox.is_some() {
             return Err(Error::invalid(
-                "MYELON_MAX_LANES, MYELON_RING_LANES or MYELON_MAILBOX is set, and a table is measured with the lanes and heap that its shapes need: unset them",
+                "MYELON_MAX_LANES, MYELON_RING_LANES or MYELON_MAILBOX is set, and a table is measured with the lanes and heap that its \
+                 shapes need: unset them",
             ));
         }
         let is_set = std::env::var_os("MYELON_TIMEOUT").is_some_and(|text| !text.is_empty());
