@@ -299,13 +299,15 @@ fn what_cannot_be_tuned_is_refused_in_one_line() {
     let message = text(&nowhere.stderr);
     assert_eq!(nowhere.status.code(), Some(2), "{message}");
     assert!(message.contains("no directory configs/lanes here") && message.contains("-o FILE"), "{message}");
-    for (name, value) in [("MYELON_VARIANT", "ring"), ("MYELON_MAX_LANES", "2"), ("MYELON_MAILBOX", "64K")] {
+    for (name, value, fix) in [
+        ("MYELON_VARIANT", "ring", "unset both"),
+        ("MYELON_MAX_LANES", "2", "unset them"),
+        ("MYELON_RING_LANES", "2", "unset them"),
+        ("MYELON_MAILBOX", "64K", "unset them"),
+    ] {
         let forced = tune(here, &["--ranks", "2", "-o", "t.toml"]).env(name, value).output().unwrap();
         let message = text(&forced.stderr);
-        assert!(
-            forced.status.code() == Some(2) && message.contains(name) && message.contains("unset both"),
-            "{message}"
-        );
+        assert!(forced.status.code() == Some(2) && message.contains(name) && message.contains(fix), "{message}");
     }
     assert!(!here.join("t.toml").exists());
     let help = succeeded(tune(here, &["--help"]).output().unwrap());
