@@ -1,21 +1,21 @@
 #!/usr/bin/env bash
 # Builds the C library and installs it, its header and its pkg-config file.
 #
-#   ci/install_c.sh --prefix DIR [--profile PROFILE]       PROFILE: a profile of Cargo's, release by default
+#   ci/install_c.sh --prefix DIR [--library FILE]       FILE: a libmyelon_ccl.so that is built already
 #
 # DESTDIR, where it is set, stands before DIR: for packages. The tree can be moved as a whole: its pkg-config file finds
 # itself. A compiler finds it by PKG_CONFIG_PATH=DIR/lib/pkgconfig, a program by LD_LIBRARY_PATH=DIR/lib or an rpath, unless
 # DIR is where the system looks.
 set -euo pipefail
 
-usage() { echo "usage: ci/install_c.sh --prefix DIR [--profile PROFILE]${1:+: $1}" >&2; exit 2; }
+usage() { echo "usage: ci/install_c.sh --prefix DIR [--library FILE]${1:+: $1}" >&2; exit 2; }
 
-prefix='' profile=release
+prefix='' library=''
 while (($#)); do
   (($# > 1)) || usage "$1 needs a value"
   case $1 in
     --prefix) prefix=$2 ;;
-    --profile) profile=$2 ;;
+    --library) library=$(realpath "$2") ;;
     *) usage "unknown argument $1" ;;
   esac
   shift 2
@@ -25,17 +25,17 @@ done
 root=${DESTDIR:-}$(realpath -m "$prefix")
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-"${CARGO:-cargo}" build --quiet --package myelon-c --profile "$profile"
-built=${CARGO_TARGET_DIR:-target}/$profile
-# What Cargo calls the directory of its profiles dev and test.
-[[ $profile != dev && $profile != test ]] || built=${CARGO_TARGET_DIR:-target}/debug
+if [[ -z $library ]]; then
+  "${CARGO:-cargo}" build --quiet --package myelon-c --release
+  library=${CARGO_TARGET_DIR:-target}/release/libmyelon_ccl.so
+fi
 
 version=$(sed -nE '/^\[workspace.package\]/,/^\[/s/^version = "([^"]+)"$/\1/p' Cargo.toml)
 soname=$(sed -nE 's/.*-soname,(libmyelon_ccl\.so\.[0-9]+)".*/\1/p' crates/myelon-c/build.rs)
 [[ -n $version && -n $soname ]] || { echo 'ci/install_c.sh: found no version or no SONAME' >&2; exit 1; }
 
 mkdir -p "$root/lib/pkgconfig" "$root/include"
-install -m 755 "$built/libmyelon_ccl.so" "$root/lib/libmyelon_ccl.so.$version"
+install -m 755 "$library" "$root/lib/libmyelon_ccl.so.$version"
 ln -sfn "libmyelon_ccl.so.$version" "$root/lib/$soname"
 ln -sfn "$soname" "$root/lib/libmyelon_ccl.so"
 install -m 644 include/myelon.h "$root/include/myelon.h"

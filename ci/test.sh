@@ -201,6 +201,9 @@ tests_of() {
 # Programs and examples, as the tests of all members have built them.
 build_all() { bounded 900 cargo test --workspace --no-run --quiet; }
 
+# The libraries of other languages, likewise: no test is linked with them.
+build_libraries() { bounded 900 cargo build --workspace --lib --tests --quiet; }
+
 step_tests() { tests_of myelon-ccl; }
 
 step_doctests() { bounded 600 cargo test --workspace --doc; }
@@ -228,7 +231,7 @@ make_python_venv() {
 # The wheel of a debug build, which the other steps have paid for, put into the environment.
 install_wheel() {
   make_python_venv
-  bounded 900 cargo build --package myelon-c
+  build_libraries
   rm -rf "$out/wheel"
   MYELON_CCL_LIB=$(realpath "$binaries/libmyelon_ccl.so") bounded 180 "$python_venv/bin/pip" wheel --quiet \
     --disable-pip-version-check --no-build-isolation --no-deps --wheel-dir "$out/wheel" ./python
