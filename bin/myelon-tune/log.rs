@@ -1,34 +1,67 @@
 //! What was measured so far: all that the search knows. Equal on all ranks.
 
+mod journal;
+
 use std::collections::BTreeMap;
-use std::path::Path;
 
-use myelon_ccl::measure::output;
 use myelon_ccl::measure::stats::percentile;
-use myelon_ccl::{Error, Result};
-use serde::{Deserialize, Serialize};
 
+pub(crate) use self::journal::Origin;
 use crate::space::{Case, Space};
-
-/// Number of the form of a journal.
-const SCHEMA: u32 = 2;
 
 /// Times and verdicts.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Log {
     cases: BTreeMap<Case, Measured>,
     /// Entrants that are out, with the reason: wrong, or stalled.
-    dropped: BTreeMap<usize, String>,
-    /// Entrants that cannot run a case, with the reason.
-    refused: BTreeMap<(Case, usize), String>,
+    dropped: Reasons,
 }
 
-/// What was measured at a case.
+/// Why entrants are out, by their places.
 #[derive(Clone, Debug, Default, PartialEq)]
-struct Measured {
-    samples: BTreeMap<usize, Samples>,
-    /// Entrants and their p50, fastest first: a search asks far more often than anything is measured.
+pub(crate) struct Reasons(Vec<Option<String>>);
+
+impl Reasons {
+    /// The first reason stays.
+    fn insert(&mut self, entrant: usize, why: String) {
+        self.0.resize(self.0.len().max(entrant + 1), None);
+        self.0[entrant].get_or_insert(why);
+    }
+
+    pub(crate) fn get(&self, entrant: usize) -> Option<&str> {
+        self.0.get(entrant)?.as_deref()
+    }
+
+    /// Growing.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (usize, &str)> {
+        self.0.iter().enumerate().filter_map(|(entrant, why)| Some((entrant, why.as_deref()?)))
+    }
+}
+
+/// What is known of a case. A search asks far more often than anything is measured.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Measured {
+    /// Of each entrant, up to the last one that was measured; empty for those that were not.
+    samples: Vec<Samples>,
+    /// Entrants and their p50, fastest first.
     ranking: Vec<(usize, f64)>,
+    /// Entrants that cannot run it, with the reason.
+    refused: Reasons,
+}
+
+/// Of a case where nothing was tried.
+static NOTHING: Measured = Measured { samples: Vec::new(), ranking: Vec::new(), refused: Reasons(Vec::new()) };
+
+impl Measured {
+    /// How many times an entrant was measured.
+    pub(crate) fn count(&self, entrant: usize) -> u32 {
+        self.samples.get(entrant).map_or(0, Samples::count)
+    }
+
+    /// Entrants with times, growing.
+    fn each(&self) -> impl Iterator<Item = (usize, &Samples)> {
+        self.samples.iter().enumerate().filter(|(_, samples)| samples.count() > 0)
+    }
 }
 
 /// The slowest rank's times.
@@ -51,8 +84,9 @@ impl Samples {
 impl Log {
     /// Notes further times of an entrant.
     pub(crate) fn record(&mut self, case: Case, entrant: usize, times_us: &[f32]) {
-        let Measured { samples, ranking } = self.cases.entry(case).or_default();
-        let samples = samples.entry(entrant).or_default();
+        let Measured { samples, ranking, .. } = self.cases.entry(case).or_default();
+        samples.resize(samples.len().max(entrant + 1), Samples::default());
+        let samples = &mut samples[entrant];
         samples.us.extend(times_us);
         let mut sorted: Vec<f64> = samples.us.iter().map(|&us| us.into()).collect();
         sorted.sort_by(f64::total_cmp);
@@ -64,47 +98,59 @@ impl Log {
 
     /// Notes that an entrant is out, everywhere.
     pub(crate) fn drop(&mut self, entrant: usize, why: String) {
-        self.dropped.entry(entrant).or_insert(why);
+        self.dropped.insert(entrant, why);
     }
 
     /// Notes that an entrant cannot run a case.
     pub(crate) fn refuse(&mut self, case: Case, entrant: usize, why: String) {
-        self.refused.entry((case, entrant)).or_insert(why);
+        self.cases.entry(case).or_default().refused.insert(entrant, why);
     }
 
     /// Whether an entrant can be measured.
     pub(crate) fn is_in(&self, case: Case, entrant: usize) -> bool {
-        self.why_out(case, entrant).is_none()
+        self.ins(case)(entrant)
+    }
+
+    /// The same, of many.
+    pub(crate) fn ins(&self, case: Case) -> impl Fn(usize) -> bool {
+        let refused = &self.at(case).refused;
+        move |entrant| self.dropped.get(entrant).is_none() && refused.get(entrant).is_none()
     }
 
     /// Why an entrant cannot be measured, if it cannot.
     pub(crate) fn why_out(&self, case: Case, entrant: usize) -> Option<&str> {
-        self.dropped.get(&entrant).or_else(|| self.refused.get(&(case, entrant))).map(String::as_str)
+        self.dropped.get(entrant).or_else(|| self.at(case).refused.get(entrant))
     }
 
-    pub(crate) fn dropped(&self) -> &BTreeMap<usize, String> {
+    pub(crate) fn dropped(&self) -> &Reasons {
         &self.dropped
+    }
+
+    /// What was measured at a case.
+    pub(crate) fn at(&self, case: Case) -> &Measured {
+        self.cases.get(&case).unwrap_or(&NOTHING)
     }
 
     /// Times of an entrant; none before the first.
     pub(crate) fn samples(&self, case: Case, entrant: usize) -> Option<&Samples> {
-        self.cases.get(&case)?.samples.get(&entrant)
+        self.at(case).samples.get(entrant).filter(|samples| samples.count() > 0)
     }
 
     /// How many times an entrant was measured.
     pub(crate) fn count(&self, case: Case, entrant: usize) -> u32 {
-        self.samples(case, entrant).map_or(0, Samples::count)
+        self.at(case).count(entrant)
     }
 
     /// Sizes at which anything of a class was measured, growing.
     pub(crate) fn sizes(&self, class: usize) -> impl Iterator<Item = u64> {
-        self.cases.range((class, 0)..=(class, u64::MAX)).map(|(&(_, bytes), _)| bytes)
+        let of_class = self.cases.range((class, 0)..=(class, u64::MAX));
+        of_class.filter(|(_, measured)| !measured.ranking.is_empty()).map(|(&(_, bytes), _)| bytes)
     }
 
     /// Everything that was measured at a case and is not out, fastest first.
     pub(crate) fn ranking(&self, case: Case) -> impl Iterator<Item = (usize, f64)> {
-        let measured = self.cases.get(&case).into_iter().flat_map(|measured| &measured.ranking);
-        measured.copied().filter(move |&(entrant, _)| self.is_in(case, entrant))
+        let is_in = self.ins(case);
+        self.at(case).ranking.iter().copied().filter(move |&(entrant, _)| is_in(entrant))
     }
 
     /// The same without the libraries that are measured beside.
@@ -114,200 +160,6 @@ impl Log {
 
     /// Measurements so far, of how many candidates at a case.
     pub(crate) fn measured(&self) -> usize {
-        self.cases.values().map(|measured| measured.samples.len()).sum()
-    }
-}
-
-/// A log as a file, by names: another search over the same machine and sources can go on from it.
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Journal {
-    schema: u32,
-    origin: Origin,
-    dropped: Vec<(String, String)>,
-    refused: Vec<(String, u64, String, String)>,
-    times: Vec<(String, u64, String, Vec<f32>)>,
-}
-
-/// What times depend on besides the case and the candidate.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Origin {
-    /// GPUs and their link.
-    pub(crate) machine: String,
-    pub(crate) driver: String,
-    /// Version that compiles the kernels.
-    pub(crate) cuda: String,
-    /// Version, for NCCL's times.
-    pub(crate) nccl: String,
-    /// What NCCL may do with NVLink multicast.
-    pub(crate) nvls: String,
-    pub(crate) ranks: u32,
-    /// Hash of the kernels' sources.
-    pub(crate) source_hash: String,
-    /// Operations in each replayed graph.
-    pub(crate) graph: u32,
-}
-
-impl Origin {
-    /// The first thing that differs: its name and both values.
-    fn difference(&self, other: &Self) -> Option<(&'static str, String, String)> {
-        let pairs = [
-            ("the machine", self.machine.clone(), other.machine.clone()),
-            ("the driver", self.driver.clone(), other.driver.clone()),
-            ("CUDA", self.cuda.clone(), other.cuda.clone()),
-            ("NCCL", self.nccl.clone(), other.nccl.clone()),
-            ("NVLS", self.nvls.clone(), other.nvls.clone()),
-            ("the number of ranks", self.ranks.to_string(), other.ranks.to_string()),
-            ("the kernels' sources", self.source_hash.clone(), other.source_hash.clone()),
-            ("-G", self.graph.to_string(), other.graph.to_string()),
-        ];
-        pairs.into_iter().find(|(_, ours, theirs)| ours != theirs)
-    }
-}
-
-impl Log {
-    /// The text of a journal.
-    pub(crate) fn to_journal(&self, space: &Space, origin: &Origin) -> Result<String> {
-        let class = |class: usize| space.classes[class].to_string();
-        let entrant = |entrant: usize| space.entrants[entrant].to_string();
-        let journal = Journal {
-            schema: SCHEMA,
-            origin: origin.clone(),
-            dropped: self.dropped.iter().map(|(&place, why)| (entrant(place), why.clone())).collect(),
-            refused: self
-                .refused
-                .iter()
-                .map(|(&(case, place), why)| (class(case.0), case.1, entrant(place), why.clone()))
-                .collect(),
-            times: self
-                .cases
-                .iter()
-                .flat_map(|(&case, measured)| {
-                    measured.samples.iter().map(move |(&place, samples)| (case, place, samples))
-                })
-                .map(|(case, place, samples)| (class(case.0), case.1, entrant(place), samples.us.clone()))
-                .collect(),
-        };
-        serde_json::to_string(&journal).map_err(|error| Error::invalid(format!("a journal as JSON: {error}")))
-    }
-
-    /// What a journal says of this space; what is not in it is left out.
-    ///
-    /// Errors: [`Error::Config`] for a text that is no journal, or one of another origin.
-    pub(crate) fn of_journal(text: &str, name: &str, space: &Space, origin: &Origin) -> Result<Self> {
-        let wrong = |key: &str, detail: String| Error::Config { source_name: name.into(), key: key.into(), detail };
-        let journal: Journal = serde_json::from_str(text).map_err(|error| {
-            wrong(&format!("line {}", error.line()), format!("no journal of myelon-tune ({error}): leave --resume out"))
-        })?;
-        if journal.schema != SCHEMA {
-            return Err(wrong(
-                "schema",
-                format!("{} is not the one known, {SCHEMA}: leave --resume out", journal.schema),
-            ));
-        }
-        if let Some((what, ours, theirs)) = origin.difference(&journal.origin) {
-            let detail = format!("{what}: {theirs} there, {ours} now: leave --resume out to start anew");
-            return Err(wrong("origin", detail));
-        }
-        let class = |name: &str| space.classes.iter().position(|class| class.to_string() == name);
-        let places: BTreeMap<String, usize> =
-            space.entrants.iter().enumerate().map(|(place, entrant)| (entrant.to_string(), place)).collect();
-        let mut log = Self::default();
-        for (name, why) in journal.dropped {
-            if let Some(&place) = places.get(&name) {
-                log.drop(place, why);
-            }
-        }
-        for (dtype, bytes, name, why) in journal.refused {
-            if let (Some(class), Some(&place)) = (class(&dtype), places.get(&name)) {
-                log.refuse((class, bytes), place, why);
-            }
-        }
-        for (dtype, bytes, name, times_us) in journal.times {
-            if let (Some(class), Some(&place)) = (class(&dtype), places.get(&name)) {
-                if times_us.is_empty() || !times_us.iter().all(|us| us.is_finite() && *us >= 0.0) {
-                    return Err(wrong(&name, format!("times at {bytes} bytes that no run can give")));
-                }
-                log.record((class, bytes), place, &times_us);
-            }
-        }
-        Ok(log)
-    }
-
-    /// Replaces the journal at once.
-    pub(crate) fn write(&self, path: &Path, space: &Space, origin: &Origin) -> Result<()> {
-        output::replace(path, &self.to_journal(space, origin)?)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use myelon_ccl::DType;
-    use myelon_ccl::table::Buffers;
-
-    use super::*;
-    use crate::fake::{Machine, space, space_in};
-    use crate::search::next;
-
-    fn origin() -> Origin {
-        Origin {
-            machine: "8x H200".into(),
-            driver: "580.159".into(),
-            cuda: "13.0".into(),
-            nccl: "2.28.9".into(),
-            nvls: "default".into(),
-            ranks: 8,
-            source_hash: "1a".into(),
-            graph: 20,
-        }
-    }
-
-    #[test]
-    fn a_search_goes_on_from_its_journal_as_if_nothing_had_been() {
-        let space = space(vec![1 << 12, 1 << 16, 1 << 20], &[DType::F32], &["one_shot_push", "two_shot_push"], false);
-        let (mut log, _) = Machine { seed: 1, noise: 0.1 }.search(&space, 15);
-        log.drop(3, "7 wrong elements".into());
-        log.refuse((0, 1 << 12), 4, "too many threads".into());
-        let text = log.to_journal(&space, &origin()).unwrap();
-        let read = Log::of_journal(&text, "j", &space, &origin()).unwrap();
-        assert_eq!((next(&space, &read), &read), (next(&space, &log), &log));
-        let fewer = crate::fake::space(vec![1 << 12], &[DType::F32], &["one_shot_push"], false);
-        assert!(Log::of_journal(&text, "j", &fewer, &origin()).unwrap().measured() < log.measured());
-    }
-
-    #[test]
-    fn buffers_are_told_apart_and_a_journal_without_registered_ones_is_gone_on_from() {
-        let (sizes, dtypes, names) = (vec![1 << 12, 1 << 24], [DType::F32], ["one_shot_push", "ring"]);
-        let [both, plain] =
-            [Buffers::ALL, &[Buffers::Plain]].map(|buffers| space_in(buffers, sizes.clone(), &dtypes, &names, false));
-        let machine = Machine { seed: 1, noise: 0.1 };
-        let (log, _) = machine.search(&both, usize::MAX);
-        assert!(log.sizes(1).next().is_some());
-        let read = Log::of_journal(&log.to_journal(&both, &origin()).unwrap(), "j", &both, &origin()).unwrap();
-        assert_eq!(read, log);
-        let (log, _) = machine.search(&plain, usize::MAX);
-        let read = Log::of_journal(&log.to_journal(&plain, &origin()).unwrap(), "j", &both, &origin()).unwrap();
-        assert_eq!((read.measured(), next(&both, &read).unwrap().case.0), (log.measured(), 1));
-    }
-
-    #[test]
-    fn a_journal_of_something_else_is_refused() {
-        let space = space(vec![1 << 12], &[DType::F32], &["ring"], false);
-        let text = Log::default().to_journal(&space, &origin()).unwrap();
-        let read = |text: &str, origin: &Origin| Log::of_journal(text, "j", &space, origin).unwrap_err().to_string();
-        assert!(
-            read(&text, &Origin { ranks: 4, ..origin() }).contains("j: origin: the number of ranks: 8 there, 4 now")
-        );
-        let others = [
-            (Origin { cuda: "13.1".into(), ..origin() }, "CUDA: 13.0 there, 13.1 now"),
-            (Origin { nccl: "2.30.3".into(), ..origin() }, "NCCL: 2.28.9 there, 2.30.3 now"),
-            (Origin { nvls: "off".into(), ..origin() }, "NVLS: default there, off now"),
-        ];
-        for (other, part) in others {
-            assert!(read(&text, &other).contains(part), "{part}");
-        }
-        assert!(read(&text[1..], &origin()).contains("no journal of myelon-tune"));
-        assert!(read(&text.replace("\"schema\":2", "\"schema\":3"), &origin()).contains("3 is not the one known"));
+        self.cases.values().map(|measured| measured.ranking.len()).sum()
     }
 }

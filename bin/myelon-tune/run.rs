@@ -144,7 +144,7 @@ impl Search<'_> {
         let Some(variant) = space.variant(entrant) else { return };
         let is_direct = space.is_direct(entrant);
         let is_of = |&place: &usize| space.variant(place) == Some(variant) && space.is_direct(place) == is_direct;
-        if self.log.dropped().keys().filter(|place| is_of(place)).count() > 1 {
+        if self.log.dropped().iter().filter(|(place, _)| is_of(place)).count() > 1 {
             for place in (0..space.entrants.len()).filter(is_of) {
                 self.log.drop(place, format!("two shapes of {variant} are out"));
             }

@@ -137,8 +137,9 @@ impl Screen {
             }
         }
         text += "#\n";
-        if !log.dropped().is_empty() {
-            let _ = writeln!(text, "# dropped: {} of {} candidates", log.dropped().len(), request.space.entrants.len());
+        let dropped = log.dropped().iter().count();
+        if dropped > 0 {
+            let _ = writeln!(text, "# dropped: {dropped} of {} candidates", request.space.entrants.len());
         }
         let _ = writeln!(
             text,

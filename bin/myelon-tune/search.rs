@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::choices::{choices, choices_before};
 use crate::log::Log;
-use crate::space::{Case, Entrant, Space};
+use crate::space::{Case, Space};
 
 /// Most candidates of a round: they take turns, so that a drift of clocks meets them alike.
 const ROUND: usize = 12;
@@ -104,10 +104,10 @@ impl Search<'_> {
         let (space, log) = (self.space, self.log);
         let from_plain = space.plain_of(case.0).map(|plain| self.best_of_plain(case, plain));
         let is_asked = |entrant: &usize| {
-            let is_rival = matches!(space.entrants[*entrant], Entrant::Rival(_));
+            let is_rival = space.rivals.contains(entrant);
             from_plain.as_ref().is_none_or(|found| is_rival || space.is_direct(*entrant) || found.contains(entrant))
         };
-        let all = (0..space.entrants.len()).filter(is_asked).filter(|&entrant| self.is_own(case, entrant));
+        let all = (0..space.entrants.len()).filter(is_asked).filter(self.is_own(case));
         let judged = space.judged.get(&case).and_then(|&entrant| space.stand_in(case, entrant));
         let judged = judged.filter(|&entrant| log.is_in(case, entrant));
         let all: BTreeSet<_> = all.chain(judged).collect();
@@ -174,7 +174,7 @@ impl Search<'_> {
 
     /// The manifest's own shapes.
     fn own_shapes(&self, case: Case) -> Option<Round> {
-        let seeds = (0..self.space.seeds).filter(|&entrant| self.is_own(case, entrant));
+        let seeds = (0..self.space.seeds).filter(self.is_own(case));
         self.round(Phase::First, case, seeds, self.space.effort.first)
     }
 
@@ -183,16 +183,19 @@ impl Search<'_> {
         let (space, log, (class, bytes)) = (self.space, self.log, case);
         let near = self.near(case);
         let before = first_pass.iter().rev().find(|&&size| size < bytes);
-        let shapes: BTreeSet<_> = match before {
+        let of_near = |&entrant: &usize| space.variant(entrant).is_some_and(|variant| near.contains(variant));
+        let shapes = |all: &mut dyn Iterator<Item = usize>| {
+            let own = all.filter(of_near).filter(self.is_own(case));
+            self.round(Phase::First, case, own, space.effort.first)
+        };
+        match before {
             Some(&before) if bytes > WIDE => {
                 let best = log.ranking((class, before)).take(2 * space.effort.keep);
-                best.filter_map(|(entrant, _)| space.stand_in(case, entrant)).collect()
+                let best: BTreeSet<_> = best.filter_map(|(entrant, _)| space.stand_in(case, entrant)).collect();
+                shapes(&mut best.into_iter())
             }
-            _ => (space.seeds..space.entrants.len()).collect(),
-        };
-        let of_near = |&entrant: &usize| space.variant(entrant).is_some_and(|variant| near.contains(variant));
-        let shapes = shapes.into_iter().filter(of_near).filter(|&entrant| self.is_own(case, entrant));
-        self.round(Phase::First, case, shapes, space.effort.first)
+            _ => shapes(&mut (space.seeds..space.entrants.len())),
+        }
     }
 
     /// Variants whose own shapes are near the best of all. By those alone, which are measured first, so that it stays as it is.
@@ -213,22 +216,22 @@ impl Search<'_> {
             return Some(round);
         }
         let own = log.own_ranking(space, case);
-        let ranking: Vec<_> = own.filter(|&(entrant, _)| log.count(case, entrant) >= few).collect();
+        let measured = log.at(case);
+        let ranking: Vec<_> = own.filter(|&(entrant, _)| measured.count(entrant) >= few).collect();
         if ranking.len() < if case.1 > WIDE { CLIMB / 4 } else { CLIMB } {
             let next_to = self.leaders(&ranking).flat_map(|best| &space.neighbours[best]);
             let next_to = next_to.filter_map(|&entrant| space.stand_in(case, entrant));
             let next_to = next_to.filter(|&entrant| space.plain_of(case.0).is_none() || space.is_direct(entrant));
-            let next_to: BTreeSet<_> = next_to.filter(|&entrant| self.is_own(case, entrant)).collect();
+            let next_to: BTreeSet<_> = next_to.filter(self.is_own(case)).collect();
             if let Some(round) = self.round(Phase::Size, case, next_to.into_iter(), few) {
                 return Some(round);
             }
         }
         let halves = [(4, space.effort.last / 2), (2, space.effort.last)];
         let judged = space.judged.get(&case).and_then(|&entrant| space.stand_in(case, entrant));
-        let rivals = (0..space.entrants.len()).filter(|&entrant| matches!(space.entrants[entrant], Entrant::Rival(_)));
         halves.into_iter().find_map(|(places, repeats)| {
             let ahead = ranking.iter().take(places).map(|&(entrant, _)| entrant);
-            let with = ahead.chain(judged).chain(rivals.clone().filter(|_| places > 2));
+            let with = ahead.chain(judged).chain(space.rivals.clone().filter(|_| places > 2));
             let all: BTreeSet<_> = with.filter(|&entrant| log.is_in(case, entrant)).collect();
             self.round(Phase::Size, case, all.into_iter(), repeats)
         })
@@ -266,7 +269,7 @@ impl Search<'_> {
         found.extend(own.into_iter().filter(|&(_, us)| us <= RIVAL * best_us).map(|(entrant, _)| entrant));
         found.extend(choices_before(space, log, class, bytes).last().map(|&(_, entrant)| entrant));
         found.extend(space.judged.get(&case));
-        found.extend((0..space.entrants.len()).filter(|&entrant| matches!(space.entrants[entrant], Entrant::Rival(_))));
+        found.extend(space.rivals.clone());
         let stand_ins = found.into_iter().filter_map(|entrant| space.stand_in(case, entrant));
         stand_ins.filter(|&entrant| log.is_in(case, entrant)).collect()
     }
@@ -304,15 +307,17 @@ impl Search<'_> {
     }
 
     /// Whether an entrant is measured at a case itself: it can run, is not out, and no other runs alike.
-    fn is_own(&self, case: Case, entrant: usize) -> bool {
-        self.space.stand_in(case, entrant) == Some(entrant) && self.log.is_in(case, entrant)
+    fn is_own(&self, case: Case) -> impl Fn(&usize) -> bool {
+        let (stand_in, is_in) = (self.space.stand_ins(case), self.log.ins(case));
+        move |&entrant| stand_in(entrant) == Some(entrant) && is_in(entrant)
     }
 
     /// A round of those that were measured less often than `repeats`, for as many as they lack; none if there are none. With few of
     /// them, all are measured: times of one round can be held against each other.
     fn round(&self, phase: Phase, case: Case, all: impl Iterator<Item = usize>, repeats: u32) -> Option<Round> {
         let all: Vec<_> = all.collect();
-        let lacks = |entrant: usize| repeats.saturating_sub(self.log.count(case, entrant));
+        let measured = self.log.at(case);
+        let lacks = |entrant: usize| repeats.saturating_sub(measured.count(entrant));
         let short: Vec<_> = all.iter().copied().filter(|&entrant| lacks(entrant) > 0).take(ROUND).collect();
         let repeats = short.iter().map(|&entrant| lacks(entrant)).max()?.min(MOST_REPEATS);
         Some(Round { phase, case, entrants: if all.len() <= 2 { all } else { short }, repeats })

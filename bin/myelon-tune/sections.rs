@@ -72,7 +72,7 @@ pub(crate) fn outs(space: &Space, log: &Log) -> Vec<Out> {
         let why = match space.stand_in(case, entrant) {
             // WHY: where ranks cannot map each other's operands, nothing runs in registered ones: that is not the table's fault.
             Some(taken) if buffers == Buffers::Registered && log.ranking(case).next().is_none() => {
-                log.dropped().get(&taken)?.clone()
+                log.dropped().get(taken)?.to_owned()
             }
             Some(taken) => log.why_out(case, taken)?.to_owned(),
             None => space.refusal(case, entrant)?,

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 use myelon_ccl::abi::HeapLayout;
@@ -88,6 +89,8 @@ pub(crate) struct Space {
     pub(crate) entrants: Vec<Entrant>,
     /// How many of them are the manifest's own shapes.
     pub(crate) seeds: usize,
+    /// Other libraries, behind all candidates of the grid.
+    pub(crate) rivals: Range<usize>,
     /// Those that differ from an entrant by a step of one or two parameters.
     pub(crate) neighbours: Vec<Vec<usize>>,
     /// Plain ones first.
@@ -168,6 +171,7 @@ impl Space {
         let (layout, _) = limits.layout(ground.ranks)?;
         let mut space = Self {
             neighbours: neighbours(&kept, rivals.len()),
+            rivals: kept.len()..kept.len() + rivals.len(),
             entrants: kept.into_iter().map(Entrant::Myelon).chain(rivals.iter().copied().map(Entrant::Rival)).collect(),
             seeds: own,
             classes,
@@ -224,7 +228,13 @@ impl Space {
 
     /// The entrant that runs as this one would: itself, or one with the same plan; none where it cannot run.
     pub(crate) fn stand_in(&self, case: Case, entrant: usize) -> Option<usize> {
-        self.stand_ins.get(&case).map_or(Some(entrant), |of_case| of_case[entrant])
+        self.stand_ins(case)(entrant)
+    }
+
+    /// The same, of many.
+    pub(crate) fn stand_ins(&self, case: Case) -> impl Fn(usize) -> Option<usize> {
+        let of_case = self.stand_ins.get(&case);
+        move |entrant| of_case.map_or(Some(entrant), |of_case| of_case[entrant])
     }
 
     /// Why an entrant without a stand-in cannot run.

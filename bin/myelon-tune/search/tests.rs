@@ -10,6 +10,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::fake::{Machine, space, space_in};
 use crate::sections::{behind, judgements, outs, sections};
+use crate::space::Entrant;
 
 const BOTH: [DType; 2] = [DType::F32, DType::I32];
 
@@ -323,7 +324,7 @@ proptest! {
             }
         }
         for (_, entrant) in choices(&space, &log, 0) {
-            prop_assert!(!log.dropped().contains_key(&entrant));
+            prop_assert!(log.dropped().get(entrant).is_none());
         }
     }
 }
