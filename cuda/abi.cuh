@@ -123,8 +123,12 @@ struct Args {
   u16 first_step;
   u16 end_step;
   u64 part_bytes;
+  u64 copied_packs;
+  u32 copy_chunk_bytes;
+  u32 copy_slots;
   u32 root;
-  u32 early;
+  u16 copy_lanes;
+  u16 early;
 };
 
 struct BucketPlace {
@@ -176,7 +180,7 @@ static_assert(sizeof(CopyState) == 256, "CopyState differs from src/abi.rs");
 static_assert(sizeof(LaneState) == 512, "LaneState differs from src/abi.rs");
 static_assert(sizeof(FaultRecord) == 112, "FaultRecord differs from src/abi.rs");
 static_assert(sizeof(ControlPage) == 120, "ControlPage differs from src/abi.rs");
-static_assert(sizeof(Args) == 272, "Args differs from src/abi.rs");
+static_assert(sizeof(Args) == 288, "Args differs from src/abi.rs");
 static_assert(sizeof(BucketArgs) == sizeof(Args) + 8 + 24 * kMaxBuckets, "BucketArgs differs from src/abi.rs");
 static_assert(sizeof(BucketArgs) <= 4096, "BucketArgs is more than a launch takes");
 static_assert(sizeof(VerifyArgs) == 56, "VerifyArgs differs from src/abi.rs");

@@ -237,7 +237,7 @@ pub struct Args {
     pub rank: u32,
     /// Bytes a lane moves per step, for variants that go in steps; at most the slot capacity.
     pub chunk_bytes: u32,
-    /// Slots that this launch uses: of a lane's ring, a power of two, at most the heap's; or of `chunk_bytes` each, for copies.
+    /// Slots that this launch uses of a lane's ring, a power of two, at most the heap's.
     pub slots: u32,
     /// First step of the ring that this launch does, for variants that can be launched step by step.
     pub first_step: u16,
@@ -245,10 +245,18 @@ pub struct Args {
     pub end_step: u16,
     /// Bytes from a rank's part of the user's memory to the next rank's, where a collective has parts.
     pub part_bytes: u64,
+    /// Packs at the end of the operands that copies carry.
+    pub copied_packs: u64,
+    /// Bytes of a copy at most.
+    pub copy_chunk_bytes: u32,
+    /// Slots of so many bytes that copies use.
+    pub copy_slots: u32,
     /// The rank whose input is broadcast.
     pub root: u32,
+    /// Lanes at the end of the grid whose CTAs reduce what copies bring, into slots of these lanes and of all that is behind them.
+    pub copy_lanes: u16,
     /// Not 0: the next launch of the stream may come up before the turn of this one; else at it.
-    pub early: u32,
+    pub early: u16,
 }
 
 /// Arguments of the kernels that write test data and check results.
@@ -324,7 +332,7 @@ const _: () = {
     assert!(offset_of!(LaneState, slot_sequence) == 384);
     assert!(size_of::<FaultRecord>() == 112);
     assert!(size_of::<ControlPage>() == 120);
-    assert!(size_of::<Args>() == 272);
+    assert!(size_of::<Args>() == 288);
     assert!(offset_of!(Args, layout) == 128);
     assert!(size_of::<VerifyArgs>() == 56);
     assert!(size_of::<PairArgs>() == 104);

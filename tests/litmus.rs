@@ -161,6 +161,7 @@ fn rank_rows(device: &Arc<dyn Device>, bootstrap: &dyn Bootstrap, tries: u64) ->
         staging_bytes: small,
         slot_bytes,
         ring_slots: 2,
+        copy_bytes: 0,
         copies: 14,
     };
     let (layout, bytes) = limits.layout(bootstrap.world_size()).unwrap();

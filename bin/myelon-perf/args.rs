@@ -143,6 +143,9 @@ pub(crate) struct SweepArgs {
     /// Run each named variant with rings of so many slots, for variants that have them.
     #[arg(long, value_name = "N,..", value_delimiter = ',', value_parser = whole::<u32>)]
     pub(crate) slots: Vec<u32>,
+    /// Run each named variant with so many sixteenths of a message in copies, for variants whose kernels carry the rest.
+    #[arg(long, value_name = "N,..", value_delimiter = ',', value_parser = whole::<u32>)]
+    pub(crate) copied: Vec<u32>,
     /// Run each named variant with these wait policies: adaptive, spin, yield.
     #[arg(long, value_name = "NAME,..", value_delimiter = ',')]
     pub(crate) wait: Vec<Wait>,

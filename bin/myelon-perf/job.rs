@@ -26,6 +26,7 @@ pub(crate) fn shapes(args: &SweepArgs) -> Vec<Shape> {
     let shapes = Shape::with_each(shapes, &args.stage_packs, |shape, packs| shape.stage_packs = Some(packs));
     let shapes = Shape::with_each(shapes, &args.producer_warps, |shape, warps| shape.producer_warps = Some(warps));
     let shapes = Shape::with_each(shapes, &args.slots, |shape, slots| shape.slots = Some(slots));
+    let shapes = Shape::with_each(shapes, &args.copied, |shape, copied| shape.copied = Some(copied));
     let shapes = Shape::with_each(shapes, &args.wait, |shape, wait| shape.wait = Some(wait));
     let shapes = Shape::with_each(shapes, &args.sync, |shape, sync| shape.sync = Some(sync));
     let shapes = Shape::with_each(shapes, &args.places, |shape, places| shape.places = Some(places));

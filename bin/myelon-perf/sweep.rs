@@ -193,6 +193,7 @@ fn in_shape(row: Row, plan: &Plan) -> Row {
         stage_packs: shape.stage_packs.unwrap_or(0),
         producer_warps: shape.producer_warps.unwrap_or(0),
         slots: shape.slots.unwrap_or(0),
+        copied: shape.copied.unwrap_or(0),
         wait: shape.wait,
         sync: shape.sync,
         places: shape.places,

@@ -21,6 +21,7 @@ pub(crate) struct Values {
     pub(crate) threads: Vec<u32>,
     pub(crate) chunk: Vec<Bytes>,
     pub(crate) stages: Vec<u32>,
+    pub(crate) copied: Vec<u32>,
     pub(crate) wait: Vec<Wait>,
     pub(crate) sync: Vec<SyncPolicy>,
     /// Of variants that have more than one.
@@ -40,6 +41,7 @@ impl Values {
                 threads: vec![64, 128, 256, 512],
                 chunk: kib(&[32, 64, 128, 256]),
                 stages: vec![1, 2, 3, 4],
+                copied: vec![4, 6, 8, 10],
                 wait: vec![Wait::Adaptive, Wait::Paired],
                 sync: SyncPolicy::ALL.to_vec(),
                 output: OUTPUTS.to_vec(),
@@ -101,6 +103,7 @@ pub(crate) fn combined(spec: &VariantSpec, ground: &Ground, own: &[Shape], value
     let like: Vec<_> = values.chunk.iter().copied().filter(is_like).collect();
     let chunk = all(&like, own.iter().filter_map(|shape| shape.chunk));
     let stages = all(&values.stages, own.iter().filter_map(|shape| shape.stages));
+    let copied = all(&values.copied, own.iter().filter_map(|shape| shape.copied));
     let wait = all(&values.wait, own.iter().filter_map(|shape| shape.wait));
     let sync = all(&values.sync, own.iter().filter_map(|shape| shape.sync));
     let output: Vec<_> = all(&[], own.iter().filter_map(|shape| shape.output));
@@ -109,6 +112,7 @@ pub(crate) fn combined(spec: &VariantSpec, ground: &Ground, own: &[Shape], value
     let set = Shape::with_each(set, &threads, |shape, threads| shape.threads = Some(threads));
     let set = Shape::with_each(set, &chunk, |shape, chunk| shape.chunk = Some(chunk));
     let set = Shape::with_each(set, &stages, |shape, stages| shape.stages = Some(stages));
+    let set = Shape::with_each(set, &copied, |shape, copied| shape.copied = Some(copied));
     let set = Shape::with_each(set, &wait, |shape, wait| shape.wait = Some(wait));
     let set = Shape::with_each(set, &sync, |shape, sync| shape.sync = Some(sync));
     let set = Shape::with_each(set, &output, |shape, output| shape.output = Some(output));
@@ -136,6 +140,7 @@ pub(crate) fn neighbours(choices: &[Choice], rivals: usize) -> Vec<Vec<usize>> {
             number(shape.stage_packs, u64::from),
             number(shape.producer_warps, u64::from),
             number(shape.slots, u64::from),
+            number(shape.copied, u64::from),
             number(shape.wait, |wait| wait as u64),
             number(shape.sync, |sync| sync as u64),
             number(shape.places, |places| places as u64),

@@ -176,13 +176,14 @@ fn values(cli: &Cli, device: DeviceKind) -> Values {
     fn named<T: Clone>(named: &[T], otherwise: Vec<T>) -> Vec<T> {
         if named.is_empty() { otherwise } else { named.to_vec() }
     }
-    let Values { lanes, threads, chunk, stages, wait, sync, mut output, .. } = Values::of(device);
+    let Values { lanes, threads, chunk, stages, copied, wait, sync, mut output, .. } = Values::of(device);
     output.retain(|&output| output == Output::Staged || cli.buffers.contains(&Buffers::Registered));
     Values {
         lanes: named(&cli.lanes, lanes),
         threads: named(&cli.lane_threads, threads),
         chunk: named(&cli.chunk, chunk),
         stages: named(&cli.stages, stages),
+        copied,
         wait,
         sync: named(&cli.sync, sync),
         output,

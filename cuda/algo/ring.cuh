@@ -23,7 +23,7 @@ MYELON_DEVICE void ring(const Args& args) {
   // Launches of one operation have one number: the first announces it, the last steps it.
   if (args.first_step == 0) Announcement(context, kWorldSize).check(context);
   advance_operation(context, MailboxUse{}, args.end_step == RingSchedule<kWorldSize>::kSteps);
-  ring_loop<T, Op, Config>(args, producer, consumer);
+  ring_loop<T, Op, Config>(args, lane_share(pack_count<T>(args.count)), producer, consumer);
 }
 
 }  // namespace myelon

@@ -64,7 +64,7 @@ MYELON_DEVICE void ring_specialized(const Args& args) {
   const Pipeline stages(context);
   Announcement(context, kWorldSize).check(context);
   advance_operation(context, MailboxUse{});
-  const Schedule schedule(args, lane_share(pack_count<T>(args.count)));
+  const Schedule schedule(args, lane_share(pack_count<T>(args.count)), args.chunk_bytes);
 
   if (stages.is_producer()) {
     // Whole packs of an aligned input go by bulk loads, the others through this warp's registers.

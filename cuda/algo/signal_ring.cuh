@@ -25,7 +25,7 @@ MYELON_DEVICE void signal_ring(const Args& args) {
   if (!barrier.wait()) return;
 
   producer.take_all_credit();
-  if (ring_loop<T, Op, Config>(args, producer, consumer)) barrier.finish();
+  if (ring_loop<T, Op, Config>(args, lane_share(pack_count<T>(args.count)), producer, consumer)) barrier.finish();
 }
 
 }  // namespace myelon

@@ -9,8 +9,8 @@
 //   kernel of r + 1      each warp waits for arrived, takes its part out of the slot, and counts itself in `taken`
 //                        the last warp gives a credit to r: the slot is free again
 //
-// The slots of all lanes' rings together are cut into `args.slots` of `args.chunk_bytes`; copy i goes to slot i modulo their
-// number. What is taken out of a slot goes to the output, and the next copy leaves from there, so no slot waits for a copy.
+// The slots of `args.copy_lanes` and of all lanes behind them are cut into `args.copy_slots` of `args.copy_chunk_bytes`; copy i goes to
+// slot i modulo their number. What is taken out of a slot goes to the output, and the next copy leaves from there, so no slot waits for a copy.
 //
 // With direct outputs, results have no slots: they go from output to output, and `taken` says only that all warps know. With
 // landing outputs nothing has: what comes is reduced where it lies.
@@ -57,8 +57,10 @@ class CopyRing {
 
   // The slot of a copy that comes to one: in our own memory.
   MYELON_DEVICE const u8* slot(u64 copy) const {
-    const u64 offset = copy % context_.args.slots * context_.args.chunk_bytes;
-    return context_.in_heap<u8>(context_.args.rank, context_.args.layout.ring + offset);
+    const Args& args = context_.args;
+    // Mirror of Plan::first_copy_slot.
+    const u64 first = (cta_count() - args.copy_lanes) * args.layout.ring_slots * args.layout.slot_bytes;
+    return context_.in_heap<u8>(args.rank, args.layout.ring + first + copy % args.copy_slots * args.copy_chunk_bytes);
   }
 
   // Waits for a copy that comes. One thread of a warp; the others learn of it at a barrier.
@@ -104,7 +106,7 @@ class CopyRing {
   }
 
   MYELON_DEVICE bool may_go(u64 copy, u64 warps) const {
-    const u64 slots = context_.args.slots;
+    const u64 slots = context_.args.copy_slots;
     if (!wait_for_credits(copy < slots || copy >= in_slots() ? 0 : copy + 1 - slots)) return false;
     if (copy == in_slots() && !wait_for_agreement(context_, next())) return false;
     if (copy < rounds_) return true;

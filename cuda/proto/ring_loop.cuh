@@ -12,12 +12,12 @@ namespace myelon {
 // runs the same operation, its output at the same offset of the same window: nothing else tells where that is. And not by a launch
 // that begins when a rank has given up and its kernel has ended: then the output may be gone.
 
-// The steps of this launch for this lane's share, in rounds of n chunks. False when one of the waits was given up.
+// The steps of this launch for `share`, this lane's, in rounds of n chunks. False when one of the waits was given up.
 template <class T, class Op, class Config>
-MYELON_DEVICE bool ring_loop(const Args& args, Producer& producer, Consumer& consumer) {
+MYELON_DEVICE bool ring_loop(const Args& args, Share share, Producer& producer, Consumer& consumer) {
   constexpr u32 kWorldSize = Config::kWorldSize;
   using Schedule = RingSchedule<kWorldSize>;
-  const Schedule schedule(args, lane_share(pack_count<T>(args.count)));
+  const Schedule schedule(args, share, args.chunk_bytes);
   for (u64 round = 0; round < schedule.rounds(); ++round) {
     const Share part = schedule.part(round);
     for (u32 step = args.first_step; step < args.end_step; ++step) {

@@ -26,8 +26,8 @@ class RingSchedule {
  public:
   static constexpr u32 kSteps = 2 * kWorldSize - 1;
 
-  MYELON_DEVICE RingSchedule(const Args& args, Share share)
-      : rounds_(share, static_cast<u64>(args.chunk_bytes) / kPackBytes * kWorldSize), rank_(args.rank) {}
+  MYELON_DEVICE RingSchedule(const Args& args, Share share, u32 chunk_bytes)
+      : rounds_(share, static_cast<u64>(chunk_bytes) / kPackBytes * kWorldSize), rank_(args.rank) {}
 
   MYELON_DEVICE u64 rounds() const { return rounds_.count; }
 

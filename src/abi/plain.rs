@@ -19,7 +19,7 @@ mod tests {
 
     #[test]
     fn plain_types_have_no_gaps() {
-        assert_eq!(size_of::<Args>(), 16 * 8 + size_of::<HeapLayout>() + 32);
+        assert_eq!(size_of::<Args>(), 16 * 8 + size_of::<HeapLayout>() + 48);
         assert_eq!(bytes_of(&HeapState::default()).len(), 384);
     }
 }

@@ -24,7 +24,7 @@ use crate::error::Result;
 use crate::memory::{HeapLimits, SymmetricHeap};
 use crate::table::Dispatcher;
 use crate::types::{DType, Output, Rank, ReduceOp, WorldSize};
-use crate::variant::{BARRIER_THREADS, Transfer};
+use crate::variant::BARRIER_THREADS;
 use crate::watch::{Departures, Watch};
 
 /// One of the two.
@@ -106,6 +106,10 @@ impl KernelEngine {
             rank: rank.0,
             chunk_bytes: 0,
             slots: 0,
+            copy_lanes: 0,
+            copy_chunk_bytes: 0,
+            copied_packs: 0,
+            copy_slots: 0,
             first_step: 0,
             end_step: 0,
             part_bytes: 0,
@@ -217,6 +221,10 @@ impl KernelEngine {
                 descriptor,
                 chunk_bytes: plan.chunk_bytes,
                 slots: plan.slots,
+                copy_lanes: plan.copied.lanes as u16,
+                copy_chunk_bytes: plan.copied.chunk_bytes,
+                copied_packs: plan.copied_packs(elements),
+                copy_slots: plan.copied.slots,
                 first_step: steps.start,
                 end_step: steps.end,
                 part_bytes: count * element_bytes,
@@ -227,10 +235,11 @@ impl KernelEngine {
             // SAFETY: `Args` is what every collective kernel takes; heap and page live until no kernel runs, the operands
             // by the caller's promise.
             let launch = || unsafe { device.launch(kernel.handle, shape, bytes_of(&args), stream) };
-            match plan.kernel.variant.transfer {
-                Transfer::Kernel => launch()?,
+            if plan.kernel.variant.transfer.has_copies() {
                 // SAFETY: as above.
-                Transfer::CopyEngine => unsafe { self.copies.issue(plan, &args, stream, launch)? },
+                unsafe { self.copies.issue(plan, &args, stream, launch)? };
+            } else {
+                launch()?;
             }
         }
         Ok(())

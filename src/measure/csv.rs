@@ -8,7 +8,7 @@ use crate::measure::output;
 use crate::measure::results::Results;
 
 /// The columns, in order: the JSON's fields. Behind them is a ratio for each [`Baseline`] that has rows.
-const COLUMNS: [&str; 32] = [
+const COLUMNS: [&str; 33] = [
     "collective",
     "ranks",
     "bytes",
@@ -23,6 +23,7 @@ const COLUMNS: [&str; 32] = [
     "stage_packs",
     "producer_warps",
     "slots",
+    "copied",
     "wait",
     "sync",
     "places",
@@ -69,6 +70,7 @@ pub fn render(results: &Results) -> Result<String> {
             row.stage_packs.to_string(),
             row.producer_warps.to_string(),
             row.slots.to_string(),
+            row.copied.to_string(),
             row.wait.map_or(String::new(), |wait| wait.to_string()),
             row.sync.map_or(String::new(), |sync| sync.to_string()),
             row.places.map_or(String::new(), |places| places.to_string()),

@@ -64,6 +64,9 @@ pub struct Row {
     /// Slots of a ring; 0 as for `chunk`.
     #[serde(default)]
     pub slots: u32,
+    /// Sixteenths of a message that copies carry beside a kernel; 0 as for `chunk`.
+    #[serde(default)]
+    pub copied: u32,
     /// What a thread does between two polls; null as `chunk` is 0, and for a baseline.
     #[serde(default)]
     pub wait: Option<Wait>,
@@ -132,6 +135,7 @@ impl Row {
             stage_packs: 0,
             producer_warps: 0,
             slots: 0,
+            copied: 0,
             wait: None,
             sync: None,
             places: None,
@@ -251,8 +255,8 @@ pub(crate) mod tests {
             r#"{"schema":1,
 "provenance":{"date":"2026-11-20T10:00:00Z","version":"0.1.0","source_hash":"1a2b3c4d","gpu":"NVIDIA H200","gpus":8,"link":"NV18","driver":"580.159","cuda":"13.0","nccl":"2.28.9","nvls":"off","cpu":"Test CPU"},
 "rows":[
-{"collective":"all_reduce","ranks":8,"bytes":1024,"dtype":"f32","op":"sum","requested":"auto","variant":"ring","lanes":16,"threads":512,"chunk":4096,"stages":0,"stage_packs":0,"producer_warps":0,"slots":4,"wait":"spin","sync":null,"places":null,"metadata":null,"launch":null,"output":null,"in_place":false,"registered":false,"graph":20,"batch":0,"time_us":{"p50":4.0,"p99":6.0,"min":2.0},"between_us":null,"host_us":2.5,"algbw_gbps":0.256,"busbw_gbps":0.448,"wrong":0},
-{"collective":"all_reduce","ranks":8,"bytes":1024,"dtype":"f32","op":"sum","requested":"nccl","variant":"nccl","lanes":0,"threads":0,"chunk":0,"stages":0,"stage_packs":0,"producer_warps":0,"slots":0,"wait":null,"sync":null,"places":null,"metadata":null,"launch":null,"output":null,"in_place":false,"registered":false,"graph":20,"batch":0,"time_us":{"p50":8.0,"p99":12.0,"min":4.0},"between_us":null,"host_us":null,"algbw_gbps":0.128,"busbw_gbps":0.224,"wrong":null}
+{"collective":"all_reduce","ranks":8,"bytes":1024,"dtype":"f32","op":"sum","requested":"auto","variant":"ring","lanes":16,"threads":512,"chunk":4096,"stages":0,"stage_packs":0,"producer_warps":0,"slots":4,"copied":0,"wait":"spin","sync":null,"places":null,"metadata":null,"launch":null,"output":null,"in_place":false,"registered":false,"graph":20,"batch":0,"time_us":{"p50":4.0,"p99":6.0,"min":2.0},"between_us":null,"host_us":2.5,"algbw_gbps":0.256,"busbw_gbps":0.448,"wrong":0},
+{"collective":"all_reduce","ranks":8,"bytes":1024,"dtype":"f32","op":"sum","requested":"nccl","variant":"nccl","lanes":0,"threads":0,"chunk":0,"stages":0,"stage_packs":0,"producer_warps":0,"slots":0,"copied":0,"wait":null,"sync":null,"places":null,"metadata":null,"launch":null,"output":null,"in_place":false,"registered":false,"graph":20,"batch":0,"time_us":{"p50":8.0,"p99":12.0,"min":4.0},"between_us":null,"host_us":null,"algbw_gbps":0.128,"busbw_gbps":0.224,"wrong":null}
 ]}
 "#
         );
@@ -275,7 +279,7 @@ pub(crate) mod tests {
         let mut results = Results::new(provenance());
         results.rows = vec![row(2, 1, "auto", 1.0)];
         let text = results.to_json().unwrap();
-        let shape = "\"chunk\":0,\"stages\":0,\"stage_packs\":0,\"producer_warps\":0,\"slots\":0,\"wait\":null,\
+        let shape = "\"chunk\":0,\"stages\":0,\"stage_packs\":0,\"producer_warps\":0,\"slots\":0,\"copied\":0,\"wait\":null,\
                      \"sync\":null,\"places\":null,\"metadata\":null,\"launch\":null,\"output\":null,";
         let mut older = text.clone();
         for part in

@@ -144,6 +144,7 @@ fn shape(row: &Row) -> String {
         ("stage_packs", (row.stage_packs > 0).then(|| row.stage_packs.to_string())),
         ("producer_warps", (row.producer_warps > 0).then(|| row.producer_warps.to_string())),
         ("slots", (row.slots > 0).then(|| row.slots.to_string())),
+        ("copied", (row.copied > 0).then(|| row.copied.to_string())),
         ("wait", row.wait.map(|wait| wait.to_string())),
         ("sync", row.sync.map(|sync| sync.to_string())),
         ("places", row.places.map(|places| places.to_string())),

@@ -27,6 +27,8 @@ pub struct HeapLimits {
     pub slot_bytes: u64,
     /// Slots of a lane's ring; a power of two.
     pub ring_slots: u32,
+    /// Bytes behind the slots of all lanes, for copies that go beside a ring.
+    pub copy_bytes: u64,
     /// Copies of one launch, for variants whose bytes travel by copies; larger messages run in several launches.
     pub copies: u32,
 }
@@ -51,6 +53,8 @@ impl HeapLimits {
                 staging_bytes: if world_size.get() > 4 { 64 << 10 } else { 128 << 10 },
                 slot_bytes: if world_size.get() > 4 { 128 << 10 } else { 256 << 10 },
                 ring_slots: 2,
+                // WHY: behind the lanes of a ring of 104, two copies of 16 MiB.
+                copy_bytes: if world_size.get() > 4 { 2 << 20 } else { 20 << 20 },
                 copies: 1024,
             },
             DeviceKind::Cpu => Self {
@@ -60,6 +64,7 @@ impl HeapLimits {
                 staging_bytes: 16 << 10,
                 slot_bytes: 4 << 10,
                 ring_slots: 4,
+                copy_bytes: 16 << 10,
                 copies: 256,
             },
         }
@@ -119,7 +124,7 @@ impl HeapLimits {
     }
 
     fn check(&self) -> Result<()> {
-        let Self { lanes, sentinel_bytes, ll_bytes, staging_bytes, slot_bytes, ring_slots, copies } = *self;
+        let Self { lanes, sentinel_bytes, ll_bytes, staging_bytes, slot_bytes, ring_slots, copy_bytes, copies } = *self;
         let cells = [sentinel_bytes / MAX_WORLD as u64, ll_bytes / MAX_WORLD as u64, staging_bytes, slot_bytes];
         if lanes == 0 || lanes > MAX_LANES {
             return Err(Error::invalid(format!("heap limits: {lanes} lanes, 1 to {MAX_LANES} are possible")));
@@ -132,6 +137,11 @@ impl HeapLimits {
         if !(FEWEST_COPIES..=MOST_COPIES).contains(&copies) {
             return Err(Error::invalid(format!(
                 "heap limits: {copies} copies, {FEWEST_COPIES} to {MOST_COPIES} are possible"
+            )));
+        }
+        if !copy_bytes.is_multiple_of(CELL_ALIGNMENT) || copy_bytes > 1 << 30 {
+            return Err(Error::invalid(format!(
+                "heap limits: {copy_bytes} bytes for copies, a multiple of {CELL_ALIGNMENT} up to 1 GiB is needed"
             )));
         }
         if let Some(odd) = cells.iter().find(|&&cell| cell % CELL_ALIGNMENT != 0 || cell == 0 || cell > 1 << 30) {
@@ -166,7 +176,7 @@ impl HeapLimits {
             ll_bytes,
             staging: place(lanes * STAGING_BUFFERS * self.staging_bytes, REGION_ALIGNMENT),
             staging_bytes: self.staging_bytes,
-            ring: place(lanes * u64::from(self.ring_slots) * self.slot_bytes, REGION_ALIGNMENT),
+            ring: place(lanes * u64::from(self.ring_slots) * self.slot_bytes + self.copy_bytes, REGION_ALIGNMENT),
             slot_bytes: self.slot_bytes,
             copies: place(u64::from(self.copies) * size_of::<CopyState>() as u64, REGION_ALIGNMENT),
             copy_count: self.copies.into(),
@@ -214,6 +224,7 @@ mod tests {
                 staging_bytes: c * 128,
                 slot_bytes: d * 128,
                 ring_slots: 1 << slots,
+                copy_bytes: (a - 1) * 128,
                 copies: FEWEST_COPIES + a as u32,
             }
         })

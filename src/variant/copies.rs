@@ -1,10 +1,11 @@
 //! The copies of a plan whose bytes travel by copy engines: one list, the same here and in the kernel.
 
 use super::plan::Plan;
-use super::properties::Transfer;
 use super::share::cut;
-use crate::abi::PACK_BYTES;
+use crate::abi::{LINE_BYTES, PACK_BYTES};
 use crate::types::{Output, Rank};
+
+const LINE_PACKS: u64 = LINE_BYTES / PACK_BYTES;
 
 /// Where a copy takes its bytes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +31,36 @@ pub struct Copy {
     pub slot: Option<u64>,
 }
 
+/// What copies carry of a message, and where to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Copied {
+    /// Sixteenths of the packs, at the end of the operands.
+    pub sixteenths: u32,
+    /// Lanes that reduce it, the last of the grid; their slots and those of all lanes behind them are the copies'.
+    pub lanes: u32,
+    /// Bytes of a copy at most.
+    pub chunk_bytes: u32,
+    /// Slots of so many bytes.
+    pub slots: u32,
+    /// First byte of these slots in those of all lanes. Mirror of `CopyRing::slot` in cuda/proto/copy_ring.cuh.
+    pub first_slot: u64,
+}
+
+impl Copied {
+    /// Of variants whose kernels move all bytes.
+    pub const NOTHING: Self = Self { sixteenths: 0, lanes: 0, chunk_bytes: LINE_BYTES as u32, slots: 0, first_slot: 0 };
+}
+
 impl Plan {
+    /// Packs at the end of a launch's `count` elements that copies carry.
+    pub fn copied_packs(&self, count: u64) -> u64 {
+        let packs = self.packs(count);
+        match self.copied.sixteenths {
+            0 => 0,
+            copied => packs - packs * u64::from(16 - copied) / 16 / LINE_PACKS * LINE_PACKS,
+        }
+    }
+
     /// How many copies each rank sends in a launch for `count` elements, a piece at most; none for variants whose kernels move the bytes
     /// themselves.
     pub fn copy_count(&self, count: u64) -> u64 {
@@ -42,8 +72,11 @@ impl Plan {
     /// Mirror of `CopyRing` in cuda/proto/copy_ring.cuh and of `RingSchedule` in cuda/proto/ring_step.cuh.
     pub fn copies(&self, count: u64, rank: Rank) -> impl Iterator<Item = Copy> + use<> {
         let (world, rounds, rank) = (self.world(), self.rounds(count), u64::from(rank.0));
-        let (slots, chunk_bytes) = (u64::from(self.slots), u64::from(self.chunk_bytes));
+        let Copied { slots, chunk_bytes, first_slot, .. } = self.copied;
+        let (slots, chunk_bytes) = (u64::from(slots), u64::from(chunk_bytes));
         let bytes = count * self.kernel.dtype.size_bytes() as u64;
+        let copied = self.copied_packs(count);
+        let before = self.packs(count) - copied;
         // What is sent from step n - 1 on is a result.
         let in_slots = match self.kernel.output {
             Output::Staged => self.copy_count(count),
@@ -54,7 +87,7 @@ impl Plan {
         // go while this one travels.
         (0..self.copy_count(count)).map(move |index| {
             let (step, round) = (index / rounds, index % rounds);
-            let part = cut(0, bytes.div_ceil(PACK_BYTES), rounds, round);
+            let part = cut(before, copied, rounds, round);
             let (first, packs) = cut(part.0, part.1, world, (rank + 2 * world - step) % world);
             let (offset, end) = (first * PACK_BYTES, ((first + packs) * PACK_BYTES).min(bytes));
             Copy {
@@ -62,7 +95,7 @@ impl Plan {
                 source: if step == 0 { Source::Input } else { Source::Output },
                 offset,
                 bytes: end.saturating_sub(offset),
-                slot: (index < in_slots).then(|| index % slots * chunk_bytes),
+                slot: (index < in_slots).then(|| first_slot + index % slots * chunk_bytes),
             }
         })
     }
@@ -73,11 +106,12 @@ impl Plan {
 
     /// Rounds of a chunk for every rank.
     fn rounds(&self, count: u64) -> u64 {
-        let packs = (count * self.kernel.dtype.size_bytes() as u64).div_ceil(PACK_BYTES);
-        match self.kernel.variant.transfer {
-            Transfer::Kernel => 0,
-            Transfer::CopyEngine => packs.div_ceil(u64::from(self.chunk_bytes) / PACK_BYTES * self.world()),
-        }
+        let round = u64::from(self.copied.chunk_bytes) / PACK_BYTES * self.world();
+        if round == 0 { 0 } else { self.copied_packs(count).div_ceil(round) }
+    }
+
+    fn packs(&self, count: u64) -> u64 {
+        (count * self.kernel.dtype.size_bytes() as u64).div_ceil(PACK_BYTES)
     }
 }
 
@@ -88,12 +122,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::abi::LINE_BYTES;
     use crate::device::DeviceKind;
     use crate::measure::Bytes;
     use crate::memory::HeapLimits;
     use crate::types::{DType, ReduceOp, WorldSize};
-    use crate::variant::{Choice, Manifest, Request, Shape, Terrain};
+    use crate::variant::{Choice, Manifest, Request, Shape, Terrain, Transfer};
 
     fn plan(ranks: u32, request: &Request, chunk: u64, output: Output) -> Plan {
         let world_size = WorldSize::new(ranks).unwrap();

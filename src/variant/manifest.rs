@@ -199,10 +199,10 @@ impl Manifest {
             if !spec.enabled && spec.disabled_because.is_none() {
                 return Err(wrong(&spec.name, "disabled without disabled_because".into()));
             }
-            if (spec.transfer == Transfer::CopyEngine) != (spec.capacity == Capacity::Copies) {
+            if spec.transfer.has_copies() != (spec.capacity == Capacity::Copies) {
                 return Err(wrong(
                     &spec.name,
-                    "transfer = \"copy_engine\" and capacity = \"copies\" go together".into(),
+                    "a transfer by copies and capacity = \"copies\" go together".into(),
                 ));
             }
             for row in &spec.tuning {

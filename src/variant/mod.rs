@@ -18,7 +18,7 @@ mod share;
 mod terrain;
 
 pub use arch::dtype_runs_on;
-pub use copies::{Copy, Source};
+pub use copies::{Copied, Copy, Source};
 pub use kernel::{BARRIER_THREADS, KernelKey, VerifyKernel, barrier_kernel, neighbour_kernel};
 pub use manifest::{Manifest, Tuning, VariantSpec};
 pub use parameters::Parameters;

@@ -23,6 +23,7 @@ pub struct Parameters {
     stage_packs: Vec<u32>,
     producer_warps: Vec<u32>,
     slots: Vec<u32>,
+    copied: Vec<u32>,
     wait: Vec<Wait>,
     sync: Vec<SyncPolicy>,
     places: Vec<Places>,
@@ -84,6 +85,7 @@ impl Parameters {
             stage_packs: had(&self.stages, shape.stage_packs),
             producer_warps: had(&self.producer_warps, shape.producer_warps),
             slots: had(&self.slots, shape.slots),
+            copied: had(&self.copied, shape.copied),
             wait: had(&self.wait, shape.wait),
             sync: had(&self.sync, shape.sync),
             places: had(&self.places, shape.places),
@@ -105,6 +107,7 @@ impl Parameters {
             stage_packs,
             producer_warps,
             slots,
+            copied,
             wait,
             sync,
             places,
@@ -140,6 +143,7 @@ impl Parameters {
         one_of(variant, "stage_packs", stage_packs, &self.stage_packs)?;
         one_of(variant, "producer_warps", producer_warps, &self.producer_warps)?;
         one_of(variant, "slots", slots, &self.slots)?;
+        one_of(variant, "copied", copied, &self.copied)?;
         one_of(variant, "wait", wait, &self.wait)?;
         one_of(variant, "sync", sync, &self.sync)?;
         one_of(variant, "places", places, &self.places)?;
@@ -155,6 +159,7 @@ impl Parameters {
             Shape::with_each(vec![Shape::default()], &self.stages, |point, stages| point.stages = Some(stages));
         let points = Shape::with_each(points, &self.producer_warps, |point, warps| point.producer_warps = Some(warps));
         let points = Shape::with_each(points, &self.slots, |point, slots| point.slots = Some(slots));
+        let points = Shape::with_each(points, &self.copied, |point, copied| point.copied = Some(copied));
         let points = Shape::with_each(points, &self.wait, |point, wait| point.wait = Some(wait));
         let points = Shape::with_each(points, &self.sync, |point, sync| point.sync = Some(sync));
         let points = Shape::with_each(points, &self.places, |point, places| point.places = Some(places));
@@ -168,13 +173,14 @@ impl Parameters {
         fn nth<T: Copy>(values: &[T], index: usize) -> Option<T> {
             values.get(index % values.len().max(1)).copied()
         }
-        let lengths = [&self.stages, &self.producer_warps, &self.slots].map(Vec::len).into_iter();
+        let lengths = [&self.stages, &self.producer_warps, &self.slots, &self.copied].map(Vec::len).into_iter();
         let policies = [self.wait.len(), self.sync.len(), self.places.len(), self.metadata.len()];
         let most = lengths.chain(policies).chain([self.launch.len(), self.output.len(), 1]).max();
         let point = |index| Shape {
             stages: nth(&self.stages, index),
             producer_warps: nth(&self.producer_warps, index),
             slots: nth(&self.slots, index),
+            copied: nth(&self.copied, index),
             wait: nth(&self.wait, index),
             sync: nth(&self.sync, index),
             places: nth(&self.places, index),
@@ -295,6 +301,7 @@ mod tests {
                 && within(shape.stage_packs, &[])
                 && within(shape.producer_warps, &[])
                 && within(shape.slots, &[2, 4])
+                && within(shape.copied, &[])
                 && shape.wait != Some(Wait::Yield)
                 && (shape.sync, shape.places, shape.metadata) == (None, None, None)
                 && (shape.launch, shape.output) == (None, None);

@@ -3,7 +3,6 @@
 use std::ops::Range;
 
 use super::plan::Plan;
-use super::properties::Transfer;
 use super::share::part_packs;
 use crate::abi::PACK_BYTES;
 use crate::types::Launching;
@@ -23,10 +22,15 @@ impl Plan {
             let part = index / each;
             (part, index - part * each, each.min(packs - part * each))
         };
-        // Copies are cut from the whole message, and all lanes work on each.
-        let lanes = if self.kernel.variant.transfer == Transfer::CopyEngine { 1 } else { u64::from(self.lanes) };
-        let (_, in_lane, lane_packs) = locate(packs, lanes, pack);
-        let rounds = lane_packs.div_ceil(u64::from(self.chunk_bytes) / PACK_BYTES * world);
+        // Copies are cut from all that they carry, and all their lanes work on each.
+        let before = packs - self.copied_packs(piece);
+        let (pack, packs, lanes, chunk_bytes) = if pack < before {
+            (pack, before, self.lanes - self.copied.lanes, self.chunk_bytes)
+        } else {
+            (pack - before, packs - before, 1, self.copied.chunk_bytes)
+        };
+        let (_, in_lane, lane_packs) = locate(packs, u64::from(lanes), pack);
+        let rounds = lane_packs.div_ceil(u64::from(chunk_bytes) / PACK_BYTES * world);
         let (_, in_round, round_packs) = locate(lane_packs, rounds, in_lane);
         locate(round_packs, world, in_round).0 as u32
     }

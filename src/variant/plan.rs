@@ -6,7 +6,8 @@ use super::arch::dtype_runs_on;
 use super::kernel::KernelKey;
 use super::properties::{Mailbox, Transfer};
 use super::request::{Choice, Request};
-use super::room::{Held, LaunchRoom, check_room, landing_chunk, most_chunk, slot_region};
+use super::copies::Copied;
+use super::room::{Held, LaunchRoom, check_room, copy_lanes, copy_region, landing_chunk, most_chunk, slot_region};
 use super::shape::{Lanes, Shape};
 use super::share::whole_lines;
 use super::terrain::Terrain;
@@ -28,6 +29,8 @@ pub struct Plan {
     pub chunk_bytes: u32,
     /// Slots that are used, of a lane's ring, or of `chunk_bytes` for copies; 0 where the variant has none.
     pub slots: u32,
+    /// What copies carry.
+    pub copied: Copied,
     /// Most elements of a piece; larger messages run in several, one after another.
     pub piece_elements: u64,
     /// How the steps of a ring are launched; persistent where the variant has none.
@@ -72,7 +75,7 @@ impl Plan {
         let sentinel = spec.mailbox == Mailbox::Sentinel && terrain.sentinel && request.dtype.is_float();
         let stages = shape.stages.unwrap_or(0);
         let producer_warps = shape.producer_warps.unwrap_or(0);
-        let copies = spec.transfer == Transfer::CopyEngine;
+        let copies = spec.transfer.has_copies();
         if (producer_warps > 0 || copies) && threads < 64 {
             let warps = if copies {
                 "a warp that lets copies go and one that reduces"
@@ -114,7 +117,22 @@ impl Plan {
         let mailbox_bytes = if sentinel { layout.sentinel_bytes } else { layout.ll_bytes };
         let launch_per_step = launching == Launching::PerStep;
         let shards = if spec.collective == Collective::AllReduce { world } else { 1 };
-        let room = LaunchRoom { shards, mailbox_bytes, most_lanes, chunk_bytes, launch_per_step };
+        let (copied_sixteenths, copy_chunk_bytes) = match spec.transfer {
+            Transfer::Kernel => (0, 0),
+            Transfer::CopyEngine => (16, chunk_bytes),
+            Transfer::Both if world == 1 || most_lanes == 1 => (0, 0),
+            // Two slots, so that one is filled while one is reduced.
+            Transfer::Both => (shape.copied.unwrap_or(8), whole_lines(copy_region(layout, most_lanes) / 2)),
+        };
+        let room = LaunchRoom {
+            shards,
+            mailbox_bytes,
+            most_lanes,
+            chunk_bytes,
+            launch_per_step,
+            copied_sixteenths,
+            copy_chunk_bytes,
+        };
         let Held { bytes: capacity_bytes, lane_bytes, lane_packs } = room.of(spec.capacity, layout);
         let piece_elements = capacity_bytes / element_bytes;
         let piece_bytes = request.count.min(piece_elements) * element_bytes;
@@ -126,12 +144,29 @@ impl Plan {
         let slots = match spec.transfer {
             Transfer::CopyEngine if kernel.output == Output::Landing => 0,
             Transfer::CopyEngine => (slot_region(layout) / chunk_bytes) as u32,
-            Transfer::Kernel if spec.parameters.has_slots() => slots,
-            Transfer::Kernel => 0,
+            Transfer::Kernel | Transfer::Both if spec.parameters.has_slots() => slots,
+            Transfer::Kernel | Transfer::Both => 0,
+        };
+        let copied = match spec.transfer {
+            Transfer::Kernel => Copied::NOTHING,
+            Transfer::CopyEngine => {
+                Copied { sixteenths: 16, lanes, chunk_bytes: chunk_bytes as u32, slots, first_slot: 0 }
+            }
+            Transfer::Both if copied_sixteenths == 0 || lanes == 1 => Copied::NOTHING,
+            Transfer::Both => {
+                let region = copy_region(layout, lanes);
+                Copied {
+                    sixteenths: copied_sixteenths,
+                    lanes: copy_lanes(lanes),
+                    chunk_bytes: copy_chunk_bytes as u32,
+                    slots: (region / copy_chunk_bytes) as u32,
+                    first_slot: slot_region(layout) - region,
+                }
+            }
         };
         let shared_bytes = kernel.shared_bytes();
         let chunk_bytes = chunk_bytes as u32;
-        Ok(Self { kernel, lanes, shared_bytes, chunk_bytes, slots, piece_elements, launching })
+        Ok(Self { kernel, lanes, shared_bytes, chunk_bytes, slots, copied, piece_elements, launching })
     }
 
     /// The same plan where the message is a list of buckets, each of which begins with a pack of its own.
@@ -160,6 +195,7 @@ impl Plan {
             stage_packs: Some(kernel.stage_packs),
             producer_warps: Some(kernel.producer_warps),
             slots: Some(self.slots),
+            copied: Some(self.copied.sixteenths),
             wait: Some(kernel.wait),
             sync: Some(kernel.sync),
             places: Some(kernel.places),
@@ -197,7 +233,7 @@ mod tests {
             staging_bytes: 65536,
             ring: 0,
             slot_bytes: 4096,
-            copies: 0,
+            copies: 16 * 2 * 4096,
             copy_count: 16,
             lane_count: 16,
             ring_slots: 2,

@@ -41,6 +41,15 @@ pub enum Transfer {
     Kernel,
     /// The device's copy engines: the host issues copies beside the kernel, which lets each of them go.
     CopyEngine,
+    /// Both at once, each a part of a message.
+    Both,
+}
+
+impl Transfer {
+    /// Whether copies are issued beside the kernel.
+    pub fn has_copies(self) -> bool {
+        self != Self::Kernel
+    }
 }
 
 /// How often 16- and 8-bit floats are rounded to their type.

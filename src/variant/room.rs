@@ -9,7 +9,7 @@ use super::request::Choice;
 use super::shape::{Lanes, Shape};
 use super::share::whole_lines;
 use super::terrain::Terrain;
-use crate::abi::HeapLayout;
+use crate::abi::{HeapLayout, LINE_BYTES};
 use crate::error::{Error, Result};
 use crate::measure::Bytes;
 use crate::types::Output;
@@ -24,16 +24,27 @@ pub(crate) fn lane_growth(asked: u32, room: u32) -> u32 {
     asked.div_ceil(2 * room.max(1)).next_power_of_two()
 }
 
-/// The slots of all lanes together.
+/// The slots of all lanes together, with what is behind them for copies.
 pub(super) fn slot_region(layout: &HeapLayout) -> u64 {
-    u64::from(layout.lane_count) * u64::from(layout.ring_slots) * layout.slot_bytes
+    layout.copies - layout.ring
+}
+
+/// Lanes, of so many, that reduce what copies bring.
+pub(super) fn copy_lanes(lanes: u32) -> u32 {
+    (lanes * 3 / 16).max(1)
+}
+
+/// Bytes of the slots of these lanes, and of all behind them.
+pub(super) fn copy_region(layout: &HeapLayout, lanes: u32) -> u64 {
+    let ring_lanes = u64::from(lanes - copy_lanes(lanes));
+    slot_region(layout) - ring_lanes * u64::from(layout.ring_slots) * layout.slot_bytes
 }
 
 /// The largest chunk: a lane's slot, or, for copies, half of all slots together, so that one is filled while one is reduced. What
 /// lands in outputs needs no slots.
 pub(super) fn most_chunk(spec: &VariantSpec, output: Option<Output>, layout: &HeapLayout) -> u64 {
     match (spec.transfer, output) {
-        (Transfer::Kernel, _) => layout.slot_bytes,
+        (Transfer::Kernel | Transfer::Both, _) => layout.slot_bytes,
         (Transfer::CopyEngine, Some(Output::Landing)) => u64::MAX,
         (Transfer::CopyEngine, _) => slot_region(layout) / 2,
     }
@@ -54,6 +65,9 @@ pub(super) struct LaunchRoom {
     pub(super) mailbox_bytes: u64,
     pub(super) most_lanes: u32,
     pub(super) chunk_bytes: u64,
+    /// What copies carry of it, and in how large ones.
+    pub(super) copied_sixteenths: u32,
+    pub(super) copy_chunk_bytes: u64,
     /// Whether each step of a ring is a launch of its own.
     pub(super) launch_per_step: bool,
 }
@@ -69,7 +83,7 @@ pub(super) struct Held {
 
 impl LaunchRoom {
     pub(super) fn of(&self, capacity: Capacity, layout: &HeapLayout) -> Held {
-        let Self { shards, mailbox_bytes, chunk_bytes, .. } = *self;
+        let Self { shards, mailbox_bytes, chunk_bytes, copied_sixteenths, copy_chunk_bytes, .. } = *self;
         let lanes = u64::from(self.most_lanes);
         let (bytes, lane_bytes, lane_packs) = match capacity {
             Capacity::Mailbox => (mailbox_bytes, u64::MAX, 1),
@@ -81,8 +95,13 @@ impl LaunchRoom {
             Capacity::Steps => (u64::MAX, u64::MAX, 1),
             // One rank copies nothing.
             Capacity::Copies => {
-                let rounds = layout.copy_count.checked_div(2 * shards - 2);
-                (rounds.map_or(u64::MAX, |rounds| rounds * shards * chunk_bytes), u64::MAX, shards)
+                let rounds = layout.copy_count.checked_div(2 * shards - 2).filter(|_| copied_sixteenths > 0);
+                // A line more may be copied, so that both parts begin with one.
+                let bytes = rounds.map_or(u64::MAX, |rounds| {
+                    let copied = rounds * shards * copy_chunk_bytes - if copied_sixteenths < 16 { LINE_BYTES } else { 0 };
+                    whole_lines(copied * 16 / u64::from(copied_sixteenths))
+                });
+                (bytes, u64::MAX, shards)
             }
         };
         Held { bytes, lane_bytes, lane_packs }

@@ -30,6 +30,8 @@ pub struct Shape {
     pub producer_warps: Option<u32>,
     /// Slots of a ring; a power of two.
     pub slots: Option<u32>,
+    /// Sixteenths of a message that copies carry, for variants whose kernels carry the rest.
+    pub copied: Option<u32>,
     /// What a thread does between two polls.
     pub wait: Option<Wait>,
     /// How many barriers of the CTA there are.
@@ -55,6 +57,7 @@ impl Shape {
             stage_packs: self.stage_packs.or(other.stage_packs),
             producer_warps: self.producer_warps.or(other.producer_warps),
             slots: self.slots.or(other.slots),
+            copied: self.copied.or(other.copied),
             wait: self.wait.or(other.wait),
             sync: self.sync.or(other.sync),
             places: self.places.or(other.places),
@@ -87,6 +90,7 @@ impl Shape {
             Self { stage_packs: self.stage_packs, ..none },
             Self { producer_warps: self.producer_warps, ..none },
             Self { slots: self.slots, ..none },
+            Self { copied: self.copied, ..none },
             Self { wait: self.wait, ..none },
             Self { sync: self.sync, ..none },
             Self { places: self.places, ..none },
@@ -127,6 +131,7 @@ impl fmt::Display for Shape {
         part(f, "stage_packs", self.stage_packs)?;
         part(f, "producer_warps", self.producer_warps)?;
         part(f, "slots", self.slots)?;
+        part(f, "copied", self.copied)?;
         part(f, "wait", self.wait)?;
         part(f, "sync", self.sync)?;
         part(f, "places", self.places)?;
@@ -228,6 +233,7 @@ pub(super) mod tests {
             option::of(0u32..10),
             option::of(0u32..6),
             option::of(0u32..20),
+            option::of(0u32..20),
             (
                 option::of(wait),
                 option::of(sync),
@@ -237,7 +243,7 @@ pub(super) mod tests {
                 option::of(output),
             ),
         );
-        parts.prop_map(|(lanes, threads, chunk, stages, stage_packs, producer_warps, slots, named)| Shape {
+        parts.prop_map(|(lanes, threads, chunk, stages, stage_packs, producer_warps, slots, copied, named)| Shape {
             lanes,
             threads,
             chunk,
@@ -245,6 +251,7 @@ pub(super) mod tests {
             stage_packs,
             producer_warps,
             slots,
+            copied,
             wait: named.0,
             sync: named.1,
             places: named.2,

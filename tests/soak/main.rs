@@ -52,6 +52,7 @@ impl Soak {
             staging_bytes: 16 << 10,
             slot_bytes: 16 << 10,
             ring_slots: 16,
+            copy_bytes: 16 << 10,
             copies: 256 / sharers,
         };
         let limits = if on_gpus { limits } else { small_limits() };

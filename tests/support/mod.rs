@@ -134,6 +134,7 @@ pub(crate) fn small_limits() -> HeapLimits {
         staging_bytes: 4096,
         slot_bytes: 512,
         ring_slots: 16,
+        copy_bytes: 1024,
         copies: 64,
     }
 }

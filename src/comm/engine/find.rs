@@ -5,7 +5,7 @@ use crate::comm::kernels::Loaded;
 use crate::error::{Error, Result};
 use crate::table::Origin;
 use crate::types::Collective;
-use crate::variant::{Choice, Plan, Request, Terrain, Transfer};
+use crate::variant::{Choice, Plan, Request, Terrain};
 
 /// A request that can be launched.
 pub(in crate::comm) struct Ready {
@@ -65,7 +65,7 @@ impl KernelEngine {
     }
 
     pub(in crate::comm) fn plan(&self, choice: &Choice, request: &Request) -> Result<Plan> {
-        if choice.variant.transfer == Transfer::CopyEngine && !self.has_value_operations {
+        if choice.variant.transfer.has_copies() && !self.has_value_operations {
             return Err(Error::unsupported(format!(
                 "variant {} needs streams that wait for words in memory, which this device lacks",
                 choice.variant.name

@@ -8,7 +8,7 @@ use crate::bootstrap::{Bootstrap, agree};
 use crate::device::Device;
 use crate::error::Result;
 use crate::types::{Collective, DType, ReduceOp};
-use crate::variant::{Plan, Request, Transfer};
+use crate::variant::{Plan, Request};
 
 impl KernelEngine {
     pub(in crate::comm) fn prepare(
@@ -17,7 +17,7 @@ impl KernelEngine {
         device: &Arc<dyn Device>,
         plans: &[Plan],
     ) -> Result<()> {
-        if plans.iter().any(|plan| plan.kernel.variant.transfer == Transfer::CopyEngine) {
+        if plans.iter().any(|plan| plan.kernel.variant.transfer.has_copies()) {
             agree(bootstrap, "making streams for copies", self.copies.prepare())?;
         }
         self.kernels.prepare(bootstrap, device, plans.iter().map(|plan| (&plan.kernel, plan.shared_bytes)))

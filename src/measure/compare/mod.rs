@@ -213,9 +213,9 @@ impl<'a> Comparison<'a> {
 
 /// What tells rows of one candidate apart.
 fn shape(row: &Row) -> impl PartialEq + use<> {
-    let &Row { lanes, threads, chunk, stages, stage_packs, producer_warps, slots, .. } = row;
+    let &Row { lanes, threads, chunk, stages, stage_packs, producer_warps, slots, copied, .. } = row;
     let &Row { wait, sync, places, metadata, launch, output, .. } = row;
-    ([lanes, threads, stages, stage_packs, producer_warps, slots], chunk, wait, sync, places, metadata, launch, output)
+    ([lanes, threads, stages, stage_packs, producer_warps, slots, copied], chunk, wait, sync, places, metadata, launch, output)
 }
 
 fn fields(provenance: &Provenance) -> [(&'static str, String); 11] {
