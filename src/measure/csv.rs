@@ -131,11 +131,11 @@ mod tests {
         assert_eq!(lines[0], format!("{},vs_nccl", COLUMNS.join(",")));
         assert_eq!(
             lines[1],
-            r#"all_reduce,2,1000,f32,sum,auto,"a,b",4,256,0,3,0,0,0,adaptive,,,,,,false,false,20,0,2,3,1,,2.5,0.5,0.5,0,2.5"#
+            r#"all_reduce,2,1000,f32,sum,auto,"a,b",4,256,0,3,0,0,0,0,adaptive,,,,,,false,false,20,0,2,3,1,,2.5,0.5,0.5,0,2.5"#
         );
         assert_eq!(
             lines[2],
-            "all_reduce,2,1000,f32,sum,nccl,nccl,0,0,0,0,0,0,0,,,,,,,false,false,20,0,5,7.5,2.5,,,0.2,0.2,,1"
+            "all_reduce,2,1000,f32,sum,nccl,nccl,0,0,0,0,0,0,0,0,,,,,,,false,false,20,0,5,7.5,2.5,,,0.2,0.2,,1"
         );
         assert_eq!(lines.len(), 3);
         results.rows = vec![Row { collective: Collective::AllGather, ..row(2, 1000, "auto", 2.0) }];

@@ -34,7 +34,7 @@ pub struct HeapLimits {
 }
 
 impl HeapLimits {
-    /// Defaults of a communicator of so many ranks: 125 MiB a rank for 5 to 8 GPUs, 177 MiB for 3 and 4, 201 MiB for 2, and little on
+    /// Defaults of a communicator of so many ranks: 127 MiB a rank for 5 to 8 GPUs, 197 MiB for 3 and 4, 201 MiB for 2, and little on
     /// the CPU device, where memory is touched by real cores.
     pub fn of(kind: DeviceKind, world_size: WorldSize) -> Self {
         match kind {
@@ -53,8 +53,13 @@ impl HeapLimits {
                 staging_bytes: if world_size.get() > 4 { 64 << 10 } else { 128 << 10 },
                 slot_bytes: if world_size.get() > 4 { 128 << 10 } else { 256 << 10 },
                 ring_slots: 2,
-                // WHY: behind the lanes of a ring of 104, two copies of 16 MiB.
-                copy_bytes: if world_size.get() > 4 { 2 << 20 } else { 20 << 20 },
+                // WHY: with the slots of the lanes behind a ring of 104, two copies of 16 MiB over three and four ranks. Over two, copies beside a
+                // ring are worth less, and what is promised is taken.
+                copy_bytes: match world_size.get() {
+                    ..=2 => 0,
+                    3..=4 => 20 << 20,
+                    _ => 2 << 20,
+                },
                 copies: 1024,
             },
             DeviceKind::Cpu => Self {

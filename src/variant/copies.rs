@@ -126,20 +126,24 @@ mod tests {
     use crate::measure::Bytes;
     use crate::memory::HeapLimits;
     use crate::types::{DType, ReduceOp, WorldSize};
-    use crate::variant::{Choice, Manifest, Request, Shape, Terrain, Transfer};
+    use crate::variant::{Choice, Manifest, Request, Shape, Terrain};
 
-    fn plan(ranks: u32, request: &Request, chunk: u64, output: Output) -> Plan {
+    fn plan(name: &str, ranks: u32, request: &Request, shape: Shape) -> Plan {
         let world_size = WorldSize::new(ranks).unwrap();
         let limits = HeapLimits { copies: 64, ..HeapLimits::of(DeviceKind::Cpu, world_size) };
         let (layout, _) = limits.layout(world_size).unwrap();
         let terrain = Terrain::of(DeviceKind::Cpu, world_size, &layout, "cpu");
-        let variant = Manifest::embedded().enabled().find(|spec| spec.transfer == Transfer::CopyEngine).unwrap();
-        let shape = Shape { chunk: Some(Bytes(chunk)), output: Some(output), ..Shape::default() };
+        let variant = Manifest::embedded().get(name).unwrap();
         Plan::new(&terrain, request, &Choice { variant: Arc::clone(variant), shape }).unwrap()
     }
 
+    /// All bytes in copies of at most `chunk`.
+    fn in_chunks(chunk: u64, output: Output) -> Shape {
+        Shape { chunk: Some(Bytes(chunk)), output: Some(output), ..Shape::default() }
+    }
+
     proptest! {
-        /// Each step of all ranks together moves every byte once, and a shard begins at the rank that the model says.
+        /// Each step of all ranks together moves every byte that copies carry once, and a shard begins at the rank that the model says.
         #[test]
         fn every_step_moves_every_byte_once(
             ranks in 2u32..=8,
@@ -147,14 +151,29 @@ mod tests {
             dtype in proptest::sample::select(DType::ALL.iter().copied().filter(|dtype| !dtype.is_fp8()).collect::<Vec<_>>()),
             chunk in (1u64..20).prop_map(|lines| lines * LINE_BYTES),
             output in proptest::sample::select(Output::ALL),
+            copied in proptest::option::of(proptest::sample::select(&[4, 6, 8, 10])),
         ) {
+            let output = if copied.is_some() { Output::Staged } else { output };
             let request = Request { count, dtype, op: ReduceOp::Sum, registered: output != Output::Staged };
-            let plan = plan(ranks, &request, chunk, output);
+            let plan = match copied {
+                Some(_) => plan("ring_with_copies", ranks, &request, Shape { copied, ..Shape::default() }),
+                None => plan("ring_copy_engine", ranks, &request, in_chunks(chunk, output)),
+            };
+            let Copied { sixteenths, chunk_bytes, slots, first_slot, .. } = plan.copied;
+            prop_assert!(sixteenths == copied.unwrap_or(16) || plan.lanes == 1 && sixteenths == 0);
             let size = dtype.size_bytes() as u64;
             for (first, elements) in plan.pieces(count) {
                 let all: Vec<Vec<Copy>> = (0..ranks).map(|rank| plan.copies(elements, Rank(rank)).collect()).collect();
                 let steps = u64::from(2 * ranks - 2);
                 let rounds = all[0].len() as u64 / steps;
+                if sixteenths == 0 {
+                    prop_assert_eq!(rounds, 0);
+                    continue;
+                }
+                let before = (plan.packs(elements) - plan.copied_packs(elements)) * PACK_BYTES;
+                let wanted = plan.packs(elements) * PACK_BYTES * u64::from(16 - sixteenths) / 16;
+                // The kernel's part is whole lines.
+                prop_assert!(before <= wanted && wanted < before + LINE_BYTES && before % LINE_BYTES == 0);
                 prop_assert!(all.iter().all(|copies| copies.len() as u64 == rounds * steps && copies.len() <= 64));
                 for step in 0..steps {
                     let of_step = |copy: &&Copy| copy.index / rounds == step;
@@ -164,7 +183,7 @@ mod tests {
                         .filter(|(_, bytes, _)| *bytes > 0)
                         .collect();
                     moved.sort_unstable();
-                    let end = moved.iter().try_fold(0, |end, &(offset, bytes, _)| (offset == end).then_some(offset + bytes));
+                    let end = moved.iter().try_fold(before, |end, &(offset, bytes, _)| (offset == end).then_some(offset + bytes));
                     prop_assert_eq!(end, Some(elements * size), "step {}", step);
                     for (offset, bytes, rank) in moved {
                         for element in [offset / size, (offset + bytes - 1) / size] {
@@ -174,10 +193,10 @@ mod tests {
                     }
                 }
                 for copy in all.iter().flatten() {
-                    prop_assert!(copy.bytes <= chunk);
+                    prop_assert!(copy.bytes <= u64::from(chunk_bytes));
                     let is_result = copy.index / rounds + 1 >= u64::from(ranks);
                     let has_slot = output == Output::Staged || output == Output::Direct && !is_result;
-                    prop_assert_eq!(copy.slot, has_slot.then(|| copy.index % u64::from(plan.slots) * chunk));
+                    prop_assert_eq!(copy.slot, has_slot.then(|| first_slot + copy.index % u64::from(slots) * u64::from(chunk_bytes)));
                     prop_assert_eq!(copy.source == Source::Input, copy.index < rounds);
                 }
             }
@@ -187,10 +206,10 @@ mod tests {
     #[test]
     fn nobody_to_copy_to_means_no_copies() {
         let request = Request { count: 1 << 20, dtype: DType::F32, op: ReduceOp::Sum, registered: false };
-        let alone = plan(1, &request, 4096, Output::Staged);
+        let alone = plan("ring_copy_engine", 1, &request, in_chunks(4096, Output::Staged));
         assert_eq!((alone.pieces(request.count).count(), alone.copies(request.count, Rank(0)).count()), (1, 0));
-        let several = plan(2, &request, 4096, Output::Staged);
-        // 32 rounds of two chunks a launch.
-        assert_eq!((several.pieces(request.count).count(), several.slots), (4 << 20 >> 18, 32));
+        let several = plan("ring_copy_engine", 2, &request, in_chunks(4096, Output::Staged));
+        // 32 rounds of two chunks a launch; slots of 32 chunks in lanes, and of 4 behind them.
+        assert_eq!((several.pieces(request.count).count(), several.copied.slots), (4 << 20 >> 18, 36));
     }
 }

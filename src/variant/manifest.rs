@@ -200,10 +200,7 @@ impl Manifest {
                 return Err(wrong(&spec.name, "disabled without disabled_because".into()));
             }
             if spec.transfer.has_copies() != (spec.capacity == Capacity::Copies) {
-                return Err(wrong(
-                    &spec.name,
-                    "a transfer by copies and capacity = \"copies\" go together".into(),
-                ));
+                return Err(wrong(&spec.name, "a transfer by copies and capacity = \"copies\" go together".into()));
             }
             for row in &spec.tuning {
                 spec.takes(&row.shape).map_err(|error| wrong(&spec.name, error.to_string()))?;

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use super::arch::dtype_runs_on;
+use super::copies::Copied;
 use super::kernel::KernelKey;
 use super::properties::{Mailbox, Transfer};
 use super::request::{Choice, Request};
-use super::copies::Copied;
 use super::room::{Held, LaunchRoom, check_room, copy_lanes, copy_region, landing_chunk, most_chunk, slot_region};
 use super::shape::{Lanes, Shape};
 use super::share::whole_lines;

@@ -98,7 +98,8 @@ impl LaunchRoom {
                 let rounds = layout.copy_count.checked_div(2 * shards - 2).filter(|_| copied_sixteenths > 0);
                 // A line more may be copied, so that both parts begin with one.
                 let bytes = rounds.map_or(u64::MAX, |rounds| {
-                    let copied = rounds * shards * copy_chunk_bytes - if copied_sixteenths < 16 { LINE_BYTES } else { 0 };
+                    let copied =
+                        rounds * shards * copy_chunk_bytes - if copied_sixteenths < 16 { LINE_BYTES } else { 0 };
                     whole_lines(copied * 16 / u64::from(copied_sixteenths))
                 });
                 (bytes, u64::MAX, shards)

@@ -215,7 +215,16 @@ impl<'a> Comparison<'a> {
 fn shape(row: &Row) -> impl PartialEq + use<> {
     let &Row { lanes, threads, chunk, stages, stage_packs, producer_warps, slots, copied, .. } = row;
     let &Row { wait, sync, places, metadata, launch, output, .. } = row;
-    ([lanes, threads, stages, stage_packs, producer_warps, slots, copied], chunk, wait, sync, places, metadata, launch, output)
+    (
+        [lanes, threads, stages, stage_packs, producer_warps, slots, copied],
+        chunk,
+        wait,
+        sync,
+        places,
+        metadata,
+        launch,
+        output,
+    )
 }
 
 fn fields(provenance: &Provenance) -> [(&'static str, String); 11] {
