@@ -7,7 +7,7 @@ use super::copies::Copied;
 use super::kernel::KernelKey;
 use super::properties::{Mailbox, Transfer};
 use super::request::{Choice, Request};
-use super::room::{Held, LaunchRoom, check_room, copy_lanes, copy_region, landing_chunk, most_chunk, slot_region};
+use super::room::{Held, LaunchRoom, check_room, landing_chunk, most_chunk};
 use super::shape::{Lanes, Shape};
 use super::share::whole_lines;
 use super::terrain::Terrain;
@@ -117,22 +117,18 @@ impl Plan {
         let mailbox_bytes = if sentinel { layout.sentinel_bytes } else { layout.ll_bytes };
         let launch_per_step = launching == Launching::PerStep;
         let shards = if spec.collective == Collective::AllReduce { world } else { 1 };
-        let (copied_sixteenths, copy_chunk_bytes) = match spec.transfer {
-            Transfer::Kernel => (0, 0),
-            Transfer::CopyEngine => (16, chunk_bytes),
-            Transfer::Both if world == 1 || most_lanes == 1 => (0, 0),
-            // Two slots, so that one is filled while one is reduced.
-            Transfer::Both => (shape.copied.unwrap_or(8), whole_lines(copy_region(layout, most_lanes) / 2)),
+        let sixteenths = match spec.transfer {
+            Transfer::Kernel => 0,
+            Transfer::CopyEngine => 16,
+            Transfer::Both => shape.copied.unwrap_or(8),
         };
-        let room = LaunchRoom {
-            shards,
-            mailbox_bytes,
-            most_lanes,
-            chunk_bytes,
-            launch_per_step,
-            copied_sixteenths,
-            copy_chunk_bytes,
+        let copied = |lanes| match kernel.output {
+            Output::Landing => Copied { slots: 0, ..Copied::all(lanes, chunk_bytes, layout) },
+            _ if spec.transfer == Transfer::CopyEngine => Copied::all(lanes, chunk_bytes, layout),
+            _ => Copied::beside(if world > 1 { sixteenths } else { 0 }, lanes, layout),
         };
+        let room =
+            LaunchRoom { shards, mailbox_bytes, most_lanes, chunk_bytes, launch_per_step, copied: copied(most_lanes) };
         let Held { bytes: capacity_bytes, lane_bytes, lane_packs } = room.of(spec.capacity, layout);
         let piece_elements = capacity_bytes / element_bytes;
         let piece_bytes = request.count.min(piece_elements) * element_bytes;
@@ -141,28 +137,12 @@ impl Plan {
         let worthwhile = (piece_bytes.div_ceil(PACK_BYTES) * pack_threads).div_ceil(u64::from(threads) * lane_packs);
         let lanes = worthwhile.max(piece_bytes.div_ceil(lane_bytes)).clamp(1, u64::from(most_lanes)) as u32;
         let slots = shape.slots.unwrap_or(layout.ring_slots).min(layout.ring_slots);
+        // Fewer lanes leave copies more: what fits is not less.
+        let copied = copied(lanes);
         let slots = match spec.transfer {
-            Transfer::CopyEngine if kernel.output == Output::Landing => 0,
-            Transfer::CopyEngine => (slot_region(layout) / chunk_bytes) as u32,
-            Transfer::Kernel | Transfer::Both if spec.parameters.has_slots() => slots,
-            Transfer::Kernel | Transfer::Both => 0,
-        };
-        let copied = match spec.transfer {
-            Transfer::Kernel => Copied::NOTHING,
-            Transfer::CopyEngine => {
-                Copied { sixteenths: 16, lanes, chunk_bytes: chunk_bytes as u32, slots, first_slot: 0 }
-            }
-            Transfer::Both if copied_sixteenths == 0 || lanes == 1 => Copied::NOTHING,
-            Transfer::Both => {
-                let region = copy_region(layout, lanes);
-                Copied {
-                    sixteenths: copied_sixteenths,
-                    lanes: copy_lanes(lanes),
-                    chunk_bytes: copy_chunk_bytes as u32,
-                    slots: (region / copy_chunk_bytes) as u32,
-                    first_slot: slot_region(layout) - region,
-                }
-            }
+            Transfer::CopyEngine => copied.slots,
+            _ if spec.parameters.has_slots() => slots,
+            _ => 0,
         };
         let shared_bytes = kernel.shared_bytes();
         let chunk_bytes = chunk_bytes as u32;

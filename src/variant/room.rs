@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::copies::Copied;
 use super::manifest::VariantSpec;
 use super::parameters::MOST_THREADS;
 use super::properties::{Capacity, Transfer};
@@ -29,17 +30,6 @@ pub(super) fn slot_region(layout: &HeapLayout) -> u64 {
     layout.copies - layout.ring
 }
 
-/// Lanes, of so many, that reduce what copies bring.
-pub(super) fn copy_lanes(lanes: u32) -> u32 {
-    (lanes * 3 / 16).max(1)
-}
-
-/// Bytes of the slots of these lanes, and of all behind them.
-pub(super) fn copy_region(layout: &HeapLayout, lanes: u32) -> u64 {
-    let ring_lanes = u64::from(lanes - copy_lanes(lanes));
-    slot_region(layout) - ring_lanes * u64::from(layout.ring_slots) * layout.slot_bytes
-}
-
 /// The largest chunk: a lane's slot, or, for copies, half of all slots together, so that one is filled while one is reduced. What
 /// lands in outputs needs no slots.
 pub(super) fn most_chunk(spec: &VariantSpec, output: Option<Output>, layout: &HeapLayout) -> u64 {
@@ -65,9 +55,8 @@ pub(super) struct LaunchRoom {
     pub(super) mailbox_bytes: u64,
     pub(super) most_lanes: u32,
     pub(super) chunk_bytes: u64,
-    /// What copies carry of it, and in how large ones.
-    pub(super) copied_sixteenths: u32,
-    pub(super) copy_chunk_bytes: u64,
+    /// What copies carry of it.
+    pub(super) copied: Copied,
     /// Whether each step of a ring is a launch of its own.
     pub(super) launch_per_step: bool,
 }
@@ -83,7 +72,9 @@ pub(super) struct Held {
 
 impl LaunchRoom {
     pub(super) fn of(&self, capacity: Capacity, layout: &HeapLayout) -> Held {
-        let Self { shards, mailbox_bytes, chunk_bytes, copied_sixteenths, copy_chunk_bytes, .. } = *self;
+        let Self {
+            shards, mailbox_bytes, chunk_bytes, copied: Copied { sixteenths, chunk_bytes: copy_bytes, .. }, ..
+        } = *self;
         let lanes = u64::from(self.most_lanes);
         let (bytes, lane_bytes, lane_packs) = match capacity {
             Capacity::Mailbox => (mailbox_bytes, u64::MAX, 1),
@@ -95,12 +86,11 @@ impl LaunchRoom {
             Capacity::Steps => (u64::MAX, u64::MAX, 1),
             // One rank copies nothing.
             Capacity::Copies => {
-                let rounds = layout.copy_count.checked_div(2 * shards - 2).filter(|_| copied_sixteenths > 0);
+                let rounds = layout.copy_count.checked_div(2 * shards - 2).filter(|_| sixteenths > 0);
                 // A line more may be copied, so that both parts begin with one.
                 let bytes = rounds.map_or(u64::MAX, |rounds| {
-                    let copied =
-                        rounds * shards * copy_chunk_bytes - if copied_sixteenths < 16 { LINE_BYTES } else { 0 };
-                    whole_lines(copied * 16 / u64::from(copied_sixteenths))
+                    let copied = rounds * shards * u64::from(copy_bytes) - if sixteenths < 16 { LINE_BYTES } else { 0 };
+                    whole_lines(copied * 16 / u64::from(sixteenths))
                 });
                 (bytes, u64::MAX, shards)
             }
