@@ -69,6 +69,8 @@ impl Run {
         let (variants, pairs) = (self.variants(), self.pairs());
         let mut limits = small_limits();
         limits.ring_slots = self.ring_slots.unwrap_or(limits.ring_slots);
+        // Few slots are few for copies too.
+        limits.copy_bytes = if self.ring_slots.is_some() { 0 } else { limits.copy_bytes };
         limits.staging_bytes = self.cell_bytes.unwrap_or(limits.staging_bytes);
         limits.slot_bytes = self.cell_bytes.unwrap_or(limits.slot_bytes);
         let timeout = Options::from_env().unwrap().timeout;
