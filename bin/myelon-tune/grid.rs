@@ -41,7 +41,7 @@ impl Values {
                 threads: vec![64, 128, 256, 512],
                 chunk: kib(&[32, 64, 128, 256]),
                 stages: vec![1, 2, 3, 4],
-                copied: vec![4, 6, 8, 10],
+                copied: vec![4, 6, 7, 8],
                 wait: vec![Wait::Adaptive, Wait::Paired],
                 sync: SyncPolicy::ALL.to_vec(),
                 output: OUTPUTS.to_vec(),

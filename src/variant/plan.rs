@@ -120,7 +120,7 @@ impl Plan {
         let sixteenths = match spec.transfer {
             Transfer::Kernel => 0,
             Transfer::CopyEngine => 16,
-            Transfer::Both => shape.copied.unwrap_or(8),
+            Transfer::Both => shape.copied.unwrap_or(7),
         };
         let copied = |lanes| match kernel.output {
             Output::Landing => Copied { slots: 0, ..Copied::all(lanes, chunk_bytes, layout) },
