@@ -53,7 +53,7 @@ impl HeapLimits {
                 staging_bytes: if world_size.get() > 4 { 64 << 10 } else { 128 << 10 },
                 slot_bytes: if world_size.get() > 4 { 128 << 10 } else { 256 << 10 },
                 ring_slots: 2,
-                // WHY: with the slots of the lanes behind a ring of 104, two copies of 16 MiB over three and four ranks. Over two, copies beside a
+                // WHY: with the slots of the lanes behind a ring of 88, two copies of 20 MiB over three and four ranks. Over two, copies beside a
                 // ring are worth less, and what is promised is taken.
                 copy_bytes: match world_size.get() {
                     ..=2 => 0,

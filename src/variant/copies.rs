@@ -59,11 +59,11 @@ impl Copied {
 
     /// Beside a ring, which has the first of so many lanes, and their slots. Nothing where there is one lane.
     ///
-    /// 4x H200, 2026-11-27, 1 GiB over four ranks, p50 in microseconds: `ring` alone 4411; 6, 7, 8 of 16 in copies of 17 MiB, 24 of 128
-    /// lanes of 1024 threads 4326, 4307, 4521; of 512 threads 4341, 4409, 4664; 32 lanes of 1024 threads 4339, 4313, 4439. Four slots of
-    /// 16 MiB 4339, 4319, 4300, for 32 MiB more.
+    /// 4x H200, 2026-11-27, 1 GiB over four ranks, 128 lanes of 512 threads, p50 in microseconds: `ring` alone 4413. 6, 7, 8 of 16 in copies,
+    /// which have 3 of 16 lanes: 4341, 4409, 4664; 4 of 16 lanes: 4337, 4327, 4509; 5 of 16 lanes: 4346, 4317, 4438. Four slots of 16 MiB
+    /// for two, 3 of 16 lanes: 4349, 4325, 4303, for 32 MiB more. With 1024 threads, whose registers spill, 7 of 16: 4307 to 4313.
     pub(super) fn beside(sixteenths: u32, lanes: u32, layout: &HeapLayout) -> Self {
-        let own = (lanes * 3 / 16).max(1);
+        let own = (lanes * 5 / 16).max(1);
         if sixteenths == 0 || own == lanes {
             return Self::NOTHING;
         }
