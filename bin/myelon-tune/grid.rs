@@ -11,6 +11,8 @@ use crate::ground::Ground;
 
 /// Chunks that differ by this factor are no choice for the same variant.
 pub(crate) const FAR: u64 = 64;
+/// Parameters that tell shapes of a variant apart.
+const PARAMETERS: usize = 14;
 /// Ways of a result into the output, whether that is the input or not.
 const OUTPUTS: [Output; 2] = [Output::Staged, Output::Direct];
 
@@ -131,7 +133,7 @@ pub(crate) fn neighbours(choices: &[Choice], rivals: usize) -> Vec<Vec<usize>> {
     fn number<T>(value: Option<T>, of: impl Fn(T) -> u64) -> u64 {
         value.map_or(0, |value| of(value) + 1)
     }
-    let keys = |shape: &Shape| {
+    let keys = |shape: &Shape| -> [u64; PARAMETERS] {
         [
             number(shape.lanes, |lanes| lanes.most(0).into()),
             number(shape.threads, u64::from),
@@ -149,9 +151,9 @@ pub(crate) fn neighbours(choices: &[Choice], rivals: usize) -> Vec<Vec<usize>> {
             number(shape.output, |output| output as u64),
         ]
     };
-    let mut values: BTreeMap<&str, Vec<Vec<u64>>> = BTreeMap::new();
+    let mut values: BTreeMap<&str, [Vec<u64>; PARAMETERS]> = BTreeMap::new();
     for choice in choices {
-        let of_variant = values.entry(&choice.variant.name).or_insert_with(|| vec![Vec::new(); 13]);
+        let of_variant = values.entry(&choice.variant.name).or_default();
         for (known, key) in of_variant.iter_mut().zip(keys(&choice.shape)) {
             if let Err(place) = known.binary_search(&key) {
                 known.insert(place, key);

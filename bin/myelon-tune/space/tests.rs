@@ -30,7 +30,7 @@ fn the_manifests_shapes_come_first_and_everything_is_set() {
 
 /// A shape with every parameter that a row of a table sets.
 fn full() -> Shape {
-    let shape = "lanes = 1\nthreads = 32\nchunk = \"16\"\nstages = 2\nproducer_warps = 1\nslots = 2\nwait = \"spin\"\n\
+    let shape = "lanes = 1\nthreads = 32\nchunk = \"16\"\nstages = 2\nproducer_warps = 1\nslots = 2\ncopied = 4\nwait = \"spin\"\n\
                  sync = \"light\"\nplaces = \"coalesced\"\nmetadata = \"derived\"\nlaunch = \"persistent\"\n\
                  output = \"staged\"";
     toml::from_str(shape).unwrap()
@@ -60,6 +60,17 @@ fn neighbours_are_a_step_apart() {
     assert!(
         space.neighbours.iter().enumerate().all(|(a, near)| near.iter().all(|&b| space.neighbours[b].contains(&a)))
     );
+}
+
+#[test]
+fn every_parameter_has_neighbours() {
+    let space = space(vec![1 << 26], &[DType::F32], &["ring", "ring_with_copies", "low_latency"], false);
+    let are_near = |a: &str, b: &str| space.neighbours[place(&space, a)].contains(&place(&space, b));
+    let ring = "ring lanes=128 threads=512 chunk=128K slots=2 wait=adaptive sync=light launch=persistent";
+    assert!(are_near(&format!("{ring} output=staged"), &format!("{ring} output=direct")));
+    let copies = "ring_with_copies lanes=128 threads=512 chunk=128K slots=2";
+    assert!(are_near(&format!("{copies} copied=7"), &format!("{copies} copied=8")));
+    assert!(!are_near(&format!("{copies} copied=4"), &format!("{copies} copied=8")));
 }
 
 #[test]
