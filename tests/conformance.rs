@@ -118,7 +118,9 @@ fn rings_alone_have_no_more_lanes_than_their_option_says() {
     let options = Options { ring_lanes: Some(2), ..options() };
     on_ranks(asked_ranks().unwrap_or(2), &options, |communicator| {
         let bench = Bench::new(communicator, MOST_BYTES);
-        for (name, is_ring) in [("ring", true), ("ring_specialized", true), ("two_shot_push", false)] {
+        for (name, is_ring) in
+            [("ring", true), ("ring_specialized", true), ("ring_with_copies", true), ("two_shot_push", false)]
+        {
             let variant = Manifest::embedded().get(name).unwrap();
             let lanes = lanes_of_few_threads(&bench.communicator, variant);
             assert!(if is_ring { lanes == 2 } else { lanes > 2 }, "{name}: {lanes} lanes");

@@ -80,8 +80,8 @@ pub enum Fallback {
 impl Options {
     /// [`Options::ring_lanes`] of the backends of training code, unless the environment bounds lanes: a backward pass runs meanwhile.
     ///
-    /// 4x H200, 2026-11-27: 256 MiB beside a product of matrices take 1830 us with 64 and slow it 1.37 times, 2299 us and 1.76 times with
-    /// 128; alone 1166 and 1116 us. GPT-2 under DDP: a step 47.65 ms with 64, 47.70 with 128, NCCL 47.37.
+    /// 4x H200, 2026-11-27: 256 MiB beside a product of matrices take 1847 us with 64 and slow it 1.35 times, 2338 us and 1.75 times with
+    /// 128; alone 1160 and 1117 us. GPT-2 under DDP: a step 47.65 ms with 64, 47.70 with 128, NCCL 47.37.
     pub const RING_LANES_OF_TRAINING: u32 = 64;
 
     /// The defaults, changed by the environment. An empty variable counts as unset.

@@ -120,6 +120,27 @@ impl Dispatcher {
                 return Ok(Decision { choice: &row.choice, origin: Origin::Table(table, row) });
             }
         }
+        self.by_rule(collective, request)
+    }
+
+    /// What runs on a terrain for a request of any collective, and why: [`Dispatcher::choose_of`], but the rule's choice where a table's
+    /// is not worth taking there.
+    ///
+    /// Errors: as [`Dispatcher::choose_of`].
+    pub fn decide(
+        &self,
+        collective: Collective,
+        request: &Request,
+        terrain: &Terrain<'_>,
+    ) -> Result<(Choice, Origin<'_>)> {
+        let mut decision = self.choose_of(collective, request)?;
+        if matches!(decision.origin, Origin::Table(..)) && !terrain.suits(decision.choice) {
+            decision = self.by_rule(collective, request)?;
+        }
+        Ok((decision.on(terrain), decision.origin))
+    }
+
+    fn by_rule(&self, collective: Collective, request: &Request) -> Result<Decision<'_>> {
         let (choice, place) = self.rule.choose(&self.arch, self.ranks, collective, request)?;
         Ok(Decision { choice, origin: Origin::Rule(place) })
     }
@@ -133,9 +154,9 @@ impl Dispatcher {
         if decision.choice.variant.buckets {
             return Ok(Some(decision));
         }
-        let (choice, place) = self.rule.choose(&self.arch, self.ranks, Collective::AllReduce, request)?;
-        if choice.variant.buckets {
-            return Ok(Some(Decision { choice, origin: Origin::Rule(place) }));
+        let decision = self.by_rule(Collective::AllReduce, request)?;
+        if decision.choice.variant.buckets {
+            return Ok(Some(decision));
         }
         let supports = |choice: &&Choice| choice.variant.supports(request.dtype, request.op).is_ok();
         let last = self.for_buckets.iter().rev().find(supports);
@@ -165,6 +186,7 @@ impl Dispatcher {
 mod tests {
     use super::super::lane_table::tests::{row, section, table};
     use super::*;
+    use crate::memory::HeapLimits;
     use crate::types::{DType, ReduceOp};
 
     fn dispatcher(forced: Option<&str>, arch: &str, sentinel: bool) -> Dispatcher {
@@ -218,6 +240,32 @@ mod tests {
         let gather = dispatcher(Some("signal_all_gather"), "sm_90a", true);
         assert_eq!(decide(&gather, Collective::AllReduce).0, "one_shot_push");
         assert_eq!(decide(&gather, Collective::AllGather), ("signal_all_gather".to_owned(), "forced".to_owned()));
+    }
+
+    #[test]
+    fn copies_beside_a_ring_are_taken_in_all_of_their_lanes_only() {
+        let two = WorldSize::new(2).unwrap();
+        let copies = row(0, "ring_with_copies", 100);
+        let sections = vec![section(2, DTypeClass::Float, Buffers::Plain, vec![copies])];
+        let dispatcher = Dispatcher::new(None, Some(Arc::new(table(sections))), DeviceKind::Cuda, "sm_90a", two, true);
+        let (layout, _) = HeapLimits::of(DeviceKind::Cuda, two).layout(two).unwrap();
+        let request = Request { count: 1 << 26, dtype: DType::F32, op: ReduceOp::Sum, registered: false };
+        let all = Terrain::of(DeviceKind::Cuda, two, &layout, "sm_90a");
+        for (terrain, variant, from) in [
+            (all, "ring_with_copies", "the new table, the row from 0"),
+            (Terrain { ring_lanes: 100, ..all }, "ring_with_copies", "the new table, the row from 0"),
+            (Terrain { ring_lanes: 99, ..all }, "ring", "of the rule"),
+            (Terrain { value_operations: false, ..all }, "ring", "of the rule"),
+        ] {
+            let (choice, origin) = dispatcher.decide(Collective::AllReduce, &request, &terrain).unwrap();
+            assert_eq!(choice.variant.name, variant, "{terrain:?}");
+            assert!(origin.to_string().ends_with(from), "{origin}");
+        }
+        let forced = Choice::of(Manifest::embedded().get("ring_with_copies").unwrap());
+        let dispatcher = Dispatcher::new(Some(forced), None, DeviceKind::Cuda, "sm_90a", two, true);
+        let few = Terrain { ring_lanes: 8, ..all };
+        let (choice, _) = dispatcher.decide(Collective::AllReduce, &request, &few).unwrap();
+        assert_eq!(choice.variant.name, "ring_with_copies");
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! Where plans are made.
 
 use super::manifest::VariantSpec;
-use super::properties::Capacity;
+use super::properties::{Capacity, Transfer};
+use super::request::Choice;
+use super::shape::Lanes;
 use crate::abi::{HeapLayout, MAX_LANES};
 use crate::device::DeviceKind;
 use crate::types::WorldSize;
@@ -21,17 +23,37 @@ pub struct Terrain<'a> {
     pub arch: &'a str,
     /// Most lanes of what goes round a ring, unless it asks for its own.
     pub ring_lanes: u32,
+    /// Whether streams wait for words in memory, as copies need it.
+    pub value_operations: bool,
 }
 
 impl<'a> Terrain<'a> {
-    /// Where sentinels may be used, and rings have as many lanes as anything.
+    /// Where sentinels may be used, streams wait for words, and rings have as many lanes as anything.
     pub fn of(device: DeviceKind, world_size: WorldSize, layout: &'a HeapLayout, arch: &'a str) -> Self {
-        Self { device, world_size, layout, sentinel: true, arch, ring_lanes: MAX_LANES }
+        Self { device, world_size, layout, sentinel: true, arch, ring_lanes: MAX_LANES, value_operations: true }
     }
 
     /// Lanes that a variant may have which does not ask for more.
     pub(super) fn lanes_for(&self, spec: &VariantSpec) -> u32 {
         let lanes = self.layout.lane_count;
-        if spec.capacity == Capacity::Unbounded { lanes.min(self.ring_lanes) } else { lanes }
+        let is_ring = spec.capacity == Capacity::Unbounded || spec.transfer == Transfer::Both;
+        if is_ring { lanes.min(self.ring_lanes) } else { lanes }
+    }
+
+    /// Whether a choice that was measured elsewhere is worth taking here. Copies beside a ring are in all of their lanes only.
+    ///
+    /// 4x H200, 2026-11-27, 256 MiB in 128 and 64 lanes: `ring_with_copies` 1100 and 1251 us, `ring` 1117 and 1160
+    /// (results/4x-h200/overlap-4.json).
+    pub fn suits(&self, choice: &Choice) -> bool {
+        let spec = &choice.variant;
+        let keeps_lanes = match choice.shape.lanes {
+            Some(Lanes::UpTo(lanes)) => lanes <= self.lanes_for(spec),
+            Some(Lanes::BySize) | None => true,
+        };
+        match spec.transfer {
+            Transfer::Kernel => true,
+            Transfer::CopyEngine => self.value_operations,
+            Transfer::Both => self.value_operations && keeps_lanes,
+        }
     }
 }

@@ -49,8 +49,7 @@ impl Found<'_> {
 impl KernelEngine {
     /// What the communicator takes for a request of a collective, and why.
     pub(in crate::comm) fn choose(&self, collective: Collective, request: &Request) -> Result<(Choice, Origin<'_>)> {
-        let decision = self.dispatcher.choose_of(collective, request)?;
-        Ok((decision.on(&self.terrain()), decision.origin))
+        self.dispatcher.decide(collective, request, &self.terrain())
     }
 
     pub(super) fn terrain(&self) -> Terrain<'_> {
@@ -61,6 +60,7 @@ impl KernelEngine {
             sentinel: self.sentinel,
             arch: &self.arch,
             ring_lanes: self.ring_lanes,
+            value_operations: self.has_value_operations,
         }
     }
 
