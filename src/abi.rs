@@ -253,7 +253,7 @@ pub struct Args {
     pub copy_slots: u32,
     /// The rank whose input is broadcast.
     pub root: u32,
-    /// Lanes at the end of the grid whose CTAs reduce what copies bring, into slots of these lanes and of all that is behind them.
+    /// Lanes at the end of the grid whose CTAs reduce what copies bring; their slots, and all that is behind them, are those of copies.
     pub copy_lanes: u16,
     /// Not 0: the next launch of the stream may come up before the turn of this one; else at it.
     pub early: u16,

@@ -196,7 +196,7 @@ mod tests {
                 let before = (plan.packs(elements) - plan.copied_packs(elements)) * PACK_BYTES;
                 let wanted = plan.packs(elements) * PACK_BYTES * u64::from(16 - sixteenths) / 16;
                 // The kernel's part is whole lines.
-                prop_assert!(before <= wanted && wanted < before + LINE_BYTES && before % LINE_BYTES == 0);
+                prop_assert!(before <= wanted && wanted < before + LINE_BYTES && before.is_multiple_of(LINE_BYTES));
                 prop_assert!(all.iter().all(|copies| copies.len() as u64 == rounds * steps && copies.len() <= 64));
                 for step in 0..steps {
                     let of_step = |copy: &&Copy| copy.index / rounds == step;
