@@ -14,7 +14,7 @@ How it searches: the manifest's own shapes at every size, so that a search that 
 shapes at few sizes, and the best candidates of each are kept; then every size is searched from \
 those and their neighbours, the better half of them with more repeats; then, between every two sizes, what may \
 win at either, and between two winners both, until the boundary is known within 20 %, and right behind a size as well. Of candidates \
-within 1 % of the best the one that lasts is taken. Every candidate is verified before it is timed, and is out where a result is \
+within 1 % of the best the one that lasts is taken, without copies where there is one. Every candidate is verified before it is timed, and is out where a result is \
 wrong, a wait stalls, or the heap would be over the footprint. Times are of graph replays, of the slowest rank.
 
 A table has sections for plain buffers, which are any memory, and for registered ones: outputs in a window of \

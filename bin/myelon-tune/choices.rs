@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 
 use crate::log::Log;
-use crate::space::Space;
+use crate::space::{Entrant, Space};
 
 /// A choice stays for the next size where it is at most this much slower than the best there: kernels that differ by noise are
 /// not worth a compilation.
@@ -26,18 +26,28 @@ pub(crate) fn choices_before(space: &Space, log: &Log, class: usize, end: u64) -
     };
     let mut choices: Vec<(u64, usize)> = Vec::new();
     for (place, &(bytes, (best, best_us))) in sizes.iter().enumerate() {
-        let before = choices.last().map(|&(_, before)| before).filter(|&before| ties(before, sizes[place]));
+        // Those that are as good here, and as well known.
+        let known = log.count((class, bytes), best);
+        let equals = own(bytes).take_while(|&(_, us)| us <= TIE * best_us).map(|(entrant, _)| entrant);
+        let equals: Vec<_> = equals.filter(|&entrant| log.count((class, bytes), entrant) >= known).collect();
+        // WHY: a copy costs the host microseconds, which are not measured here, so it has to be worth more than a tie.
+        let has_lean = equals.iter().any(|&entrant| !has_copies(space, entrant));
+        let is_lean = |&entrant: &usize| !has_lean || !has_copies(space, entrant);
+        let before = choices.last().map(|&(_, before)| before);
+        let before = before.filter(|before| ties(*before, sizes[place]) && is_lean(before));
         let choice = before.unwrap_or_else(|| {
-            // Of those that are as good here, and as well known, what ties at the most sizes from here on; the fastest of several.
-            let known = log.count((class, bytes), best);
-            let equals = own(bytes).take_while(|&(_, us)| us <= TIE * best_us).map(|(entrant, _)| entrant);
-            let equals = equals.filter(|&entrant| log.count((class, bytes), entrant) >= known);
+            // What ties at the most sizes from here on; the fastest of several.
             let run = |entrant: usize| sizes[place..].iter().take_while(|&&size| ties(entrant, size)).count();
-            equals.min_by_key(|&entrant| Reverse(run(entrant))).unwrap_or(best)
+            let lean = equals.iter().copied().filter(is_lean);
+            lean.min_by_key(|&entrant| Reverse(run(entrant))).unwrap_or(best)
         });
         choices.push((bytes, choice));
     }
     choices
+}
+
+fn has_copies(space: &Space, entrant: usize) -> bool {
+    matches!(&space.entrants[entrant], Entrant::Myelon(choice) if choice.variant.transfer.has_copies())
 }
 
 #[cfg(test)]
@@ -47,12 +57,16 @@ mod tests {
     use super::*;
     use crate::fake::space;
 
-    /// What each of two shapes of the ring took at three sizes; and what is taken at each, 0 or 1.
-    fn taken(us: [[f32; 3]; 2]) -> Vec<usize> {
+    /// What each of two candidates took at three sizes: the first two of `variant` that stand for themselves, or the first of it and of
+    /// `other`; and what is taken at each, 0 or 1.
+    fn taken_of(variant: &str, other: &str, us: [[f32; 3]; 2]) -> Vec<usize> {
         let sizes = [64 << 20, 96 << 20, 128 << 20];
-        let space = space(sizes.to_vec(), &[DType::F32], &["ring"], false);
+        let space = space(sizes.to_vec(), &[DType::F32], &[variant, other], false);
         let own = |&entrant: &usize| sizes.iter().all(|&bytes| space.stand_in((0, bytes), entrant) == Some(entrant));
-        let entrants: Vec<_> = (0..space.entrants.len()).filter(own).take(2).collect();
+        let is_of = |entrant: usize, name: &str| matches!(&space.entrants[entrant], Entrant::Myelon(it) if it.variant.name == name);
+        let of = |name: &str| (0..space.entrants.len()).filter(own).filter(|&it| is_of(it, name)).collect::<Vec<_>>();
+        let first = of(variant)[0];
+        let entrants = [first, of(other).into_iter().find(|&it| it != first).unwrap()];
         let mut log = Log::default();
         for (&entrant, us) in entrants.iter().zip(us) {
             for (bytes, us) in sizes.into_iter().zip(us) {
@@ -61,6 +75,17 @@ mod tests {
         }
         let choices = choices(&space, &log, 0).into_iter();
         choices.map(|(_, entrant)| entrants.iter().position(|&it| it == entrant).unwrap()).collect()
+    }
+
+    fn taken(us: [[f32; 3]; 2]) -> Vec<usize> {
+        taken_of("ring", "ring", us)
+    }
+
+    #[test]
+    fn copies_have_to_be_worth_more_than_a_tie() {
+        let taken = |us| taken_of("ring", "ring_with_copies", us);
+        assert_eq!(taken([[100.5, 150.5, 200.5], [100.0, 150.0, 200.0]]), [0, 0, 0]);
+        assert_eq!(taken([[102.0, 150.5, 205.0], [100.0, 150.0, 200.0]]), [1, 0, 1]);
     }
 
     #[test]
