@@ -11,6 +11,7 @@
 //! | `collectives` | the functions that Myelon may take |
 //! | `exports` | the others that do more than forward |
 //! | `forward` | the functions that do not |
+//! | `profiling` | all of them by their second names |
 //! | `real` | the real NCCL: found, its functions by name |
 //! | `communicators` | the table beside the handles |
 //! | `attach` | how the ranks of a new communicator agree on using Myelon |
@@ -35,6 +36,7 @@ mod forward;
 mod group;
 mod guard;
 mod log;
+mod profiling;
 mod real;
 mod route;
 mod sequence;

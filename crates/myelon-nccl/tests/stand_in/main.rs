@@ -41,6 +41,16 @@ fn opened_by_path_it_is_the_same() {
 }
 
 #[test]
+fn a_tool_that_wraps_nccl_stands_before_it() {
+    let (wrapper, stand_in) = (rig::Built::get().wrapper(), stand_in());
+    let preloaded = format!("{}:{}", wrapper.display(), stand_in.display());
+    let ran = Run::preloaded(&["values"]).with("LD_PRELOAD", preloaded).run().well();
+    assert!(ran.output.contains("the tool saw 22 all-reduces"), "{}", ran.output);
+    assert_eq!(ran.counted("ncclAllReduce", "Myelon"), 16, "{}", ran.output);
+    assert_eq!(ran.calls("AllReduce").len(), 6, "{:#?}", ran.calls);
+}
+
+#[test]
 fn who_a_rank_is_only_nccl_says() {
     let ran = Run::preloaded(&["identity"]).run().well();
     assert!(ran.output.contains("the NCCL in use has no ncclCommGrow"), "{}", ran.output);

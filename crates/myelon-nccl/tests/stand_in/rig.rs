@@ -32,6 +32,7 @@ impl Built {
                 compile("nccl.cc", &fake, &["-shared", "-fPIC", "-Wl,-soname,libnccl.so.2"]);
                 let linked = [fake.to_str().unwrap(), "-Wl,-rpath,$ORIGIN", "-pthread", "-ldl"];
                 compile("ranks.cc", &scratch.path().join("linked"), &linked);
+                compile("wrapper.cc", &scratch.path().join("libwrapper.so"), &["-shared", "-fPIC"]);
                 compile("ranks.cc", &scratch.path().join("opener"), &["-DOPENED", "-pthread", "-ldl"]);
                 let scratch = scratch.keep();
                 if fs::rename(&scratch, &built.directory).is_err() {
@@ -52,14 +53,23 @@ impl Built {
         self.directory.join("linked")
     }
 
+    /// A tool that stands before NCCL's functions.
+    pub(crate) fn wrapper(&self) -> PathBuf {
+        self.directory.join("libwrapper.so")
+    }
+
     /// The program that opens a library by its path.
     pub(crate) fn opener(&self) -> PathBuf {
         self.directory.join("opener")
     }
 }
 
-const SOURCES: [&str; 3] =
-    [include_str!("../fake/nccl.h"), include_str!("../fake/nccl.cc"), include_str!("../fake/ranks.cc")];
+const SOURCES: [&str; 4] = [
+    include_str!("../fake/nccl.h"),
+    include_str!("../fake/nccl.cc"),
+    include_str!("../fake/wrapper.cc"),
+    include_str!("../fake/ranks.cc"),
+];
 
 fn compile(source: &str, output: &Path, flags: &[&str]) {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fake").join(source);
