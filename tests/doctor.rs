@@ -4,6 +4,9 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use myelon_ccl::WorldSize;
+use myelon_ccl::measure::Bytes;
+use myelon_ccl::table::{Buffers, DTypeClass, LaneTable};
 use serde_json::Value;
 
 /// Kernels are compiled once for all tests.
@@ -124,25 +127,31 @@ fn what_the_variables_choose_is_shown() {
     let shown = |settings: &[(&str, &str)]| {
         let examination = examined(&["--device", "cpu", "--no-trial"], settings, 0);
         let choices = examination["table"]["choices"].as_array().unwrap().clone();
+        let sizes: Vec<_> = choices.iter().map(|choice| choice["bytes"].as_u64().unwrap()).collect();
         let of =
             |part: &str| choices.iter().map(|choice| choice[part].as_str().unwrap().to_owned()).collect::<Vec<_>>();
-        (examination["table"]["lane_table"].as_str().unwrap().to_owned(), of("choice"), of("origin"))
+        (examination["table"]["lane_table"].as_str().unwrap().to_owned(), sizes, of("choice"), of("origin"))
     };
-    let (from, _, origins) = shown(&[]);
+    let (from, _, _, origins) = shown(&[]);
     assert!(
         from.starts_with("none for this machine") && origins.iter().all(|it| it.ends_with("of the rule")),
         "{origins:?}"
     );
-    let (from, choices, origins) = shown(&[("MYELON_LANE_TABLE", table), ("MYELON_MAX_LANES", "4")]);
+    let (from, sizes, choices, origins) = shown(&[("MYELON_LANE_TABLE", table), ("MYELON_MAX_LANES", "4")]);
     assert_eq!(from, format!("{table}, from MYELON_LANE_TABLE"));
-    // The largest messages have rows of copies beside a ring, which is taken in all of its lanes only.
-    let (bounded, others) = choices.split_at(4);
-    assert!(origins[..4].iter().all(|it| it.starts_with(&format!("{table}, the row from"))), "{origins:?}");
-    assert!(bounded.iter().all(|it| it.contains("lanes=4 ")), "{choices:?}");
-    assert!(origins[4..].iter().all(|it| it.ends_with("of the rule")), "{origins:?}");
-    assert!(!others.is_empty() && others.iter().all(|it| it == "ring"), "{choices:?}");
+    let rows = LaneTable::read(table.as_ref()).unwrap();
+    for ((bytes, choice), origin) in sizes.iter().zip(&choices).zip(&origins) {
+        let row = rows.choose(WorldSize::new(2).unwrap(), DTypeClass::Float, Buffers::Plain, *bytes).unwrap();
+        // Copies beside a ring are taken in all of their lanes only.
+        if row.choice.variant.name == "ring_with_copies" {
+            assert!(choice == "ring" && origin.ends_with("of the rule"), "{bytes} bytes: {choice}, {origin}");
+        } else {
+            assert_eq!(*origin, format!("{table}, the row from {}", Bytes(row.from)));
+            assert!(choice.starts_with(&format!("{} lanes=4 ", row.choice.variant.name)), "{bytes} bytes: {choice}");
+        }
+    }
     let forced = [("MYELON_VARIANT", "ring"), ("MYELON_LANES", "3"), ("MYELON_LANE_TABLE", table)];
-    let (_, choices, origins) = shown(&forced);
+    let (_, _, choices, origins) = shown(&forced);
     assert!(choices.iter().all(|it| it == "ring lanes=3"), "{choices:?}");
     assert!(origins.iter().all(|it| it == "MYELON_VARIANT"), "{origins:?}");
 }
