@@ -121,7 +121,7 @@
 //! An all-reduce can be captured into a CUDA graph and replayed once its kernels are prepared; an unprepared one is an error
 //! inside a capture. All counters live in device memory, so a replay is a new operation. Every rank replays the same graphs in
 //! the same order. A replay is ordered with what is on other streams by the caller: one operation of a communicator at a time.
-//! The communicator does not know of replays: the caller drops it once they have ended. While the stream of its last operation is
+//! A drop waits for replays that were launched before it, and none is launched after. While the stream of its last operation is
 //! being captured, an operation on another stream may be an error: it could not wait for that one. A window that a captured
 //! operation names is dropped after the graph's last replay has ended.
 //!

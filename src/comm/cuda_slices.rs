@@ -33,8 +33,8 @@ impl Communicator {
     ///
     /// Shape: equal lengths, on this rank's GPU.
     ///
-    /// Ordering: as [`Communicator::all_reduce`]. Where the call was captured, slices and communicator are kept until every
-    /// replay has ended: neither knows of replays.
+    /// Ordering: as [`Communicator::all_reduce`]. Where the call was captured, the slices are kept until every
+    /// replay has ended, for they do not know of replays, and the communicator until every replay was launched.
     ///
     /// Errors: [`Error::InvalidArgument`] when they are not; otherwise as [`Communicator::all_reduce`].
     pub fn all_reduce_slice<T: Element>(

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::Communicator;
 use super::engine::Engine;
+use crate::device::handles::Event;
 use crate::device::{DevicePtr, StreamHandle};
 use crate::error::{Error, Result};
 
@@ -98,21 +99,60 @@ impl Communicator {
         }
     }
 
+    /// An event behind everything that this process has on the rank's device now, where operations of this communicator were captured:
+    /// once it is reached, the replays launched so far have ended. None where no operation was, or the driver is older than 12.5.
+    ///
+    /// While any stream of the device is being captured this is an error, and the driver ends that capture.
+    pub fn mark_replays(&self) -> Result<Option<Event>> {
+        match *self.engine {
+            Engine::Kernels(_) => self.order.mark_replays(),
+            // It knows of replays itself.
+            Engine::Nccl(_) => Ok(None),
+        }
+    }
+
     /// Waits a bounded time for this rank's kernels to end; false if they did not.
     pub(super) fn drain(&self, patience: Duration) -> bool {
-        let end = Instant::now() + patience;
-        while !self.order.is_idle() {
-            if Instant::now() >= end {
-                return false;
-            }
-            std::thread::sleep(Duration::from_micros(200));
-        }
-        true
+        within(patience, || self.order.is_idle())
     }
+
+    /// Waits a bounded time for replays, and stops those that take longer; false if the device still has work that may be theirs.
+    fn drain_replays(&self) -> bool {
+        let Engine::Kernels(kernels) = &*self.engine else { return true };
+        let mark = match self.mark_replays() {
+            Ok(Some(mark)) => mark,
+            Ok(None) => return true,
+            Err(error) => {
+                tracing::warn!(rank = self.rank().0, %error, "replays of graphs, if any runs, are not waited for");
+                return true;
+            }
+        };
+        // A dead context: nothing runs there any more.
+        let is_reached = || mark.is_reached().unwrap_or(true);
+        within(DRAIN_PATIENCE, is_reached) || {
+            // WHY: on this rank alone: it may be other work of the program that takes so long, and then all operations have ended.
+            kernels.watch().abort("the communicator was dropped while replays of its graphs were running");
+            within(STOP_PATIENCE, is_reached)
+        }
+    }
+}
+
+/// Looks until something is so, for a bounded time; whether it is.
+fn within(patience: Duration, is_so: impl Fn() -> bool) -> bool {
+    let end = Instant::now() + patience;
+    while !is_so() {
+        if Instant::now() >= end {
+            return false;
+        }
+        std::thread::sleep(Duration::from_micros(200));
+    }
+    true
 }
 
 /// How long a drop waits for operations that were queued, and then for them to obey the abort word.
 pub(super) const DRAIN_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a drop waits for replays to obey the abort word.
+const STOP_PATIENCE: Duration = Duration::from_secs(1);
 /// How long a drop waits for the peers to say goodbye.
 const LEAVE_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -130,8 +170,17 @@ impl Drop for Communicator {
                 return;
             }
         }
+        let replays_ended = self.drain_replays();
         // Peers may still load from our heap: it is theirs too (SharedBlock), so nothing is freed under them.
         self.bootstrap.leave(LEAVE_PATIENCE);
+        if !replays_ended {
+            tracing::warn!(
+                rank = self.rank().0,
+                "work that was queued before the communicator was dropped still runs on the device, replays of its graphs perhaps: \
+                 keeping its heap; wait for them before the drop"
+            );
+            return;
+        }
         // SAFETY: dropped once, here; nothing uses it afterwards.
         unsafe { ManuallyDrop::drop(&mut self.engine) }
     }

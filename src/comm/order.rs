@@ -106,6 +106,15 @@ impl Order {
         Ok(())
     }
 
+    /// As [`super::Communicator::mark_replays`].
+    pub(super) fn mark_replays(&self) -> Result<Option<Event>> {
+        if self.state().captured.is_none() {
+            return Ok(None);
+        }
+        let event = Event::new(&self.device)?;
+        Ok(event.record_everything()?.then_some(event))
+    }
+
     /// Whether the last operation is known to have ended. Replays of graphs are not known here.
     pub(super) fn is_idle(&self) -> bool {
         // WHY: without waiting for the lock: an operation that is being queued may be held up by the queue, and whoever asks here may

@@ -65,6 +65,11 @@ impl Event {
         self.device.record_event(self.handle, stream)
     }
 
+    /// Marks the current end of all work of this process on the device; false where the driver cannot.
+    pub fn record_everything(&self) -> Result<bool> {
+        self.device.record_everything(self.handle)
+    }
+
     /// Makes later work of `stream` wait for the last record.
     pub fn hold(&self, stream: StreamHandle) -> Result<()> {
         self.device.wait_event(stream, self.handle)

@@ -301,6 +301,10 @@ pub trait Device: Send + Sync + fmt::Debug {
     /// Marks the current end of a stream.
     fn record_event(&self, event: EventHandle, stream: StreamHandle) -> Result<()>;
 
+    /// Marks the current end of everything that this process has queued on the device, replays of graphs included. False where the
+    /// driver cannot. A stream that is being captured makes it fail, and on a GPU loses its capture.
+    fn record_everything(&self, event: EventHandle) -> Result<bool>;
+
     /// Makes later work of `stream` wait for the event's last record. A never recorded event holds nothing up.
     fn wait_event(&self, stream: StreamHandle, event: EventHandle) -> Result<()>;
 

@@ -50,6 +50,35 @@ fn a_stream_waits_for_an_event_of_another() {
     }
 }
 
+/// On another stream than the kernel's, which a graph holds.
+#[test]
+fn an_event_behind_everything_waits_for_replays() {
+    let Some(bench) = Bench::new() else { return };
+    let device = &bench.device;
+    bench.clear();
+    device.synchronize_stream(bench.stream).unwrap();
+    device.begin_capture(bench.stream).unwrap();
+    bench.add(1.0, Duration::from_millis(200), SHAPE);
+    let graph = device.end_capture(bench.stream).unwrap();
+    let (event, other) = (device.create_event().unwrap(), device.create_stream().unwrap());
+    device.launch_graph(graph, bench.stream).unwrap();
+    if device.record_everything(event).unwrap() {
+        assert!(!device.event_is_reached(event).unwrap(), "the kernel takes 200 ms");
+        device.wait_event(other, event).unwrap();
+        assert_eq!(read(device, bench.data, other), vec![1.0; COUNT as usize]);
+        assert!(device.event_is_reached(event).unwrap() && device.stream_is_idle(bench.stream).unwrap());
+    } else {
+        eprintln!("the driver is older than CUDA 12.5");
+    }
+    device.synchronize_stream(bench.stream).unwrap();
+    // SAFETY: all of this device, and idle.
+    unsafe {
+        device.destroy_graph(graph);
+        device.destroy_event(event);
+        device.destroy_stream(other);
+    }
+}
+
 #[test]
 fn a_graph_replays_what_was_captured() {
     let Some(bench) = Bench::new() else { return };

@@ -1,11 +1,12 @@
 //! Operations captured into graphs.
 
-use std::sync::Barrier;
+use std::sync::{Arc, Barrier};
+use std::time::{Duration, Instant};
 
 use myelon_ccl::variant::{Choice, Request};
 use myelon_ccl::{DType, Operation, ReduceOp};
 
-use crate::rig::{ELEMENTS, SHORT, SOON, culprits_of, on_rigs, variants, with_timeout};
+use crate::rig::{ELEMENTS, Rig, SHORT, SOON, culprits_of, on_rigs, variants, with_timeout};
 use crate::support::{devices, on_ranks};
 
 #[test]
@@ -82,6 +83,49 @@ fn what_the_options_prepare_can_be_captured_at_once() {
             let graph = graph.unwrap();
             graph.launch(&stream).unwrap();
             communicator.synchronize(handle).unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_drop_waits_for_replays_that_were_launched_before() {
+    on_rigs(&devices(2), &with_timeout(Duration::ZERO), &variants()[0], |rig| {
+        let graph = rig.stream.capture(|| rig.issue(ELEMENTS, DType::F32)).unwrap();
+        rig.fill(7);
+        rig.stream.synchronize().unwrap();
+        // Later than the first look for waits in vain.
+        const LATE: Duration = Duration::from_millis(400);
+        if rig.rank().0 == 1 {
+            std::thread::sleep(LATE);
+        }
+        graph.launch(&rig.stream).unwrap();
+        let (began, is_early) = (Instant::now(), rig.rank().0 == 0);
+        let Rig { communicator, stream, output, input, .. } = rig;
+        let device = Arc::clone(communicator.device());
+        drop(communicator);
+        assert!(!is_early || began.elapsed() > LATE / 2, "rank 0 left while its replay waited for rank 1");
+        assert!(device.stream_is_idle(stream.handle()).unwrap());
+        let mut seen = vec![0; 4 * ELEMENTS as usize];
+        output.download(&mut seen, &stream).unwrap();
+        assert_eq!(seen[..4], (701f32 + 702f32).to_le_bytes());
+        drop(input);
+    });
+}
+
+#[test]
+fn a_drop_stops_a_replay_that_waits_for_a_peer_for_ever() {
+    let done = Barrier::new(2);
+    on_rigs(&devices(2), &with_timeout(Duration::ZERO), &variants()[0], |rig| {
+        let graph = rig.stream.capture(|| rig.issue(ELEMENTS, DType::F32)).unwrap();
+        if rig.rank().0 == 0 {
+            graph.launch(&rig.stream).unwrap();
+            let Rig { communicator, stream, input: _input, output: _output, .. } = rig;
+            let device = Arc::clone(communicator.device());
+            drop(communicator);
+            assert!(device.stream_is_idle(stream.handle()).unwrap());
+            done.wait();
+        } else {
+            done.wait();
         }
     });
 }

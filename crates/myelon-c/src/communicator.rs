@@ -106,7 +106,8 @@ pub unsafe extern "C" fn myelonCommSplit(
 
 /// Ends a communicator: waits a bounded time for its last operations, ends what still runs then, and says goodbye to the peers.
 /// Never waits longer than some seconds. NULL is fine; a handle that was destroyed before, or that another thread still uses, is
-/// undefined behaviour. Replays of graphs that hold an operation of it have ended before.
+/// undefined behaviour. Replays of graphs that hold an operation of it count as operations: they were launched before, and for them it waits
+/// until everything that the process queued on the GPU has ended; no stream of the GPU is being captured then.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn myelonCommDestroy(comm: myelonComm_t) -> myelonStatus_t {
     guard("myelonCommDestroy", || {

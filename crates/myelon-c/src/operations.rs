@@ -38,8 +38,8 @@ pub struct myelonOperation_t {
 ///
 /// Queued on the stream, after the operation before it on the same communicator, whatever stream that was on; the result is there
 /// when the stream has passed it. The stream exists until myelonCommSynchronize on it, or the next operation, has returned. It may
-/// be capturing a graph, if the data type and operator were prepared: a replay is then an operation of its own, and every replay
-/// has ended before a buffer is freed or the communicator destroyed.
+/// be capturing a graph, if the data type and operator were prepared: a replay is then an operation of its own, which has
+/// ended before a buffer is freed, and was launched before the communicator is destroyed.
 ///
 /// The first use of a data type and operator that were not prepared compiles and loads kernels, and returns when all ranks have.
 ///

@@ -79,8 +79,12 @@ fn drop_bound(entry: Arc<Entry>) {
 
 /// Waits until what was queued has ended, as NCCL does: without a deadline, for the program may have queued hours of work before it.
 /// A fault or an abort ends it. Whether all is well then.
+/// Replays of graphs are waited for as well.
 fn settle(attached: &Attached) -> bool {
-    while !attached.communicator.is_idle() {
+    // Where they cannot be known, as in drivers before 12.5, the drop does what it can.
+    let replays = attached.communicator.mark_replays().ok().flatten();
+    let have_ended = || replays.as_ref().is_none_or(|mark| mark.is_reached().unwrap_or(true));
+    while !attached.communicator.is_idle() || !have_ended() {
         if attached.communicator.status().is_err() {
             return false;
         }

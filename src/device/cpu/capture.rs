@@ -28,7 +28,7 @@ pub(super) struct Graph {
 impl Graph {
     /// Runs the first branch on this thread and each other one on a thread of its own: a kernel may wait for another branch.
     pub(super) fn run(&self, site: &LaunchSite) {
-        let marks: Vec<Record> = (0..self.marks).map(|_| Record::default()).collect();
+        let marks: Vec<Record> = (0..self.marks).map(|_| Record::of(1)).collect();
         let marks = marks.as_slice();
         let run = move |branch: &[Step]| {
             for step in branch {

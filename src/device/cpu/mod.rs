@@ -290,6 +290,13 @@ impl Device for CpuDevice {
         self.events.get(event.0)?.record(&*self.stream(stream)?)
     }
 
+    fn record_everything(&self, event: EventHandle) -> Result<bool> {
+        let mut streams = self.streams.all();
+        streams.extend(locked(&self.default_stream).clone());
+        self.events.get(event.0)?.record_all(&streams)?;
+        Ok(true)
+    }
+
     fn wait_event(&self, stream: StreamHandle, event: EventHandle) -> Result<()> {
         self.events.get(event.0)?.hold(&self.stream(stream)?)
     }

@@ -113,30 +113,48 @@ fn wait_value(word: &AtomicU64, value: u64) {
     tsan::acquire(word);
 }
 
-/// One place in a stream that an event stands for, and when it was reached.
-#[derive(Debug, Default)]
+/// The places in streams that an event stands for, mostly one, and when the last of them was reached.
+#[derive(Debug)]
 pub(super) struct Record {
-    reached: Mutex<Option<Instant>>,
+    state: Mutex<Reach>,
     changed: Condvar,
 }
 
+#[derive(Debug)]
+struct Reach {
+    /// Places that were not reached yet.
+    missing: usize,
+    last: Instant,
+}
+
 impl Record {
-    /// When it was reached; `None` before.
+    /// Of so many places.
+    pub(super) fn of(places: usize) -> Self {
+        Self { state: Mutex::new(Reach { missing: places, last: Instant::now() }), changed: Condvar::new() }
+    }
+
+    /// When all were reached; `None` before.
     pub(super) fn reached(&self) -> Option<Instant> {
-        let reached = *locked(&self.reached);
+        let reached = {
+            let state = locked(&self.state);
+            (state.missing == 0).then_some(state.last)
+        };
         reached.inspect(|_| tsan::acquire(self))
     }
 
     pub(super) fn reach(&self) {
         // ORDER: against `wait` and `reached`.
         tsan::release(self);
-        *locked(&self.reached) = Some(Instant::now());
+        {
+            let mut state = locked(&self.state);
+            *state = Reach { missing: state.missing - 1, last: Instant::now() };
+        }
         self.changed.notify_all();
     }
 
     /// As long as the work before the record takes; kernels have deadlines of their own.
     pub(super) fn wait(&self) {
-        let guard = self.changed.wait_while(locked(&self.reached), |reached| reached.is_none());
+        let guard = self.changed.wait_while(locked(&self.state), |state| state.missing > 0);
         drop(guard.unwrap_or_else(PoisonError::into_inner));
         tsan::acquire(self);
     }

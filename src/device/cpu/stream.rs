@@ -113,12 +113,22 @@ impl Event {
         *recorded = match &*locked(&stream.capture) {
             Some(part) => Recorded::Captured(part.mark()?),
             None => {
-                let record = Arc::new(Record::default());
+                let record = Arc::new(Record::of(1));
                 stream.queue.push(Item::Record(Arc::clone(&record)))?;
                 Recorded::Run(record)
             }
         };
         Ok(())
+    }
+
+    /// Marks the current end of all these streams together.
+    pub(super) fn record_all(&self, streams: &[Arc<Stream>]) -> Result<()> {
+        for stream in streams {
+            stream.refuse_while_capturing("marking the end of everything")?;
+        }
+        let record = Arc::new(Record::of(streams.len()));
+        *locked(&self.recorded) = Recorded::Run(Arc::clone(&record));
+        streams.iter().try_for_each(|stream| stream.queue.push(Item::Record(Arc::clone(&record))))
     }
 
     /// Makes later work of the stream wait for the last record. A stream that waits for an event of a capture joins

@@ -39,6 +39,10 @@ impl<T> Table<T> {
         })
     }
 
+    pub(super) fn all(&self) -> Vec<Arc<T>> {
+        self.values.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
     pub(super) fn remove(&self, handle: u64) -> Option<Arc<T>> {
         self.values.write().unwrap_or_else(PoisonError::into_inner).remove(&handle)
     }

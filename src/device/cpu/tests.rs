@@ -151,6 +151,41 @@ fn kernels_of_two_streams_run_at_the_same_time() {
 }
 
 #[test]
+fn an_event_behind_everything_waits_for_every_stream() {
+    let bench = Bench::new();
+    let (append, meet) = (bench.load(APPEND), bench.load(MEET));
+    let (first, second, third) = (bench.stream(), bench.stream(), bench.stream());
+    let (device, words) = (&bench.device, bench.words(2, &first));
+    let (mine, go) = (words.address().0, words.address().offset(8).0);
+    let event = device.create_event().unwrap();
+    let graph = first
+        .capture(|| {
+            bench.launch(meet, ONE, &[mine, go, SPINS], &first);
+            Ok(())
+        })
+        .unwrap();
+    graph.launch(&first).unwrap();
+    assert!(device.record_everything(event).unwrap());
+    // Behind it.
+    device.wait_event(second.handle(), event).unwrap();
+    bench.launch(append, ONE, &[mine, 10, 5], &second);
+    third.synchronize().unwrap();
+    std::thread::sleep(Duration::from_millis(20));
+    assert!(!device.event_is_reached(event).unwrap());
+    // SAFETY: the words live in `words`; the kernel accesses them atomically.
+    unsafe { AtomicU64::from_ptr(go as *mut u64) }.store(1, Ordering::Release);
+    second.synchronize().unwrap();
+    assert!(device.event_is_reached(event).unwrap());
+    assert_eq!(read(&words, &first), [15, 1]);
+
+    device.begin_capture(third.handle()).unwrap();
+    assert!(device.record_everything(event).is_err());
+    device.end_capture(third.handle()).unwrap();
+    // SAFETY: of this device, and not used after this.
+    unsafe { device.destroy_event(event) };
+}
+
+#[test]
 fn events_order_streams_and_keep_time() {
     let bench = Bench::new();
     let (append, meet) = (bench.load(APPEND), bench.load(MEET));

@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 
 use cudarc::driver::CudaContext;
 use cudarc::driver::sys::{
-    self, CUevent, CUgraph, CUgraphNode, CUresult, CUstream, CUstreamCaptureMode, CUstreamCaptureStatus,
+    self, CUcontext, CUevent, CUgraph, CUgraphNode, CUresult, CUstream, CUstreamCaptureMode, CUstreamCaptureStatus,
 };
 
 use super::functions;
@@ -54,6 +54,7 @@ pub(crate) struct Driver {
     pub(crate) version: CudaVersion,
     elapsed: unsafe extern "C" fn(*mut f32, CUevent, CUevent) -> CUresult,
     capture_info: CaptureInfo,
+    record_everything: Option<RecordEverything>,
 }
 
 /// `cuStreamGetCaptureInfo_v2`: stream; status, number, graph, dependencies and their count.
@@ -65,6 +66,9 @@ type CaptureInfo = unsafe extern "C" fn(
     *mut *const CUgraphNode,
     *mut usize,
 ) -> CUresult;
+
+/// `cuCtxRecordEvent`, which drivers before 12.5 lack.
+type RecordEverything = unsafe extern "C" fn(CUcontext, CUevent) -> CUresult;
 
 /// The driver of this process.
 ///
@@ -106,7 +110,9 @@ fn open_driver() -> Result<Driver> {
     }
     // SAFETY: the type is that of the function. WHY: cudarc's bindings of CUDA 13 know its third form alone, which drivers before 12.3 lack.
     let capture_info = unsafe { functions::required(&found, c"cuStreamGetCaptureInfo_v2") }?;
-    Ok(Driver { version, elapsed: find_elapsed(&found)?, capture_info })
+    // SAFETY: likewise.
+    let record_everything = unsafe { functions::function(&found, c"cuCtxRecordEvent") };
+    Ok(Driver { version, elapsed: find_elapsed(&found)?, capture_info, record_everything })
 }
 
 /// WHY: cudarc's bindings of CUDA 13 know cuEventElapsedTime_v2 alone, which drivers before 12.8 lack.
@@ -130,6 +136,16 @@ impl Driver {
         // SAFETY: the events are the caller's promise; the result goes to a local.
         check("cuEventElapsedTime", unsafe { (self.elapsed)(&mut milliseconds, start, end) })?;
         Ok(milliseconds)
+    }
+
+    /// Puts an event behind everything that a context holds; false where the driver cannot.
+    ///
+    /// # Safety
+    /// The event exists and belongs to the context, which is a primary one.
+    pub(crate) unsafe fn record_everything(&self, context: CUcontext, event: CUevent) -> Result<bool> {
+        let Some(record) = self.record_everything else { return Ok(false) };
+        // SAFETY: the caller's promise.
+        check("cuCtxRecordEvent", unsafe { record(context, event) }).map(|()| true)
     }
 
     /// What a stream is captured in, by number; an invalidated capture lasts until it is ended.

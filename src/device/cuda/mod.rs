@@ -237,6 +237,10 @@ impl Device for CudaDevice {
         stream::record(&self.context, event, stream)
     }
 
+    fn record_everything(&self, event: EventHandle) -> Result<bool> {
+        stream::record_everything(&self.context, event)
+    }
+
     fn wait_event(&self, stream: StreamHandle, event: EventHandle) -> Result<()> {
         stream::wait(&self.context, stream, event)
     }

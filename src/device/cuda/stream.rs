@@ -147,6 +147,12 @@ pub(super) fn record(context: &Context, event: EventHandle, stream: StreamHandle
     unsafe { driver_call!(cuEventRecord(raw_event(event), raw(stream))) }
 }
 
+pub(super) fn record_everything(context: &Context, event: EventHandle) -> Result<bool> {
+    let _relaxed = context.bind_relaxed()?;
+    // SAFETY: the event exists, of this context: the common contract of the device's handles.
+    unsafe { context.driver.record_everything(context.inner().cu_ctx(), raw_event(event)) }
+}
+
 pub(super) fn wait(context: &Context, stream: StreamHandle, event: EventHandle) -> Result<()> {
     context.bind()?;
     // SAFETY: as above.
