@@ -13,14 +13,20 @@ pub const MIXED: &str = "mixed";
 /// Where two runs measured the same candidate in the same case, the newer run counts: never the faster. A merged
 /// provenance carries the newest date, and [`MIXED`] for a version or source hash that differs.
 ///
+/// A run that does not know a baseline's version joins the machine that has its numbers of ranks, where several differ in that version.
+///
 /// Ordering: machines with the newest run first; rows of newer runs first; the order of `runs` does not matter
 /// unless two have one date.
 pub fn by_machine(mut runs: Vec<Results>) -> Vec<Results> {
     runs.sort_by_key(|run| std::cmp::Reverse(run.provenance.date));
     let mut merged: Vec<Results> = Vec::new();
     for run in runs {
-        match merged.iter_mut().find(|other| other.provenance.is_same_machine(&run.provenance)) {
-            Some(newer) => absorb(newer, run),
+        let is_same = |other: &Results| other.provenance.is_same_machine(&run.provenance);
+        let has_its_ranks =
+            |other: &Results| other.rows.iter().any(|row| run.rows.iter().any(|its| its.ranks == row.ranks));
+        let place = merged.iter().position(|other| is_same(other) && has_its_ranks(other));
+        match place.or_else(|| merged.iter().position(is_same)) {
+            Some(place) => absorb(&mut merged[place], run),
             None => merged.push(run),
         }
     }
@@ -105,6 +111,17 @@ mod tests {
         assert_eq!(merged.provenance, Provenance { peers: torch.provenance.peers.clone(), ..expected });
         torch.provenance.driver = "another".into();
         assert_eq!(by_machine(vec![ours, torch]).len(), 2);
+    }
+
+    #[test]
+    fn what_knows_no_version_joins_those_with_as_many_ranks() {
+        let mut two = run("2026-01-03T00:00:00Z", "a", vec![row(2, 64, "auto", 1.0)]);
+        two.provenance.nccl = "2.29".into();
+        let four = run("2026-01-02T00:00:00Z", "a", vec![row(4, 64, "auto", 1.0)]);
+        let mut torch = run("2026-01-01T00:00:00Z", "a", vec![row(4, 64, "torch_symm_mem", 2.0)]);
+        torch.provenance.nccl = NOT_FOUND.into();
+        let merged = by_machine(vec![torch, four, two]);
+        assert_eq!(merged.iter().map(|run| run.rows.len()).collect::<Vec<_>>(), [1, 2]);
     }
 
     #[test]
