@@ -256,7 +256,8 @@ myelonStatus_t myelonCommSplit(myelonComm_t comm,
 
 // Ends a communicator: waits a bounded time for its last operations, ends what still runs then, and says goodbye to the peers.
 // Never waits longer than some seconds. NULL is fine; a handle that was destroyed before, or that another thread still uses, is
-// undefined behaviour. Replays of graphs that hold an operation of it have ended before.
+// undefined behaviour. Replays of graphs that hold an operation of it count as operations: they were launched before, and for them it waits
+// until everything that the process queued on the GPU has ended; no stream of the GPU is being captured then.
 myelonStatus_t myelonCommDestroy(myelonComm_t comm);
 
 // Ends every running and future operation of a communicator, on this rank at once and on its peers as soon as they hear of it.
@@ -307,8 +308,8 @@ myelonStatus_t myelonPrepare(myelonComm_t comm,
 //
 // Queued on the stream, after the operation before it on the same communicator, whatever stream that was on; the result is there
 // when the stream has passed it. The stream exists until myelonCommSynchronize on it, or the next operation, has returned. It may
-// be capturing a graph, if the data type and operator were prepared: a replay is then an operation of its own, and every replay
-// has ended before a buffer is freed or the communicator destroyed.
+// be capturing a graph, if the data type and operator were prepared: a replay is then an operation of its own, which has
+// ended before a buffer is freed, and was launched before the communicator is destroyed.
 //
 // The first use of a data type and operator that were not prepared compiles and loads kernels, and returns when all ranks have.
 //
