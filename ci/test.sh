@@ -2,7 +2,7 @@
 # Everything that can be tested on a machine without a GPU: every kernel runs here on the CPU device, and NVRTC
 # compiles it for the GPU's architectures. Brings what it needs, by package name.
 #
-#   ci/test.sh             every step, in order; fails if one of them failed
+#   ci/test.sh             every step, in order, while what they need is installed; fails if one of them failed
 #   ci/test.sh STEP...     these steps only
 #   ci/test.sh --list      the steps
 #
@@ -12,7 +12,9 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-steps=(nvrtc system nextest fmt house shell clippy clippy_mpi msrv deny doc tests doctests c nccl python torch perf tune browser mpi ddp)
+steps=(fmt house clippy msrv doc build nvrtc system nextest shell clippy_mpi deny tests doctests c nccl python torch perf tune browser mpi ddp)
+# The first step that needs what is installed: those before it run meanwhile.
+first_on_installed=nvrtc
 
 declare -A about=(
   [nvrtc]='NVRTC from pip, so that every kernel is compiled for GPUs too'
@@ -26,6 +28,7 @@ declare -A about=(
   [msrv]='no dependency needs a newer Rust than Cargo.toml says'
   [deny]='licences, duplicates and origins of all dependencies'
   [doc]='rustdoc, warnings are errors'
+  [build]='all tests and programs'
   [tests]='all tests'
   [doctests]='examples in the docs'
   [c]='the C library: its header is current, its symbols, C and C++ programs built with it'
@@ -205,6 +208,8 @@ build_all() { bounded 900 cargo test --workspace --no-run --quiet; }
 # The libraries of other languages, likewise: no test is linked with them.
 build_libraries() { bounded 900 cargo build --workspace --lib --tests --quiet; }
 
+step_build() { build_all; }
+
 step_tests() { tests_of myelon-ccl; }
 
 step_doctests() { bounded 600 cargo test --workspace --doc; }
@@ -246,9 +251,13 @@ package_tests() { (cd python/tests && bounded 900 "$python_venv/bin/python" -m p
 types_of_package() {
   if [[ ! -x $python_venv/bin/mypy ]]; then
     may_install || { echo 'types are not checked: needs pip install mypy'; return 0; }
-    bounded 120 "$python_venv/bin/pip" install --quiet --disable-pip-version-check mypy || { echo 'types are not checked: pip install mypy failed, see above'; return 0; }
+    bring_mypy || { echo 'types are not checked: pip install mypy failed, see above'; return 0; }
   fi
   (cd python && bounded 120 "$python_venv/bin/mypy" --cache-dir "$out/mypy" "$@")
+}
+
+bring_mypy() {
+  [[ -x $python_venv/bin/mypy ]] || bounded 120 "$python_venv/bin/pip" install --quiet --disable-pip-version-check mypy
 }
 
 step_python() {
@@ -320,7 +329,8 @@ find_browser() {
   done
 }
 
-step_browser() {
+# A browser, and what drives it.
+bring_browser() {
   local browser
   browser=$(find_browser)
   if [[ -z $browser ]]; then
@@ -328,16 +338,19 @@ step_browser() {
     export DEBIAN_FRONTEND=noninteractive
     bounded 180 apt-get update -qq || true
     bounded 300 apt-get install -y -qq --no-install-recommends chromium || skip 'apt-get install chromium failed, see above'
-    browser=$(find_browser)
-    [[ -n $browser ]] || skip 'chromium was installed and is not on PATH'
+    [[ -n $(find_browser) ]] || skip 'chromium was installed and is not on PATH'
   fi
   make_venv
   if ! "$venv/bin/python" -c 'import playwright' 2>/dev/null; then
     may_install || skip 'needs pip install playwright'
     bounded 180 "$venv/bin/pip" install --quiet --disable-pip-version-check playwright || skip 'pip install playwright failed, see above'
   fi
+}
+
+step_browser() {
+  bring_browser
   need_perf
-  bounded 120 "$venv/bin/python" tests/report_page/browser.py "$binaries/myelon-perf" results/2x-h100/graph-2.json "$browser"
+  bounded 120 "$venv/bin/python" tests/report_page/browser.py "$binaries/myelon-perf" results/2x-h100/graph-2.json "$(find_browser)"
 }
 
 step_mpi() {
@@ -385,6 +398,28 @@ use_what_is_there() {
   export MYELON_CACHE=${MYELON_CACHE:-$PWD/target/ci-cache}
 }
 
+# Installs what steps will look for, which say themselves what is missing then.
+bring() {
+  local part skip_reason=/dev/null
+  set +e
+  for part in step_nvrtc step_system bring_browser make_python_venv bring_mypy; do (set -e; use_what_is_there; "$part"); done
+}
+
+ahead=
+
+bring_ahead() {
+  bring >"$out/bring.log" 2>&1 &
+  ahead=$!
+}
+
+wait_for_what_is_brought() {
+  [[ -n $ahead ]] || return 0
+  wait "$ahead" || true
+  ahead=
+  printf '\n==> what was installed meanwhile (at %d s)\n' "$SECONDS"
+  cat "$out/bring.log"
+}
+
 summary=()
 passed=0 failed=0 skipped=0
 
@@ -411,12 +446,17 @@ main() {
     for step in "${steps[@]}"; do printf '%-12s %s\n' "$step" "${about[$step]}"; done
     return
   fi
-  ((${#wanted[@]})) || wanted=("${steps[@]}")
+  local all=$((${#wanted[@]} == 0))
+  ((!all)) || wanted=("${steps[@]}")
   for step in "${wanted[@]}"; do
     [[ " ${steps[*]} " == *" $step "* ]] || { echo "ci/test.sh: unknown step '$step'; known are ${steps[*]}" >&2; exit 2; }
   done
   mkdir -p "$out"
-  for step in "${wanted[@]}"; do run_step "$step"; done
+  if ((all)) && may_install; then bring_ahead; fi
+  for step in "${wanted[@]}"; do
+    [[ $step != "$first_on_installed" ]] || wait_for_what_is_brought
+    run_step "$step"
+  done
   printf '\n==> summary after %d s\n' "$SECONDS"
   printf '%s\n' "${summary[@]}"
   echo "steps: $passed passed, $failed failed, $skipped skipped"
