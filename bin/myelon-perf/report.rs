@@ -1,7 +1,7 @@
 //! `myelon-perf report`: stored results as tables and plots, in the README, on the page of patterns, on a page for a
 //! browser or on the terminal.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::io::Write;
 use std::path::{Component, Path, PathBuf};
@@ -187,8 +187,10 @@ fn blocks(machines: &[Results], readme: &Path, svg: Option<&Path>) -> Result<BTr
         let mut images = Vec::new();
         for (path, machine) in plots(machines, svg) {
             let link = relative(&path, readme.parent().unwrap_or(Path::new("")))?;
-            let machine = machine.provenance.machine();
-            let alt = format!("All-reduce time and bus bandwidth over the message size on {machine}");
+            let ranks: BTreeSet<_> = machine.rows.iter().map(|row| row.ranks).collect();
+            let ranks: Vec<_> = ranks.iter().map(ToString::to_string).collect();
+            let (machine, ranks) = (machine.provenance.machine(), ranks.join(", "));
+            let alt = format!("All-reduce time and bus bandwidth over the message size on {machine}: {ranks} ranks");
             images.push(format!("![{alt}](<{}>)\n", link.display()));
         }
         blocks.insert("plot".to_owned(), images.join("\n"));
