@@ -123,7 +123,22 @@ fn what_is_wrong_is_named() {
 
 #[test]
 fn what_the_variables_choose_is_shown() {
-    let table = concat!(env!("CARGO_MANIFEST_DIR"), "/configs/lanes/h200-nvlink-2.toml");
+    // A shipped table whose rings of floats have copies beside them, whatever its measurement took.
+    let directory = tempfile::tempdir().unwrap();
+    let table = directory.path().join("lanes.toml");
+    let shipped = include_str!("../configs/lanes/h200-nvlink-2.toml");
+    let (floats, others) = shipped.split_at(shipped.match_indices("[[section]]").nth(1).unwrap().0);
+    // Without the parameters that a ring alone has.
+    let with_copies =
+        |line: &str| match (line.contains("variant = \"ring\","), line.find(", sync = "), line.find(", at = ")) {
+            (true, Some(own), Some(measured)) => {
+                format!("{}{}\n", &line[..own], &line[measured..]).replace("\"ring\",", "\"ring_with_copies\",")
+            }
+            _ => format!("{line}\n"),
+        };
+    let with_copies: String = floats.lines().map(with_copies).collect();
+    std::fs::write(&table, with_copies + others).unwrap();
+    let table = table.to_str().unwrap();
     let shown = |settings: &[(&str, &str)]| {
         let examination = examined(&["--device", "cpu", "--no-trial"], settings, 0);
         let choices = examination["table"]["choices"].as_array().unwrap().clone();
@@ -140,16 +155,19 @@ fn what_the_variables_choose_is_shown() {
     let (from, sizes, choices, origins) = shown(&[("MYELON_LANE_TABLE", table), ("MYELON_MAX_LANES", "4")]);
     assert_eq!(from, format!("{table}, from MYELON_LANE_TABLE"));
     let rows = LaneTable::read(table.as_ref()).unwrap();
+    let mut copies = 0;
     for ((bytes, choice), origin) in sizes.iter().zip(&choices).zip(&origins) {
         let row = rows.choose(WorldSize::new(2).unwrap(), DTypeClass::Float, Buffers::Plain, *bytes).unwrap();
         // Copies beside a ring are taken in all of their lanes only.
         if row.choice.variant.name == "ring_with_copies" {
+            copies += 1;
             assert!(choice == "ring" && origin.ends_with("of the rule"), "{bytes} bytes: {choice}, {origin}");
         } else {
             assert_eq!(*origin, format!("{table}, the row from {}", Bytes(row.from)));
             assert!(choice.starts_with(&format!("{} lanes=4 ", row.choice.variant.name)), "{bytes} bytes: {choice}");
         }
     }
+    assert!(0 < copies && copies < sizes.len(), "{choices:?}");
     let forced = [("MYELON_VARIANT", "ring"), ("MYELON_LANES", "3"), ("MYELON_LANE_TABLE", table)];
     let (_, _, choices, origins) = shown(&forced);
     assert!(choices.iter().all(|it| it == "ring lanes=3"), "{choices:?}");
