@@ -30,10 +30,10 @@ pub(super) fn run(device: &Arc<dyn Device>, bootstrap: &dyn Bootstrap, heap: &Sy
 struct Check {
     store: KernelHandle,
     load: KernelHandle,
-    /// One for each kernel, because their number has to be even. The driver deals streams to two groups in turn as they are first
-    /// used, and where the stream of a program's all-reduces falls into the group of its computation, the two hold each other
-    /// up (docs/PERFORMANCE.md, "A training step"). The default stream is not dealt, but would wait here for work of the program
-    /// that may itself wait for another rank.
+    /// One for each kernel, so that a communicator uses an even number of streams while it comes up: the memory and its poison have one
+    /// each. The driver deals streams to queues in turn as they are first used, and where the stream of a program's collectives gets one
+    /// of certain queues, each second at most, the kernels of the default stream start later (docs/PERFORMANCE.md, "A training step").
+    /// The default stream is not dealt, but would wait here for work of the program that may itself wait for another rank.
     streams: [Stream; 2],
     wrong: HostBlock,
     args: PairArgs,

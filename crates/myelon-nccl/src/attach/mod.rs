@@ -20,7 +20,7 @@ use myelon_ccl::{Communicator, Options, Rank, WorldSize};
 
 use crate::abi::{Comm, SUCCESS, SYSTEM_ERROR};
 use crate::communicators::{self, Attached};
-use crate::cuda::CurrentContext;
+use crate::cuda::{CurrentContext, Gathering};
 use crate::real::call_real;
 use crate::route::Prepared;
 use crate::sequence::Sequence;
@@ -92,7 +92,23 @@ fn meet(member: &Member, place: Place, offer: Offer, id: &str) -> Result<Result<
     let reply = Reply::of(connected.as_ref().err()).encode();
     let replies = exchange::all_gather(std::slice::from_ref(member), place, &[reply])?;
     let well = replies.iter().try_for_each(|replies| hello::all_well(replies));
+    if place == Place::Gpu && connected.is_ok() {
+        round_off_streams(member);
+    }
     Ok(connected.and_then(|attached| well.map(|()| attached)))
+}
+
+/// Makes the streams that attaching was the first to use eight.
+///
+/// The driver deals streams to eight queues in turn, and where the stream of a program's collectives gets one of three of them, each
+/// kernel of the default stream starts later (docs/PERFORMANCE.md, "A training step"). So the program's next stream is to get the one
+/// that it would without Myelon. Seven were counted by what the next streams got: the memory's, its poison's, the pair check's two, the
+/// exchanges' two, and one that must be NCCL's, for its first collective.
+fn round_off_streams(member: &Member) {
+    let used = Gathering::new(member.ordinal as usize, &[0], 1).and_then(Gathering::finish);
+    if let Err(why) = used {
+        log::communicator(format!("{member}: no stream to round off with: {why}"));
+    }
 }
 
 /// What this rank brings to the agreement on one communicator.
