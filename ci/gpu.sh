@@ -5,9 +5,9 @@
 #
 # What myelon-doctor finds; the example in C; the fault tests, the litmus and the soak on all GPUs, and a small sweep on two under
 # compute-sanitizer where there is one; for every world size from 2 to the number of visible GPUs: conformance, an eager sweep, sweeps
-# of graph replays of every collective and into registered memory, PyTorch's all-reduces on symmetric memory, the studies of patterns,
-# what waits do to neighbours, overlaps with a product of matrices, and a short sweep under mpirun where there is one; and on two GPUs
-# PyTorch over NCCL's stand-in, where there is PyTorch.
+# of graph replays of every collective, of bf16, of odd sizes and into registered memory, PyTorch's all-reduces on symmetric
+# memory, the studies of patterns, what waits do to neighbours, overlaps with a product of matrices, and a short sweep under mpirun
+# where there is one; and on two GPUs PyTorch over NCCL's stand-in, where there is PyTorch.
 # Sweeps are held against the stored ones of such a machine, and auto against the best variant and the baselines (myelon-perf
 # compare). Every command has a deadline; one that fails or hangs does not stop the rest. JSON, logs and report.html go to $OUT; a
 # summary comes last. Exit status: 0 all well, 1 something failed, 2 nothing to run on.
@@ -17,7 +17,7 @@
 #   SIZES="2 4 8"          world sizes; default 2..N
 #   DEVICE=cuda            or cpu, to try the script itself without a GPU
 #   BEGIN, END, FACTOR, REPEATS, WARMUP     the sweep; default 1K 256M 4 20 5
-#   VARIANTS=all           as --variant of myelon-perf
+#   VARIANTS=all           as --variant of myelon-perf, for all-reduces
 #   AGAINST                as --against, nccl,nccl_symmetric,mscclpp for all (MYELON_MSCCLPP_LIB names the last); unset: myelon-perf's own choice
 #   STORED=BUNDLE/results                   earlier sweeps, MACHINE/NAME-RANKS.json; the newest of equal GPUs is the standard
 #   THRESHOLD=5 AUTO_WITHIN=3               percent that a row may be slower, and that auto may be behind; not on the CPU
@@ -50,8 +50,11 @@ overlap_lanes=${OVERLAP_LANES:-$([[ $device == cpu ]] && echo 2,4 || echo 16,32,
 soak_operations=${SOAK_OPERATIONS:-$([[ $device == cpu ]] && echo 5000 || echo 1000000)}
 test_seconds=${TEST_SECONDS:-600}
 sweep_seconds=${SWEEP_SECONDS:-600}
-sweep=(-b "${BEGIN:-1K}" -e "${END:-256M}" -f "${FACTOR:-4}" -n "${REPEATS:-20}" -w "${WARMUP:-5}" --variant "${VARIANTS:-all}")
-[[ -z ${AGAINST:-} ]] || sweep+=(--against "$AGAINST")
+range=(-b "${BEGIN:-1K}" -e "${END:-256M}")
+repeats=(-n "${REPEATS:-20}" -w "${WARMUP:-5}")
+against=()
+[[ -z ${AGAINST:-} ]] || against=(--against "$AGAINST")
+sweep=("${range[@]}" -f "${FACTOR:-4}" "${repeats[@]}" "${against[@]}" --variant "${VARIANTS:-all}")
 
 # The visible GPUs, as CUDA_VISIBLE_DEVICES names them.
 gpus=()
@@ -145,7 +148,7 @@ tune_steps() {
   step "$ranks" tune "$((TUNE_SECONDS + 180))" "$bundle/myelon-tune" --device "$device" --ranks "$ranks" --budget "$TUNE_SECONDS" -o "$tuned"
   table=
   sweep_step "$ranks" tuned env MYELON_LANE_TABLE="$tuned" "${perf[@]}" --ranks "$ranks" \
-    -b "${BEGIN:-1K}" -e "${END:-256M}" -f 2 -n "${REPEATS:-20}" -w "${WARMUP:-5}" --variant all -G 20
+    "${range[@]}" -f 2 "${repeats[@]}" --variant all -G 20
   judge "$ranks" tuned
   # Times of CPU ranks mean nothing.
   [[ $device != cpu ]] || return 0
@@ -170,8 +173,8 @@ stored_of() {
   echo "${newest#*|}"
 }
 
-# `judge RANKS NAME`: the sweep NAME against the stored one, and auto against what was measured beside it.
-judge() {
+# `hold RANKS NAME`: the sweep NAME against the stored one.
+hold() {
   local ranks=$1 name=$2 file=$out/$2-$1.json before judges=yes
   [[ -e $file && $device != cpu ]] || return 0
   before=$(stored_of "$file")
@@ -180,6 +183,13 @@ judge() {
   else
     summary+=("$(printf '%5s  %-18s %s' "$ranks" "$name-compared" "skipped: no such machine in $stored")")
   fi
+}
+
+# `judge RANKS NAME`: as `hold`, and auto against what was measured beside it.
+judge() {
+  local ranks=$1 name=$2 file=$out/$2-$1.json judges=yes
+  hold "$ranks" "$name"
+  [[ -e $file && $device != cpu ]] || return 0
   step "$ranks" "$name-auto" 60 "$bundle/myelon-perf" compare "$file" --auto-within "${AUTO_WITHIN:-3}"
 }
 
@@ -290,8 +300,16 @@ for ranks in "${sizes[@]}"; do
   sweep_step "$ranks" registered "${perf[@]}" --ranks "$ranks" "${sweep[@]}" -G 4 --registered
   judge "$ranks" eager
   judge "$ranks" graph
+  # What auto takes between the sizes of those sweeps, at sizes that no power of two divides, and in half of the bytes.
+  auto=("${perf[@]}" --ranks "$ranks" "${repeats[@]}" -G 20 --variant auto)
+  sweep_step "$ranks" fine "${auto[@]}" "${range[@]}" -f 2 --against none
+  sweep_step "$ranks" bf16 "${auto[@]}" "${range[@]}" -f 4 -d bf16
+  # Of many bytes, for a CPU.
+  [[ $device == cpu ]] || sweep_step "$ranks" odd "${auto[@]}" -b 300004 -e 76801024 -f 4 -d f32,i32
+  for name in fine bf16 odd; do hold "$ranks" "$name"; done
   for collective in reduce_scatter all_gather broadcast; do
-    sweep_step "$ranks" "$collective" "${perf[@]}" --ranks "$ranks" "${sweep[@]}" -G 20 --collective "$collective"
+    sweep_step "$ranks" "$collective" "${perf[@]}" --ranks "$ranks" "${range[@]}" -f "${FACTOR:-4}" "${repeats[@]}" --variant all -G 20 \
+      --collective "$collective"
   done
   [[ -z ${TUNE_SECONDS:-} ]] || tune_steps "$ranks"
   sweep_step "$ranks" ablation "${perf[@]}" --ranks "$ranks" --ablate --budget "$ablation_seconds"
