@@ -1,14 +1,17 @@
-//! What the host does for one call: choosing a variant and planning it, without a device; and a whole call that is captured on
-//! the CPU device, so that no kernel runs.
+//! What the host does for one call: choosing a variant and planning it, without a device; a whole call that is captured on the
+//! CPU device, so that no kernel runs; and what a launch takes by itself, on a GPU where there is one.
 
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_main};
+use myelon_ccl::abi::Args;
+use myelon_ccl::device::cache::compile_cached;
 use myelon_ccl::device::cpu::CpuDevice;
+use myelon_ccl::device::cuda::CudaDevice;
 use myelon_ccl::device::handles::{Buffer, Stream};
-use myelon_ccl::device::{Device, DeviceKind};
+use myelon_ccl::device::{Device, DeviceKind, KernelSource, LaunchShape};
 use myelon_ccl::measure::{Bytes, Provenance};
 use myelon_ccl::memory::HeapLimits;
 use myelon_ccl::table::{Buffers, DTypeClass, Dispatcher, LaneTable, Measured, OperatorClass, Row, Section};
@@ -93,9 +96,42 @@ fn call(criterion: &mut Criterion) {
     });
 }
 
+/// Launches that a GPU's queue has room for, so that the host never waits for the GPU.
+const QUEUED: u64 = 500;
+
+/// A kernel that does nothing, with as many bytes of arguments as an all-reduce has: below that no call gets.
+fn launch(criterion: &mut Criterion) {
+    let device = match CudaDevice::new(0) {
+        Ok(device) => device as Arc<dyn Device>,
+        Err(error) => return println!("skipped: {error}"),
+    };
+    let entry = "#include \"ptx/ptx.cuh\"\nnamespace myelon {\nMYELON_KERNEL(64, Args, args) { (void)args; }\n}\n";
+    let source = KernelSource { name: "empty".into(), entry: entry.into() };
+    let kernel = compile_cached(device.compiler(), &source).and_then(|image| device.load(&image)).unwrap();
+    let stream = Stream::new(&device).unwrap();
+    let args = vec![0; size_of::<Args>()];
+    for (name, dependent) in [("launch", false), ("dependent launch", true)] {
+        let shape = LaunchShape { grid: 4, block: 64, shared_bytes: 0, dependent };
+        let time = |calls: u64| {
+            let mut spent = Duration::ZERO;
+            for first in (0..calls).step_by(QUEUED as usize) {
+                let begun = Instant::now();
+                for _ in first..calls.min(first + QUEUED) {
+                    // SAFETY: the bytes are as many as the kernel takes, and it reads none of them.
+                    unsafe { device.launch(kernel, shape, &args, stream.handle()).unwrap() };
+                }
+                spent += begun.elapsed();
+                stream.synchronize().unwrap();
+            }
+            spent
+        };
+        criterion.bench_function(name, |bencher| bencher.iter_custom(time));
+    }
+}
+
 // The macro makes a function without documentation.
 #[allow(missing_docs)]
 mod group {
-    criterion::criterion_group!(benches, super::host, super::call);
+    criterion::criterion_group!(benches, super::host, super::call, super::launch);
 }
 criterion_main!(group::benches);
