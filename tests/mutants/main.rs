@@ -103,7 +103,7 @@ enum Reason {
 }
 
 /// The words that only this reason brings with it.
-const SIGNS: [(&str, Reason); 18] = [
+const SIGNS: [(&str, Reason); 19] = [
     ("ERROR: AddressSanitizer", Reason::OutsideMemory),
     ("WARNING: ThreadSanitizer: data race", Reason::DataRace),
     ("wrote past its output", Reason::WroteOutside),
@@ -119,6 +119,8 @@ const SIGNS: [(&str, Reason); 18] = [
     ("PeerMismatch {", Reason::Mismatch),
     // A rank that heard of it from a peer.
     ("operations differ", Reason::Mismatch),
+    // One that heard of it from the control plane.
+    ("disagree on operation", Reason::Mismatch),
     ("wait at a barrier", Reason::DivergentBarrier),
     ("bulk loads under way", Reason::BulkCopy),
     ("bulk stores under way", Reason::BulkCopy),
