@@ -303,13 +303,13 @@ for ranks in "${sizes[@]}"; do
   # What auto takes between the sizes of those sweeps, at sizes that no power of two divides, and in half of the bytes.
   auto=("${perf[@]}" --ranks "$ranks" "${repeats[@]}" -G 20 --variant auto)
   sweep_step "$ranks" fine "${auto[@]}" "${range[@]}" -f 2 --against none
-  sweep_step "$ranks" bf16 "${auto[@]}" "${range[@]}" -f 4 -d bf16
+  sweep_step "$ranks" bf16 "${auto[@]}" "${range[@]}" -f 4 "${against[@]}" -d bf16
   # Of many bytes, for a CPU.
-  [[ $device == cpu ]] || sweep_step "$ranks" odd "${auto[@]}" -b 300004 -e 76801024 -f 4 -d f32,i32
+  [[ $device == cpu ]] || sweep_step "$ranks" odd "${auto[@]}" -b 300004 -e 76801024 -f 4 "${against[@]}" -d f32,i32
   for name in fine bf16 odd; do hold "$ranks" "$name"; done
   for collective in reduce_scatter all_gather broadcast; do
-    sweep_step "$ranks" "$collective" "${perf[@]}" --ranks "$ranks" "${range[@]}" -f "${FACTOR:-4}" "${repeats[@]}" --variant all -G 20 \
-      --collective "$collective"
+    sweep_step "$ranks" "$collective" "${perf[@]}" --ranks "$ranks" "${range[@]}" -f "${FACTOR:-4}" "${repeats[@]}" "${against[@]}" \
+      --variant all -G 20 --collective "$collective"
   done
   [[ -z ${TUNE_SECONDS:-} ]] || tune_steps "$ranks"
   sweep_step "$ranks" ablation "${perf[@]}" --ranks "$ranks" --ablate --budget "$ablation_seconds"
