@@ -173,8 +173,8 @@ stored_of() {
   echo "${newest#*|}"
 }
 
-# `hold RANKS NAME`: the sweep NAME against the stored one.
-hold() {
+# `compare_stored RANKS NAME`: the sweep NAME against the stored one.
+compare_stored() {
   local ranks=$1 name=$2 file=$out/$2-$1.json before judges=yes
   [[ -e $file && $device != cpu ]] || return 0
   before=$(stored_of "$file")
@@ -185,10 +185,10 @@ hold() {
   fi
 }
 
-# `judge RANKS NAME`: as `hold`, and auto against what was measured beside it.
+# `judge RANKS NAME`: as `compare_stored`, and auto against what was measured beside it.
 judge() {
   local ranks=$1 name=$2 file=$out/$2-$1.json judges=yes
-  hold "$ranks" "$name"
+  compare_stored "$ranks" "$name"
   [[ -e $file && $device != cpu ]] || return 0
   step "$ranks" "$name-auto" 60 "$bundle/myelon-perf" compare "$file" --auto-within "${AUTO_WITHIN:-3}"
 }
@@ -306,7 +306,7 @@ for ranks in "${sizes[@]}"; do
   sweep_step "$ranks" bf16 "${auto[@]}" "${range[@]}" -f 4 "${against[@]}" -d bf16
   # Of many bytes, for a CPU.
   [[ $device == cpu ]] || sweep_step "$ranks" odd "${auto[@]}" -b 300004 -e 76801024 -f 4 "${against[@]}" -d f32,i32
-  for name in fine bf16 odd; do hold "$ranks" "$name"; done
+  for name in fine bf16 odd; do compare_stored "$ranks" "$name"; done
   for collective in reduce_scatter all_gather broadcast; do
     sweep_step "$ranks" "$collective" "${perf[@]}" --ranks "$ranks" "${range[@]}" -f "${FACTOR:-4}" "${repeats[@]}" "${against[@]}" \
       --variant all -G 20 --collective "$collective"

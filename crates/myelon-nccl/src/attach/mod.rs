@@ -102,8 +102,8 @@ fn meet(member: &Member, place: Place, offer: Offer, id: &str) -> Result<Result<
 ///
 /// The driver deals streams to eight queues in turn, and where the stream of a program's collectives gets one of three of them, each
 /// kernel of the default stream starts later (docs/PERFORMANCE.md, "A training step"). So the program's next stream is to get the one
-/// that it would without Myelon. Seven were counted by what the next streams got: the memory's, its poison's, the pair check's two, the
-/// exchanges' two, and one that must be NCCL's, for its first collective.
+/// that it would without Myelon. Seven were counted, over two ranks, by what the next streams got: the memory's, its poison's, the pair
+/// check's two, the exchanges' two, and one that must be NCCL's, for its first collective.
 fn round_off_streams(member: &Member) {
     let used = Gathering::new(member.ordinal as usize, &[0], 1).and_then(Gathering::finish);
     if let Err(why) = used {
