@@ -303,7 +303,7 @@ step_perf() {
   # The tables and plots that are committed are those of the results that are.
   shopt -s nullglob
   bounded 60 "$binaries/myelon-perf" report results/*/{eager,graph,symm_mem}-*.json --readme README.md --svg docs/plots/allreduce.svg --check
-  bounded 60 "$binaries/myelon-perf" report results/*/{eager,graph,symm_mem}-*.json --readme docs/ALLREDUCE.md --check
+  bounded 60 "$binaries/myelon-perf" report results/*/{eager,graph,between,symm_mem}-*.json --readme docs/ALLREDUCE.md --check
   bounded 60 "$binaries/myelon-perf" report results/*/{reduce_scatter,all_gather,broadcast}-*.json --readme docs/COLLECTIVES.md --check
   bounded 60 "$binaries/myelon-perf" report results/*/graph-*.json --judged results/*/judge-*.json --readme docs/PERFORMANCE.md --check
   bounded 60 "$binaries/myelon-perf" report results/*/ablation-*.json --patterns docs/PATTERNS.md \
@@ -350,7 +350,7 @@ bring_browser() {
 step_browser() {
   bring_browser
   need_perf
-  bounded 120 "$venv/bin/python" tests/report_page/browser.py "$binaries/myelon-perf" results/2x-h100/graph-2.json "$(find_browser)"
+  bounded 120 "$venv/bin/python" tests/report_page/browser.py "$binaries/myelon-perf" results/2x-h200/graph-2.json "$(find_browser)"
 }
 
 step_mpi() {

@@ -30,7 +30,7 @@ variant of the run and against each baseline: measure with --variant all and \
 --against nccl,nccl_symmetric.
 
 Examples:
-  myelon-perf compare results/2x-h100/graph-2.json new/graph-2.json
+  myelon-perf compare results/2x-h200/graph-2.json new/graph-2.json
   myelon-perf compare new/graph-2.json --auto-within 3
 
 Exit status: 0 nothing is worse; 1 a row of Myelon is slower or wrong, or auto is behind by \
