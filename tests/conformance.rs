@@ -57,34 +57,44 @@ fn pairs_for(ranks: u32) -> Vec<(DType, ReduceOp)> {
     pairs().into_iter().enumerate().filter(own).map(|(_, pair)| pair).collect()
 }
 
-/// One communicator, many operations of every kind: kernels that are right at one size can be wrong in sequence.
-fn sequence(bench: &Bench, pairs: &[(DType, ReduceOp)], operations: u64, seed: u64) -> Vec<u64> {
-    let rank = bench.communicator.rank();
+/// Operations of every kind, which follow from `seed`.
+fn drawn(pairs: &[(DType, ReduceOp)], operations: u64, seed: u64) -> Vec<Operation> {
     let variants = variants_of_all();
     let mut random = Random(seed);
-    let mut own = Random(seed ^ u64::from(rank.0));
-    let mut hashes = Vec::new();
+    let mut drawn = Vec::new();
     for _ in 0..operations {
         let variant = random.pick(&variants);
         let (dtype, op) = *random.pick(pairs);
         let request = Request { count: count(&mut random, dtype), dtype, op, registered: false };
         let shape = shape(&mut random, variant, &request);
         let (in_place, seed) = (random.below(2) == 0, random.next());
-        if variant.supports(dtype, op).is_err() {
-            continue;
+        if variant.supports(dtype, op).is_ok() {
+            drawn.push(Operation { choice: Choice { variant: Arc::clone(variant), shape }, request, in_place, seed });
         }
-        let choice = Choice { variant: Arc::clone(variant), shape };
-        let stream = own.below(2) as usize;
-        hashes.push(bench.run(&Operation { choice, request, in_place, seed }, skew(&mut own, rank), stream));
     }
-    hashes
+    drawn
+}
+
+/// One communicator, many operations: kernels that are right at one size can be wrong in sequence.
+fn sequence(bench: &Bench, operations: &[Operation], seed: u64) -> Vec<u64> {
+    let rank = bench.communicator.rank();
+    let mut own = Random(seed ^ u64::from(rank.0));
+    let mut run = |operation| {
+        let stream = own.below(2) as usize;
+        bench.run(operation, skew(&mut own, rank), stream)
+    };
+    operations.iter().map(&mut run).collect()
 }
 
 #[test]
 fn two_thousand_operations_in_sequence() {
     let ranks = asked_ranks().unwrap_or(3);
-    let hashes =
-        on_ranks(ranks, &options(), |communicator| sequence(&Bench::new(communicator, MOST_BYTES), &pairs(), 2000, 1));
+    let operations = drawn(&pairs(), 2000, 1);
+    let hashes = on_ranks(ranks, &options(), |communicator| {
+        let bench = Bench::new(communicator, MOST_BYTES);
+        bench.prepare(&operations);
+        sequence(&bench, &operations, 1)
+    });
     expect_equal_on_all_ranks(&hashes);
 }
 
@@ -92,8 +102,9 @@ fn two_thousand_operations_in_sequence() {
 fn sequence_on_every_world_size() {
     for ranks in asked_ranks().map_or(1..=8, |ranks| ranks..=ranks) {
         let seed = u64::from(ranks) + 100;
+        let operations = drawn(&pairs_for(ranks), 30, seed);
         let hashes = on_ranks(ranks, &options(), |communicator| {
-            sequence(&Bench::new(communicator, MOST_BYTES), &pairs_for(ranks), 30, seed)
+            sequence(&Bench::new(communicator, MOST_BYTES), &operations, seed)
         });
         expect_equal_on_all_ranks(&hashes);
     }
@@ -214,7 +225,7 @@ fn sequence_over_processes() {
 fn rank_of_a_sequence() {
     if let Some(communicator) = group::join(options()) {
         let pairs = pairs_for(communicator.world_size().get());
-        sequence(&Bench::shared(communicator, MOST_BYTES), &pairs, 200, 9);
+        sequence(&Bench::shared(communicator, MOST_BYTES), &drawn(&pairs, 200, 9), 9);
     }
 }
 

@@ -201,6 +201,13 @@ pub(crate) struct Operation {
     pub(crate) seed: u64,
 }
 
+impl Operation {
+    /// The request as it is run: what goes straight into outputs needs them in windows.
+    fn run_request(&self) -> Request {
+        Request { registered: self.choice.shape.is_direct(), ..self.request }
+    }
+}
+
 /// Guard bytes before and after every operand.
 const GUARD: u64 = 64;
 const GUARD_BYTE: u8 = 0xc3;
@@ -241,22 +248,28 @@ impl Bench {
         Self { communicator, windows, input, output, streams }
     }
 
+    /// Compiles what these operations need, on all processors at once; their first uses would one after the other. Collective.
+    pub(crate) fn prepare(&self, operations: &[Operation]) {
+        let plan = |it: &Operation| self.communicator.plan(&it.choice, &it.run_request()).unwrap();
+        self.communicator.prepare(&operations.iter().map(plan).collect::<Vec<_>>()).unwrap();
+    }
+
     /// Runs one operation and compares every byte, guards included, with the reference. `skew` is this rank's own
     /// misalignment in elements, where the output need not be at one offset on all; `stream` its choice of stream. Returns a hash
     /// of the result.
     pub(crate) fn run(&self, operation: &Operation, skew: u64, stream: usize) -> u64 {
-        let Operation { choice, request, in_place, seed } = operation;
+        let Operation { choice, in_place, seed, .. } = operation;
         if choice.variant.collective != Collective::AllReduce {
             return self.run_call(operation, skew, stream);
         }
         let rank = self.communicator.rank();
         let world_size = self.communicator.world_size();
         let stream = &self.streams[stream];
+        let request = &operation.run_request();
+        let registered = request.registered;
         let bytes = request.bytes() as usize;
-        // What goes straight into outputs needs them in windows, at one offset on all ranks.
-        let registered = choice.shape.is_direct();
-        let request = &Request { registered, ..*request };
         let in_place = &(*in_place && choice.shape.output != Some(Output::Landing));
+        // Windows are stored into at one offset on all ranks.
         let skew = if registered { *seed % 5 } else { skew };
         let skew = GUARD + skew * request.dtype.size_bytes() as u64;
         let inputs: Vec<_> = world_size.ranks().map(|rank| reference::input(request, *seed, rank)).collect();
