@@ -124,7 +124,9 @@ impl Bootstrap for LocalBootstrap {
             fd.try_clone_to_owned()
                 .map_err(|source| Error::io(format!("rank {}: duplicating a descriptor", self.rank), source))
         };
-        let offer = fd.map(duplicate).transpose()?;
+        let offer = fd.map(duplicate).transpose();
+        // WHY: a rank without its descriptor takes part all the same, so that the others need not wait for it.
+        let (offer, failure) = offer.map_or_else(|error| (None, Some(error)), |offer| (offer, None));
         self.group.lock().offers[self.rank.index()] = offer;
         self.gather(phase, &[])?;
         let received = {
@@ -137,7 +139,7 @@ impl Bootstrap for LocalBootstrap {
         // INVARIANT: an offer stays until everyone has duplicated it, so a rank that failed to still comes here.
         self.gather(phase, &[])?;
         self.group.lock().offers[self.rank.index()] = None;
-        received
+        failure.map_or(received, Err)
     }
 
     fn split(&self, members: Option<&[Rank]>) -> Result<Option<Arc<dyn Bootstrap>>> {

@@ -32,14 +32,12 @@ struct Set {
     fork: Event,
     /// Each with the event behind its work.
     streams: Vec<(Stream, Event)>,
-    /// The stream with which these were captured last.
-    captured_with: Option<StreamHandle>,
 }
 
 impl Set {
-    fn new(device: &Arc<dyn Device>, captured_with: Option<StreamHandle>) -> Result<Self> {
+    fn new(device: &Arc<dyn Device>) -> Result<Self> {
         let stream = |_| Ok((Stream::new(device)?, Event::new(device)?));
-        Ok(Self { fork: Event::new(device)?, streams: (0..STREAMS).map(stream).collect::<Result<_>>()?, captured_with })
+        Ok(Self { fork: Event::new(device)?, streams: (0..STREAMS).map(stream).collect::<Result<_>>()? })
     }
 
     /// Makes the streams wait for what `stream` holds, and the other way round behind `work`. In a capture they join it, and leave
@@ -109,18 +107,15 @@ impl CopyStreams {
     /// Calls `work` with streams that nobody else uses now. The caller's turn (`Order`) is all that issues.
     fn with_set(&self, stream: StreamHandle, work: impl FnOnce(&Set) -> Result<()>) -> Result<()> {
         let mut sets = self.sets();
-        if !self.device.is_capturing(stream)? {
+        let Some(capture) = self.device.capture_of(stream)? else {
             return work(sets.prepare(&self.device)?);
-        }
-        for set in &mut sets.captured {
-            // Streams that are still captured are so together with the stream they were captured with.
-            let is_free = !self.device.is_capturing(set.streams[0].0.handle())?;
-            if is_free || set.captured_with == Some(stream) {
-                set.captured_with = Some(stream);
+        };
+        for set in &sets.captured {
+            if self.device.capture_of(set.streams[0].0.handle())?.is_none_or(|of| of == capture) {
                 return work(set);
             }
         }
-        let set = Set::new(&self.device, Some(stream))?;
+        let set = Set::new(&self.device)?;
         sets.captured.push(set);
         work(&sets.captured[sets.captured.len() - 1])
     }
@@ -130,7 +125,7 @@ impl Sets {
     fn prepare(&mut self, device: &Arc<dyn Device>) -> Result<&Set> {
         match &mut self.at_once {
             Some(set) => Ok(set),
-            none => Ok(none.insert(Set::new(device, None)?)),
+            none => Ok(none.insert(Set::new(device)?)),
         }
     }
 }

@@ -9,17 +9,23 @@ use crate::device::{DeviceKind, DevicePtr, StreamHandle};
 use crate::error::{Error, Result};
 use crate::types::{DType, ReduceOp};
 
-/// A Rust type that is an element type of a collective.
-pub trait Element: cudarc::driver::DeviceRepr {
+mod sealed {
+    pub trait Sealed {}
+}
+
+/// A Rust type that is an element type of a collective. Sealed: the length of a slice counts elements of [`Element::DTYPE`].
+pub trait Element: cudarc::driver::DeviceRepr + sealed::Sealed {
     /// The same type under its name here.
     const DTYPE: DType;
 }
 
 macro_rules! element {
     ($($rust:ty => $dtype:ident),+ $(,)?) => {
-        $(impl Element for $rust {
+        $(impl sealed::Sealed for $rust {}
+        impl Element for $rust {
             const DTYPE: DType = DType::$dtype;
-        })+
+        }
+        const _: () = assert!(size_of::<$rust>() == DType::$dtype.size_bytes());)+
     };
 }
 
@@ -33,10 +39,10 @@ impl Communicator {
     ///
     /// Shape: equal lengths, on this rank's GPU.
     ///
-    /// Ordering: as [`Communicator::all_reduce`]. Where the call was captured, the slices are kept until every
-    /// replay has ended, for they do not know of replays, and the communicator until every replay was launched.
+    /// Ordering: as [`Communicator::all_reduce`].
     ///
-    /// Errors: [`Error::InvalidArgument`] when they are not; otherwise as [`Communicator::all_reduce`].
+    /// Errors: [`Error::InvalidArgument`] when they are not, and when the stream is being captured, for slices do not know of replays;
+    /// otherwise as [`Communicator::all_reduce`].
     pub fn all_reduce_slice<T: Element>(
         &self,
         input: &CudaSlice<T>,
@@ -46,6 +52,7 @@ impl Communicator {
     ) -> Result<()> {
         self.check_slice(output, stream)?;
         self.check_slice(input, stream)?;
+        self.check_runs_now(stream)?;
         if input.len() != output.len() {
             return Err(Error::invalid(format!("input has {} elements and output {}", input.len(), output.len())));
         }
@@ -69,6 +76,7 @@ impl Communicator {
         stream: &Arc<CudaStream>,
     ) -> Result<()> {
         self.check_slice(data, stream)?;
+        self.check_runs_now(stream)?;
         let count = data.len() as u64;
         let (data, _writing) = data.device_ptr_mut(stream);
         let (owner, stream) = (stream.clone(), StreamHandle(stream.cu_stream() as u64));
@@ -76,6 +84,16 @@ impl Communicator {
         let operation = Operation { input: data, output: data, count, dtype: T::DTYPE, op, window: None };
         // SAFETY: as above.
         unsafe { self.issue_one(&operation, stream, Some(owner)) }
+    }
+
+    fn check_runs_now(&self, stream: &CudaStream) -> Result<()> {
+        if self.device().is_capturing(StreamHandle(stream.cu_stream() as u64))? {
+            return Err(Error::invalid(
+                "the stream is being captured, and a slice could be freed before a replay: capture Communicator::all_reduce, \
+                 which is unsafe, and keep the slices",
+            ));
+        }
+        Ok(())
     }
 
     fn check_slice<T: Element>(&self, slice: &CudaSlice<T>, stream: &CudaStream) -> Result<()> {

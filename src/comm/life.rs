@@ -123,8 +123,11 @@ impl Communicator {
             Ok(Some(mark)) => mark,
             Ok(None) => return true,
             Err(error) => {
-                tracing::warn!(rank = self.rank().0, %error, "replays of graphs, if any runs, are not waited for");
-                return true;
+                tracing::warn!(rank = self.rank().0, %error, "whether replays of graphs run cannot be known");
+                kernels
+                    .watch()
+                    .abort("the communicator was dropped while replays of its graphs could not be waited for");
+                return false;
             }
         };
         // A dead context: nothing runs there any more.
@@ -176,8 +179,8 @@ impl Drop for Communicator {
         if !replays_ended {
             tracing::warn!(
                 rank = self.rank().0,
-                "work that was queued before the communicator was dropped still runs on the device, replays of its graphs perhaps: \
-                 keeping its heap; wait for them before the drop"
+                "work that was queued before the communicator was dropped may still run on the device, replays of its graphs perhaps: \
+                 keeping its heap; wait for them before the drop, and drop it while no stream of the device is being captured"
             );
             return;
         }

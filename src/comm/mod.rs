@@ -54,8 +54,9 @@ pub use options::{Fallback, Options};
 /// Threads: may be shared; calls from several threads take turns.
 ///
 /// Drop: waits a bounded time for the last operation and for replays that were launched before, and ends what still runs then. To wait
-/// for replays it waits for all that this process has on the device, where an operation was captured; no stream of the device is being
-/// captured meanwhile. A graph that holds an operation of this communicator is not launched afterwards.
+/// for replays it waits for all that this process has on the device, where an operation was captured. While a stream of the device is
+/// being captured that cannot be done: the replays are stopped then, that capture is lost, and the heap's memory is never freed. A graph
+/// that holds an operation of this communicator is not launched afterwards.
 pub struct Communicator {
     // Dropped by hand: leaked when a kernel cannot be proven to have ended.
     engine: ManuallyDrop<Engine>,
@@ -122,8 +123,8 @@ impl Communicator {
     /// - `stream` belongs to this rank's device and exists until [`Communicator::synchronize`] on it, the communicator's drop, or
     ///   the next operation has returned. As the next counts one with elements, without an error, outside a capture. With
     ///   [`Options::transient_streams`] until this call has returned.
-    /// - Where the operation was captured, every replay is launched before the communicator is dropped, and has ended before an operand
-    ///   is freed.
+    /// - Where the operation was captured, every replay is launched before the communicator is dropped, with a driver older than 12.5 has
+    ///   ended by then, and has ended before an operand is freed.
     pub unsafe fn all_reduce(
         &self,
         input: DevicePtr,

@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
+use crate::device::captures::Captures;
 use crate::device::handles::Event;
 use crate::device::{Device, StreamHandle};
 use crate::error::{Error, Result};
@@ -24,9 +25,7 @@ struct State {
     event: Event,
     /// Set from the start, or once a second stream was seen: from then on every operation is followed by a record of `event`.
     several_streams: bool,
-    /// The capture and the stream of the operation that was captured last, behind which `captured_event` is.
-    captured: Option<(u64, StreamHandle)>,
-    captured_event: Event,
+    captures: Captures,
 }
 
 struct Last {
@@ -68,8 +67,8 @@ struct Turn<'a> {
 impl Order {
     /// With `transient` every operation has a mark of its own from the first one on, and no stream is touched after its call.
     pub(super) fn new(device: &Arc<dyn Device>, transient: bool) -> Result<Self> {
-        let (event, captured_event) = (Event::new(device)?, Event::new(device)?);
-        let state = State { last: None, issued: 0, event, several_streams: transient, captured: None, captured_event };
+        let (event, captures) = (Event::new(device)?, Captures::new(device)?);
+        let state = State { last: None, issued: 0, event, several_streams: transient, captures };
         Ok(Self { device: Arc::clone(device), transient, state: Mutex::new(state) })
     }
 
@@ -108,7 +107,7 @@ impl Order {
 
     /// As [`super::Communicator::mark_replays`].
     pub(super) fn mark_replays(&self) -> Result<Option<Event>> {
-        if self.state().captured.is_none() {
+        if self.state().captures.is_empty() {
             return Ok(None);
         }
         let event = Event::new(&self.device)?;
@@ -167,12 +166,7 @@ impl Turn<'_> {
         let identity = match self.place {
             Place::Stream(identity) => identity,
             // Captured work cannot wait for work outside the capture: there the user orders the replays.
-            Place::Capture(capture) => {
-                // One handle, and on another thread another stream.
-                let is_any = stream == StreamHandle::PER_THREAD;
-                let is_behind = state.captured.is_some_and(|(of, on)| of == capture && (on != stream || is_any));
-                return if is_behind { state.captured_event.hold(stream) } else { Ok(()) };
-            }
+            Place::Capture(capture) => return state.captures.hold(capture, stream),
         };
         let Some(last) = state.last.as_ref().filter(|last| last.identity != identity) else { return Ok(()) };
         if !state.several_streams {
@@ -194,11 +188,7 @@ impl Turn<'_> {
         let (state, stream) = (&mut *self.state, self.stream);
         let identity = match self.place {
             Place::Stream(identity) => identity,
-            Place::Capture(capture) => {
-                state.captured_event.record(stream)?;
-                state.captured = Some((capture, stream));
-                return Ok(());
-            }
+            Place::Capture(capture) => return state.captures.record(capture, stream),
         };
         state.issued += 1;
         match state.last.as_mut().filter(|last| last.identity == identity) {

@@ -4,6 +4,7 @@
 //! floor is written against the trait, so the same runtime drives GPUs and the CPU form of the same kernels.
 
 pub mod cache;
+pub mod captures;
 pub mod cpu;
 pub mod cuda;
 pub mod handles;

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
+use myelon_ccl::device::handles::Stream;
 use myelon_ccl::variant::{Choice, Request};
 use myelon_ccl::{DType, Operation, ReduceOp};
 
@@ -71,7 +72,7 @@ fn a_replay_without_the_peer_is_a_stall_that_names_it() {
 fn what_the_options_prepare_can_be_captured_at_once() {
     let options = myelon_ccl::Options { prepare: vec![(DType::F32, ReduceOp::Sum)], ..with_timeout(10 * SOON) };
     on_ranks(2, &options, |communicator| {
-        let stream = myelon_ccl::device::handles::Stream::new(communicator.device()).unwrap();
+        let stream = Stream::new(communicator.device()).unwrap();
         let buffer = myelon_ccl::device::handles::Buffer::new(communicator.device(), 4 * ELEMENTS).unwrap();
         buffer.fill(0, &stream).unwrap();
         for count in [1, 100, ELEMENTS] {
@@ -123,6 +124,30 @@ fn a_drop_stops_a_replay_that_waits_for_a_peer_for_ever() {
             let device = Arc::clone(communicator.device());
             drop(communicator);
             assert!(device.stream_is_idle(stream.handle()).unwrap());
+            done.wait();
+        } else {
+            done.wait();
+        }
+    });
+}
+
+/// Where another stream is being captured nobody can tell whether replays run: they are stopped, and what they use is kept.
+#[test]
+fn a_drop_inside_a_capture_frees_nothing_under_a_replay() {
+    let done = Barrier::new(2);
+    on_rigs(&devices(2), &with_timeout(Duration::ZERO), &variants()[0], |rig| {
+        let graph = rig.stream.capture(|| rig.issue(ELEMENTS, DType::F32)).unwrap();
+        if rig.rank().0 == 0 {
+            graph.launch(&rig.stream).unwrap();
+            let Rig { communicator, stream, input: _input, output: _output, .. } = rig;
+            let device = Arc::clone(communicator.device());
+            let other = Stream::new(&device).unwrap();
+            // The drop costs that stream its capture, at least on GPUs.
+            drop(other.capture(|| {
+                drop(communicator);
+                Ok(())
+            }));
+            stream.synchronize().unwrap();
             done.wait();
         } else {
             done.wait();

@@ -8,6 +8,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use myelon_ccl::device::captures::Captures;
 use myelon_ccl::device::handles::Event;
 use myelon_ccl::device::{Device, StreamHandle};
 use myelon_ccl::{Communicator, Result};
@@ -17,8 +18,6 @@ pub(crate) struct Sequence {
     device: Arc<dyn Device>,
     /// Behind NCCL's last operation.
     event: Event,
-    /// Behind NCCL's last operation in a capture.
-    captured_event: Event,
     meeting: Event,
     state: Mutex<State>,
 }
@@ -26,8 +25,8 @@ pub(crate) struct Sequence {
 struct State {
     /// Outside captures.
     last: Last,
-    /// The capture of NCCL's last captured operation.
-    captured: Option<u64>,
+    /// Where captures stand by NCCL's operations in them.
+    captures: Captures,
 }
 
 /// Streams by number: a handle may be another stream's by the next operation.
@@ -43,20 +42,19 @@ impl Sequence {
         Ok(Self {
             device: Arc::clone(device),
             event: Event::new(device)?,
-            captured_event: Event::new(device)?,
             meeting: Event::new(device)?,
-            state: Mutex::new(State { last: Last::Nothing, captured: None }),
+            state: Mutex::new(State { last: Last::Nothing, captures: Captures::new(device)? }),
         })
     }
 
     pub(crate) fn before_myelon(&self, stream: StreamHandle) -> Result<()> {
         let state = self.state();
-        let (last, captured) = match &*state {
-            State { last: Last::Nothing | Last::Myelon, captured: None } => return Ok(()),
-            &State { last, captured } => (last, captured),
-        };
+        let last = state.last;
+        if matches!(last, Last::Nothing | Last::Myelon) && state.captures.is_empty() {
+            return Ok(());
+        }
         match (self.device.capture_of(stream)?, last) {
-            (Some(capture), _) if captured == Some(capture) => self.captured_event.hold(stream),
+            (Some(capture), _) => state.captures.hold(capture, stream),
             (None, Last::Nccl(last)) if last != self.device.stream_number(stream)? => self.event.hold(stream),
             _ => Ok(()),
         }
@@ -81,9 +79,7 @@ impl Sequence {
     pub(crate) fn after_nccl(&self, stream: StreamHandle) -> Result<()> {
         let mut state = self.state();
         if let Some(capture) = self.device.capture_of(stream)? {
-            self.captured_event.record(stream)?;
-            state.captured = Some(capture);
-            return Ok(());
+            return state.captures.record(capture, stream);
         }
         self.event.record(stream)?;
         state.last = Last::Nccl(self.device.stream_number(stream)?);
