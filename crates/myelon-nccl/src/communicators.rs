@@ -25,6 +25,8 @@ pub(crate) struct Attached {
     pub(crate) communicator: Communicator,
     pub(crate) prepared: Prepared,
     pub(crate) sequence: Sequence,
+    /// Whether another rank is in this process.
+    pub(crate) has_company: bool,
 }
 
 impl Attached {
@@ -48,7 +50,8 @@ impl Attached {
         self.bound(|| {
             self.sequence.before_myelon(stream)?;
             let issued = self.queue(calls, stream);
-            let noted = self.sequence.after_myelon(stream);
+            let has_queued = issued.is_ok() && calls.iter().any(|call| call.count > 0);
+            let noted = self.sequence.after_myelon(stream, has_queued);
             issued.and(noted)?;
             if !self.is_cpu() {
                 return Ok(());

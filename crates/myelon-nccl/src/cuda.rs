@@ -45,7 +45,12 @@ impl Gathering {
     /// Memory for one rank's bytes, which are put there, and for those of `ranks`.
     pub(crate) fn new(ordinal: usize, bytes: &[u8], ranks: usize) -> Result<Self, String> {
         let make = || {
-            let stream = CudaContext::new(ordinal)?.new_stream()?;
+            let context = CudaContext::new(ordinal)?;
+            // WHY: or the first stream of a context's object waits for everything on the GPU, which may wait for a rank that waits
+            // here, and which loses captures.
+            // SAFETY: one stream alone uses the memory.
+            unsafe { context.disable_event_tracking() };
+            let stream = context.new_stream()?;
             let own = stream.clone_htod(bytes)?;
             let all = stream.alloc_zeros(bytes.len() * ranks)?;
             stream.synchronize()?;

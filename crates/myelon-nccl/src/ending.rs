@@ -16,8 +16,9 @@ pub(crate) fn end(comm: Comm) -> c_int {
         None => true,
     };
     match communicators::remove(comm) {
-        // Here, for the peers should know that this rank has left before its process can end.
-        Some(entry) if ended_well => drop_bound(entry),
+        // Here, for the peers should know that this rank has left before its process can end; but where the thread may be the one that
+        // takes another rank off next, it would wait for itself.
+        Some(entry) if ended_well && !has_company(&entry) => drop_bound(entry),
         Some(entry) => bury(entry),
         None => (),
     }
@@ -70,6 +71,10 @@ fn bury(entry: Arc<Entry>) {
     if std::thread::Builder::new().name("myelon-nccl-end".into()).spawn(wait).is_err() {
         log::warn("no thread to give back what an aborted communicator had");
     }
+}
+
+fn has_company(entry: &Entry) -> bool {
+    entry.attached.as_ref().is_some_and(|attached| attached.has_company)
 }
 
 fn drop_bound(entry: Arc<Entry>) {

@@ -7,6 +7,7 @@
 
 use std::cell::RefCell;
 use std::ffi::{c_int, c_void};
+use std::mem::ManuallyDrop;
 use std::sync::Arc;
 
 use myelon_ccl::Call;
@@ -43,7 +44,8 @@ struct Queued {
 }
 
 thread_local! {
-    static GROUP: RefCell<Group> = const { RefCell::new(Group::new()) };
+    /// WHY: without a destructor, so that it is still there when objects with static storage are destroyed, which may end a communicator.
+    static GROUP: RefCell<ManuallyDrop<Group>> = const { RefCell::new(ManuallyDrop::new(Group::new())) };
 }
 
 fn with<R>(work: impl FnOnce(&mut Group) -> R) -> R {

@@ -22,19 +22,14 @@ pub(crate) struct Sequence {
     state: Mutex<State>,
 }
 
+/// Outside captures, but for the last.
 struct State {
-    /// Outside captures.
-    last: Last,
+    /// The stream of NCCL's last operation, until one of Myelon's is behind that. By number: a handle may be another stream's by then.
+    nccl: Option<u64>,
+    /// Whether an operation of NCCL's is to wait for one of Myelon's.
+    is_myelon_last: bool,
     /// Where captures stand by NCCL's operations in them.
     captures: Captures,
-}
-
-/// Streams by number: a handle may be another stream's by the next operation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Last {
-    Nothing,
-    Myelon,
-    Nccl(u64),
 }
 
 impl Sequence {
@@ -43,32 +38,35 @@ impl Sequence {
             device: Arc::clone(device),
             event: Event::new(device)?,
             meeting: Event::new(device)?,
-            state: Mutex::new(State { last: Last::Nothing, captures: Captures::new(device)? }),
+            state: Mutex::new(State { nccl: None, is_myelon_last: false, captures: Captures::new(device)? }),
         })
     }
 
     pub(crate) fn before_myelon(&self, stream: StreamHandle) -> Result<()> {
         let state = self.state();
-        let last = state.last;
-        if matches!(last, Last::Nothing | Last::Myelon) && state.captures.is_empty() {
+        if state.nccl.is_none() && state.captures.is_empty() {
             return Ok(());
         }
-        match (self.device.capture_of(stream)?, last) {
+        match (self.device.capture_of(stream)?, state.nccl) {
             (Some(capture), _) => state.captures.hold(capture, stream),
-            (None, Last::Nccl(last)) if last != self.device.stream_number(stream)? => self.event.hold(stream),
+            (None, Some(last)) if last != self.device.stream_number(stream)? => self.event.hold(stream),
             _ => Ok(()),
         }
     }
 
-    pub(crate) fn after_myelon(&self, stream: StreamHandle) -> Result<()> {
-        if self.state().last != Last::Myelon && !self.device.is_capturing(stream)? {
-            self.state().last = Last::Myelon;
+    /// `has_queued`: that an operation is on the stream now, and none is after a call without elements.
+    pub(crate) fn after_myelon(&self, stream: StreamHandle, has_queued: bool) -> Result<()> {
+        let mut state = self.state();
+        let is_known = state.is_myelon_last && (state.nccl.is_none() || !has_queued);
+        if !is_known && !self.device.is_capturing(stream)? {
+            state.is_myelon_last = true;
+            state.nccl.take_if(|_| has_queued);
         }
         Ok(())
     }
 
     pub(crate) fn before_nccl(&self, communicator: &Communicator, stream: StreamHandle) -> Result<()> {
-        if self.state().last != Last::Myelon && !self.device.is_capturing(stream)? {
+        if !self.state().is_myelon_last && !self.device.is_capturing(stream)? {
             return Ok(());
         }
         // SAFETY: the stream is the caller's of this call, and the communicator was made for streams that may go.
@@ -82,7 +80,8 @@ impl Sequence {
             return state.captures.record(capture, stream);
         }
         self.event.record(stream)?;
-        state.last = Last::Nccl(self.device.stream_number(stream)?);
+        state.nccl = Some(self.device.stream_number(stream)?);
+        state.is_myelon_last = false;
         Ok(())
     }
 
@@ -142,13 +141,40 @@ mod tests {
         sequence.after_nccl(first.handle()).unwrap();
         let graph = second.capture(|| {
             sequence.before_myelon(second.handle())?;
-            sequence.after_myelon(second.handle())?;
+            sequence.after_myelon(second.handle(), true)?;
             sequence.after_nccl(second.handle())
         });
         drop(graph.unwrap());
-        assert_eq!(sequence.state().last, Last::Nccl(device.stream_number(first.handle()).unwrap()));
-        sequence.after_myelon(second.handle()).unwrap();
-        assert_eq!(sequence.state().last, Last::Myelon);
+        let last = || {
+            let state = sequence.state();
+            (state.nccl, state.is_myelon_last)
+        };
+        assert_eq!(last(), (Some(device.stream_number(first.handle()).unwrap()), false));
+        sequence.after_myelon(second.handle(), true).unwrap();
+        assert_eq!(last(), (None, true));
+    }
+
+    /// A call without elements queues nothing, so the next one is still the first behind NCCL's.
+    #[test]
+    fn a_call_that_queues_nothing_comes_between_no_two_operations() {
+        let device: Arc<dyn Device> = CpuDevice::new(0).unwrap();
+        let sequence = Sequence::new(&device).unwrap();
+        let [first, second] = [(); 2].map(|()| Stream::new(&device).unwrap());
+        let bytes = 32 << 20;
+        let (data, seen) = (Buffer::new(&device, bytes).unwrap(), Buffer::new(&device, 1).unwrap());
+        for round in 1..4 {
+            data.fill(round, &first).unwrap();
+            sequence.after_nccl(first.handle()).unwrap();
+            sequence.before_myelon(first.handle()).unwrap();
+            sequence.after_myelon(first.handle(), false).unwrap();
+            sequence.before_myelon(second.handle()).unwrap();
+            // SAFETY: both buffers outlive the synchronisation in `download`.
+            unsafe { device.copy(seen.address(), data.address().offset(bytes - 1), 1, second.handle()).unwrap() };
+            sequence.after_myelon(second.handle(), true).unwrap();
+            let mut byte = [0];
+            seen.download(&mut byte, &second).unwrap();
+            assert_eq!(byte, [round]);
+        }
     }
 
     /// What `between` puts between a slow fill on the first stream and a copy of its last byte on the second, captured, holds it up.

@@ -105,6 +105,12 @@ fn decode<T: for<'a> Deserialize<'a>>(frame: &[u8]) -> Option<T> {
     serde_json::from_slice(rest.get(..u32::from_le_bytes(*length) as usize)?).ok()
 }
 
+/// Whether this process has several of the ranks.
+pub(super) fn are_together(frames: &[Vec<u8>]) -> bool {
+    let here = std::process::id();
+    frames.iter().filter_map(|frame| decode::<Hello>(frame)).filter(|hello| hello.process == here).count() > 1
+}
+
 /// Where the ranks meet; or why they do not, the same on every rank.
 pub(super) fn verdict(frames: &[Vec<u8>]) -> Result<String, String> {
     let mut hellos: Vec<Hello> = Vec::with_capacity(frames.len());

@@ -76,7 +76,10 @@ fn agree(members: Vec<Member>, settings: Result<&'static Settings, &str>) -> Res
         let attached = match hello::verdict(answers) {
             // INVARIANT: the same on every rank, so all of them or none come to the second exchange; and none that makes several
             // communicators, which would wait for each other here.
-            Ok(id) => meet(member, place, offer, &id).map_err(|why| failed(&why))?,
+            Ok(id) => {
+                let has_company = hello::are_together(answers);
+                meet(member, place, offer, &id, has_company).map_err(|why| failed(&why))?
+            }
             Err(why) => Err(why),
         };
         finish(member, attached);
@@ -85,9 +88,15 @@ fn agree(members: Vec<Member>, settings: Result<&'static Settings, &str>) -> Res
 }
 
 /// Brings Myelon up on all ranks, and says whether it did: the outer error is that of the exchange.
-fn meet(member: &Member, place: Place, offer: Offer, id: &str) -> Result<Result<Attached, String>, String> {
+fn meet(
+    member: &Member,
+    place: Place,
+    offer: Offer,
+    id: &str,
+    has_company: bool,
+) -> Result<Result<Attached, String>, String> {
     // WHY: a rank that panicked would leave the others in the exchange.
-    let connected = catch_unwind(AssertUnwindSafe(|| connect(member, offer, id)));
+    let connected = catch_unwind(AssertUnwindSafe(|| connect(member, offer, id, has_company)));
     let connected = connected.unwrap_or_else(|_| Err("a bug in Myelon, told above".into()));
     let reply = Reply::of(connected.as_ref().err()).encode();
     let replies = exchange::all_gather(std::slice::from_ref(member), place, &[reply])?;
@@ -145,7 +154,7 @@ fn tcp() -> TcpOptions {
     TcpOptions { deadline: PATIENCE, silence: SILENCE, ..TcpOptions::default() }
 }
 
-fn connect(member: &Member, offer: Offer, id: &str) -> Result<Attached, String> {
+fn connect(member: &Member, offer: Offer, id: &str, has_company: bool) -> Result<Attached, String> {
     let (device, settings) = offer.able.ok_or("this rank said that it cannot")?;
     let in_words = |error: myelon_ccl::Error| error.to_string();
     let id: UniqueId = id.parse().map_err(in_words)?;
@@ -168,7 +177,7 @@ fn connect(member: &Member, offer: Offer, id: &str) -> Result<Attached, String> 
         communicator.prepare_collective(taken.collective, &kernels).map_err(in_words)?;
     }
     let sequence = Sequence::new(&device).map_err(in_words)?;
-    Ok(Attached { communicator, prepared: Prepared::of(&taken, &settings.prepare), sequence })
+    Ok(Attached { communicator, prepared: Prepared::of(&taken, &settings.prepare), sequence, has_company })
 }
 
 /// Puts what came of a communicator into the table.

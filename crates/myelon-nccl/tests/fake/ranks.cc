@@ -5,6 +5,7 @@
 #include "nccl.h"
 
 #include <atomic>
+#include <chrono>
 #include <cmath>
 #include <csignal>
 #include <cstdio>
@@ -282,6 +283,47 @@ static void one_thread() {
   }
 }
 
+// Each rank's communicator, made and used on a thread of its own.
+static std::vector<ncclComm_t> left_by_threads() {
+  std::vector<ncclComm_t> comms(ranks);
+  on_threads(
+      [&](ncclComm_t comm, int rank) {
+        auto data = filled(100, rank + 1.f);
+        OK(NCCL(ncclAllReduce)(data.data(), data.data(), 100, ncclFloat32, ncclSum, comm, nullptr));
+        all_are(data, sum(), __LINE__);
+        comms[rank] = comm;
+      },
+      false);
+  return comms;
+}
+
+// One thread takes one rank off after the other: none waits for the next.
+static void destroyed_in_turn() {
+  auto comms = left_by_threads();
+  auto began = std::chrono::steady_clock::now();
+  for (auto comm : comms) OK(NCCL(ncclCommDestroy)(comm));
+  CHECK(std::chrono::steady_clock::now() - began < std::chrono::seconds(4));
+}
+
+// In a group, when what belongs to the main thread is gone.
+struct AtExit {
+  std::vector<ncclComm_t> comms;
+  ~AtExit() {
+    for (auto comm : comms) {
+      OK(NCCL(ncclGroupStart)());
+      OK(NCCL(ncclCommDestroy)(comm));
+      OK(NCCL(ncclGroupEnd)());
+    }
+  }
+};
+static AtExit at_exit;
+
+static void destroyed_at_exit() {
+  at_exit.comms = left_by_threads();
+  OK(NCCL(ncclGroupStart)());
+  OK(NCCL(ncclGroupEnd)());
+}
+
 // A group with one new communicator for each thread, as programs write it that can have more.
 static void grouped_init() {
   ncclUniqueId id;
@@ -386,6 +428,8 @@ int main(int count, char **arguments) {
   else if (scenario == "shrink") abort_ends_the_wait(true);
   else if (scenario == "one_thread") one_thread();
   else if (scenario == "grouped_init") grouped_init();
+  else if (scenario == "in_turn") destroyed_in_turn();
+  else if (scenario == "at_exit") destroyed_at_exit();
   else if (scenario == "blocking") configured(1);
   else if (scenario == "non_blocking") configured(0);
   else if (scenario == "processes") processes();

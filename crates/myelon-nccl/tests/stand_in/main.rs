@@ -153,6 +153,17 @@ fn ranks_of_one_thread_are_left_alone() {
 }
 
 #[test]
+fn one_thread_can_destroy_the_ranks_of_several() {
+    let ran = Run::preloaded(&["in_turn", "3"]).run().well();
+    assert_eq!(ran.counted("ncclAllReduce", "Myelon"), 3, "{}", ran.output);
+}
+
+#[test]
+fn a_static_object_can_end_communicators_in_groups() {
+    Run::preloaded(&["at_exit"]).run().well();
+}
+
+#[test]
 fn a_communicator_made_in_a_group_of_its_own_is_attached() {
     let ran = Run::preloaded(&["grouped_init"]).run().well();
     assert_eq!(ran.counted("ncclAllReduce", "Myelon"), 2, "{}", ran.output);
