@@ -18,7 +18,8 @@
 #   DEVICE=cuda            or cpu, to try the script itself without a GPU
 #   BEGIN, END, FACTOR, REPEATS, WARMUP     the sweep; default 1K 256M 4 20 5
 #   VARIANTS=all           as --variant of myelon-perf, for all-reduces
-#   AGAINST                as --against, nccl,nccl_symmetric,mscclpp for all (MYELON_MSCCLPP_LIB names the last); unset: myelon-perf's own choice
+#   AGAINST                as --against, nccl,nccl_symmetric,mscclpp for all (MYELON_MSCCLPP_LIB names the last, which is left out where
+#                          it cannot be measured); unset: myelon-perf's own choice
 #   STORED=BUNDLE/results                   earlier sweeps, MACHINE/NAME-RANKS.json; the newest of equal GPUs is the standard
 #   THRESHOLD=5 AUTO_WITHIN=3               percent that a row may be slower, and that auto may be behind; not on the CPU
 #   OVERLAP_LANES=16,32,64,128              lanes of the variants that are measured beside a product; 2,4 on the CPU
@@ -53,8 +54,14 @@ sweep_seconds=${SWEEP_SECONDS:-600}
 range=(-b "${BEGIN:-1K}" -e "${END:-256M}")
 repeats=(-n "${REPEATS:-20}" -w "${WARMUP:-5}")
 against=()
-[[ -z ${AGAINST:-} ]] || against=(--against "$AGAINST")
-sweep=("${range[@]}" -f "${FACTOR:-4}" "${repeats[@]}" "${against[@]}" --variant "${VARIANTS:-all}")
+# MSCCL++ is measured for all-reduces of plain buffers only.
+against_elsewhere=()
+if [[ -n ${AGAINST:-} ]]; then
+  against=(--against "$AGAINST")
+  rest=$(tr ',' '\n' <<<"$AGAINST" | { grep -vx mscclpp || true; } | paste -sd ,)
+  against_elsewhere=(--against "${rest:-none}")
+fi
+sweep=("${range[@]}" -f "${FACTOR:-4}" "${repeats[@]}" --variant "${VARIANTS:-all}")
 
 # The visible GPUs, as CUDA_VISIBLE_DEVICES names them.
 gpus=()
@@ -148,7 +155,7 @@ tune_steps() {
   step "$ranks" tune "$((TUNE_SECONDS + 180))" "$bundle/myelon-tune" --device "$device" --ranks "$ranks" --budget "$TUNE_SECONDS" -o "$tuned"
   table=
   sweep_step "$ranks" tuned env MYELON_LANE_TABLE="$tuned" "${perf[@]}" --ranks "$ranks" \
-    "${range[@]}" -f 2 "${repeats[@]}" --variant all -G 20
+    "${range[@]}" -f 2 "${repeats[@]}" "${against[@]}" --variant all -G 20
   judge "$ranks" tuned
   # Times of CPU ranks mean nothing.
   [[ $device != cpu ]] || return 0
@@ -294,10 +301,10 @@ for ranks in "${sizes[@]}"; do
       summary+=("$(printf '%5s  %-18s %s' "$ranks" "$test" 'skipped: not in the bundle')")
     fi
   done
-  sweep_step "$ranks" eager "${perf[@]}" --ranks "$ranks" "${sweep[@]}"
-  sweep_step "$ranks" graph "${perf[@]}" --ranks "$ranks" "${sweep[@]}" -G 20
-  sweep_step "$ranks" between "${perf[@]}" --ranks "$ranks" "${sweep[@]}" -G 20 --between
-  sweep_step "$ranks" registered "${perf[@]}" --ranks "$ranks" "${sweep[@]}" -G 4 --registered
+  sweep_step "$ranks" eager "${perf[@]}" --ranks "$ranks" "${sweep[@]}" "${against[@]}"
+  sweep_step "$ranks" graph "${perf[@]}" --ranks "$ranks" "${sweep[@]}" "${against[@]}" -G 20
+  sweep_step "$ranks" between "${perf[@]}" --ranks "$ranks" "${sweep[@]}" "${against[@]}" -G 20 --between
+  sweep_step "$ranks" registered "${perf[@]}" --ranks "$ranks" "${sweep[@]}" "${against_elsewhere[@]}" -G 4 --registered
   judge "$ranks" eager
   judge "$ranks" graph
   # What auto takes between the sizes of those sweeps, at sizes that no power of two divides, and in half of the bytes.
@@ -306,10 +313,11 @@ for ranks in "${sizes[@]}"; do
   sweep_step "$ranks" bf16 "${auto[@]}" "${range[@]}" -f 4 "${against[@]}" -d bf16
   # Of many bytes, for a CPU.
   [[ $device == cpu ]] || sweep_step "$ranks" odd "${auto[@]}" -b 300004 -e 76801024 -f 4 "${against[@]}" -d f32,i32
-  for name in fine bf16 odd; do compare_stored "$ranks" "$name"; done
+  for name in between registered fine bf16 odd; do compare_stored "$ranks" "$name"; done
   for collective in reduce_scatter all_gather broadcast; do
-    sweep_step "$ranks" "$collective" "${perf[@]}" --ranks "$ranks" "${range[@]}" -f "${FACTOR:-4}" "${repeats[@]}" "${against[@]}" \
-      --variant all -G 20 --collective "$collective"
+    sweep_step "$ranks" "$collective" "${perf[@]}" --ranks "$ranks" "${range[@]}" -f "${FACTOR:-4}" "${repeats[@]}" \
+      "${against_elsewhere[@]}" --variant all -G 20 --collective "$collective"
+    compare_stored "$ranks" "$collective"
   done
   [[ -z ${TUNE_SECONDS:-} ]] || tune_steps "$ranks"
   sweep_step "$ranks" ablation "${perf[@]}" --ranks "$ranks" --ablate --budget "$ablation_seconds"
@@ -317,7 +325,8 @@ for ranks in "${sizes[@]}"; do
   sweep_step "$ranks" overlap "${perf[@]}" --ranks "$ranks" --overlap -n 10 -w 2 --lanes "$overlap_lanes" \
     --variant auto,ring,ring_specialized,ring_copy_engine,two_shot_push
   if command -v mpirun >/dev/null; then
-    sweep_step "$ranks" mpirun mpirun --allow-run-as-root --oversubscribe -np "$ranks" "${perf[@]}" -b 1K -e 1M -f 32 -n 5 -w 2 --variant all
+    sweep_step "$ranks" mpirun mpirun --allow-run-as-root --oversubscribe -np "$ranks" "${perf[@]}" -b 1K -e 1M -f 32 -n 5 -w 2 \
+      "${against[@]}" --variant all
   else
     summary+=("$(printf '%5s  %-18s %s' "$ranks" mpirun 'skipped: no mpirun here')")
   fi
@@ -333,8 +342,16 @@ else
     "$bundle/libmyelon_nccl.so"
 fi
 
-# The sweeps as a page for a browser; without one there is nothing to show.
-timeout 60 "$bundle/myelon-perf" report "$out"/*.json -o "$out/report.html" >"$out/logs/report.log" 2>&1 || true
+# The sweeps as a page for a browser; without one there is nothing to show. But for those that measure something else under a name that
+# others have: with another table, under another tool, or a few repeats only.
+pages=()
+for file in "$out"/*.json; do
+  case ${file##*/} in
+    tuned-* | memcheck-* | synccheck-* | mpirun-*) ;;
+    *) pages+=("$file") ;;
+  esac
+done
+timeout 60 "$bundle/myelon-perf" report "${pages[@]}" -o "$out/report.html" >"$out/logs/report.log" 2>&1 || true
 
 printf '\n%5s  %-18s %-5s %7s  %s\n' ranks step state time detail
 printf '%s\n' "${summary[@]}"

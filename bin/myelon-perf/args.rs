@@ -146,7 +146,7 @@ pub(crate) struct SweepArgs {
     /// Run each named variant with so many sixteenths of a message in copies, for variants whose kernels carry the rest.
     #[arg(long, value_name = "N,..", value_delimiter = ',', value_parser = whole::<u32>)]
     pub(crate) copied: Vec<u32>,
-    /// Run each named variant with these wait policies: adaptive, spin, yield.
+    /// Run each named variant with these wait policies: adaptive, spin, yield, or paired where a variant has it.
     #[arg(long, value_name = "NAME,..", value_delimiter = ',')]
     pub(crate) wait: Vec<Wait>,
     /// Run each named variant with these sync policies: light, or strict with a barrier after every phase of the kernel.

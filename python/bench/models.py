@@ -75,7 +75,7 @@ class Decode:
             # Layers share their weights, which are far larger than a cache: the time is that of layers of their own.
             self.mix = weight((hidden + 2 * keys) // ranks, hidden)
             self.out = weight(hidden, hidden // ranks)
-            self.up = weight(2 * feed_forward // ranks, hidden)
+            self.up = weight(2 * (feed_forward // ranks), hidden)
             self.down = weight(hidden, feed_forward // ranks)
         self.input = torch.empty(SEQUENCES, hidden, dtype=torch.bfloat16, device=device)
         self.input.normal_(generator=torch.Generator(device).manual_seed(4))

@@ -6,6 +6,7 @@ import atexit
 import os
 import sys
 import threading
+from itertools import count
 from typing import Optional, Tuple
 from weakref import WeakSet
 
@@ -24,6 +25,7 @@ class Life:
 
     def __init__(self, handle: int) -> None:
         self._handle = handle
+        self.number = next(_numbers)
         self._process = os.getpid()
         self._lock = threading.Lock()
         self._calls = 0
@@ -85,11 +87,13 @@ class Life:
 
 
 _alive: "WeakSet[Life]" = WeakSet()
+_numbers = count()
 
 
 @atexit.register
 def _end_all() -> None:
-    for life in list(_alive):
+    # In the order in which they came up, the same on all ranks: each waits for its peers to leave.
+    for life in sorted(_alive, key=lambda life: life.number):
         life.end_with_the_process()
 
 

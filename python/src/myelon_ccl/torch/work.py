@@ -104,8 +104,12 @@ class CudaWork(_MyelonWork):
     def wait(self, timeout: timedelta = _NO_TIMEOUT) -> bool:
         self._issuer.check()
         stream, event = self._ending
+        current = torch.cuda.current_stream(self._issuer.device)
         if event is not None:
-            torch.cuda.current_stream(self._issuer.device).wait_event(event)
+            current.wait_event(event)
+        elif current != stream:
+            # It was issued on what was the current stream then, as in a capture.
+            current.wait_stream(stream)
         if settings.blocking_wait() and not torch.cuda.is_current_stream_capturing():
             # Its own event: what was queued behind it may wait for what the caller has yet to do.
             (stream if event is None else event).synchronize()
