@@ -113,7 +113,7 @@ impl Communicator {
     /// not overlap it.
     ///
     /// Ordering: queued on `stream`; the result is there when the stream has passed. Can be captured into a graph once
-    /// the type and operator are prepared.
+    /// the type and operator are prepared, into up to 16 at once.
     ///
     /// Errors: [`Error::InvalidArgument`] and [`Error::Unsupported`] before anything is launched; errors of operations
     /// before this one, see [`Communicator`].
