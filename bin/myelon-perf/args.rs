@@ -203,7 +203,7 @@ pub(crate) struct ReportArgs {
     /// JSON files that --json wrote; with --patterns, those that --ablate --json wrote, if any.
     #[arg(required_unless_present_any = ["overlaps", "neighbours"], value_name = "RESULTS")]
     pub(crate) results: Vec<PathBuf>,
-    /// Write a page for a browser into this file: curves, filters, tables. Stored runs of other kinds among RESULTS are left out.
+    /// Write a page for a browser into this file: curves, filters, tables. Of RESULTS, runs of other kinds and collectives are left out.
     #[arg(short = 'o', long = "output", value_name = "FILE", conflicts_with_all = ["patterns", "neighbours"])]
     pub(crate) output: Option<PathBuf>,
     /// With -o, what the links of a GPU carry in one direction by their data sheet, in GB/s of 10^9 bytes: where the GPU is not known.

@@ -39,9 +39,9 @@ pub(crate) struct CompareArgs {
     /// The earlier run and the one to judge, or the latter alone: JSON files that --json wrote.
     #[arg(required = true, num_args = 1..=2, value_name = "RESULTS")]
     runs: Vec<PathBuf>,
-    /// How much slower a row may be before it counts, in percent.
-    #[arg(long, value_name = "PERCENT", default_value = "5", value_parser = percent)]
-    threshold: Percent,
+    /// How much slower a row may be before it counts, in percent; 5 unless told.
+    #[arg(long, value_name = "PERCENT", value_parser = percent)]
+    threshold: Option<Percent>,
     /// Fail where auto is slower than the fastest variant or a baseline by more than this, in percent.
     #[arg(long, value_name = "PERCENT", value_parser = percent)]
     auto_within: Option<Percent>,
@@ -51,6 +51,24 @@ pub(crate) struct CompareArgs {
     /// Show the rows that did not change, too.
     #[arg(long)]
     all: bool,
+}
+
+/// As `--threshold`, unless told.
+const THRESHOLD: Percent = Percent(5.0);
+
+/// Refuses an argument that is for two files where there is one.
+fn is_of_two(args: &CompareArgs) -> Result<()> {
+    let given = [("--threshold", args.threshold.is_some()), ("--any-machine", args.any_machine), ("--all", args.all)];
+    let given: Vec<_> = given.into_iter().filter(|&(_, is_given)| is_given).map(|(argument, _)| argument).collect();
+    let verb = if given.len() == 1 { "is" } else { "are" };
+    match (&args.runs[..], given.is_empty()) {
+        ([run], false) => Err(Error::invalid(format!(
+            "{} {verb} for two files, and {} is one: name the earlier run before it, or use --auto-within alone",
+            given.join(" and "),
+            run.display()
+        ))),
+        _ => Ok(()),
+    }
 }
 
 fn percent(text: &str) -> Result<Percent, Error> {
@@ -70,14 +88,16 @@ pub(crate) struct Judged {
 impl Judged {
     /// Reads the files.
     ///
-    /// Errors: the first that cannot be used, or one that says that nothing can be held against anything.
+    /// Errors: an argument that is for two files where there is one; the first file that cannot be used; or one that says that
+    /// nothing can be held against anything.
     pub(crate) fn check(args: &CompareArgs) -> Result<Self> {
+        is_of_two(args)?;
         let runs = args.runs.iter().map(|path| Results::read(path)).collect::<Result<Vec<_>>>()?;
         let names = args.runs.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(" and ");
         let mut runs = runs.into_iter().rev();
         let run = runs.next().ok_or_else(|| Error::invalid("name a file that --json wrote"))?;
-        let judged =
-            Self { before: runs.next(), run, threshold: args.threshold, auto_within: args.auto_within, all: args.all };
+        let threshold = args.threshold.unwrap_or(THRESHOLD);
+        let judged = Self { before: runs.next(), run, threshold, auto_within: args.auto_within, all: args.all };
         if let Some(before) = &judged.before {
             let comparison = Comparison::of(before, &judged.run);
             if comparison.is_of_hardware() && !args.any_machine {

@@ -8,6 +8,7 @@ use std::path::{Component, Path, PathBuf};
 use std::process::ExitCode;
 
 use myelon_ccl::measure::ceiling::LinkRate;
+use myelon_ccl::measure::text::counted;
 use myelon_ccl::measure::{Baseline, Results, Standing, Stored, markdown, merge, output, page, readme, svg};
 use myelon_ccl::table::{Judged, judged_table};
 use myelon_ccl::{Error, Result};
@@ -108,21 +109,39 @@ fn goes_with(args: &ReportArgs) -> Result<()> {
     }
 }
 
-/// The runs to report. For a page, which takes whatever lies in a folder of results, stored runs of other kinds are left out.
+/// The runs to report. For a page, which takes whatever lies in a folder of results, stored runs of other kinds are left out, and
+/// rows that it has no place for are named.
 fn runs(args: &ReportArgs) -> Result<Vec<Results>> {
     let mut runs = Vec::new();
+    let mut left_out = Vec::new();
     for path in &args.results {
         match Results::read(path) {
-            Ok(run) => runs.push(run),
+            Ok(run) => {
+                let others = run.rows.iter().filter(|row| !page::takes(row)).count();
+                if args.output.is_some() && others > 0 {
+                    left_out.push(format!("{}: {} of other collectives", path.display(), counted(others, "row")));
+                }
+                runs.push(run);
+            }
             Err(_) if args.output.is_some() && is_of_another_kind(path) => {
                 let _ = writeln!(std::io::stderr(), "left out: {}: not a sweep", path.display());
             }
             Err(error) => return Err(error),
         }
     }
-    if runs.iter().all(|run| run.rows.is_empty()) {
-        let names: Vec<_> = args.results.iter().map(|path| path.display().to_string()).collect();
-        return Err(Error::invalid(format!("{}: no rows to show: measure something first", names.join(" and "))));
+    let names = || args.results.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(" and ");
+    let mut rows = runs.iter().flat_map(|run| &run.rows).peekable();
+    if rows.peek().is_none() {
+        return Err(Error::invalid(format!("{}: no rows to show: measure something first", names())));
+    }
+    if args.output.is_some() && !rows.any(page::takes) {
+        return Err(Error::invalid(format!(
+            "{}: all rows are of other collectives, and a page is of all-reduces: add a sweep of those, or leave -o out",
+            names()
+        )));
+    }
+    for line in left_out {
+        let _ = writeln!(std::io::stderr(), "left out: {line}");
     }
     Ok(runs)
 }

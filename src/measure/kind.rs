@@ -7,7 +7,7 @@ use serde_json::Value;
 pub(crate) struct Kind {
     /// As [`Stored::WHAT`](super::Stored::WHAT).
     pub(crate) what: &'static str,
-    /// The arguments of `myelon-perf` that take it.
+    /// What takes it: arguments of `myelon-perf`, or a script.
     pub(crate) taken_by: &'static str,
 }
 
@@ -21,6 +21,8 @@ pub(crate) fn kind_of(text: &str) -> Option<Kind> {
         ("a file of overlaps", "report --patterns PAGE --overlaps FILE")
     } else if file.get("table_commit").is_some() {
         ("a judgement of a lane table", "report RESULTS --readme PAGE --judged FILE")
+    } else if file.get("medians").is_some() && file.get("runs").is_some() {
+        ("a file of PyTorch's benchmark", "python/bench/report.py PAGE FILE")
     } else if row_has("work") {
         ("a file of neighbours", "report --patterns PAGE --neighbours FILE")
     } else if row_has("requested") {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use myelon_ccl::measure::{Results, Row, Stored, Summary};
 
-use crate::reports::RESULTS;
+use crate::reports::{RESULTS, TORCH};
 use crate::{perf, refused, text};
 
 /// The stored run with this time of `auto`, and what `edit` makes of it.
@@ -110,13 +110,19 @@ fn what_cannot_be_compared_is_refused_in_one_line() {
     write(here, "run.json", 4.0, |_| {});
     write(here, "other.json", 4.0, |run| run.rows.iter_mut().for_each(|row| row.bytes *= 2));
     write(here, "named.json", 4.0, |run| run.rows[0].requested = "ring".into());
-    let cases: [(&[&str], &[&str]); 6] = [
+    std::fs::write(here.join("torch.json"), TORCH).unwrap();
+    let cases: [(&[&str], &[&str]); 11] = [
         (&["compare"], &["required", "RESULTS"]),
         (&["compare", "run.json", "none.json"], &["cannot read none.json"]),
         (&["compare", "run.json", "other.json"], &["run.json and other.json have no row of Myelon in common"]),
         (&["compare", "named.json"], &["named.json: no right row of auto", "--variant all"]),
         (&["compare", "run.json", "run.json", "--threshold", "nan"], &["'nan'", "a number of percent"]),
         (&["compare", "run.json", "run.json", "run.json"], &["run.json"]),
+        (&["compare", "run.json", "--threshold", "5"], &["--threshold is for two files, and run.json is one"]),
+        (&["compare", "run.json", "--any-machine"], &["--any-machine is for two files"]),
+        (&["compare", "run.json", "--auto-within", "3", "--all"], &["--all is for two files", "the earlier run"]),
+        (&["compare", "run.json", "--all", "--threshold", "5"], &["--threshold and --all are for two files"]),
+        (&["compare", "torch.json"], &["torch.json is a file of PyTorch's benchmark", "for python/bench/report.py"]),
     ];
     for (arguments, parts) in cases {
         refused(here, arguments, parts);

@@ -10,6 +10,16 @@ pub(crate) const RESULTS: &str = r#"{"schema":1,
 ]}
 "#;
 
+/// Of `python/bench/run.py`.
+pub(crate) const TORCH: &str = r#"{"schema":1,
+"provenance":{"date": "2026-11-28T03:27:06Z", "torch": "2.11.0+cu130", "gpu": "NVIDIA H200", "gpus": 2},
+"ranks":2,
+"medians":{"nccl": {"ddp": 46.8}},
+"runs":[
+{"engine": "nccl", "ddp": {"ms": 46.8}}
+]}
+"#;
+
 const README: &str = "# Title\n<!-- results:plot -->\n<!-- /results -->\nprose\n<!-- results:latency-8 -->\nold\n<!-- /results -->\n<!-- results:provenance -->\n<!-- /results -->\nend\n";
 
 #[test]
@@ -83,6 +93,15 @@ fn a_page_has_every_sweep_of_a_folder_and_leaves_the_rest_out() {
     assert!(page.starts_with("<!DOCTYPE html>") && page.contains("8x NVIDIA H200, NV18"), "{page}");
     assert!(page.contains("\"gbps\":450.0"), "the data sheet's rate: {page}");
     assert_eq!(perf(here, &[&line[..], &["--check"]].concat()).status.code(), Some(0));
+    let other = RESULTS.replace("{\"ranks\"", "{\"collective\":\"all_gather\",\"ranks\"");
+    std::fs::write(here.join("gathers.json"), other).unwrap();
+    std::fs::write(here.join("torch.json"), TORCH).unwrap();
+    let more = perf(here, &["report", "run.json", "gathers.json", "torch.json", "-o", "report.html", "--check"]);
+    assert_eq!(more.status.code(), Some(0), "{}", text(&more.stderr));
+    let left_out = "left out: torch.json: not a sweep\nleft out: gathers.json: 2 rows of other collectives\n";
+    assert_eq!(text(&more.stderr), left_out);
+    let parts = ["gathers.json: all rows are of other collectives", "or leave -o out"];
+    refused(here, &["report", "gathers.json", "-o", "other.html"], &parts);
     let given = perf(here, &[&line[..], &["--check", "--link-gbps", "300"]].concat());
     assert_eq!(given.status.code(), Some(1), "another rate is another page");
 }
@@ -95,10 +114,11 @@ fn bad_reports_are_refused_in_one_line_and_touch_nothing() {
     write("run.json", RESULTS);
     write("new.json", &RESULTS.replace("\"schema\":1", "\"schema\":7"));
     write("empty.json", &format!("{}[]}}\n", &RESULTS[..RESULTS.find('[').unwrap()]));
+    write("torch.json", TORCH);
     write("plain.md", "no markers\n");
     write("open.md", "<!-- results:latency -->\n");
     write("typo.md", "<!-- results:latencies -->\n<!-- /results -->\n");
-    let cases: [(&[&str], &[&str]); 23] = [
+    let cases: [(&[&str], &[&str]); 24] = [
         (&["report"], &["required", "RESULTS"]),
         (&["report", "run.json", "-J"], &["unexpected argument '-J' found"]),
         (&["report", "empty.json"], &["empty.json: no rows to show"]),
@@ -111,6 +131,13 @@ fn bad_reports_are_refused_in_one_line_and_touch_nothing() {
         (&["report", "run.json", "--readme", "plain.md", "--studies", "a.toml"], &["--studies is for --patterns"]),
         (&["report", "run.json", "--readme", "plain.md", "--overlaps", "o.json"], &["--overlaps is for --patterns"]),
         (&["report", "run.json", "--patterns", "a.md", "--judged", "j.json"], &["--judged is for --readme"]),
+        (
+            &["report", "run.json", "torch.json"],
+            &[
+                "torch.json is a file of PyTorch's benchmark, not a results file",
+                "for python/bench/report.py PAGE FILE",
+            ],
+        ),
         (&["report", "none.json"], &["cannot read none.json"]),
         (&["report", "new.json"], &["new.json: schema: 7"]),
         (&["report", "plain.md", "-o", "a.html"], &["plain.md: line 1: not a results file"]),

@@ -90,9 +90,14 @@ impl<'a> Machine<'a> {
     }
 }
 
-/// What has a place on logarithmic axes, and is what the floor is of.
+/// Whether a page has rows of this collective: the floor is of all-reduces.
+pub fn takes(row: &Row) -> bool {
+    row.collective == Collective::AllReduce
+}
+
+/// What a page is of, and has a place on logarithmic axes.
 fn is_shown(row: &Row) -> bool {
-    row.collective == Collective::AllReduce && row.bytes > 0 && row.time_us.p50 > 0.0
+    takes(row) && row.bytes > 0 && row.time_us.p50 > 0.0
 }
 
 /// The sentence of the README, and whether the times mean anything.
@@ -126,7 +131,7 @@ pub fn page(machines: &[Results], link: Option<&LinkRate>) -> Result<String> {
     let machines: Vec<_> = machines.iter().map(|results| Machine::of(results, link)).collect();
     let machines: Vec<_> = machines.into_iter().filter(|machine| !machine.rows.is_empty()).collect();
     if machines.is_empty() {
-        return Err(Error::invalid("no rows to show: measure something first"));
+        return Err(Error::invalid("no rows of all-reduces to show: measure some first"));
     }
     // An end tag in a name would end the element that holds the data.
     let data = json(&machines)?.replace('<', "\\u003c");
@@ -198,6 +203,15 @@ mod tests {
             times[ranks].as_array().unwrap().iter().map(|point| point[0].as_u64().unwrap()).collect::<Vec<_>>()
         };
         assert_eq!((sizes("2"), sizes("4")), (vec![3000, 4096, 8192, 9000], vec![64]));
+    }
+
+    #[test]
+    fn rows_of_other_collectives_have_no_place() {
+        let other = Row { collective: Collective::AllGather, ..row(2, 64, "auto", 1.0) };
+        let page_of = |rows| page(&[Results { rows, ..Results::new(provenance()) }], None);
+        let both = page_of(vec![other.clone(), row(2, 64, "auto", 1.0)]).unwrap();
+        assert_eq!(data(&both)[0]["rows"].as_array().unwrap().len(), 1);
+        assert!(page_of(vec![other]).unwrap_err().to_string().contains("no rows of all-reduces"));
     }
 
     #[test]
