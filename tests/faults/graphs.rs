@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use myelon_ccl::device::handles::Stream;
 use myelon_ccl::variant::{Choice, Request};
-use myelon_ccl::{DType, Operation, ReduceOp};
+use myelon_ccl::{Communicator, DType, Operation, ReduceOp};
 
 use crate::rig::{ELEMENTS, Rig, SHORT, SOON, culprits_of, on_rigs, variants, with_timeout};
 use crate::support::{devices, on_ranks};
@@ -113,17 +113,15 @@ fn a_drop_waits_for_replays_that_were_launched_before() {
     });
 }
 
-#[test]
-fn a_drop_stops_a_replay_that_waits_for_a_peer_for_ever() {
+/// What `end` does to rank 0's communicator while a replay on the stream waits for rank 1, which never comes.
+fn with_a_lone_replay(end: impl Fn(Communicator, &Stream) + Sync) {
     let done = Barrier::new(2);
     on_rigs(&devices(2), &with_timeout(Duration::ZERO), &variants()[0], |rig| {
         let graph = rig.stream.capture(|| rig.issue(ELEMENTS, DType::F32)).unwrap();
         if rig.rank().0 == 0 {
             graph.launch(&rig.stream).unwrap();
             let Rig { communicator, stream, input: _input, output: _output, .. } = rig;
-            let device = Arc::clone(communicator.device());
-            drop(communicator);
-            assert!(device.stream_is_idle(stream.handle()).unwrap());
+            end(communicator, &stream);
             done.wait();
         } else {
             done.wait();
@@ -131,26 +129,25 @@ fn a_drop_stops_a_replay_that_waits_for_a_peer_for_ever() {
     });
 }
 
+#[test]
+fn a_drop_stops_a_replay_that_waits_for_a_peer_for_ever() {
+    with_a_lone_replay(|communicator, stream| {
+        let device = Arc::clone(communicator.device());
+        drop(communicator);
+        assert!(device.stream_is_idle(stream.handle()).unwrap());
+    });
+}
+
 /// Where another stream is being captured nobody can tell whether replays run: they are stopped, and what they use is kept.
 #[test]
 fn a_drop_inside_a_capture_frees_nothing_under_a_replay() {
-    let done = Barrier::new(2);
-    on_rigs(&devices(2), &with_timeout(Duration::ZERO), &variants()[0], |rig| {
-        let graph = rig.stream.capture(|| rig.issue(ELEMENTS, DType::F32)).unwrap();
-        if rig.rank().0 == 0 {
-            graph.launch(&rig.stream).unwrap();
-            let Rig { communicator, stream, input: _input, output: _output, .. } = rig;
-            let device = Arc::clone(communicator.device());
-            let other = Stream::new(&device).unwrap();
-            // The drop costs that stream its capture, at least on GPUs.
-            drop(other.capture(|| {
-                drop(communicator);
-                Ok(())
-            }));
-            stream.synchronize().unwrap();
-            done.wait();
-        } else {
-            done.wait();
-        }
+    with_a_lone_replay(|communicator, stream| {
+        let other = Stream::new(communicator.device()).unwrap();
+        // The drop costs that stream its capture, at least on GPUs.
+        drop(other.capture(|| {
+            drop(communicator);
+            Ok(())
+        }));
+        stream.synchronize().unwrap();
     });
 }

@@ -109,27 +109,59 @@ mod tests {
     use myelon_ccl::device::cpu::CpuDevice;
     use myelon_ccl::device::handles::{Buffer, Stream};
 
-    /// NCCL's work is slow on one stream; Myelon's on another sees its end.
+    /// A slow fill, and a copy of its last byte, which tells whether it came behind.
+    struct Fill {
+        device: Arc<dyn Device>,
+        data: Buffer,
+        seen: Buffer,
+    }
+
+    impl Fill {
+        const BYTES: u64 = 32 << 20;
+
+        fn new(device: &Arc<dyn Device>) -> Self {
+            let [data, seen] = [Self::BYTES, 1].map(|bytes| Buffer::new(device, bytes).unwrap());
+            let stream = Stream::new(device).unwrap();
+            data.fill(0, &stream).unwrap();
+            stream.synchronize().unwrap();
+            Self { device: Arc::clone(device), data, seen }
+        }
+
+        fn begin(&self, value: u8, stream: &Stream) -> Result<()> {
+            self.data.fill(value, stream)
+        }
+
+        fn copy_last(&self, stream: &Stream) -> Result<()> {
+            let last = self.data.address().offset(Self::BYTES - 1);
+            // SAFETY: both buffers outlive the synchronisation in `seen`.
+            unsafe { self.device.copy(self.seen.address(), last, 1, stream.handle()) }
+        }
+
+        fn seen(&self, stream: &Stream) -> u8 {
+            let mut byte = [0];
+            self.seen.download(&mut byte, stream).unwrap();
+            byte[0]
+        }
+    }
+
+    /// NCCL's work is slow on one stream; Myelon's on another sees its end. A call without elements between the two queues nothing, so
+    /// the next one is still the first behind NCCL's.
     #[test]
     fn an_operation_of_the_other_engine_waits() {
         let device: Arc<dyn Device> = CpuDevice::new(0).unwrap();
-        let sequence = Sequence::new(&device).unwrap();
+        let (sequence, fill) = (Sequence::new(&device).unwrap(), Fill::new(&device));
         let [first, second] = [(); 2].map(|()| Stream::new(&device).unwrap());
-        let bytes = 32 << 20;
-        let data = Buffer::new(&device, bytes).unwrap();
-        let seen = Buffer::new(&device, 1).unwrap();
-        data.fill(0, &first).unwrap();
-        first.synchronize().unwrap();
-        for round in 1..=8 {
-            data.fill(round, &first).unwrap();
+        for (round, has_an_empty_call) in (1..=8).zip([false, true].into_iter().cycle()) {
+            fill.begin(round, &first).unwrap();
             sequence.after_nccl(first.handle()).unwrap();
+            if has_an_empty_call {
+                sequence.before_myelon(first.handle()).unwrap();
+                sequence.after_myelon(first.handle(), false).unwrap();
+            }
             sequence.before_myelon(second.handle()).unwrap();
-            let last = data.address().offset(bytes - 1);
-            // SAFETY: both buffers outlive the synchronisation in `download`.
-            unsafe { device.copy(seen.address(), last, 1, second.handle()).unwrap() };
-            let mut byte = [0];
-            seen.download(&mut byte, &second).unwrap();
-            assert_eq!(byte, [round]);
+            fill.copy_last(&second).unwrap();
+            sequence.after_myelon(second.handle(), true).unwrap();
+            assert_eq!(fill.seen(&second), round);
         }
     }
 
@@ -154,82 +186,41 @@ mod tests {
         assert_eq!(last(), (None, true));
     }
 
-    /// A call without elements queues nothing, so the next one is still the first behind NCCL's.
-    #[test]
-    fn a_call_that_queues_nothing_comes_between_no_two_operations() {
-        let device: Arc<dyn Device> = CpuDevice::new(0).unwrap();
-        let sequence = Sequence::new(&device).unwrap();
-        let [first, second] = [(); 2].map(|()| Stream::new(&device).unwrap());
-        let bytes = 32 << 20;
-        let (data, seen) = (Buffer::new(&device, bytes).unwrap(), Buffer::new(&device, 1).unwrap());
-        for round in 1..4 {
-            data.fill(round, &first).unwrap();
-            sequence.after_nccl(first.handle()).unwrap();
-            sequence.before_myelon(first.handle()).unwrap();
-            sequence.after_myelon(first.handle(), false).unwrap();
-            sequence.before_myelon(second.handle()).unwrap();
-            // SAFETY: both buffers outlive the synchronisation in `download`.
-            unsafe { device.copy(seen.address(), data.address().offset(bytes - 1), 1, second.handle()).unwrap() };
-            sequence.after_myelon(second.handle(), true).unwrap();
-            let mut byte = [0];
-            seen.download(&mut byte, &second).unwrap();
-            assert_eq!(byte, [round]);
-        }
-    }
-
-    /// What `between` puts between a slow fill on the first stream and a copy of its last byte on the second, captured, holds it up.
+    /// What is between a slow operation of NCCL's and one of Myelon's on two branches of a capture holds the latter up.
     #[test]
     fn operations_of_one_capture_follow_each_other_on_its_branches() {
         let device: Arc<dyn Device> = CpuDevice::new(0).unwrap();
-        let sequence = Sequence::new(&device).unwrap();
+        let (sequence, fill) = (Sequence::new(&device).unwrap(), Fill::new(&device));
         let [first, second] = [(); 2].map(|()| Stream::new(&device).unwrap());
-        let bytes = 32 << 20;
-        let (data, seen) = (Buffer::new(&device, bytes).unwrap(), Buffer::new(&device, 1).unwrap());
-        data.fill(0, &first).unwrap();
-        first.synchronize().unwrap();
         let (forked, joined) = (Event::new(&device).unwrap(), Event::new(&device).unwrap());
         let graph = first.capture(|| {
             forked.record(first.handle())?;
             forked.hold(second.handle())?;
-            data.fill(9, &first)?;
+            fill.begin(9, &first)?;
             sequence.after_nccl(first.handle())?;
             sequence.before_myelon(second.handle())?;
-            // SAFETY: both buffers outlive the replay, which is waited for.
-            unsafe { device.copy(seen.address(), data.address().offset(bytes - 1), 1, second.handle())? };
+            fill.copy_last(&second)?;
             joined.record(second.handle())?;
             joined.hold(first.handle())
         });
         graph.unwrap().launch(&first).unwrap();
         first.synchronize().unwrap();
-        let mut byte = [0];
-        seen.download(&mut byte, &first).unwrap();
-        assert_eq!(byte, [9]);
+        assert_eq!(fill.seen(&first), 9);
     }
 
     #[test]
     fn streams_that_meet_wait_for_each_other() {
         let device: Arc<dyn Device> = CpuDevice::new(0).unwrap();
-        let sequence = Sequence::new(&device).unwrap();
+        let (sequence, fill) = (Sequence::new(&device).unwrap(), Fill::new(&device));
         let streams = [(); 3].map(|()| Stream::new(&device).unwrap());
-        let bytes = 32 << 20;
-        let data = Buffer::new(&device, bytes).unwrap();
-        let seen = Buffer::new(&device, 1).unwrap();
-        data.fill(0, &streams[0]).unwrap();
-        streams[0].synchronize().unwrap();
         let mut value = 0;
         for slow in 0..3 {
             for quick in (0..3).filter(|&quick| quick != slow) {
                 value += 1;
-                data.fill(value, &streams[slow]).unwrap();
+                fill.begin(value, &streams[slow]).unwrap();
                 sequence.meet(&streams.each_ref().map(Stream::handle)).unwrap();
-                // SAFETY: both buffers outlive the synchronisation in `download`.
-                unsafe {
-                    let last = data.address().offset(bytes - 1);
-                    device.copy(seen.address(), last, 1, streams[quick].handle()).unwrap();
-                }
-                let mut byte = [0];
-                seen.download(&mut byte, &streams[quick]).unwrap();
-                assert_eq!(byte, [value], "stream {quick} does not wait for {slow}");
+                fill.copy_last(&streams[quick]).unwrap();
+                assert_eq!(fill.seen(&streams[quick]), value, "stream {quick} does not wait for {slow}");
             }
         }
     }
