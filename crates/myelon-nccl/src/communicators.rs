@@ -25,8 +25,8 @@ pub(crate) struct Attached {
     pub(crate) communicator: Communicator,
     pub(crate) prepared: Prepared,
     pub(crate) sequence: Sequence,
-    /// Whether another rank is in this process.
-    pub(crate) has_company: bool,
+    /// Whether each rank is a process of its own.
+    pub(crate) are_processes: bool,
 }
 
 impl Attached {

@@ -18,7 +18,7 @@ pub(crate) fn end(comm: Comm) -> c_int {
     match communicators::remove(comm) {
         // Here, for the peers should know that this rank has left before its process can end; but where the thread may be the one that
         // takes another rank off next, it would wait for itself.
-        Some(entry) if ended_well && !has_company(&entry) => drop_bound(entry),
+        Some(entry) if ended_well && are_processes(&entry) => drop_bound(entry),
         Some(entry) => bury(entry),
         None => (),
     }
@@ -73,8 +73,8 @@ fn bury(entry: Arc<Entry>) {
     }
 }
 
-fn has_company(entry: &Entry) -> bool {
-    entry.attached.as_ref().is_some_and(|attached| attached.has_company)
+fn are_processes(entry: &Entry) -> bool {
+    entry.attached.as_ref().is_none_or(|attached| attached.are_processes)
 }
 
 fn drop_bound(entry: Arc<Entry>) {

@@ -105,14 +105,17 @@ fn decode<T: for<'a> Deserialize<'a>>(frame: &[u8]) -> Option<T> {
     serde_json::from_slice(rest.get(..u32::from_le_bytes(*length) as usize)?).ok()
 }
 
-/// Whether this process has several of the ranks.
-pub(super) fn are_together(frames: &[Vec<u8>]) -> bool {
-    let here = std::process::id();
-    frames.iter().filter_map(|frame| decode::<Hello>(frame)).filter(|hello| hello.process == here).count() > 1
+/// How ranks that can come together do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Meeting {
+    /// The place.
+    pub(super) id: String,
+    /// Whether each rank is a process of its own.
+    pub(super) are_processes: bool,
 }
 
-/// Where the ranks meet; or why they do not, the same on every rank.
-pub(super) fn verdict(frames: &[Vec<u8>]) -> Result<String, String> {
+/// How the ranks meet; or why they do not, the same on every rank.
+pub(super) fn verdict(frames: &[Vec<u8>]) -> Result<Meeting, String> {
     let mut hellos: Vec<Hello> = Vec::with_capacity(frames.len());
     for (rank, frame) in frames.iter().enumerate() {
         hellos.push(decode(frame).ok_or_else(|| format!("rank {rank} speaks another version of this library"))?);
@@ -146,7 +149,9 @@ pub(super) fn verdict(frames: &[Vec<u8>]) -> Result<String, String> {
     if let Some(rank) = hellos.iter().position(|hello| !devices.insert(&hello.device)) {
         return Err(format!("rank {rank} shares its GPU with another ({})", hellos[rank].device));
     }
-    first.id.clone().ok_or_else(|| "rank 0 named no place to meet".into())
+    let processes: HashSet<_> = hellos.iter().map(|hello| hello.process).collect();
+    let id = first.id.clone().ok_or("rank 0 named no place to meet")?;
+    Ok(Meeting { id, are_processes: processes.len() == hellos.len() })
 }
 
 /// Whether every rank's own part went well; or the first that did not, the same on every rank.
@@ -202,7 +207,10 @@ mod tests {
 
     #[test]
     fn ranks_that_are_alike_meet_at_the_place_of_the_first() {
-        assert_eq!(verdict(&hellos(|_, _| ())).unwrap(), "f".repeat(256));
+        let id = "f".repeat(256);
+        assert_eq!(verdict(&hellos(|_, _| ())).unwrap(), Meeting { id: id.clone(), are_processes: true });
+        let threads = hellos(|rank, hello| (hello.process, hello.thread) = (7, rank as u64));
+        assert_eq!(verdict(&threads).unwrap(), Meeting { id, are_processes: false });
     }
 
     #[test]

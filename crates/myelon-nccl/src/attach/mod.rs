@@ -28,7 +28,7 @@ use crate::settings::{Place, Settings, settings};
 use crate::{failure, log, route};
 
 use exchange::Member;
-use hello::{Hello, Reply};
+use hello::{Hello, Meeting, Reply};
 
 /// Longest wait for the other ranks while Myelon comes up, compiling included.
 const PATIENCE: Duration = Duration::from_secs(180);
@@ -76,10 +76,7 @@ fn agree(members: Vec<Member>, settings: Result<&'static Settings, &str>) -> Res
         let attached = match hello::verdict(answers) {
             // INVARIANT: the same on every rank, so all of them or none come to the second exchange; and none that makes several
             // communicators, which would wait for each other here.
-            Ok(id) => {
-                let has_company = hello::are_together(answers);
-                meet(member, place, offer, &id, has_company).map_err(|why| failed(&why))?
-            }
+            Ok(meeting) => meet(member, place, offer, &meeting).map_err(|why| failed(&why))?,
             Err(why) => Err(why),
         };
         finish(member, attached);
@@ -88,15 +85,9 @@ fn agree(members: Vec<Member>, settings: Result<&'static Settings, &str>) -> Res
 }
 
 /// Brings Myelon up on all ranks, and says whether it did: the outer error is that of the exchange.
-fn meet(
-    member: &Member,
-    place: Place,
-    offer: Offer,
-    id: &str,
-    has_company: bool,
-) -> Result<Result<Attached, String>, String> {
+fn meet(member: &Member, place: Place, offer: Offer, meeting: &Meeting) -> Result<Result<Attached, String>, String> {
     // WHY: a rank that panicked would leave the others in the exchange.
-    let connected = catch_unwind(AssertUnwindSafe(|| connect(member, offer, id, has_company)));
+    let connected = catch_unwind(AssertUnwindSafe(|| connect(member, offer, meeting)));
     let connected = connected.unwrap_or_else(|_| Err("a bug in Myelon, told above".into()));
     let reply = Reply::of(connected.as_ref().err()).encode();
     let replies = exchange::all_gather(std::slice::from_ref(member), place, &[reply])?;
@@ -154,10 +145,10 @@ fn tcp() -> TcpOptions {
     TcpOptions { deadline: PATIENCE, silence: SILENCE, ..TcpOptions::default() }
 }
 
-fn connect(member: &Member, offer: Offer, id: &str, has_company: bool) -> Result<Attached, String> {
+fn connect(member: &Member, offer: Offer, meeting: &Meeting) -> Result<Attached, String> {
     let (device, settings) = offer.able.ok_or("this rank said that it cannot")?;
     let in_words = |error: myelon_ccl::Error| error.to_string();
-    let id: UniqueId = id.parse().map_err(in_words)?;
+    let id: UniqueId = meeting.id.parse().map_err(in_words)?;
     let world = WorldSize::new(member.world).map_err(in_words)?;
     let bootstrap = TcpBootstrap::connect(&id, Rank(member.rank), world, &tcp()).map_err(in_words)?;
     let mut options = Options::from_env().map_err(in_words)?;
@@ -177,7 +168,12 @@ fn connect(member: &Member, offer: Offer, id: &str, has_company: bool) -> Result
         communicator.prepare_collective(taken.collective, &kernels).map_err(in_words)?;
     }
     let sequence = Sequence::new(&device).map_err(in_words)?;
-    Ok(Attached { communicator, prepared: Prepared::of(&taken, &settings.prepare), sequence, has_company })
+    Ok(Attached {
+        communicator,
+        prepared: Prepared::of(&taken, &settings.prepare),
+        sequence,
+        are_processes: meeting.are_processes,
+    })
 }
 
 /// Puts what came of a communicator into the table.
