@@ -212,10 +212,10 @@ myelonStatus_t myelonOptionsSetVariant(myelonOptions_t options, const char *name
 myelonStatus_t myelonOptionsSetMaxLanes(myelonOptions_t options,
                                         uint32_t lanes);
 
-// Most lanes of what goes round a ring, as large messages do, 1 to 128: while other kernels run, such a message takes their SMs for
-// longest. Others keep their lanes. As many as are fastest unless this or MYELON_RING_LANES says otherwise.
-myelonStatus_t myelonOptionsSetRingLanes(myelonOptions_t options,
-                                         uint32_t lanes);
+// Most lanes of messages of 4 MiB and more, 1 to 128: while other kernels run, these take their SMs for longest. Smaller ones keep
+// their lanes. As many as are fastest unless this or MYELON_LARGE_LANES says otherwise.
+myelonStatus_t myelonOptionsSetLargeLanes(myelonOptions_t options,
+                                          uint32_t lanes);
 
 // What to do where the ranks cannot reach each other's memory; myelonFallbackRefuse unless set.
 myelonStatus_t myelonOptionsSetFallback(myelonOptions_t options, myelonFallback_t fallback);

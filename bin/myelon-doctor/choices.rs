@@ -64,7 +64,7 @@ impl Choices {
         let (layout, heap_bytes) = limits.layout(ranks)?;
         let terrain = Terrain {
             sentinel: options.sentinel,
-            ring_lanes: options.ring_lanes.unwrap_or(MAX_LANES),
+            large_lanes: options.large_lanes.unwrap_or(MAX_LANES),
             ..Terrain::of(kind, ranks, &layout, arch)
         };
         let choose = |bytes| {
@@ -153,10 +153,10 @@ mod tests {
         let is_ring_of_rule = |it: &Choice| it.choice == "ring" && it.origin.ends_with("of the rule");
         assert!(few.choices.iter().all(|it| is_bounded(it) != is_ring_of_rule(it)), "{few:?}");
 
-        let few = on_gpus(2, &Options { ring_lanes: Some(4), ..tabled.clone() });
-        let is_ring = |it: &Choice| it.choice.starts_with("ring");
-        assert!(few.choices.iter().any(is_ring), "{few:?}");
-        assert!(few.choices.iter().all(|it| is_ring(it) == (is_bounded(it) || is_ring_of_rule(it))), "{few:?}");
+        let few = on_gpus(2, &Options { large_lanes: Some(4), ..tabled.clone() });
+        let is_large = |it: &Choice| it.bytes >= variant::LARGE_BYTES;
+        assert!(few.choices.iter().any(is_large) && !few.choices.iter().all(is_large), "{few:?}");
+        assert!(few.choices.iter().all(|it| is_large(it) == (is_bounded(it) || is_ring_of_rule(it))), "{few:?}");
 
         let mut choice = variant::Choice::of(Manifest::embedded().get("ring").unwrap());
         choice.shape.lanes = Some(Lanes::UpTo(7));

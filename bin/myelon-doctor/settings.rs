@@ -22,7 +22,7 @@ const KNOWN: [&str; 38] = [
     "MYELON_SENTINEL",
     "MYELON_MAILBOX",
     "MYELON_MAX_LANES",
-    "MYELON_RING_LANES",
+    "MYELON_LARGE_LANES",
     "MYELON_CACHE",
     "MYELON_LOG",
     "MYELON_RANK",

@@ -68,9 +68,9 @@ impl TuneRequest {
                  the rows of integers)",
             ));
         }
-        if from_env.max_lanes.is_some() || from_env.ring_lanes.is_some() || from_env.mailbox.is_some() {
+        if from_env.max_lanes.is_some() || from_env.large_lanes.is_some() || from_env.mailbox.is_some() {
             return Err(Error::invalid(
-                "MYELON_MAX_LANES, MYELON_RING_LANES or MYELON_MAILBOX is set, and a table is measured with the lanes and heap that its \
+                "MYELON_MAX_LANES, MYELON_LARGE_LANES or MYELON_MAILBOX is set, and a table is measured with the lanes and heap that its \
                  shapes need: unset them",
             ));
         }

@@ -102,7 +102,7 @@ def test_options_that_cannot_be_are_named() -> None:
     with pytest.raises(myelon.InvalidArgument, match="lanes is 0, 1 to 128"):
         myelon.Communicator.from_env(myelon.Options(max_lanes=0))
     with pytest.raises(myelon.InvalidArgument, match="lanes is 129, 1 to 128"):
-        myelon.Communicator.from_env(myelon.Options(ring_lanes=129))
+        myelon.Communicator.from_env(myelon.Options(large_lanes=129))
 
 
 def test_a_destroyed_communicator_says_so() -> None:

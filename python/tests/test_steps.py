@@ -230,10 +230,10 @@ def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> N
     assert (settings.step_check(), settings.strict(), settings.blocking_wait()) == ("device", False, False)
     assert settings.collectives() == {"all_reduce"}
     monkeypatch.setenv("MYELON_MAX_LANES", "")
-    assert (settings.options().timeout, settings.options().ring_lanes) == (0.0, 64)
+    assert (settings.options().timeout, settings.options().large_lanes) == (0.0, 64)
 
 
-@pytest.mark.parametrize("name", ["MYELON_MAX_LANES", "MYELON_RING_LANES"])
+@pytest.mark.parametrize("name", ["MYELON_MAX_LANES", "MYELON_LARGE_LANES"])
 def test_lanes_that_the_environment_bounds_are_left_to_it(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, "96")
-    assert settings.options().ring_lanes is None
+    assert settings.options().large_lanes is None

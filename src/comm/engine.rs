@@ -60,7 +60,7 @@ pub(super) struct KernelEngine {
     /// Whether operations may name a window that is zero-copy.
     has_windows: AtomicBool,
     sentinel: bool,
-    ring_lanes: u32,
+    large_lanes: u32,
     kind: DeviceKind,
     arch: String,
     world_size: WorldSize,
@@ -134,7 +134,7 @@ impl KernelEngine {
             prepared: Mutex::default(),
             has_windows: AtomicBool::new(false),
             sentinel: options.sentinel,
-            ring_lanes: options.ring_lanes.unwrap_or(MAX_LANES),
+            large_lanes: options.large_lanes.unwrap_or(MAX_LANES),
             kind: device.properties().kind,
             arch: device.properties().arch.clone(),
             world_size,

@@ -30,7 +30,7 @@ struct Hello {
     arch: String,
     limits: HeapLimits,
     sentinel: bool,
-    ring_lanes: Option<u32>,
+    large_lanes: Option<u32>,
     choice: String,
     fallback: String,
     timeout_ms: u64,
@@ -60,7 +60,7 @@ impl Hello {
             ("the variant that is forced", self.choice.clone(), theirs.choice.clone()),
             ("the fallback", self.fallback.clone(), theirs.fallback.clone()),
             ("the timeout", format!("{} ms", self.timeout_ms), format!("{} ms", theirs.timeout_ms)),
-            ("the lanes of rings", lanes(self.ring_lanes), lanes(theirs.ring_lanes)),
+            ("the lanes of large messages", lanes(self.large_lanes), lanes(theirs.large_lanes)),
             ("whether sentinels are used", self.sentinel.to_string(), theirs.sentinel.to_string()),
         ];
         pairs.into_iter().find(|(_, ours, theirs)| ours != theirs)
@@ -168,7 +168,7 @@ fn agree(
         arch: properties.arch.clone(),
         limits,
         sentinel: options.sentinel,
-        ring_lanes: options.ring_lanes,
+        large_lanes: options.large_lanes,
         choice: options.choice.as_ref().map_or_else(|| "none".into(), Choice::to_string),
         fallback: format!("{:?}", options.fallback),
         timeout_ms: options.timeout.as_millis() as u64,

@@ -27,9 +27,9 @@ pub struct Options {
     /// Most lanes of an operation: each is a CTA and takes an SM from kernels beside it, so fewer are for programs that compute meanwhile.
     /// Large messages take longer; the heap has room for no more. `MYELON_MAX_LANES`.
     pub max_lanes: Option<u32>,
-    /// Most lanes of what goes round a ring, as large messages do: while other kernels run, such a message takes their SMs for longest.
-    /// Others have theirs, and the heap room for all. `MYELON_RING_LANES`.
-    pub ring_lanes: Option<u32>,
+    /// Most lanes of messages of [`LARGE_BYTES`](crate::variant::LARGE_BYTES) and more: while other kernels run, these take their SMs for
+    /// longest. Smaller ones have theirs, and the heap room for all. `MYELON_LARGE_LANES`.
+    pub large_lanes: Option<u32>,
     /// The lane table; if absent, that of this build for the GPU, link and world size. `MYELON_LANE_TABLE` names a file. What it has
     /// no rows for, a rule of the device kind chooses.
     pub table: Option<Arc<LaneTable>>,
@@ -56,7 +56,7 @@ impl Default for Options {
             limits: None,
             mailbox: None,
             max_lanes: None,
-            ring_lanes: None,
+            large_lanes: None,
             table: None,
             choice: None,
             sentinel: true,
@@ -78,11 +78,11 @@ pub enum Fallback {
 }
 
 impl Options {
-    /// [`Options::ring_lanes`] of the backends of training code, unless the environment bounds lanes: a backward pass runs meanwhile.
+    /// [`Options::large_lanes`] of the backends of training code, unless the environment bounds lanes: a backward pass runs meanwhile.
     ///
     /// 4x H200, 2026-11-27: 256 MiB beside a product of matrices take 1847 us with 64 and slow it 1.35 times, 2338 us and 1.75 times with
     /// 128; alone 1160 and 1117 us. GPT-2 under DDP: a step 47.65 ms with 64, 47.70 with 128, NCCL 47.37.
-    pub const RING_LANES_OF_TRAINING: u32 = 64;
+    pub const LARGE_LANES_OF_TRAINING: u32 = 64;
 
     /// The defaults, changed by the environment. An empty variable counts as unset.
     ///
@@ -124,14 +124,14 @@ impl Options {
             mailbox.ok_or_else(|| format!("'{text}' is no size from 1K to 1G in whole K, such as 8M"))
         });
         let max_lanes = heard.parsed("MYELON_MAX_LANES", lanes);
-        let ring_lanes = heard.parsed("MYELON_RING_LANES", lanes);
+        let large_lanes = heard.parsed("MYELON_LARGE_LANES", lanes);
         let options = Self {
             timeout: timeout.unwrap_or(defaults.timeout),
             table,
             sentinel: sentinel.unwrap_or(defaults.sentinel),
             mailbox,
             max_lanes,
-            ring_lanes,
+            large_lanes,
             choice: heard.choice(),
             prepare: vec![(DType::F32, ReduceOp::Sum)],
             ..defaults
@@ -217,8 +217,8 @@ mod tests {
         assert_eq!(options.timeout, Duration::from_millis(500));
         assert!(!options.sentinel && options.choice.is_some());
         assert_eq!(parse(&[("MYELON_MAILBOX", "8M")]).unwrap().mailbox, Some(Bytes(8 << 20)));
-        let options = parse(&[("MYELON_MAX_LANES", "32"), ("MYELON_RING_LANES", "16")]).unwrap();
-        assert_eq!((options.max_lanes, options.ring_lanes), (Some(32), Some(16)));
+        let options = parse(&[("MYELON_MAX_LANES", "32"), ("MYELON_LARGE_LANES", "16")]).unwrap();
+        assert_eq!((options.max_lanes, options.large_lanes), (Some(32), Some(16)));
         let options = parse(&[("MYELON_VARIANT", "ring"), ("MYELON_LANES", "by_size")]).unwrap();
         assert_eq!(options.choice.unwrap().shape.lanes, Some(Lanes::BySize));
     }
@@ -234,7 +234,7 @@ mod tests {
             let error = parse(&[("MYELON_MAILBOX", size)]).unwrap_err().to_string();
             assert!(error.contains("MYELON_MAILBOX") && error.contains("such as 8M"), "{error}");
         }
-        for key in ["MYELON_MAX_LANES", "MYELON_RING_LANES"] {
+        for key in ["MYELON_MAX_LANES", "MYELON_LARGE_LANES"] {
             for lanes in ["0", "129", "few"] {
                 let error = parse(&[(key, lanes)]).unwrap_err().to_string();
                 assert!(error.contains(key) && error.contains("1 to 128"), "{error}");

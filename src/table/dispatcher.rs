@@ -52,12 +52,12 @@ pub enum Origin<'a> {
 }
 
 impl Decision<'_> {
-    /// What runs on a terrain. A row of a table or of the rule is cut to the room there, for it must run anywhere; what was forced is
+    /// What runs on a terrain for a message of so many bytes. A row of a table or of the rule is cut to the room there, for it must run anywhere; what was forced is
     /// refused later where it does not fit.
-    pub fn on(&self, terrain: &Terrain<'_>) -> Choice {
+    pub fn on(&self, terrain: &Terrain<'_>, bytes: u64) -> Choice {
         match self.origin {
             Origin::Forced => self.choice.clone(),
-            Origin::Table(..) | Origin::Rule(_) | Origin::Manifest => self.choice.within(terrain),
+            Origin::Table(..) | Origin::Rule(_) | Origin::Manifest => self.choice.within(terrain, bytes),
         }
     }
 }
@@ -134,10 +134,10 @@ impl Dispatcher {
         terrain: &Terrain<'_>,
     ) -> Result<(Choice, Origin<'_>)> {
         let mut decision = self.choose_of(collective, request)?;
-        if matches!(decision.origin, Origin::Table(..)) && !terrain.suits(decision.choice) {
+        if matches!(decision.origin, Origin::Table(..)) && !terrain.suits(decision.choice, request.bytes()) {
             decision = self.by_rule(collective, request)?;
         }
-        Ok((decision.on(terrain), decision.origin))
+        Ok((decision.on(terrain, request.bytes()), decision.origin))
     }
 
     fn by_rule(&self, collective: Collective, request: &Request) -> Result<Decision<'_>> {
@@ -253,8 +253,8 @@ mod tests {
         let all = Terrain::of(DeviceKind::Cuda, two, &layout, "sm_90a");
         for (terrain, variant, from) in [
             (all, "ring_with_copies", "the new table, the row from 0"),
-            (Terrain { ring_lanes: 100, ..all }, "ring_with_copies", "the new table, the row from 0"),
-            (Terrain { ring_lanes: 99, ..all }, "ring", "of the rule"),
+            (Terrain { large_lanes: 100, ..all }, "ring_with_copies", "the new table, the row from 0"),
+            (Terrain { large_lanes: 99, ..all }, "ring", "of the rule"),
             (Terrain { value_operations: false, ..all }, "ring", "of the rule"),
         ] {
             let (choice, origin) = dispatcher.decide(Collective::AllReduce, &request, &terrain).unwrap();
@@ -263,7 +263,7 @@ mod tests {
         }
         let forced = Choice::of(Manifest::embedded().get("ring_with_copies").unwrap());
         let dispatcher = Dispatcher::new(Some(forced), None, DeviceKind::Cuda, "sm_90a", two, true);
-        let few = Terrain { ring_lanes: 8, ..all };
+        let few = Terrain { large_lanes: 8, ..all };
         let (choice, _) = dispatcher.decide(Collective::AllReduce, &request, &few).unwrap();
         assert_eq!(choice.variant.name, "ring_with_copies");
     }

@@ -27,4 +27,4 @@ pub use properties::{Capacity, Mailbox, Order, Rounding, Transfer};
 pub use request::{Choice, Request};
 pub(crate) use room::lane_growth;
 pub use shape::{Lanes, Shape};
-pub use terrain::Terrain;
+pub use terrain::{LARGE_BYTES, Terrain};

@@ -60,7 +60,7 @@ impl Plan {
         check_room(spec, &choice.shape, layout)?;
         let tuning = spec.tuning(terrain.device, terrain.world_size, request.bytes())?.shape;
         let tuning = match (choice.shape.lanes, tuning.lanes) {
-            (None, Some(asked)) => tuning.in_lanes(asked.most(request.bytes()), terrain, spec),
+            (None, Some(asked)) => tuning.in_lanes(asked.most(request.bytes()), terrain, spec, request.bytes()),
             _ => tuning,
         };
         let shape = choice.shape.or(&tuning);
@@ -69,7 +69,7 @@ impl Plan {
         };
         let room = match choice.shape.lanes {
             Some(Lanes::UpTo(_)) => layout.lane_count,
-            Some(Lanes::BySize) | None => terrain.lanes_for(spec),
+            Some(Lanes::BySize) | None => terrain.lanes_for(request.bytes()),
         };
         let most_lanes = lanes.most(request.bytes()).min(room);
         let sentinel = spec.mailbox == Mailbox::Sentinel && terrain.sentinel && request.dtype.is_float();
@@ -322,8 +322,9 @@ mod tests {
         let own = HeapLimits::of(DeviceKind::Cuda, two);
         let (layout, _) = HeapLimits { lanes: 16, slot_bytes: 4096, ring_slots: 2, ..own }.layout(two).unwrap();
         let terrain = Terrain::of(DeviceKind::Cuda, two, &layout, "sm_90a");
-        let within =
-            |shape| Choice { shape, ..Choice::of(Manifest::embedded().get("ring").unwrap()) }.within(&terrain).shape;
+        let within = |shape| {
+            Choice { shape, ..Choice::of(Manifest::embedded().get("ring").unwrap()) }.within(&terrain, 4 << 20).shape
+        };
         let plan = plan("ring", 1 << 20, within(asked)).unwrap();
         assert_eq!((plan.lanes, plan.chunk_bytes, plan.slots, plan.kernel.wait), (16, 4096, 2, Wait::Spin));
         let fitting = Shape { lanes: Some(Lanes::BySize), chunk: Some(Bytes(64)), ..Shape::default() };

@@ -122,11 +122,11 @@ pub(super) fn check_room(spec: &VariantSpec, asked: &Shape, layout: &HeapLayout)
 impl Shape {
     /// This shape of `asked` lanes where there may be fewer. Copies have nothing to do with lanes, and a pipeline's stages fill shared memory
     /// in the threads that they have.
-    pub(super) fn in_lanes(self, asked: u32, terrain: &Terrain<'_>, spec: &VariantSpec) -> Self {
+    pub(super) fn in_lanes(self, asked: u32, terrain: &Terrain<'_>, spec: &VariantSpec, bytes: u64) -> Self {
         if spec.transfer == Transfer::CopyEngine || spec.parameters.has_stages() {
             return self;
         }
-        let growth = lane_growth(asked, asked.min(terrain.lanes_for(spec)));
+        let growth = lane_growth(asked, asked.min(terrain.lanes_for(bytes)));
         let most_chunk = most_chunk(spec, self.output, terrain.layout).min(spec.parameters.largest_chunk());
         let threads = self.threads.map(|threads| threads.max((threads * growth).min(MOST_THREADS)));
         let chunk = self.chunk.map(|chunk| if growth > 1 { chunk.max(Bytes(most_chunk)) } else { chunk });
@@ -135,16 +135,16 @@ impl Shape {
 }
 
 impl Choice {
-    /// As much of it as there is room for. Where that is fewer lanes, each of them does more.
-    pub fn within(&self, terrain: &Terrain<'_>) -> Self {
+    /// As much of it as there is room for, for a message of so many bytes. Where that is fewer lanes, each of them does more.
+    pub fn within(&self, terrain: &Terrain<'_>, bytes: u64) -> Self {
         let layout = terrain.layout;
         let most_chunk = most_chunk(&self.variant, self.shape.output, layout);
         let chunk = self.shape.chunk.map(|chunk| chunk.min(Bytes(most_chunk)));
         let slots = self.shape.slots.map(|slots| slots.min(layout.ring_slots));
         let mut shape = Shape { chunk, slots, ..self.shape };
         if let Some(Lanes::UpTo(asked)) = shape.lanes {
-            let lanes = Some(Lanes::UpTo(asked.min(terrain.lanes_for(&self.variant))));
-            shape = Shape { lanes, ..shape.in_lanes(asked, terrain, &self.variant) };
+            let lanes = Some(Lanes::UpTo(asked.min(terrain.lanes_for(bytes))));
+            shape = Shape { lanes, ..shape.in_lanes(asked, terrain, &self.variant, bytes) };
         }
         Self { shape, variant: Arc::clone(&self.variant) }
     }
@@ -156,7 +156,7 @@ mod tests {
     use crate::device::DeviceKind;
     use crate::memory::HeapLimits;
     use crate::types::{DType, ReduceOp, WorldSize};
-    use crate::variant::{Manifest, Plan, Request, Terrain};
+    use crate::variant::{LARGE_BYTES, Manifest, Plan, Request, Terrain};
 
     #[test]
     fn a_lane_does_more_where_there_are_few() {
@@ -166,7 +166,7 @@ mod tests {
             let layout = of_lanes(lanes);
             let terrain = Terrain::of(DeviceKind::Cuda, two, &layout, "sm_90a");
             let choice = Choice::of(Manifest::embedded().get(variant).unwrap());
-            let choice = shape.map_or(choice.clone(), |shape| Choice { shape, ..choice }.within(&terrain));
+            let choice = shape.map_or(choice.clone(), |shape| Choice { shape, ..choice }.within(&terrain, 256 << 20));
             let request = Request { count: 64 << 20, dtype: DType::F32, op: ReduceOp::Sum, registered: false };
             let plan = Plan::new(&terrain, &request, &choice).unwrap();
             (plan.lanes, plan.kernel.threads, plan.chunk_bytes >> 10)
@@ -197,12 +197,12 @@ mod tests {
     }
 
     #[test]
-    fn rings_are_bounded_where_nothing_asks_for_their_lanes() {
+    fn large_messages_are_bounded_where_nothing_asks_for_their_lanes() {
         let two = WorldSize::new(2).unwrap();
         let layout = HeapLimits::of(DeviceKind::Cuda, two).layout(two).unwrap().0;
-        let terrain = Terrain { ring_lanes: 32, ..Terrain::of(DeviceKind::Cuda, two, &layout, "sm_90a") };
-        let planned = |choice: &Choice| {
-            let request = Request { count: 64 << 20, dtype: DType::F32, op: ReduceOp::Sum, registered: false };
+        let terrain = Terrain { large_lanes: 32, ..Terrain::of(DeviceKind::Cuda, two, &layout, "sm_90a") };
+        let planned = |choice: &Choice, bytes| {
+            let request = Request { count: bytes / 4, dtype: DType::F32, op: ReduceOp::Sum, registered: false };
             let plan = Plan::new(&terrain, &request, choice).unwrap();
             (plan.lanes, plan.kernel.threads)
         };
@@ -210,14 +210,17 @@ mod tests {
             let shape = Shape { lanes, threads: lanes.map(|_| 512), ..Shape::default() };
             Choice { shape, ..Choice::of(Manifest::embedded().get(variant).unwrap()) }
         };
-        let row = of("ring", Some(Lanes::UpTo(128)));
-        assert_eq!(planned(&of("ring", None)), (32, 1024));
-        assert_eq!(planned(&of("ring", Some(Lanes::BySize))), (32, 512));
-        assert_eq!(planned(&row.within(&terrain)), (32, 1024));
-        assert_eq!(planned(&row), (128, 512), "what is asked for by name runs as it is");
-        for variant in ["two_shot_push", "signal_two_shot"] {
+        for variant in ["ring", "two_shot_push", "signal_two_shot"] {
             let row = of(variant, Some(Lanes::UpTo(128)));
-            assert_eq!((planned(&of(variant, None)).0, planned(&row.within(&terrain))), (128, (128, 512)), "{variant}");
+            for bytes in [LARGE_BYTES, 256 << 20] {
+                assert_eq!(planned(&of(variant, None), bytes).0, 32, "{variant}");
+                assert_eq!(planned(&row.within(&terrain, bytes), bytes), (32, 1024), "{variant}");
+                assert_eq!(planned(&of(variant, Some(Lanes::BySize)), bytes), (32, 512), "{variant}");
+                assert_eq!(planned(&row, bytes), (128, 512), "what is asked for by name runs as it is");
+            }
+            let bytes = LARGE_BYTES - 4;
+            assert!(planned(&of(variant, None), bytes).0 > 32, "{variant}");
+            assert_eq!(planned(&row.within(&terrain, bytes), bytes), (128, 512), "{variant}");
         }
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use myelon_ccl::memory::HeapLimits;
-use myelon_ccl::variant::{Choice, Lanes, Manifest, Request, Shape, VariantSpec, dtype_runs_on};
+use myelon_ccl::variant::{Choice, LARGE_BYTES, Lanes, Manifest, Request, Shape, VariantSpec, dtype_runs_on};
 use myelon_ccl::{Communicator, DType, Options, Output, ReduceOp};
 
 use support::group::{self, Group};
@@ -126,18 +126,17 @@ fn no_operation_has_more_lanes_than_the_option_says() {
 }
 
 #[test]
-fn rings_alone_have_no_more_lanes_than_their_option_says() {
-    let options = Options { ring_lanes: Some(2), ..options() };
+fn large_messages_alone_have_no_more_lanes_than_their_option_says() {
+    let options = Options { large_lanes: Some(2), ..options() };
     on_ranks(asked_ranks().unwrap_or(2), &options, |communicator| {
-        let bench = Bench::new(communicator, MOST_BYTES);
-        for (name, is_ring) in
-            [("ring", true), ("ring_specialized", true), ("ring_with_copies", true), ("two_shot_push", false)]
-        {
-            let variant = Manifest::embedded().get(name).unwrap();
-            let lanes = lanes_of_few_threads(&bench.communicator, variant);
-            assert!(if is_ring { lanes == 2 } else { lanes > 2 }, "{name}: {lanes} lanes");
-            let choice = Choice::of(variant);
-            bench.run(&Operation { choice, request: floats(), in_place: false, seed: 7 }, 0, 0);
+        let bench = Bench::new(communicator, LARGE_BYTES);
+        for name in ["ring", "ring_specialized", "ring_with_copies", "two_shot_push"] {
+            let choice = Choice::of(Manifest::embedded().get(name).unwrap());
+            let large = Request { count: LARGE_BYTES / 4, ..floats() };
+            let small = Request { count: large.count - 1, ..floats() };
+            let [few, many] = [large, small].map(|request| bench.communicator.plan(&choice, &request).unwrap().lanes);
+            assert!(few == 2 && many > 2, "{name}: {few} and {many} lanes");
+            bench.run(&Operation { choice, request: large, in_place: false, seed: 7 }, 0, 0);
         }
     });
 }

@@ -55,7 +55,7 @@ fn ranks_with_different_settings_refuse_each_other_and_name_the_setting() {
     let cases: [(&str, Options); 4] = [
         ("limits", Options { limits: Some(other_limits), ..options() }),
         ("limits", Options { mailbox: Some(Bytes(8 << 10)), ..options() }),
-        ("lanes of rings", Options { ring_lanes: Some(1), ..options() }),
+        ("lanes of large messages", Options { large_lanes: Some(1), ..options() }),
         ("sentinel", Options { sentinel: false, ..options() }),
     ];
     for (word, other) in cases {

@@ -302,7 +302,7 @@ fn what_cannot_be_tuned_is_refused_in_one_line() {
     for (name, value, fix) in [
         ("MYELON_VARIANT", "ring", "unset both"),
         ("MYELON_MAX_LANES", "2", "unset them"),
-        ("MYELON_RING_LANES", "2", "unset them"),
+        ("MYELON_LARGE_LANES", "2", "unset them"),
         ("MYELON_MAILBOX", "64K", "unset them"),
     ] {
         let forced = tune(here, &["--ranks", "2", "-o", "t.toml"]).env(name, value).output().unwrap();

@@ -92,12 +92,12 @@ pub unsafe extern "C" fn myelonOptionsSetMaxLanes(options: myelonOptions_t, lane
     })
 }
 
-/// Most lanes of what goes round a ring, as large messages do, 1 to 128: while other kernels run, such a message takes their SMs for
-/// longest. Others keep their lanes. As many as are fastest unless this or MYELON_RING_LANES says otherwise.
+/// Most lanes of messages of 4 MiB and more, 1 to 128: while other kernels run, these take their SMs for longest. Smaller ones keep
+/// their lanes. As many as are fastest unless this or MYELON_LARGE_LANES says otherwise.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn myelonOptionsSetRingLanes(options: myelonOptions_t, lanes: u32) -> myelonStatus_t {
-    change("myelonOptionsSetRingLanes", options, |options| {
-        options.ring_lanes = Some(possible(lanes)?);
+pub unsafe extern "C" fn myelonOptionsSetLargeLanes(options: myelonOptions_t, lanes: u32) -> myelonStatus_t {
+    change("myelonOptionsSetLargeLanes", options, |options| {
+        options.large_lanes = Some(possible(lanes)?);
         Ok(())
     })
 }

@@ -59,7 +59,7 @@ _TAKES = {
     "myelonOptionsSetTimeout": [Handle, ctypes.c_double],
     "myelonOptionsSetPrepare": [Handle, ctypes.POINTER(_INT), ctypes.POINTER(_INT), ctypes.c_size_t],
     "myelonOptionsSetMaxLanes": [Handle, ctypes.c_uint32],
-    "myelonOptionsSetRingLanes": [Handle, ctypes.c_uint32],
+    "myelonOptionsSetLargeLanes": [Handle, ctypes.c_uint32],
     "myelonCommInitRank": [ctypes.POINTER(Handle), _INT, ctypes.POINTER(UniqueIdStruct), _INT, _INT, Handle],
     "myelonCommInitEnv": [ctypes.POINTER(Handle), Handle],
     "myelonCommDestroy": [Handle],

@@ -59,13 +59,13 @@ class Options:
 
     ``timeout``: the longest wait inside a kernel in seconds; 0 waits until aborted. ``prepare``: types and operators whose
     kernels are compiled and loaded at once, a condition for capturing them into a graph. ``max_lanes``: most lanes of an operation, 1 to
-    128; each takes an SM from kernels beside it. ``ring_lanes``: most lanes of what goes round a ring, as large messages do.
+    128; each takes an SM from kernels beside it. ``large_lanes``: most lanes of messages of 4 MiB and more.
     """
 
     timeout: Optional[float] = None
     prepare: Optional[Sequence[Tuple[DTypeLike, ReduceOpLike]]] = None
     max_lanes: Optional[int] = None
-    ring_lanes: Optional[int] = None
+    large_lanes: Optional[int] = None
 
 
 @dataclass(frozen=True)
@@ -110,8 +110,8 @@ class _OptionsHandle:
                 check(loaded.myelonOptionsSetPrepare(self._handle, dtypes, ops, len(dtypes)))
             if options.max_lanes is not None:
                 check(loaded.myelonOptionsSetMaxLanes(self._handle, options.max_lanes))
-            if options.ring_lanes is not None:
-                check(loaded.myelonOptionsSetRingLanes(self._handle, options.ring_lanes))
+            if options.large_lanes is not None:
+                check(loaded.myelonOptionsSetLargeLanes(self._handle, options.large_lanes))
         except BaseException:
             self.__exit__()
             raise

@@ -82,7 +82,10 @@ impl KernelEngine {
     fn plan_buckets(&self, choice: Option<&Choice>, request: &Request) -> Result<Plan> {
         let own = match choice {
             Some(_) => None,
-            None => self.dispatcher.choose_for_buckets(request)?.map(|decision| decision.on(&self.terrain())),
+            None => self
+                .dispatcher
+                .choose_for_buckets(request)?
+                .map(|decision| decision.on(&self.terrain(), request.bytes())),
         };
         let choice = choice.or(own.as_ref()).expect("an arrangement puts together what there is a choice for");
         self.plan(choice, request)?.of_buckets()

@@ -59,7 +59,7 @@ impl KernelEngine {
             layout: self.heap.layout(),
             sentinel: self.sentinel,
             arch: &self.arch,
-            ring_lanes: self.ring_lanes,
+            large_lanes: self.large_lanes,
             value_operations: self.has_value_operations,
         }
     }

@@ -37,7 +37,7 @@ static void options(void) {
     OK(myelonOptionsSetVariant(options, NULL));
     OK(myelonOptionsSetMaxLanes(options, 128));
     OK(myelonOptionsSetMaxLanes(options, 1));
-    OK(myelonOptionsSetRingLanes(options, 128));
+    OK(myelonOptionsSetLargeLanes(options, 128));
     OK(myelonOptionsSetFallback(options, myelonFallbackNccl));
     OK(myelonOptionsSetFallback(options, myelonFallbackRefuse));
     OK(myelonOptionsSetShareDevices(options, 1));
@@ -54,7 +54,7 @@ static void options(void) {
     FAILS(myelonInvalidArgument, "lanes is 0", myelonOptionsSetMaxLanes(options, 0));
     FAILS(myelonInvalidArgument, "lanes is 129", myelonOptionsSetMaxLanes(options, 129));
     FAILS(myelonInvalidArgument, "options is NULL", myelonOptionsSetMaxLanes(NULL, 8));
-    FAILS(myelonInvalidArgument, "lanes is 129", myelonOptionsSetRingLanes(options, 129));
+    FAILS(myelonInvalidArgument, "lanes is 129", myelonOptionsSetLargeLanes(options, 129));
     FAILS(myelonInvalidArgument, "1 (nccl)", myelonOptionsSetFallback(options, (myelonFallback_t)2));
     FAILS(myelonInvalidArgument, "options is NULL", myelonOptionsSetFallback(NULL, myelonFallbackNccl));
     FAILS(myelonInvalidArgument, "options is NULL", myelonOptionsSetShareDevices(NULL, 1));

@@ -157,7 +157,7 @@ fn connect(member: &Member, offer: Offer, meeting: &Meeting) -> Result<Attached,
         options.timeout = Duration::ZERO;
     }
     if options.max_lanes.is_none() {
-        options.ring_lanes.get_or_insert(Options::RING_LANES_OF_TRAINING);
+        options.large_lanes.get_or_insert(Options::LARGE_LANES_OF_TRAINING);
     }
     options.transient_streams = true;
     options.prepare.clear();

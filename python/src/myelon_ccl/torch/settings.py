@@ -11,8 +11,8 @@ from ..core import Options
 from ..errors import InvalidArgument
 
 
-# As the stand-in for NCCL: Options::RING_LANES_OF_TRAINING in src/comm/options.rs, where the measurement is.
-_RING_LANES = 64
+# As the stand-in for NCCL: Options::LARGE_LANES_OF_TRAINING in src/comm/options.rs, where the measurement is.
+_LARGE_LANES = 64
 
 
 def options() -> Options:
@@ -20,11 +20,11 @@ def options() -> Options:
 
     WHY: a rank of a training job may be late by minutes, at a checkpoint or in a data loader, and nothing is wrong.
     """
-    bounded = any(os.environ.get(name) for name in ("MYELON_MAX_LANES", "MYELON_RING_LANES"))
+    bounded = any(os.environ.get(name) for name in ("MYELON_MAX_LANES", "MYELON_LARGE_LANES"))
     return Options(
         timeout=None if os.environ.get("MYELON_TIMEOUT") else 0.0,
         prepare=[],
-        ring_lanes=None if bounded else _RING_LANES,
+        large_lanes=None if bounded else _LARGE_LANES,
     )
 
 
