@@ -81,7 +81,7 @@ impl Options {
     /// [`Options::large_lanes`] of the backends of training code, unless the environment bounds lanes: a backward pass runs meanwhile.
     ///
     /// 4x H200, 2026-11-27: 256 MiB beside a product of matrices take 1847 us with 64 and slow it 1.35 times, 2338 us and 1.75 times with
-    /// 128; alone 1160 and 1117 us. GPT-2 under DDP: a step 47.65 ms with 64, 47.70 with 128, NCCL 47.37.
+    /// 128; alone 1160 and 1117 us. GPT-2 under DDP, 2026-11-28: a step 47.50 ms with 64, 47.80 with 128, NCCL 47.47.
     pub const LARGE_LANES_OF_TRAINING: u32 = 64;
 
     /// The defaults, changed by the environment. An empty variable counts as unset.
@@ -272,7 +272,7 @@ mod tests {
 
     #[test]
     fn an_empty_variable_counts_as_unset() {
-        let names = ["TIMEOUT", "LANE_TABLE", "VARIANT", "LANES", "SENTINEL", "MAILBOX", "MAX_LANES", "RING_LANES"];
+        let names = ["TIMEOUT", "LANE_TABLE", "VARIANT", "LANES", "SENTINEL", "MAILBOX", "MAX_LANES", "LARGE_LANES"];
         for name in names.map(|name| format!("MYELON_{name}")) {
             let (options, wrong) = heard(&[(&name, "")]);
             assert!(wrong.is_empty() && options.choice.is_none() && options.sentinel, "{name}: {wrong:?}");
