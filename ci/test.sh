@@ -278,7 +278,7 @@ step_torch() {
       skip 'pip install torch failed or took longer than 300 s, see above'
   fi
   types_of_package
-  package_tests test_torch.py test_steps.py test_cuda.py
+  package_tests test_torch.py test_groups.py test_issue.py test_steps.py test_cuda.py
 }
 
 # Builds myelon-perf and ends the step where it cannot sweep yet.

@@ -197,6 +197,18 @@ myelonStatus_t myelonOptionsDestroy(myelonOptions_t options);
 // The longest wait inside a kernel, in seconds; 0 waits until aborted. 30 unless MYELON_TIMEOUT says otherwise.
 myelonStatus_t myelonOptionsSetTimeout(myelonOptions_t options, double seconds);
 
+// The longest wait for other ranks where ranks meet on the host, in seconds: as a communicator comes up, and in myelonPrepare,
+// myelonCommSplit and other calls that are collective and queue nothing. 30 unless set; more than a day counts as a day. A rank that
+// ends or aborts ends such a wait before.
+myelonStatus_t myelonOptionsSetMeetingTimeout(myelonOptions_t options,
+                                              double seconds);
+
+// How long a rank may be silent, in seconds, before it counts as lost: a process that is stopped, or that its machine leaves no time.
+// 0.1 to a day, 5 unless set; one that ends is lost at once. It is told to myelonGetUniqueIdWith, or on rank 0 to myelonCommInitEnv,
+// and holds for the whole group.
+myelonStatus_t myelonOptionsSetSilence(myelonOptions_t options,
+                                       double seconds);
+
 // Which n pairs of a data type and an operator are compiled and loaded when a communicator comes up, in place of the sum of
 // myelonF32. Others are at their first use, which takes seconds where they are not in the cache, and is an error in a capture.
 myelonStatus_t myelonOptionsSetPrepare(myelonOptions_t options,
@@ -227,8 +239,12 @@ myelonStatus_t myelonOptionsSetShareDevices(myelonOptions_t options, int share);
 // the meeting on a thread: it lives until every rank has destroyed its communicator, and is not forked after this call.
 myelonStatus_t myelonGetUniqueId(myelonUniqueId_t *id);
 
+// As myelonGetUniqueId, of a group with the silence that options have.
+myelonStatus_t myelonGetUniqueIdWith(myelonUniqueId_t *id, myelonOptions_t options);
+
 // Brings up the communicator of one rank of world_size. Collective: every rank calls it with the same id and world size, each
-// with its own rank, and it returns once all have, or after 30 seconds with the missing ranks.
+// with its own rank, and it returns once all have, or after 30 seconds, or what myelonOptionsSetMeetingTimeout says, with the missing
+// ranks.
 //
 // Ranks are processes, or threads of one. device is the ordinal of the rank's GPU as CUDA numbers it, or -1 for the CPU device,
 // which runs the same kernels, slowly, on host memory. options may be NULL: then the environment says it all.

@@ -9,7 +9,7 @@ import os
 import sys
 import threading
 import time
-from typing import Any, List, Optional
+from typing import Any, List, Optional, Tuple
 
 import myelon_ccl as myelon
 
@@ -31,14 +31,35 @@ def create_id() -> bytes:
     return myelon.UniqueId.create().data
 
 
-def join(unique_id: bytes, timeout: Optional[float] = None) -> str:
+def join(unique_id: bytes, timeout: Optional[float] = None, meeting_timeout: Optional[float] = None) -> str:
     global here
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    options = myelon.Options(timeout=timeout, prepare=[("f32", "sum")], max_lanes=4)
+    options = myelon.Options(timeout=timeout, prepare=[("f32", "sum")], max_lanes=4, meeting_timeout=meeting_timeout)
     here = myelon.Communicator.init_rank(size, myelon.UniqueId(unique_id), rank, options=options)
     assert (here.rank, here.world_size, here.device) == (rank, size, myelon.CPU_DEVICE)
     assert "torch" not in sys.modules, "core needs no torch"
     return here.engine
+
+
+def join_on(unique_id: bytes, device: int) -> Tuple[str, float]:
+    """What came of it, and after how long."""
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    options, begin = myelon.Options(prepare=[], meeting_timeout=120.0), time.monotonic()
+    try:
+        myelon.Communicator.init_rank(size, myelon.UniqueId(unique_id), rank, device, options).destroy()
+    except myelon.MyelonError as error:
+        return f"{type(error).__name__}: {error}", time.monotonic() - begin
+    return "nothing", time.monotonic() - begin
+
+
+def prepare_alone() -> Tuple[str, float]:
+    """What a rank hears that no other joins in preparing a type, and after how long."""
+    begin = time.monotonic()
+    try:
+        here.prepare([("f64", "max")])
+    except myelon.MyelonError as error:
+        return f"{type(error).__name__}: {error}", time.monotonic() - begin
+    return "nothing", time.monotonic() - begin
 
 
 def address(values: array.array) -> int:

@@ -28,10 +28,10 @@ def three() -> Iterator[Ranks]:
     ranks.close()
 
 
-def connected(ranks: Ranks, timeout: float = 60.0) -> Ranks:
+def connected(ranks: Ranks, timeout: float = 60.0, meeting_timeout: float = 30.0) -> Ranks:
     ranks.tell(0, core_ranks.create_id)
     unique_id = ranks.hear(0)
-    assert ranks.run(core_ranks.join, unique_id, timeout) == ["myelon"] * ranks.size
+    assert ranks.run(core_ranks.join, unique_id, timeout, meeting_timeout) == ["myelon"] * ranks.size
     return ranks
 
 
@@ -103,6 +103,27 @@ def test_options_that_cannot_be_are_named() -> None:
         myelon.Communicator.from_env(myelon.Options(max_lanes=0))
     with pytest.raises(myelon.InvalidArgument, match="lanes is 129, 1 to 128"):
         myelon.Communicator.from_env(myelon.Options(large_lanes=129))
+    with pytest.raises(myelon.InvalidArgument, match="seconds is 0: use 0.1 to 86400"):
+        myelon.Communicator.from_env(myelon.Options(meeting_timeout=0.0))
+    with pytest.raises(myelon.InvalidArgument, match="seconds is 0: use 0.1 to 86400"):
+        myelon.UniqueId.create(myelon.Options(silence=0.0))
+
+
+def test_a_meeting_waits_as_long_as_its_option_says(start_ranks) -> None:
+    ranks = connected(start_ranks(2), meeting_timeout=2.0)
+    ranks.tell(0, core_ranks.prepare_alone)
+    told, waited = ranks.hear(0)
+    assert 2 <= waited < 20 and told.startswith("SystemFailure") and "rank 1" in told, (told, waited)
+
+
+def test_others_hear_at_once_of_a_device_that_does_not_open(start_ranks) -> None:
+    ranks = start_ranks(2)
+    ranks.tell(0, core_ranks.create_id)
+    unique_id = ranks.hear(0)
+    ranks.tell(0, core_ranks.join_on, unique_id, myelon.CPU_DEVICE)
+    ranks.tell(1, core_ranks.join_on, unique_id, 77)
+    (other, waited), (own, _) = ranks.hear(0), ranks.hear(1)
+    assert waited < 20 and "rank 1" in other and own.split(": ", 2)[2] in other, (other, own, waited)
 
 
 def test_a_destroyed_communicator_says_so() -> None:

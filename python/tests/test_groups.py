@@ -49,6 +49,16 @@ def test_an_abort_ends_the_wait_for_the_first_all_reduce(two: Ranks) -> None:
         assert told == {"raised": "Aborted: rank 0 aborted its process group"}
 
 
+def test_a_rank_may_be_late_for_the_first_operation_of_a_type(two: Ranks) -> None:
+    waited, _ = two.run(torch_groups.be_late_for_a_type, patience=90)
+    assert waited > 30, "longer than what the library waits by itself"
+
+
+def test_an_abort_ends_the_wait_for_the_first_operation_of_a_type(two: Ranks) -> None:
+    for told in two.run(torch_groups.abort_before_a_type, patience=25):
+        assert told.startswith("Aborted: ") and "rank 0 aborted its process group" in told, told
+
+
 def test_a_step_hears_of_an_abort_once(two: Ranks) -> None:
     assert two.run(torch_groups.steps_behind_an_abort) == [["Aborted", "stepped"]] * 2
 
@@ -83,7 +93,7 @@ def test_a_device_without_a_number_is_the_current_one(monkeypatch: pytest.Monkey
     devices = []
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
     monkeypatch.setattr(direct, "_resolved", lambda group: group)
-    monkeypatch.setattr(direct, "connect", lambda *arguments: devices.append(arguments[-1]))
+    monkeypatch.setattr(direct, "connect", lambda *arguments: devices.append(arguments[3]))
     monkeypatch.setattr(direct, "issuer_on", lambda _, device: devices.append(device))
     torch_groups.myelon_ccl.HookState(Group(), device="cuda")  # type: ignore[arg-type]
     assert devices == [torch.device("cuda", 3)] * 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any, Iterator, List, Optional, Tuple
 
 import pytest
@@ -230,10 +231,11 @@ def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> N
     assert (settings.step_check(), settings.strict(), settings.blocking_wait()) == ("device", False, False)
     assert settings.collectives() == {"all_reduce"}
     monkeypatch.setenv("MYELON_MAX_LANES", "")
-    assert (settings.options().timeout, settings.options().large_lanes) == (0.0, 64)
+    options = settings.options(timedelta(minutes=10))
+    assert (options.timeout, options.large_lanes, options.meeting_timeout) == (0.0, 64, 600.0)
 
 
 @pytest.mark.parametrize("name", ["MYELON_MAX_LANES", "MYELON_LARGE_LANES"])
 def test_lanes_that_the_environment_bounds_are_left_to_it(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, "96")
-    assert settings.options().large_lanes is None
+    assert settings.options(timedelta(seconds=9)).large_lanes is None

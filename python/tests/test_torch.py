@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Callable, List
 
@@ -221,7 +222,7 @@ def test_more_ranks_than_a_node_has_are_refused_before_any_is_asked() -> None:
         raise AssertionError("asked")
 
     with pytest.raises(torch_ranks.myelon_ccl.Unsupported, match="a group of 9 ranks"):
-        connect(nobody, 0, 9, torch.device("cpu"))
+        connect(nobody, 0, 9, torch.device("cpu"), timedelta(seconds=1))
 
 
 def test_every_collective_that_a_subclass_can_have_is_the_packages_own() -> None:

@@ -85,6 +85,33 @@ def asking_does_not_wait() -> Dict[str, Any]:
     return told
 
 
+def be_late_for_a_type() -> float:
+    """How long this rank took for the first sum of doubles, for which rank 1 comes 33 s late."""
+    dist.all_reduce(torch.ones(4))
+    if RANK == 1:
+        time.sleep(33)
+    begin, tensor = time.monotonic(), torch.ones(4, dtype=torch.float64)
+    dist.all_reduce(tensor)
+    assert tensor.tolist() == [float(SIZE)] * 4
+    return time.monotonic() - begin
+
+
+def abort_before_a_type() -> str:
+    """What each rank hears: rank 0 waits for rank 1 to prepare a type when its group is aborted, rank 1 comes afterwards."""
+    group, told = dist.new_group(), "nothing"
+    dist.all_reduce(torch.ones(4), group=group)
+    if RANK == 0:
+        threading.Timer(1, group.abort).start()
+    else:
+        time.sleep(3)
+    try:
+        dist.all_reduce(torch.ones(4, dtype=torch.float64), group=group)
+    except myelon_ccl.MyelonError as error:
+        told = f"{type(error).__name__}: {error}"
+    dist.destroy_process_group(group)
+    return told
+
+
 def live_twice(path: str) -> None:
     """Two lives of the default group over one store, the second with a late rank 0."""
     store = dist.FileStore(path, SIZE)

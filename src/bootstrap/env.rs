@@ -44,8 +44,14 @@ impl UniqueId {
     ///
     /// Errors: [`Error::Config`] for a bad `MYELON_SOCKET_ADDR`; those of [`RendezvousServer::start`].
     pub fn create() -> Result<(Self, RendezvousServer)> {
+        Self::create_with(&TcpOptions::default())
+    }
+
+    /// As [`UniqueId::create`], of a group with the silence that `options` has. What they bind counts where `MYELON_SOCKET_ADDR` says
+    /// nothing.
+    pub fn create_with(options: &TcpOptions) -> Result<(Self, RendezvousServer)> {
         let lookup = |name: &str| std::env::var(name).ok();
-        let server = RendezvousServer::start(&with_interface(&lookup, &TcpOptions::default())?)?;
+        let server = RendezvousServer::start(&with_interface(&lookup, options)?)?;
         Ok((server.id(), server))
     }
 }

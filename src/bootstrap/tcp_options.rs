@@ -24,8 +24,10 @@ impl Default for TcpOptions {
 }
 
 impl TcpOptions {
-    pub(super) const SHORTEST_SILENCE: Duration = Duration::from_millis(100);
-    const LONGEST: Duration = Duration::from_secs(24 * 3600);
+    /// Least silence that is taken.
+    pub const SHORTEST_SILENCE: Duration = Duration::from_millis(100);
+    /// What longer deadlines count as, and the most silence that is taken.
+    pub const LONGEST: Duration = Duration::from_secs(24 * 3600);
 
     /// INVARIANT: with what this gives, sums of time cannot overflow and heartbeats leave room to work.
     pub(super) fn checked(&self) -> Result<Self> {

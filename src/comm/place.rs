@@ -29,6 +29,13 @@ impl Communicator {
     ///
     /// Errors: [`Error::Config`] when no launcher's variables are set, or wrong ones; those of [`Communicator::connect`].
     pub fn from_env(options: Options) -> Result<Self> {
+        Self::from_env_with(&TcpOptions::default(), options)
+    }
+
+    /// As [`Communicator::from_env`], whose ranks meet under `meeting`.
+    ///
+    /// Errors: as [`Communicator::from_env`].
+    pub fn from_env_with(meeting: &TcpOptions, options: Options) -> Result<Self> {
         let info = Launcher::from_env(&|name: &str| std::env::var(name).ok())?;
         let info = info.ok_or_else(|| Error::Config {
             source_name: "environment".into(),
@@ -37,13 +44,15 @@ impl Communicator {
                      MYELON_RANK, MYELON_WORLD_SIZE and MYELON_ROOT"
                 .into(),
         })?;
-        let device: Arc<dyn Device> = match cuda::device_count() {
-            // A launcher may show each process its own GPU only.
-            Ok(count) if count > 0 => CudaDevice::new(info.local_rank % count)?,
-            _ => CpuDevice::new(info.local_rank)?,
-        };
-        let bootstrap = bootstrap::from_env(&TcpOptions::default())?;
+        let bootstrap = bootstrap::from_env(meeting)?;
         let bootstrap = bootstrap.ok_or_else(|| Error::invalid("the launcher's variables went away"))?;
+        // ORDER: behind the connection, by which the others hear of a device that does not open.
+        let device = match cuda::device_count() {
+            // A launcher may show each process its own GPU only.
+            Ok(count) if count > 0 => CudaDevice::new(info.local_rank % count).map(|device| device as Arc<dyn Device>),
+            _ => CpuDevice::new(info.local_rank).map(|device| device as Arc<dyn Device>),
+        };
+        let device = device.inspect_err(|error| bootstrap.announce_abort(&error.to_string()))?;
         Self::connect(device, Arc::from(bootstrap), options)
     }
 }

@@ -3,7 +3,7 @@
 use std::ffi::{c_char, c_int};
 use std::sync::Arc;
 
-use myelon::bootstrap::{TcpBootstrap, TcpOptions, UniqueId};
+use myelon::bootstrap::{Bootstrap, TcpBootstrap, TcpOptions, UniqueId};
 use myelon::device::cpu::CpuDevice;
 use myelon::device::cuda::CudaDevice;
 use myelon::device::{Device, DeviceKind, DevicePtr};
@@ -12,7 +12,9 @@ use myelon::{Communicator, Rank, WorldSize};
 use crate::border::{Place, owned, shared, text};
 use crate::codes::{DataTypeCode, OpCode, myelonStatus_t};
 use crate::guard::{Fault, guard};
-use crate::handles::{MyelonComm, myelonComm_t, myelonOptions_t, myelonStream_t, myelonUniqueId_t, stream_handle};
+use crate::handles::{
+    MyelonComm, MyelonOptions, myelonComm_t, myelonOptions_t, myelonStream_t, myelonUniqueId_t, stream_handle,
+};
 use crate::logging;
 use crate::options::{of_handle, pairs};
 
@@ -20,19 +22,33 @@ use crate::options::{of_handle, pairs};
 /// the meeting on a thread: it lives until every rank has destroyed its communicator, and is not forked after this call.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn myelonGetUniqueId(id: *mut myelonUniqueId_t) -> myelonStatus_t {
-    guard("myelonGetUniqueId", || {
-        // SAFETY: the caller's word.
-        let place = unsafe { Place::at(id, "id") }?;
-        logging::start()?;
-        let (id, server) = UniqueId::create()?;
-        server.detach();
-        place.put(myelonUniqueId_t { bytes: id.to_bytes() });
-        Ok(())
-    })
+    // SAFETY: the caller's word.
+    guard("myelonGetUniqueId", || unsafe { unique_id(id, std::ptr::null_mut()) })
+}
+
+/// As myelonGetUniqueId, of a group with the silence that options have.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn myelonGetUniqueIdWith(id: *mut myelonUniqueId_t, options: myelonOptions_t) -> myelonStatus_t {
+    // SAFETY: the caller's word.
+    guard("myelonGetUniqueIdWith", || unsafe { unique_id(id, options) })
+}
+
+/// # Safety
+/// What the two above ask of their callers.
+unsafe fn unique_id(id: *mut myelonUniqueId_t, options: myelonOptions_t) -> Result<(), Fault> {
+    // SAFETY: the caller's word.
+    let (place, options) = unsafe { (Place::at(id, "id")?, options.as_ref()) };
+    logging::start()?;
+    let meeting = options.map_or_else(TcpOptions::default, |options| options.meeting.clone());
+    let (id, server) = UniqueId::create_with(&meeting)?;
+    server.detach();
+    place.put(myelonUniqueId_t { bytes: id.to_bytes() });
+    Ok(())
 }
 
 /// Brings up the communicator of one rank of world_size. Collective: every rank calls it with the same id and world size, each
-/// with its own rank, and it returns once all have, or after 30 seconds with the missing ranks.
+/// with its own rank, and it returns once all have, or after 30 seconds, or what myelonOptionsSetMeetingTimeout says, with the missing
+/// ranks.
 ///
 /// Ranks are processes, or threads of one. device is the ordinal of the rank's GPU as CUDA numbers it, or -1 for the CPU device,
 /// which runs the same kernels, slowly, on host memory. options may be NULL: then the environment says it all.
@@ -47,7 +63,8 @@ pub unsafe extern "C" fn myelonCommInitRank(
 ) -> myelonStatus_t {
     guard("myelonCommInitRank", || {
         // SAFETY: the caller's word.
-        let (place, id, options) = unsafe { (Place::at(comm, "comm")?, shared(id, "id")?, of_handle(options)?) };
+        let (place, id, MyelonOptions { options, meeting }) =
+            unsafe { (Place::at(comm, "comm")?, shared(id, "id")?, of_handle(options)?) };
         logging::start()?;
         let world = WorldSize::new(unsigned("world_size", world_size)?)?;
         let rank = Rank(unsigned("rank", rank)?);
@@ -55,11 +72,14 @@ pub unsafe extern "C" fn myelonCommInitRank(
             return Err(Fault::invalid(format!("rank is {rank} in a world of {world}: use 0 to {}", world.get() - 1)));
         }
         let id = UniqueId::from_bytes(&id.bytes)?;
-        let device: Arc<dyn Device> = match device {
-            -1 => CpuDevice::new(rank.0)?,
-            ordinal => CudaDevice::new(unsigned("device", ordinal)?)?,
+        let ordinal = if device == -1 { None } else { Some(unsigned("device", device)?) };
+        let bootstrap = TcpBootstrap::connect(&id, rank, world, &meeting)?;
+        // ORDER: behind the connection, by which the others hear of a device that does not open.
+        let device = match ordinal {
+            None => CpuDevice::new(rank.0).map(|device| device as Arc<dyn Device>),
+            Some(ordinal) => CudaDevice::new(ordinal).map(|device| device as Arc<dyn Device>),
         };
-        let bootstrap = TcpBootstrap::connect(&id, rank, world, &TcpOptions::default())?;
+        let device = device.inspect_err(|error| bootstrap.announce_abort(&error.to_string()))?;
         place.put_handle(of(Communicator::connect(device, Arc::new(bootstrap), options)?));
         Ok(())
     })
@@ -71,9 +91,9 @@ pub unsafe extern "C" fn myelonCommInitRank(
 pub unsafe extern "C" fn myelonCommInitEnv(comm: *mut myelonComm_t, options: myelonOptions_t) -> myelonStatus_t {
     guard("myelonCommInitEnv", || {
         // SAFETY: the caller's word.
-        let (place, options) = unsafe { (Place::at(comm, "comm")?, of_handle(options)?) };
+        let (place, MyelonOptions { options, meeting }) = unsafe { (Place::at(comm, "comm")?, of_handle(options)?) };
         logging::start()?;
-        place.put_handle(of(Communicator::from_env(options)?));
+        place.put_handle(of(Communicator::from_env_with(&meeting, options)?));
         Ok(())
     })
 }
@@ -92,7 +112,8 @@ pub unsafe extern "C" fn myelonCommSplit(
 ) -> myelonStatus_t {
     guard("myelonCommSplit", || {
         // SAFETY: the caller's word.
-        let (communicator, options, place) = unsafe { (known(comm)?, of_handle(options)?, Place::at(out, "out")?) };
+        let (communicator, MyelonOptions { options, .. }, place) =
+            unsafe { (known(comm)?, of_handle(options)?, Place::at(out, "out")?) };
         let color = if color == -1 { None } else { Some(unsigned("color", color)?) };
         // In the order of the keys, negative ones too.
         let key = key as u32 ^ 1 << 31;

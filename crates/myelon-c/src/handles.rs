@@ -3,7 +3,7 @@
 use std::ffi::c_void;
 use std::sync::{Arc, Weak};
 
-use myelon::bootstrap::UNIQUE_ID_BYTES;
+use myelon::bootstrap::{TcpOptions, UNIQUE_ID_BYTES};
 use myelon::device::StreamHandle;
 use myelon::{Communicator, Options, Window};
 
@@ -19,8 +19,10 @@ pub struct MyelonWindow {
 }
 
 /// Settings of a communicator.
+#[derive(Clone)]
 pub struct MyelonOptions {
     pub(crate) options: Options,
+    pub(crate) meeting: TcpOptions,
 }
 
 /// A group of ranks that work together, seen from one of them: 1 to 8 ranks of one node. Several threads may use one at once;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use myelon::abi::MAX_LANES;
+use myelon::bootstrap::TcpOptions;
 use myelon::variant::{Choice, Manifest, Shape};
 use myelon::{Fallback, Options};
 
@@ -23,7 +24,7 @@ pub unsafe extern "C" fn myelonOptionsCreate(options: *mut myelonOptions_t) -> m
     guard("myelonOptionsCreate", || {
         // SAFETY: the caller's word.
         let place = unsafe { Place::at(options, "options") }?;
-        place.put_handle(MyelonOptions { options: Options::from_env()? });
+        place.put_handle(MyelonOptions::from_env()?);
         Ok(())
     })
 }
@@ -41,7 +42,7 @@ pub unsafe extern "C" fn myelonOptionsDestroy(options: myelonOptions_t) -> myelo
 /// The longest wait inside a kernel, in seconds; 0 waits until aborted. 30 unless MYELON_TIMEOUT says otherwise.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn myelonOptionsSetTimeout(options: myelonOptions_t, seconds: f64) -> myelonStatus_t {
-    change("myelonOptionsSetTimeout", options, |options| {
+    change("myelonOptionsSetTimeout", options, |MyelonOptions { options, .. }| {
         let timeout = Duration::try_from_secs_f64(seconds).ok().filter(|time| time.as_nanos() < u128::from(u64::MAX));
         let timeout = timeout
             .ok_or_else(|| Fault::invalid(format!("seconds is {seconds}, which is no time to wait; 0 means none")))?;
@@ -49,6 +50,36 @@ pub unsafe extern "C" fn myelonOptionsSetTimeout(options: myelonOptions_t, secon
         options.timeout = if seconds > 0.0 { timeout.max(Duration::from_nanos(1)) } else { timeout };
         Ok(())
     })
+}
+
+/// The longest wait for other ranks where ranks meet on the host, in seconds: as a communicator comes up, and in myelonPrepare,
+/// myelonCommSplit and other calls that are collective and queue nothing. 30 unless set; more than a day counts as a day. A rank that
+/// ends or aborts ends such a wait before.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn myelonOptionsSetMeetingTimeout(options: myelonOptions_t, seconds: f64) -> myelonStatus_t {
+    change("myelonOptionsSetMeetingTimeout", options, |MyelonOptions { meeting, .. }| {
+        meeting.deadline = bounded(seconds)?;
+        Ok(())
+    })
+}
+
+/// How long a rank may be silent, in seconds, before it counts as lost: a process that is stopped, or that its machine leaves no time.
+/// 0.1 to a day, 5 unless set; one that ends is lost at once. It is told to myelonGetUniqueIdWith, or on rank 0 to myelonCommInitEnv,
+/// and holds for the whole group.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn myelonOptionsSetSilence(options: myelonOptions_t, seconds: f64) -> myelonStatus_t {
+    change("myelonOptionsSetSilence", options, |MyelonOptions { meeting, .. }| {
+        meeting.silence = bounded(seconds)?;
+        Ok(())
+    })
+}
+
+fn bounded(seconds: f64) -> Result<Duration, Fault> {
+    let least = TcpOptions::SHORTEST_SILENCE;
+    let day = TcpOptions::LONGEST.as_secs_f64();
+    let time =
+        Duration::try_from_secs_f64(if seconds > day { day } else { seconds }).ok().filter(|&time| time >= least);
+    time.ok_or_else(|| Fault::invalid(format!("seconds is {seconds}: use {} to {day}", least.as_secs_f64())))
 }
 
 /// Which n pairs of a data type and an operator are compiled and loaded when a communicator comes up, in place of the sum of
@@ -60,7 +91,7 @@ pub unsafe extern "C" fn myelonOptionsSetPrepare(
     ops: *const OpCode,
     n: usize,
 ) -> myelonStatus_t {
-    change("myelonOptionsSetPrepare", options, |options| {
+    change("myelonOptionsSetPrepare", options, |MyelonOptions { options, .. }| {
         // SAFETY: the caller's word.
         options.prepare = unsafe { pairs(dtypes, ops, n) }?;
         Ok(())
@@ -70,7 +101,7 @@ pub unsafe extern "C" fn myelonOptionsSetPrepare(
 /// A variant to use wherever it can serve, by its name; NULL, or "auto", for the lane table's choice.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn myelonOptionsSetVariant(options: myelonOptions_t, name: *const c_char) -> myelonStatus_t {
-    change("myelonOptionsSetVariant", options, |options| {
+    change("myelonOptionsSetVariant", options, |MyelonOptions { options, .. }| {
         // SAFETY: the caller's word.
         let name = unsafe { text(name) }.filter(|name| name != "auto");
         let choice = name.map(|name| {
@@ -86,7 +117,7 @@ pub unsafe extern "C" fn myelonOptionsSetVariant(options: myelonOptions_t, name:
 /// meanwhile. Large messages take longer. As many as are fastest unless this or MYELON_MAX_LANES says otherwise.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn myelonOptionsSetMaxLanes(options: myelonOptions_t, lanes: u32) -> myelonStatus_t {
-    change("myelonOptionsSetMaxLanes", options, |options| {
+    change("myelonOptionsSetMaxLanes", options, |MyelonOptions { options, .. }| {
         options.max_lanes = Some(possible(lanes)?);
         Ok(())
     })
@@ -96,7 +127,7 @@ pub unsafe extern "C" fn myelonOptionsSetMaxLanes(options: myelonOptions_t, lane
 /// their lanes. As many as are fastest unless this or MYELON_LARGE_LANES says otherwise.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn myelonOptionsSetLargeLanes(options: myelonOptions_t, lanes: u32) -> myelonStatus_t {
-    change("myelonOptionsSetLargeLanes", options, |options| {
+    change("myelonOptionsSetLargeLanes", options, |MyelonOptions { options, .. }| {
         options.large_lanes = Some(possible(lanes)?);
         Ok(())
     })
@@ -113,7 +144,7 @@ fn possible(lanes: u32) -> Result<u32, Fault> {
 /// What to do where the ranks cannot reach each other's memory; myelonFallbackRefuse unless set.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn myelonOptionsSetFallback(options: myelonOptions_t, fallback: FallbackCode) -> myelonStatus_t {
-    change("myelonOptionsSetFallback", options, |options| {
+    change("myelonOptionsSetFallback", options, |MyelonOptions { options, .. }| {
         options.fallback = match fallback {
             0 => Fallback::Refuse,
             1 => Fallback::Nccl,
@@ -126,7 +157,7 @@ pub unsafe extern "C" fn myelonOptionsSetFallback(options: myelonOptions_t, fall
 /// Whether several ranks may use one GPU, not 0 for yes: for tests of correctness alone.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn myelonOptionsSetShareDevices(options: myelonOptions_t, share: c_int) -> myelonStatus_t {
-    change("myelonOptionsSetShareDevices", options, |options| {
+    change("myelonOptionsSetShareDevices", options, |MyelonOptions { options, .. }| {
         options.share_devices = share != 0;
         Ok(())
     })
@@ -135,23 +166,29 @@ pub unsafe extern "C" fn myelonOptionsSetShareDevices(options: myelonOptions_t, 
 fn change(
     name: &str,
     options: myelonOptions_t,
-    setting: impl FnOnce(&mut Options) -> Result<(), Fault>,
+    setting: impl FnOnce(&mut MyelonOptions) -> Result<(), Fault>,
 ) -> myelonStatus_t {
     guard(name, || {
         // SAFETY: the caller's word: a handle, used by one thread at a time.
-        setting(&mut unsafe { exclusive(options, "options") }?.options)
+        setting(unsafe { exclusive(options, "options") }?)
     })
+}
+
+impl MyelonOptions {
+    fn from_env() -> Result<Self, Fault> {
+        Ok(Self { options: Options::from_env()?, meeting: TcpOptions::default() })
+    }
 }
 
 /// What a handle holds; what the environment says where it is NULL.
 ///
 /// # Safety
 /// A handle that is not NULL is one of [`myelonOptionsCreate`].
-pub(crate) unsafe fn of_handle(options: myelonOptions_t) -> Result<Options, Fault> {
+pub(crate) unsafe fn of_handle(options: myelonOptions_t) -> Result<MyelonOptions, Fault> {
     // SAFETY: the caller's promise.
     match unsafe { options.as_ref() } {
-        Some(options) => Ok(options.options.clone()),
-        None => Ok(Options::from_env()?),
+        Some(options) => Ok(options.clone()),
+        None => MyelonOptions::from_env(),
     }
 }
 

@@ -43,10 +43,14 @@ class UniqueId:
     data: bytes
 
     @classmethod
-    def create(cls) -> "UniqueId":
-        """A new one. The process that makes it is where the others meet, so it joins the group itself."""
+    def create(cls, options: Optional["Options"] = None) -> "UniqueId":
+        """A new one, for a group with the silence of ``options``.
+
+        The process that makes it is where the others meet, so it joins the group itself.
+        """
         struct = UniqueIdStruct()
-        check(library().myelonGetUniqueId(ctypes.byref(struct)))
+        with _OptionsHandle(options) as handle:
+            check(library().myelonGetUniqueIdWith(ctypes.byref(struct), handle))
         return cls(bytes(struct.bytes))
 
     def __repr__(self) -> str:
@@ -59,13 +63,18 @@ class Options:
 
     ``timeout``: the longest wait inside a kernel in seconds; 0 waits until aborted. ``prepare``: types and operators whose
     kernels are compiled and loaded at once, a condition for capturing them into a graph. ``max_lanes``: most lanes of an operation, 1 to
-    128; each takes an SM from kernels beside it. ``large_lanes``: most lanes of messages of 4 MiB and more.
+    128; each takes an SM from kernels beside it. ``large_lanes``: most lanes of messages of 4 MiB and more. ``meeting_timeout``: the
+    longest wait for other ranks on the host in seconds, as a communicator comes up and where kernels are prepared; 30 by default.
+    ``silence``: how long a rank's process may stand still before it counts as lost; 5 s by default, and that of
+    :meth:`UniqueId.create` holds for all.
     """
 
     timeout: Optional[float] = None
     prepare: Optional[Sequence[Tuple[DTypeLike, ReduceOpLike]]] = None
     max_lanes: Optional[int] = None
     large_lanes: Optional[int] = None
+    meeting_timeout: Optional[float] = None
+    silence: Optional[float] = None
 
 
 @dataclass(frozen=True)
@@ -112,6 +121,10 @@ class _OptionsHandle:
                 check(loaded.myelonOptionsSetMaxLanes(self._handle, options.max_lanes))
             if options.large_lanes is not None:
                 check(loaded.myelonOptionsSetLargeLanes(self._handle, options.large_lanes))
+            if options.meeting_timeout is not None:
+                check(loaded.myelonOptionsSetMeetingTimeout(self._handle, options.meeting_timeout))
+            if options.silence is not None:
+                check(loaded.myelonOptionsSetSilence(self._handle, options.silence))
         except BaseException:
             self.__exit__()
             raise

@@ -30,6 +30,9 @@ static void options(void) {
     OK(myelonOptionsCreate(&options));
     OK(myelonOptionsSetTimeout(options, 0.25));
     OK(myelonOptionsSetTimeout(options, 0));
+    OK(myelonOptionsSetMeetingTimeout(options, 600));
+    OK(myelonOptionsSetMeetingTimeout(options, 1e9));
+    OK(myelonOptionsSetSilence(options, 60));
     OK(myelonOptionsSetPrepare(options, types, ops, 2));
     OK(myelonOptionsSetPrepare(options, NULL, NULL, 0));
     OK(myelonOptionsSetVariant(options, "ring"));
@@ -46,6 +49,10 @@ static void options(void) {
     FAILS(myelonInvalidArgument, "options is NULL", myelonOptionsSetTimeout(NULL, 1));
     FAILS(myelonInvalidArgument, "seconds is -1", myelonOptionsSetTimeout(options, -1));
     FAILS(myelonInvalidArgument, "seconds is NaN", myelonOptionsSetTimeout(options, strtod("nan", NULL)));
+    FAILS(myelonInvalidArgument, "options is NULL", myelonOptionsSetMeetingTimeout(NULL, 1));
+    FAILS(myelonInvalidArgument, "seconds is 0: use 0.1 to 86400", myelonOptionsSetMeetingTimeout(options, 0));
+    FAILS(myelonInvalidArgument, "seconds is -1: use 0.1 to 86400", myelonOptionsSetSilence(options, -1));
+    FAILS(myelonInvalidArgument, "seconds is NaN", myelonOptionsSetSilence(options, strtod("nan", NULL)));
     FAILS(myelonInvalidArgument, "options is NULL", myelonOptionsSetPrepare(NULL, types, ops, 2));
     FAILS(myelonInvalidArgument, "ops is NULL", myelonOptionsSetPrepare(options, types, NULL, 2));
     FAILS(myelonInvalidArgument, "dtype is 12", myelonOptionsSetPrepare(options, wrong_types, ops, 2));

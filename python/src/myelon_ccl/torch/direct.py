@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from datetime import timedelta
 from typing import Optional, Union
 from weakref import WeakKeyDictionary
 
@@ -21,6 +22,8 @@ from .work import FinishedWork
 
 _issuers: "WeakKeyDictionary[dist.ProcessGroup, Issuer]" = WeakKeyDictionary()
 _lock = threading.Lock()
+# Between the operations of a group of another backend ranks may be as late as they like.
+_PATIENCE = timedelta(days=1)
 
 
 def all_reduce(
@@ -68,7 +71,7 @@ def issuer_of(group: Optional["dist.ProcessGroup"], device: torch.device) -> Opt
     with _lock:
         issuer = _issuers.get(group)
         if issuer is None:
-            communicator = connect(over_group(group), group.rank(), group.size(), device)
+            communicator = connect(over_group(group), group.rank(), group.size(), device, _PATIENCE)
             issuer = _issuers[group] = issuer_on(communicator, device)
         return issuer
 

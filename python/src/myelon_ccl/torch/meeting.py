@@ -137,8 +137,8 @@ def over_group(group: "dist.ProcessGroup") -> Exchange:
     return exchange
 
 
-def connect(exchange: Exchange, rank: int, size: int, device: torch.device) -> Communicator:
-    """A communicator of the group's ranks, on this rank's ``device``. Collective.
+def connect(exchange: Exchange, rank: int, size: int, device: torch.device, patience: timedelta) -> Communicator:
+    """A communicator of the group's ranks, on this rank's ``device``, whose own meetings wait for ``patience``. Collective.
 
     Every rank gets one, or every rank gets an error: :class:`Unsupported` where the group is none for Myelon, the rank's own
     error where its part failed, and :class:`Unsupported` naming the rank where that of another one did.
@@ -154,10 +154,11 @@ def connect(exchange: Exchange, rank: int, size: int, device: torch.device) -> C
             f"the group's {size} ranks are on {len(hosts)} nodes: Myelon runs 1 to {MAX_RANKS} ranks of one node"
         )
 
+    options = settings.options(patience)
     id_text, failure = "", None
     if rank == 0:
         try:
-            id_text = UniqueId.create().data.hex()
+            id_text = UniqueId.create(options).data.hex()
         except MyelonError as error:
             failure = error
     answers = [json.loads(answer) for answer in exchange("id", json.dumps([id_text, _text(failure)]))]
@@ -167,7 +168,7 @@ def connect(exchange: Exchange, rank: int, size: int, device: torch.device) -> C
     communicator: Optional[Communicator] = None
     try:
         ordinal = CPU_DEVICE if device.type == "cpu" else device.index
-        communicator = Communicator.init_rank(size, unique_id, rank, ordinal, settings.options())
+        communicator = Communicator.init_rank(size, unique_id, rank, ordinal, options)
     except MyelonError as error:
         failure = error
     try:

@@ -275,7 +275,7 @@ class MyelonProcessGroup(DelegatingProcessGroup):
         rank, size = self.rank(), self.size()
         exchange = over_store(self._store, rank, size, self._life, self._attempts, self._timeout, self._hear)
         try:
-            communicator = connect(exchange, rank, size, device)
+            communicator = connect(exchange, rank, size, device, self._timeout)
         except MyelonError as error:
             if settings.strict() or isinstance(error, NobodyCame) or self._aborted or self._shut_down:
                 raise

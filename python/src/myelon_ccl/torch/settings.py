@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 from typing import FrozenSet, Tuple
 
 import torch
@@ -13,10 +14,14 @@ from ..errors import InvalidArgument
 
 # As the stand-in for NCCL: Options::LARGE_LANES_OF_TRAINING in src/comm/options.rs, where the measurement is.
 _LARGE_LANES = 64
+# As the stand-in for NCCL, in seconds: a process that ends is noticed at once, and one that stands still may go on.
+_SILENCE = 60.0
 
 
-def options() -> Options:
+def options(patience: timedelta) -> Options:
     """Options of a communicator that torch code uses: no deadline in kernels, and SMs left to a backward pass, unless the user says so.
+
+    ``patience``: the longest wait where ranks meet to prepare kernels.
 
     WHY: a rank of a training job may be late by minutes, at a checkpoint or in a data loader, and nothing is wrong.
     """
@@ -25,6 +30,8 @@ def options() -> Options:
         timeout=None if os.environ.get("MYELON_TIMEOUT") else 0.0,
         prepare=[],
         large_lanes=None if bounded else _LARGE_LANES,
+        meeting_timeout=max(patience.total_seconds(), 1.0),
+        silence=_SILENCE,
     )
 
 
