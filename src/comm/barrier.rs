@@ -1,17 +1,13 @@
 //! A meeting of all ranks' streams.
 
-use std::ops::Deref;
 use std::sync::Arc;
 
 use super::Communicator;
 use super::engine::Engine;
-use crate::baseline::NcclCommunicator;
-use crate::bootstrap::{Bootstrap, agree};
 use crate::device::cache::compile_cached;
-use crate::device::handles::Buffer;
 use crate::device::{Device, KernelHandle, StreamHandle};
 use crate::error::Result;
-use crate::types::{DType, ReduceOp, WorldSize};
+use crate::types::WorldSize;
 use crate::variant::{BARRIER_THREADS, barrier_kernel};
 
 impl Communicator {
@@ -46,40 +42,4 @@ pub(super) fn load(device: &Arc<dyn Device>, world_size: WorldSize) -> Result<Ke
     // WHY: drivers load a kernel when it is first asked for, which must not be while a peer waits or a stream is captured.
     device.resident_limit(kernel, BARRIER_THREADS, 0)?;
     Ok(kernel)
-}
-
-/// NCCL, and a word to reduce where streams meet: it has no barrier.
-pub(super) struct NcclEngine {
-    // Dropped first, which ends its kernels.
-    communicator: NcclCommunicator,
-    word: Buffer,
-}
-
-impl NcclEngine {
-    /// Collective.
-    pub(super) fn new(
-        communicator: NcclCommunicator,
-        device: &Arc<dyn Device>,
-        bootstrap: &dyn Bootstrap,
-    ) -> Result<Self> {
-        let word = Buffer::new(device, size_of::<u32>() as u64);
-        Ok(Self { communicator, word: agree(bootstrap, "making a word for barriers", word)? })
-    }
-
-    /// # Safety
-    /// `stream` exists.
-    unsafe fn barrier(&self, stream: StreamHandle) -> Result<()> {
-        let word = self.word.address();
-        // Whatever the word holds: nobody reads the result.
-        // SAFETY: the word lives as long as the communicator that reduces it.
-        unsafe { self.communicator.all_reduce(word, word, 1, DType::U32, ReduceOp::Max, stream) }
-    }
-}
-
-impl Deref for NcclEngine {
-    type Target = NcclCommunicator;
-
-    fn deref(&self) -> &NcclCommunicator {
-        &self.communicator
-    }
 }

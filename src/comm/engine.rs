@@ -11,10 +11,11 @@ use std::sync::{Arc, Mutex};
 pub(super) use find::{Found, Ready};
 
 use self::early::EarlyLaunches;
-use super::barrier::{self, NcclEngine};
+use super::barrier;
 use super::copies::CopyStreams;
 use super::kernels::KernelTable;
 use super::memo::Memo;
+use super::nccl::NcclEngine;
 use super::presence::Presence;
 use super::{Call, Operation, Options};
 use crate::abi::{Args, BARRIER, HeapState, MAX_LANES, bytes_of};
@@ -35,10 +36,23 @@ pub(super) enum Engine {
     Nccl(NcclEngine),
 }
 
+/// What hears the control plane.
+pub(super) type Listener = Arc<dyn Fn(ControlEvent) + Send + Sync>;
+
+impl Engine {
+    /// What hears the control plane for it: one listener, whichever engine came up.
+    pub(super) fn listener(&self) -> Listener {
+        match self {
+            Self::Kernels(kernels) => kernels.listener(),
+            Self::Nccl(nccl) => nccl.listener(),
+        }
+    }
+}
+
 /// Heap, control page, kernels and table of one rank.
 pub(super) struct KernelEngine {
     // Dropped before the heap, which it looks into.
-    _departures: Departures,
+    departures: Departures,
     heap: SymmetricHeap,
     watch: Arc<Watch>,
     kernels: KernelTable,
@@ -67,7 +81,7 @@ pub(super) struct KernelEngine {
 }
 
 impl KernelEngine {
-    /// Maps the heaps and listens to the control plane. Collective; fails on all ranks or on none.
+    /// Maps the heaps. Collective; fails on all ranks or on none.
     pub(super) fn create(
         device: &Arc<dyn Device>,
         bootstrap: &Arc<dyn Bootstrap>,
@@ -82,15 +96,6 @@ impl KernelEngine {
         let watch = Arc::new(agree(&**bootstrap, "making control pages", Watch::new(device, rank, world_size))?);
         let departures = Departures::new(device, &watch, DevicePtr(heap.bases()[rank.index()]), heap.layout());
         let departures = agree(&**bootstrap, "making ready for goodbyes", departures)?;
-        let (listener, goodbyes) = (Arc::downgrade(&watch), departures.goodbyes());
-        bootstrap.listen(Arc::new(move |event| match event {
-            ControlEvent::PeerLeft { rank } => goodbyes.hear(rank),
-            event => {
-                if let Some(watch) = listener.upgrade() {
-                    watch.hear(event);
-                }
-            }
-        }));
         let args = Args {
             input: 0,
             output: 0,
@@ -117,7 +122,7 @@ impl KernelEngine {
             early: 0,
         };
         Ok(Self {
-            _departures: departures,
+            departures,
             heap,
             watch,
             kernels: KernelTable::new(sharers),
@@ -143,6 +148,18 @@ impl KernelEngine {
 
     pub(super) fn watch(&self) -> &Watch {
         &self.watch
+    }
+
+    fn listener(&self) -> Listener {
+        let (watch, goodbyes) = (Arc::downgrade(&self.watch), self.departures.goodbyes());
+        Arc::new(move |event| match event {
+            ControlEvent::PeerLeft { rank } => goodbyes.hear(rank),
+            event => {
+                if let Some(watch) = watch.upgrade() {
+                    watch.hear(event);
+                }
+            }
+        })
     }
 
     /// A word of this rank's: 1 once a kernel has ended without its data.

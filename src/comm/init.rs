@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::barrier::NcclEngine;
 use super::engine::{Engine, KernelEngine};
+use super::nccl::NcclEngine;
 use super::order::Order;
 use super::{Communicator, Fallback, Options, tables};
 use crate::baseline::{NcclCommunicator, Provider};
@@ -93,6 +93,7 @@ impl Communicator {
             }
             Err(error) => return Err(error),
         };
+        bootstrap.listen(engine.listener());
         let order = Order::new(&device, options.transient_streams)?;
         let told = AtomicBool::new(false);
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);

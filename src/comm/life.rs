@@ -91,11 +91,7 @@ impl Communicator {
         self.bootstrap.announce_abort(detail);
         match &*self.engine {
             Engine::Kernels(kernels) => kernels.watch().abort(detail),
-            Engine::Nccl(nccl) => {
-                if let Err(error) = nccl.abort() {
-                    tracing::warn!(rank = self.rank().0, %error, "NCCL did not abort");
-                }
-            }
+            Engine::Nccl(nccl) => nccl.abort(detail),
         }
     }
 

@@ -13,6 +13,7 @@ mod init;
 mod kernels;
 mod life;
 mod memo;
+mod nccl;
 mod operation;
 mod options;
 mod order;
