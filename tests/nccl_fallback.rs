@@ -6,9 +6,11 @@ use std::time::{Duration, Instant};
 
 use myelon_ccl::device::cuda::{self, CudaDevice};
 use myelon_ccl::device::handles::{Buffer, Stream};
-use myelon_ccl::device::{Device, DevicePtr};
-use myelon_ccl::measure::Bytes;
-use myelon_ccl::{Bucket, Communicator, DType, Error, Fallback, Operation, Options, Rank, ReduceOp, Result, baseline};
+use myelon_ccl::device::{Device, DeviceKind, DevicePtr};
+use myelon_ccl::memory::HeapLimits;
+use myelon_ccl::{
+    Bucket, Communicator, DType, Error, Fallback, Operation, Options, Rank, ReduceOp, Result, WorldSize, baseline,
+};
 
 const COUNT: u64 = 10_000;
 /// Tenfold of what NCCL takes to let go.
@@ -29,7 +31,10 @@ fn ranks() -> Option<Vec<Communicator>> {
         }
     };
     let devices: Vec<_> = (0..gpus).map(|ordinal| CudaDevice::new(ordinal).unwrap() as Arc<dyn Device>).collect();
-    let options = Options { mailbox: Some(Bytes(1 << 41)), fallback: Fallback::Nccl, ..Options::default() };
+    let world = WorldSize::new(gpus).unwrap();
+    let limits =
+        HeapLimits { lanes: 128, ring_slots: 16, slot_bytes: 1 << 30, ..HeapLimits::of(DeviceKind::Cuda, world) };
+    let options = Options { limits: Some(limits), fallback: Fallback::Nccl, ..Options::default() };
     let ranks = Communicator::threads(&devices, &options).unwrap();
     assert!(ranks.iter().all(|rank| rank.engine() == "nccl" && rank.footprint_bytes() == 0));
     Some(ranks)
