@@ -217,7 +217,7 @@ impl Search<'_> {
         let judged = Judged {
             schema: Judged::SCHEMA,
             provenance: provenance.clone(),
-            table: table.name().to_owned(),
+            table: file_name(table.name()),
             table_commit: table.commit.clone(),
             ranks: *ranks,
             exhaustive: space.effort.exhaustive,
@@ -227,6 +227,11 @@ impl Search<'_> {
         };
         judged.write(path)
     }
+}
+
+/// The last part of a path: what a file says of another one holds on other machines too.
+fn file_name(path: &str) -> String {
+    Path::new(path).file_name().map_or_else(|| path.to_owned(), |name| name.to_string_lossy().into_owned())
 }
 
 /// The commit of this checkout of Myelon; "not found" elsewhere.

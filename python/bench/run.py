@@ -16,7 +16,7 @@ import argparse
 import json
 import statistics
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Optional
 
 from engine import Engine
 
@@ -44,6 +44,18 @@ def check(runs: List[Dict[str, Any]]) -> None:
             # Not the other way round: what is no number compares as false.
             if not max(values) - min(values) <= tolerance * abs(statistics.median(values)):
                 raise SystemExit(f"engines disagree on the {key} of {measure}: {values}; nothing was written")
+
+
+def check_engine(run: Dict[str, Any], preload: Optional[Path]) -> None:
+    """Numbers are of the engine that they are stored for."""
+    kind, by = run["engine"].split()[0], run["carried_out_by"]
+    if kind == "preloaded" and preload is not None:
+        is_so = by == preload.resolve().name
+    else:
+        # Without a GPU torch's own backend is gloo.
+        is_so = by in (("nccl", "gloo") if kind == "nccl" else ("myelon",))
+    if not is_so:
+        raise SystemExit(f"{run['engine']}: its collectives were carried out by {by}; nothing of it was written")
 
 
 def in_turn(engines: List[Any], turn: int) -> List[Any]:
@@ -81,6 +93,7 @@ def measure(
         for turn in range(turns):
             for engine in in_turn(engines, turn):
                 run = {"engine": engine.name, "start": start, "turn": turn, **engine.ask("measure")}
+                check_engine(run, arguments.preload)
                 runs.append(run)
                 times = ", ".join(f"{kind} {run[kind]['ms']:.3f} ms" for kind in MEASURES)
                 print(f"start {start + 1}, turn {turn + 1}, {engine.name}: {times}", flush=True)

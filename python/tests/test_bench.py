@@ -127,3 +127,14 @@ def test_sizes_are_read_as_myelon_perf_reads_them() -> None:
     its = form()
     assert its.sizes(its.size_of("1K"), its.size_of("1m"), 4) == [1 << 10, 1 << 12, 1 << 14, 1 << 16, 1 << 18, 1 << 20]
     assert its.size_of("512") == 512
+
+
+def test_numbers_of_another_engine_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCH))
+    run = importlib.import_module("run")
+    library = Path("/somewhere/libmyelon_nccl.so")
+    for engine, by in (("nccl", "nccl"), ("nccl A=b", "gloo"), ("preloaded A=b", library.name), ("myelon", "myelon")):
+        run.check_engine({"engine": engine, "carried_out_by": by}, library)
+    for engine, by in (("nccl", library.name), ("preloaded", "nccl"), ("myelon", "what the group delegates to")):
+        with pytest.raises(SystemExit, match=f"{engine}: its collectives were carried out by {by}"):
+            run.check_engine({"engine": engine, "carried_out_by": by}, library)

@@ -19,7 +19,7 @@ pub struct Judged {
     pub schema: u32,
     /// Where, when and with what the rows were measured.
     pub provenance: Provenance,
-    /// Name of the table.
+    /// Name of the table's file.
     pub table: String,
     /// Commit that the table names: of the sources that measured it.
     pub table_commit: String,
