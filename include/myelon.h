@@ -197,9 +197,10 @@ myelonStatus_t myelonOptionsDestroy(myelonOptions_t options);
 // The longest wait inside a kernel, in seconds; 0 waits until aborted. 30 unless MYELON_TIMEOUT says otherwise.
 myelonStatus_t myelonOptionsSetTimeout(myelonOptions_t options, double seconds);
 
-// The longest wait for other ranks where ranks meet on the host, in seconds: as a communicator comes up, and in myelonPrepare,
-// myelonCommSplit and other calls that are collective and queue nothing. 30 unless set; more than a day counts as a day. A rank that
-// ends or aborts ends such a wait before.
+// The longest wait for other ranks that have joined, where ranks meet on the host, in seconds: in myelonPrepare, myelonCommSplit and
+// other calls that are collective and queue nothing, and at the first operation of a type. 30 unless set; more than a day counts as a
+// day. A rank that ends or aborts ends such a wait before. To join, ranks have 30 seconds whatever this says. A communicator that
+// myelonCommSplit makes takes this and its silence after those of the one that it is made from.
 myelonStatus_t myelonOptionsSetMeetingTimeout(myelonOptions_t options,
                                               double seconds);
 
@@ -224,8 +225,8 @@ myelonStatus_t myelonOptionsSetVariant(myelonOptions_t options, const char *name
 myelonStatus_t myelonOptionsSetMaxLanes(myelonOptions_t options,
                                         uint32_t lanes);
 
-// Most lanes of messages of 4 MiB and more, 1 to 128: while other kernels run, these take their SMs for longest. Smaller ones keep
-// their lanes. As many as are fastest unless this or MYELON_LARGE_LANES says otherwise.
+// Most lanes of messages of 4 MiB and more, of one rank's part where a collective has parts, 1 to 128: while other kernels run, these
+// take their SMs for longest. Smaller ones keep their lanes. As many as are fastest unless this or MYELON_LARGE_LANES says otherwise.
 myelonStatus_t myelonOptionsSetLargeLanes(myelonOptions_t options,
                                           uint32_t lanes);
 
@@ -243,8 +244,7 @@ myelonStatus_t myelonGetUniqueId(myelonUniqueId_t *id);
 myelonStatus_t myelonGetUniqueIdWith(myelonUniqueId_t *id, myelonOptions_t options);
 
 // Brings up the communicator of one rank of world_size. Collective: every rank calls it with the same id and world size, each
-// with its own rank, and it returns once all have, or after 30 seconds, or what myelonOptionsSetMeetingTimeout says, with the missing
-// ranks.
+// with its own rank, and it returns once all have, or after 30 seconds with the missing ranks.
 //
 // Ranks are processes, or threads of one. device is the ordinal of the rank's GPU as CUDA numbers it, or -1 for the CPU device,
 // which runs the same kernels, slowly, on host memory. options may be NULL: then the environment says it all.

@@ -54,9 +54,10 @@ impl Rig {
         Self { communicator, stream, data }
     }
 
-    /// Writes ones, queues what `issue` does with them, and returns what is there afterwards.
+    /// Writes the rank, from 1, queues what `issue` does with it, and returns what is there afterwards.
     fn after(&self, issue: impl FnOnce(&Communicator) -> Result<()>) -> Vec<f32> {
-        self.data.upload(&1f32.to_le_bytes().repeat(COUNT as usize), &self.stream).unwrap();
+        let value = (self.communicator.rank().0 + 1) as f32;
+        self.data.upload(&value.to_le_bytes().repeat(COUNT as usize), &self.stream).unwrap();
         issue(&self.communicator).unwrap();
         self.communicator.synchronize(self.stream.handle()).unwrap();
         let mut bytes = vec![0; 4 * COUNT as usize];
@@ -80,7 +81,7 @@ fn operations_of_every_form_are_those_of_the_kernels() {
             scope.spawn(move || {
                 let rig = Rig::new(communicator);
                 let (data, stream) = (rig.data.address(), rig.stream.handle());
-                let sums = vec![world; COUNT as usize];
+                let sums = vec![world * (world + 1.0) / 2.0; COUNT as usize];
                 assert_eq!(rig.after(|_| rig.reduce()), sums);
                 let half = |at: u64| Operation {
                     input: DevicePtr(data.0 + 2 * COUNT * at),
@@ -106,7 +107,7 @@ fn operations_of_every_form_are_those_of_the_kernels() {
                     communicator.barrier(stream)?;
                     communicator.broadcast(data, data, COUNT, DType::F32, Rank(1), stream)
                 };
-                assert_eq!(rig.after(root), vec![1.0; COUNT as usize]);
+                assert_eq!(rig.after(root), vec![2.0; COUNT as usize]);
             });
         }
     });

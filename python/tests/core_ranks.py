@@ -27,8 +27,8 @@ TYPECODES = {
 here: Any = None
 
 
-def create_id() -> bytes:
-    return myelon.UniqueId.create().data
+def create_id(silence: Optional[float] = None) -> bytes:
+    return myelon.UniqueId.create(myelon.Options(silence=silence)).data
 
 
 def join(unique_id: bytes, timeout: Optional[float] = None, meeting_timeout: Optional[float] = None) -> str:

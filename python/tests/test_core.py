@@ -6,10 +6,12 @@ import math
 import os
 import pickle
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
-from typing import Iterator
+from typing import Iterator, Optional
 
 import pytest
 
@@ -28,8 +30,10 @@ def three() -> Iterator[Ranks]:
     ranks.close()
 
 
-def connected(ranks: Ranks, timeout: float = 60.0, meeting_timeout: float = 30.0) -> Ranks:
-    ranks.tell(0, core_ranks.create_id)
+def connected(
+    ranks: Ranks, timeout: float = 60.0, meeting_timeout: float = 30.0, silence: Optional[float] = None
+) -> Ranks:
+    ranks.tell(0, core_ranks.create_id, silence)
     unique_id = ranks.hear(0)
     assert ranks.run(core_ranks.join, unique_id, timeout, meeting_timeout) == ["myelon"] * ranks.size
     return ranks
@@ -114,6 +118,15 @@ def test_a_meeting_waits_as_long_as_its_option_says(start_ranks) -> None:
     ranks.tell(0, core_ranks.prepare_alone)
     told, waited = ranks.hear(0)
     assert 2 <= waited < 20 and told.startswith("SystemFailure") and "rank 1" in told, (told, waited)
+
+
+def test_a_process_may_stand_still_for_as_long_as_the_silence_says(start_ranks) -> None:
+    ranks = connected(start_ranks(2), silence=60.0)
+    os.kill(ranks.processes[1].pid, signal.SIGSTOP)
+    # Longer than what counts as a loss by default.
+    time.sleep(8)
+    os.kill(ranks.processes[1].pid, signal.SIGCONT)
+    assert ranks.run(core_ranks.reduce_own, "f32", "sum", 1, True) == [[3.0]] * 2
 
 
 def test_others_hear_at_once_of_a_device_that_does_not_open(start_ranks) -> None:

@@ -54,6 +54,10 @@ def test_a_rank_may_be_late_for_the_first_operation_of_a_type(two: Ranks) -> Non
     assert waited > 30, "longer than what the library waits by itself"
 
 
+def test_a_rank_with_a_wrong_variable_takes_the_others_along(two: Ranks) -> None:
+    assert max(two.run(torch_groups.come_up_with_a_wrong_variable, patience=90)) < 20
+
+
 def test_an_abort_ends_the_wait_for_the_first_operation_of_a_type(two: Ranks) -> None:
     for told in two.run(torch_groups.abort_before_a_type, patience=25):
         assert told.startswith("Aborted: ") and "rank 0 aborted its process group" in told, told

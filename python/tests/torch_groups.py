@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+import warnings
 from datetime import timedelta
 from typing import Any, Dict, List
 
@@ -93,6 +94,21 @@ def be_late_for_a_type() -> float:
     begin, tensor = time.monotonic(), torch.ones(4, dtype=torch.float64)
     dist.all_reduce(tensor)
     assert tensor.tolist() == [float(SIZE)] * 4
+    return time.monotonic() - begin
+
+
+def come_up_with_a_wrong_variable() -> float:
+    """How long it took until all ranks ran elsewhere, where one has a variable that cannot be used."""
+    group, begin, tensor = dist.new_group(), time.monotonic(), torch.ones(4)
+    if RANK == 1:
+        os.environ["MYELON_MAILBOX"] = "nonsense"
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        dist.all_reduce(tensor, group=group)
+    os.environ.pop("MYELON_MAILBOX", None)
+    assert tensor.tolist() == [float(SIZE)] * 4 and myelon_ccl.communicator_of(group) is None
+    assert any("MYELON_MAILBOX" in str(warning.message) for warning in told), told
+    dist.destroy_process_group(group)
     return time.monotonic() - begin
 
 

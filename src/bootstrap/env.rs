@@ -82,9 +82,9 @@ fn meet_at_address(info: &LaunchInfo, address: SocketAddr, shared: &str, options
     let id = UniqueId::derive(address, shared.as_bytes());
     let server = (info.rank == Rank(0)).then(|| listen_patiently(&id, options)).transpose()?;
     let mut options = options.clone();
-    options.deadline = options.deadline.saturating_sub(entered.elapsed());
+    options.join = Some(options.joining().saturating_sub(entered.elapsed()));
     // WHY: a server of the job's earlier run may still hold the address for a while.
-    let meeting = Meeting { locate: Box::new(move || Ok(Some(id))), patience: options.deadline };
+    let meeting = Meeting { locate: Box::new(move || Ok(Some(id))), patience: options.joining() };
     let bootstrap = TcpBootstrap::connect_by(meeting, info.rank, info.world_size, &options)?;
     Ok(match server {
         Some(server) => bootstrap.hosting(server),
@@ -98,7 +98,7 @@ fn listen_patiently(id: &UniqueId, options: &TcpOptions) -> Result<RendezvousSer
     loop {
         match RendezvousServer::start_at(id, options) {
             Err(Error::Io { source, .. })
-                if source.kind() == std::io::ErrorKind::AddrInUse && entered.elapsed() < options.deadline / 2 =>
+                if source.kind() == std::io::ErrorKind::AddrInUse && entered.elapsed() < options.joining() / 2 =>
             {
                 std::thread::sleep(Duration::from_millis(50));
             }
@@ -118,7 +118,7 @@ fn meet_through_file(info: &LaunchInfo, files: &Path, options: &TcpOptions) -> R
         // The file goes when everyone has come, or when this fails.
         return Ok(TcpBootstrap::connect(&server.id(), info.rank, info.world_size, options)?.hosting(server));
     }
-    let meeting = Meeting { locate: Box::new(move || file.read()), patience: options.deadline };
+    let meeting = Meeting { locate: Box::new(move || file.read()), patience: options.joining() };
     TcpBootstrap::connect_by(meeting, info.rank, info.world_size, options)
 }
 

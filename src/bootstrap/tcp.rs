@@ -92,12 +92,12 @@ impl TcpBootstrap {
             .enable_all()
             .build()
             .map_err(|source| Error::io(format!("rank {rank}: starting the bootstrap"), source))?;
-        let (deadline, driven) = (options.deadline, Arc::clone(&shared));
+        let (joining, driven) = (options.joining(), Arc::clone(&shared));
         std::thread::Builder::new()
             .name(format!("myelon-rank-{rank}"))
             .spawn(move || {
                 runtime.block_on(async {
-                    match connect(meeting, rank, world, deadline).await {
+                    match connect(meeting, rank, world, joining).await {
                         Ok(connection) => {
                             let _ = started.send(Ok(()));
                             drive(connection, &driven, messages).await;
@@ -114,7 +114,7 @@ impl TcpBootstrap {
             Err(Error::Bootstrap { rank, phase, detail: "its thread ended early; the log has the panic".into() })
         })?;
         let bootstrap = Self { shared, options, turn: Mutex::new(()), outgoing: Some(outgoing), server: None };
-        bootstrap.gather("join", &[], deadline.saturating_sub(entered.elapsed()))?;
+        bootstrap.gather("join", &[], joining.saturating_sub(entered.elapsed()))?;
         Ok(bootstrap)
     }
 

@@ -8,8 +8,10 @@ use crate::error::{Error, Result};
 /// Limits and places of a TCP rendezvous.
 #[derive(Clone, Debug)]
 pub struct TcpOptions {
-    /// Longest wait of connecting and of each collective; more than a day counts as a day.
+    /// Longest wait of each collective; more than a day counts as a day.
     pub deadline: Duration,
+    /// Longest wait of connecting, until all ranks have joined; `deadline` if absent.
+    pub join: Option<Duration>,
     /// Silence after which a rank counts as lost: 100 ms to a day. The server's value holds for the whole group.
     pub silence: Duration,
     /// Address that a new rendezvous server listens on.
@@ -17,9 +19,14 @@ pub struct TcpOptions {
 }
 
 impl Default for TcpOptions {
-    /// 30 s, 5 s, loopback.
+    /// 30 s for both, 5 s, loopback.
     fn default() -> Self {
-        Self { deadline: Duration::from_secs(30), silence: Duration::from_secs(5), bind: Ipv4Addr::LOCALHOST.into() }
+        Self {
+            deadline: Duration::from_secs(30),
+            join: None,
+            silence: Duration::from_secs(5),
+            bind: Ipv4Addr::LOCALHOST.into(),
+        }
     }
 }
 
@@ -37,6 +44,14 @@ impl TcpOptions {
                 self.silence
             )));
         }
-        Ok(Self { deadline: self.deadline.min(Self::LONGEST), ..self.clone() })
+        Ok(Self {
+            deadline: self.deadline.min(Self::LONGEST),
+            join: Some(self.joining().min(Self::LONGEST)),
+            ..self.clone()
+        })
+    }
+
+    pub(super) fn joining(&self) -> Duration {
+        self.join.unwrap_or(self.deadline)
     }
 }

@@ -1,7 +1,7 @@
 //! [`NcclEngine`]: what runs operations where Myelon's kernels cannot, by [`Fallback::Nccl`](super::Fallback::Nccl).
 
 use std::ops::Deref;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use super::engine::Listener;
 use crate::baseline::NcclCommunicator;
@@ -41,17 +41,20 @@ impl NcclEngine {
     }
 
     /// What hears the control plane: a peer that is lost or gives up ends the operations of this rank. A goodbye does not, so a wait
-    /// for a rank that left before it came to the operation lasts until somebody aborts.
+    /// for a rank that left before it came to the operation lasts until somebody aborts. Nor does anything end the first operation,
+    /// while NCCL connects the ranks in its call.
     pub(super) fn listener(&self) -> Listener {
         let (watch, live) = (Arc::downgrade(&self.watch), Arc::downgrade(&self.live));
         Arc::new(move |event| {
-            let (Some(watch), Some(live)) = (watch.upgrade(), live.upgrade()) else { return };
             if matches!(event, ControlEvent::PeerLeft { .. }) {
                 return;
             }
+            let Some(watch) = watch.upgrade() else { return };
             watch.hear(event);
             // WHY: NCCL may take seconds to let go, and the control plane has others to tell.
-            let stop = std::thread::Builder::new().name("myelon-nccl-abort".into()).spawn(move || live.stop());
+            let live = Weak::clone(&live);
+            let stop = move || live.upgrade().map(|live| live.stop());
+            let stop = std::thread::Builder::new().name("myelon-nccl-abort".into()).spawn(stop);
             if let Err(error) = stop {
                 tracing::warn!(%error, "no thread to abort NCCL on: its kernels go on waiting");
             }

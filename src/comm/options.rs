@@ -74,6 +74,10 @@ pub enum Fallback {
     /// Say what is missing.
     Refuse,
     /// Run on NCCL, and say so in the log and in [`Communicator::engine`](super::Communicator::engine).
+    ///
+    /// NCCL connects the ranks in their first operation, whose call waits for all of them, whatever becomes of them. Once a peer is lost or
+    /// has given up, as [`Communicator::status`](super::Communicator::status) then says, NCCL's communicator is gone: graphs with its
+    /// operations are not launched any more.
     Nccl,
 }
 

@@ -10,7 +10,7 @@ use crate::device::DeviceKind;
 use crate::error::Result;
 use crate::measure::Bytes;
 use crate::types::{Collective, WorldSize};
-use crate::variant::{Choice, Manifest, Request, Shape, Terrain};
+use crate::variant::{Choice, LARGE_BYTES, Manifest, Request, Shape, Terrain};
 
 /// What decides for the ranks of a communicator: a choice that was forced, else a lane table, else the rule of the device kind.
 /// Each is asked only where its variant is one of the collective, has the type and operator, and is trusted on the architecture.
@@ -163,11 +163,12 @@ impl Dispatcher {
         Ok(last.map(|choice| Decision { choice, origin: Origin::Manifest }))
     }
 
-    /// Sizes at which the choice can change, and every power of two to 4 GiB, at which rules and tunings mostly do.
+    /// Sizes at which the choice can change, and every power of two to 4 GiB, at which rules and tunings mostly do; and the last one of
+    /// every type below [`LARGE_BYTES`], for what begins above half of that is bounded in all others.
     pub fn sizes(&self) -> impl Iterator<Item = u64> {
         let rows = self.table.iter().flat_map(|table| table.rows(self.ranks)).map(|row| row.from.max(1));
         let of_rule = self.rule.odd_limits().flat_map(|limit| [limit, limit + 1]);
-        (0..=32).map(|power| 1u64 << power).chain(rows).chain(of_rule)
+        (0..=32).map(|power| 1u64 << power).chain([LARGE_BYTES - 8]).chain(rows).chain(of_rule)
     }
 
     /// The shapes that it may choose: what a heap should have room for.
@@ -188,6 +189,7 @@ mod tests {
     use super::*;
     use crate::memory::HeapLimits;
     use crate::types::{DType, ReduceOp};
+    use crate::variant::Plan;
 
     fn dispatcher(forced: Option<&str>, arch: &str, sentinel: bool) -> Dispatcher {
         let rows = |variant: &str| vec![row(0, variant, 7), row(1 << 20, "ring", 9)];
@@ -306,6 +308,31 @@ mod tests {
                 for size in (3..32).flat_map(|power| (8..16).map(move |eighths| eighths << power >> 3)) {
                     let choice = choose(size);
                     assert!(listed.contains(&choice), "{ranks} ranks, {arch}, {collective} {dtype}, {size}: {choice}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn no_size_has_a_kernel_that_no_listed_size_has_however_large_messages_are_bounded() {
+        for (ranks, large_lanes) in (2..=8).flat_map(|ranks| [8, 32, 64, 128].map(|lanes| (ranks, lanes))) {
+            let ranks = WorldSize::new(ranks).unwrap();
+            let (layout, _) = HeapLimits::of(DeviceKind::Cuda, ranks).layout(ranks).unwrap();
+            let terrain = Terrain { large_lanes, ..Terrain::of(DeviceKind::Cuda, ranks, &layout, "sm_90a") };
+            let dispatcher = Dispatcher::new(None, None, DeviceKind::Cuda, "sm_90a", ranks, true);
+            for (&collective, dtype) in
+                Collective::ALL.iter().flat_map(|it| [DType::F32, DType::I32, DType::Bf16].map(|dtype| (it, dtype)))
+            {
+                let kernel = |size: u64| {
+                    let count = size.div_ceil(dtype.size_bytes() as u64);
+                    let request = Request { count, dtype, op: ReduceOp::Sum, registered: false };
+                    let (choice, _) = dispatcher.decide(collective, &request, &terrain).unwrap();
+                    Plan::new(&terrain, &request, &choice).unwrap().kernel
+                };
+                let listed: Vec<_> = dispatcher.sizes().map(kernel).collect();
+                for size in (10..32).flat_map(|power| (8..16).map(move |eighths| eighths << power >> 3)) {
+                    let kernel = kernel(size);
+                    assert!(listed.contains(&kernel), "{ranks} ranks, {collective} {dtype}, {size}: {kernel:?}");
                 }
             }
         }

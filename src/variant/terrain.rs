@@ -7,8 +7,10 @@ use crate::abi::{HeapLayout, MAX_LANES};
 use crate::device::DeviceKind;
 use crate::types::WorldSize;
 
-/// Size from which [`Terrain::large_lanes`] bounds a message: it holds its lanes' SMs for some 20 us and longer. A power of two, so that
-/// [`Dispatcher::sizes`](crate::table::Dispatcher::sizes) lists it.
+/// Size from which [`Terrain::large_lanes`] bounds a message, of one rank's part where a collective has parts: it holds its lanes' SMs
+/// for some 20 us and longer.
+///
+/// INVARIANT: a power of two, so that [`Dispatcher::sizes`](crate::table::Dispatcher::sizes) lists it.
 pub const LARGE_BYTES: u64 = 4 << 20;
 
 /// What a plan depends on besides the request: equal on all ranks of a communicator.

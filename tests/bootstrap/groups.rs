@@ -110,8 +110,7 @@ fn a_rank_that_never_calls_is_named() {
         for rank in world(3).ranks() {
             let (id, done) = (&id, &done);
             scope.spawn(move || {
-                // Half of `deadline` is enough to join on a slow machine.
-                let options = options(Duration::from_secs(4));
+                let options = TcpOptions { join: Some(LONG), ..options(SHORT) };
                 check_missing(&TcpBootstrap::connect(id, rank, world(3), &options).unwrap(), done);
             });
         }
@@ -120,16 +119,20 @@ fn a_rank_that_never_calls_is_named() {
 
 #[test]
 fn a_rank_that_never_connects_is_named() {
-    let server = RendezvousServer::start(&options(SHORT)).unwrap();
-    let id = server.id();
-    std::thread::scope(|scope| {
-        for rank in [0, 2] {
-            scope.spawn(move || {
-                let error = TcpBootstrap::connect(&id, Rank(rank), world(4), &options(SHORT)).unwrap_err();
-                assert!(error.to_string().contains("ranks 1, 3 did not come to 'join'"), "{error}");
-            });
-        }
-    });
+    for options in [options(SHORT), TcpOptions { join: Some(SHORT), ..options(LONG) }] {
+        let server = RendezvousServer::start(&options).unwrap();
+        let (id, entered) = (server.id(), Instant::now());
+        std::thread::scope(|scope| {
+            for rank in [0, 2] {
+                let options = &options;
+                scope.spawn(move || {
+                    let error = TcpBootstrap::connect(&id, Rank(rank), world(4), options).unwrap_err();
+                    assert!(error.to_string().contains("ranks 1, 3 did not come to 'join'"), "{error}");
+                });
+            }
+        });
+        assert!(entered.elapsed() < 10 * SHORT);
+    }
 }
 
 #[test]

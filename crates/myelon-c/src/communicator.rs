@@ -47,8 +47,7 @@ unsafe fn unique_id(id: *mut myelonUniqueId_t, options: myelonOptions_t) -> Resu
 }
 
 /// Brings up the communicator of one rank of world_size. Collective: every rank calls it with the same id and world size, each
-/// with its own rank, and it returns once all have, or after 30 seconds, or what myelonOptionsSetMeetingTimeout says, with the missing
-/// ranks.
+/// with its own rank, and it returns once all have, or after 30 seconds with the missing ranks.
 ///
 /// Ranks are processes, or threads of one. device is the ordinal of the rank's GPU as CUDA numbers it, or -1 for the CPU device,
 /// which runs the same kernels, slowly, on host memory. options may be NULL: then the environment says it all.

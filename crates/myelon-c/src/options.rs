@@ -52,9 +52,10 @@ pub unsafe extern "C" fn myelonOptionsSetTimeout(options: myelonOptions_t, secon
     })
 }
 
-/// The longest wait for other ranks where ranks meet on the host, in seconds: as a communicator comes up, and in myelonPrepare,
-/// myelonCommSplit and other calls that are collective and queue nothing. 30 unless set; more than a day counts as a day. A rank that
-/// ends or aborts ends such a wait before.
+/// The longest wait for other ranks that have joined, where ranks meet on the host, in seconds: in myelonPrepare, myelonCommSplit and
+/// other calls that are collective and queue nothing, and at the first operation of a type. 30 unless set; more than a day counts as a
+/// day. A rank that ends or aborts ends such a wait before. To join, ranks have 30 seconds whatever this says. A communicator that
+/// myelonCommSplit makes takes this and its silence after those of the one that it is made from.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn myelonOptionsSetMeetingTimeout(options: myelonOptions_t, seconds: f64) -> myelonStatus_t {
     change("myelonOptionsSetMeetingTimeout", options, |MyelonOptions { meeting, .. }| {
@@ -123,8 +124,8 @@ pub unsafe extern "C" fn myelonOptionsSetMaxLanes(options: myelonOptions_t, lane
     })
 }
 
-/// Most lanes of messages of 4 MiB and more, 1 to 128: while other kernels run, these take their SMs for longest. Smaller ones keep
-/// their lanes. As many as are fastest unless this or MYELON_LARGE_LANES says otherwise.
+/// Most lanes of messages of 4 MiB and more, of one rank's part where a collective has parts, 1 to 128: while other kernels run, these
+/// take their SMs for longest. Smaller ones keep their lanes. As many as are fastest unless this or MYELON_LARGE_LANES says otherwise.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn myelonOptionsSetLargeLanes(options: myelonOptions_t, lanes: u32) -> myelonStatus_t {
     change("myelonOptionsSetLargeLanes", options, |MyelonOptions { options, .. }| {
@@ -176,7 +177,8 @@ fn change(
 
 impl MyelonOptions {
     fn from_env() -> Result<Self, Fault> {
-        Ok(Self { options: Options::from_env()?, meeting: TcpOptions::default() })
+        let meeting = TcpOptions { join: Some(TcpOptions::default().deadline), ..TcpOptions::default() };
+        Ok(Self { options: Options::from_env()?, meeting })
     }
 }
 

@@ -64,7 +64,7 @@ class Options:
     ``timeout``: the longest wait inside a kernel in seconds; 0 waits until aborted. ``prepare``: types and operators whose
     kernels are compiled and loaded at once, a condition for capturing them into a graph. ``max_lanes``: most lanes of an operation, 1 to
     128; each takes an SM from kernels beside it. ``large_lanes``: most lanes of messages of 4 MiB and more. ``meeting_timeout``: the
-    longest wait for other ranks on the host in seconds, as a communicator comes up and where kernels are prepared; 30 by default.
+    longest wait for other ranks on the host in seconds, once they have joined: where kernels are prepared, for one; 30 by default.
     ``silence``: how long a rank's process may stand still before it counts as lost; 5 s by default, and that of
     :meth:`UniqueId.create` holds for all.
     """
@@ -75,6 +75,11 @@ class Options:
     large_lanes: Optional[int] = None
     meeting_timeout: Optional[float] = None
     silence: Optional[float] = None
+
+    def check(self) -> None:
+        """Raises what a communicator with them would, of them or of the environment, before it meets another rank."""
+        with _OptionsHandle(self):
+            pass
 
 
 @dataclass(frozen=True)

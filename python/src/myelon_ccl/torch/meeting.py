@@ -155,8 +155,9 @@ def connect(exchange: Exchange, rank: int, size: int, device: torch.device, pati
         )
 
     options = settings.options(patience)
-    id_text, failure = "", None
-    if rank == 0:
+    # Before any rank waits for the others in the library, where it could not be told.
+    id_text, failure = "", _attempt(options.check)
+    if rank == 0 and failure is None:
         try:
             id_text = UniqueId.create(options).data.hex()
         except MyelonError as error:
