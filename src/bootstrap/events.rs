@@ -2,11 +2,9 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::ControlEvent;
-
-type Listener = Arc<dyn Fn(ControlEvent) + Send + Sync>;
+use super::{ControlEvent, Listener};
 
 /// A queue of events in front of a listener that may come later.
 #[derive(Default)]
@@ -82,6 +80,8 @@ impl fmt::Debug for Events {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::types::Rank;
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::events::Events;
 use super::peers::Peers;
 use super::rounds::{Failure, Rounds, Step};
-use super::{Bootstrap, ControlEvent, check_contribution, cut_detail, split};
+use super::{Bootstrap, ControlEvent, Listener, check_contribution, cut_detail, split};
 use crate::device::cpu::tsan;
 use crate::error::{Error, Result};
 use crate::types::{Rank, WorldSize};
@@ -158,7 +158,7 @@ impl Bootstrap for LocalBootstrap {
         Ok(child.map(|child| Arc::new(child) as Arc<dyn Bootstrap>))
     }
 
-    fn listen(&self, listener: Arc<dyn Fn(ControlEvent) + Send + Sync>) {
+    fn listen(&self, listener: Listener) {
         self.group.events[self.rank.index()].listen(listener);
     }
 

@@ -113,7 +113,7 @@ pub trait Bootstrap: Send + Sync + fmt::Debug {
     ///
     /// Ordering: events come one at a time, in the order they happened, on a thread of the bootstrap or of a peer.
     /// Only the first listener counts; a later one is dropped with a warning.
-    fn listen(&self, listener: Arc<dyn Fn(ControlEvent) + Send + Sync>);
+    fn listen(&self, listener: Listener);
 
     /// Tells every peer that this rank gives up; never blocks. `detail` is cut to 512 bytes.
     fn announce_abort(&self, detail: &str);
@@ -133,6 +133,9 @@ impl fmt::Display for ControlEvent {
         }
     }
 }
+
+/// What hears the events of a control plane.
+pub type Listener = Arc<dyn Fn(ControlEvent) + Send + Sync>;
 
 /// What a control plane tells besides the answers to calls.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -18,7 +18,7 @@ use super::rounds::Failure;
 use super::server::{RendezvousServer, write_all};
 use super::tcp_options::TcpOptions;
 use super::wire::Message;
-use super::{Bootstrap, ControlEvent, UniqueId, check_contribution, cut_detail, fds, split};
+use super::{Bootstrap, Listener, UniqueId, check_contribution, cut_detail, fds, split};
 use crate::error::{Error, Result};
 use crate::types::{Rank, WorldSize};
 
@@ -187,7 +187,7 @@ impl Bootstrap for TcpBootstrap {
         split::meet(self.shared.rank, members, &self.options, gather)
     }
 
-    fn listen(&self, listener: Arc<dyn Fn(ControlEvent) + Send + Sync>) {
+    fn listen(&self, listener: Listener) {
         self.shared.events.listen(listener);
     }
 

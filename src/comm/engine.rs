@@ -19,7 +19,7 @@ use super::nccl::NcclEngine;
 use super::presence::Presence;
 use super::{Call, Operation, Options};
 use crate::abi::{Args, BARRIER, HeapState, MAX_LANES, bytes_of};
-use crate::bootstrap::{Bootstrap, ControlEvent, agree};
+use crate::bootstrap::{Bootstrap, ControlEvent, Listener, agree};
 use crate::device::{Device, DeviceKind, DevicePtr, KernelHandle, LaunchShape, StreamHandle};
 use crate::error::Result;
 use crate::memory::{HeapLimits, SymmetricHeap};
@@ -35,9 +35,6 @@ pub(super) enum Engine {
     /// NCCL, by [`Options::fallback`].
     Nccl(NcclEngine),
 }
-
-/// What hears the control plane.
-pub(super) type Listener = Arc<dyn Fn(ControlEvent) + Send + Sync>;
 
 impl Engine {
     /// What hears the control plane for it: one listener, whichever engine came up.

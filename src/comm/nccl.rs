@@ -3,9 +3,8 @@
 use std::ops::Deref;
 use std::sync::{Arc, Weak};
 
-use super::engine::Listener;
 use crate::baseline::NcclCommunicator;
-use crate::bootstrap::{Bootstrap, ControlEvent, agree};
+use crate::bootstrap::{Bootstrap, ControlEvent, Listener, agree};
 use crate::device::handles::Buffer;
 use crate::device::{Device, StreamHandle};
 use crate::error::Result;
