@@ -46,7 +46,7 @@ fn in_world(body: impl Fn(&NcclCommunicator, &CudaDevice, WorldSize) + Sync) {
                 body(&communicator, device, world);
                 communicator.check().unwrap();
                 communicator.finalize().unwrap();
-                let error = run(&communicator, DevicePtr(0), StreamHandle(0)).unwrap_err();
+                let error = run(&communicator, DevicePtr(0), StreamHandle::DEFAULT).unwrap_err();
                 assert!(error.to_string().contains("this communicator is closed: it was finalized"), "{error}");
             });
         }
@@ -113,6 +113,6 @@ fn an_aborted_communicator_refuses_calls_and_drops_quietly() {
     let communicator = NcclCommunicator::connect(Provider::Nccl, &alone, Rank(0), world, 0, PATIENCE).unwrap();
     communicator.abort().unwrap();
     communicator.abort().unwrap();
-    let error = run(&communicator, DevicePtr(0), StreamHandle(0)).unwrap_err().to_string();
+    let error = run(&communicator, DevicePtr(0), StreamHandle::DEFAULT).unwrap_err().to_string();
     assert!(error.contains("it was aborted"), "{error}");
 }

@@ -150,7 +150,8 @@ impl MatrixProduct {
         check(&cublas.functions, "cublasCreate_v2", unsafe { (cublas.functions.cublasCreate_v2)(&mut handle) })?;
         let product = Self { cublas, context, handle, order, matrices };
         // SAFETY: the handle is live; the stream is one of the device's, which are of the context's.
-        let code = unsafe { (cublas.functions.cublasSetStream_v2)(handle, stream.handle().0 as usize as *mut c_void) };
+        let code =
+            unsafe { (cublas.functions.cublasSetStream_v2)(handle, stream.handle().raw() as usize as *mut c_void) };
         check(&cublas.functions, "cublasSetStream_v2", code)?;
         product.queue()?;
         stream.synchronize()?;

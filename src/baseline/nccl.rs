@@ -89,7 +89,7 @@ impl NcclCommunicator {
                     dtype,
                     op,
                     handle.get(),
-                    stream.0 as usize as *mut _,
+                    stream.raw() as usize as *mut _,
                 )
             }
         })
@@ -123,7 +123,7 @@ impl NcclCommunicator {
                     dtype,
                     op,
                     handle.get(),
-                    stream.0 as usize as *mut _,
+                    stream.raw() as usize as *mut _,
                 )
             }
         })
@@ -154,7 +154,7 @@ impl NcclCommunicator {
                     count,
                     dtype,
                     handle.get(),
-                    stream.0 as usize as *mut _,
+                    stream.raw() as usize as *mut _,
                 )
             }
         })
@@ -189,7 +189,7 @@ impl NcclCommunicator {
                     dtype,
                     root.0 as c_int,
                     handle.get(),
-                    stream.0 as usize as *mut _,
+                    stream.raw() as usize as *mut _,
                 )
             }
         })

@@ -199,7 +199,7 @@ mod tests {
         let operate = |stream: &Stream| {
             let mut used = None;
             copies.with_set(stream.handle(), |set| {
-                used = Some(set.streams[0].0.handle());
+                used = Some(set.streams[0].0.handle().raw());
                 set.beside(stream.handle(), || Ok(()))
             })?;
             Ok(used.expect("the work was done"))

@@ -29,17 +29,25 @@ struct State {
 }
 
 struct Last {
-    stream: StreamHandle,
+    stream: u64,
     identity: Identity,
     /// INVARIANT: lives until another stream was made to wait for this one, or this one was waited for.
     owner: Option<Owner>,
+}
+
+impl Last {
+    fn stream(&self) -> StreamHandle<'_> {
+        // SAFETY: who issues an operation keeps its stream until another one was made to wait for it, or it was waited for: the contract of
+        // `Communicator::all_reduce`. Where streams may go before that, `several_streams` holds from the start, and this one is not asked.
+        unsafe { StreamHandle::from_raw(self.stream) }
+    }
 }
 
 /// What is equal for one stream only.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Identity {
     /// As long as the stream lives.
-    Handle(StreamHandle),
+    Handle(u64),
     /// For good.
     Number(u64),
 }
@@ -59,7 +67,7 @@ pub(super) type Owner = Arc<dyn Any + Send + Sync>;
 /// The right to issue one operation, or a batch; calls from other threads wait for it to end.
 struct Turn<'a> {
     device: &'a dyn Device,
-    stream: StreamHandle,
+    stream: StreamHandle<'a>,
     place: Place,
     state: MutexGuard<'a, State>,
 }
@@ -127,8 +135,8 @@ impl Order {
         state.last.as_ref().is_none_or(|last| match state.several_streams {
             true => state.event.is_reached().unwrap_or(true),
             false => {
-                !self.device.is_capturing(last.stream).unwrap_or(false)
-                    && self.device.stream_is_idle(last.stream).unwrap_or(true)
+                !self.device.is_capturing(last.stream()).unwrap_or(false)
+                    && self.device.stream_is_idle(last.stream()).unwrap_or(true)
             }
         })
     }
@@ -137,10 +145,10 @@ impl Order {
     pub(super) fn is_hidden(&self) -> bool {
         let state = self.state();
         !state.several_streams
-            && state.last.as_ref().is_some_and(|last| self.device.is_capturing(last.stream).unwrap_or(false))
+            && state.last.as_ref().is_some_and(|last| self.device.is_capturing(last.stream()).unwrap_or(false))
     }
 
-    fn turn(&self, stream: StreamHandle) -> Result<Turn<'_>> {
+    fn turn<'a>(&'a self, stream: StreamHandle<'a>) -> Result<Turn<'a>> {
         let place = match self.device.capture_of(stream)? {
             Some(capture) => Place::Capture(capture),
             None => Place::Stream(self.identity(stream)?),
@@ -151,7 +159,7 @@ impl Order {
     fn identity(&self, stream: StreamHandle) -> Result<Identity> {
         Ok(match self.transient || stream == StreamHandle::PER_THREAD {
             true => Identity::Number(self.device.stream_number(stream)?),
-            false => Identity::Handle(stream),
+            false => Identity::Handle(stream.raw()),
         })
     }
 
@@ -171,13 +179,13 @@ impl Turn<'_> {
         let Some(last) = state.last.as_ref().filter(|last| last.identity != identity) else { return Ok(()) };
         if !state.several_streams {
             // Too late to record behind the last operation: an event there would be of the capture.
-            if self.device.is_capturing(last.stream)? {
+            if self.device.is_capturing(last.stream())? {
                 return Err(Error::invalid(
                     "the stream of the operation before this one is being captured, and another stream cannot wait for it: \
                      end the capture first, use the same stream, or synchronize the communicator before the capture",
                 ));
             }
-            state.event.record(last.stream)?;
+            state.event.record(last.stream())?;
             state.several_streams = true;
         }
         state.event.hold(stream)
@@ -193,7 +201,7 @@ impl Turn<'_> {
         state.issued += 1;
         match state.last.as_mut().filter(|last| last.identity == identity) {
             Some(last) => last.owner = last.owner.take().or(owner),
-            None => state.last = Some(Last { stream, identity, owner }),
+            None => state.last = Some(Last { stream: stream.raw(), identity, owner }),
         }
         // On another thread its handle is another stream's: too late there for a mark.
         state.several_streams |= stream == StreamHandle::PER_THREAD;

@@ -16,8 +16,8 @@ pub struct Captures {
 }
 
 struct Mark {
-    /// The capture, and the stream of its last operation.
-    last: Option<(u64, StreamHandle)>,
+    /// The capture, and the number of the stream of its last operation.
+    last: Option<(u64, u64)>,
     event: Event,
 }
 
@@ -38,7 +38,8 @@ impl Captures {
     pub fn hold(&self, capture: u64, stream: StreamHandle) -> Result<()> {
         // One handle, and on another thread another stream.
         let is_any = stream == StreamHandle::PER_THREAD;
-        let is_before = |mark: &&Mark| mark.last.is_some_and(|(of, on)| of == capture && (is_any || on != stream));
+        let is_before =
+            |mark: &&Mark| mark.last.is_some_and(|(of, on)| of == capture && (is_any || on != stream.raw()));
         self.marks.iter().find(is_before).map_or(Ok(()), |mark| mark.event.hold(stream))
     }
 
@@ -47,7 +48,7 @@ impl Captures {
         let is_its = |mark: &Mark| mark.last.is_some_and(|(of, _)| of == capture);
         let at = self.marks.iter().position(is_its).unwrap_or(0);
         self.marks[at].event.record(stream)?;
-        self.marks[at].last = Some((capture, stream));
+        self.marks[at].last = Some((capture, stream.raw()));
         self.marks[at..].rotate_left(1);
         Ok(())
     }

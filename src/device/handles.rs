@@ -9,7 +9,7 @@ use crate::error::Result;
 #[derive(Debug)]
 pub struct Stream {
     device: Arc<dyn Device>,
-    handle: StreamHandle,
+    handle: StreamHandle<'static>,
 }
 
 impl Stream {
@@ -19,7 +19,7 @@ impl Stream {
     }
 
     /// The raw handle; on CUDA a `CUstream`.
-    pub fn handle(&self) -> StreamHandle {
+    pub fn handle(&self) -> StreamHandle<'_> {
         self.handle
     }
 

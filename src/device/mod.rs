@@ -13,6 +13,7 @@ pub mod source;
 
 use std::any::Any;
 use std::fmt;
+use std::marker::PhantomData;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
@@ -38,17 +39,43 @@ macro_rules! raw_handle {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        pub struct $name(pub u64);
+        pub struct $name(pub(crate) u64);
     };
 }
 
-raw_handle!(
-    /// A stream: `CUstream` on CUDA, a worker queue on the CPU. Zero is CUDA's default stream.
-    StreamHandle
-);
-impl StreamHandle {
+/// A stream: `CUstream` on CUDA, a worker queue on the CPU. It lives no longer than the stream, as a reference does, so what waits for a
+/// stream or asks it something is safe.
+///
+/// ```compile_fail,E0597
+/// # fn on(device: std::sync::Arc<dyn myelon_ccl::device::Device>) -> myelon_ccl::Result<()> {
+/// let handle = {
+///     let stream = myelon_ccl::device::handles::Stream::new(&device)?;
+///     stream.handle()
+/// };
+/// device.synchronize_stream(handle)
+/// # }
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct StreamHandle<'stream>(u64, PhantomData<&'stream ()>);
+
+impl StreamHandle<'_> {
+    /// CUDA's default stream.
+    pub const DEFAULT: Self = Self(0, PhantomData);
     /// CUDA's default stream of the calling thread: on every thread another one.
-    pub const PER_THREAD: Self = Self(2);
+    pub const PER_THREAD: Self = Self(2, PhantomData);
+
+    /// The stream of a number that came from elsewhere: a `CUstream`'s address on CUDA.
+    ///
+    /// # Safety
+    /// It is a stream's of the device that the handle is used with, for as long as the handle is used.
+    pub const unsafe fn from_raw(raw: u64) -> Self {
+        Self(raw, PhantomData)
+    }
+
+    /// The number, for other libraries.
+    pub const fn raw(self) -> u64 {
+        self.0
+    }
 }
 
 raw_handle!(
@@ -270,7 +297,7 @@ pub trait Device: Send + Sync + fmt::Debug {
     unsafe fn write_value(&self, address: DevicePtr, value: u64, stream: StreamHandle) -> Result<()>;
 
     /// A new stream, independent of the default stream.
-    fn create_stream(&self) -> Result<StreamHandle>;
+    fn create_stream(&self) -> Result<StreamHandle<'static>>;
 
     /// Gives a stream back once its work is done.
     ///

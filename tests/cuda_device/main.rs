@@ -65,7 +65,7 @@ impl Add {
 struct Bench {
     device: Arc<CudaDevice>,
     kernel: KernelHandle,
-    stream: StreamHandle,
+    stream: StreamHandle<'static>,
     data: DevicePtr,
 }
 

@@ -25,8 +25,8 @@ pub unsafe extern "C" fn myelonBroadcast(
 ) -> myelonStatus_t {
     guard("myelonBroadcast", || {
         // SAFETY: the caller's word.
-        let communicator = unsafe { known(comm) }?;
-        let (dtype, root, stream) = (data_type(dtype)?, Rank(unsigned("root", root)?), stream_handle(stream));
+        let (communicator, stream) = unsafe { (known(comm)?, stream_handle(stream)) };
+        let (dtype, root) = (data_type(dtype)?, Rank(unsigned("root", root)?));
         // SAFETY: the same, in the words of the header.
         unsafe { communicator.broadcast(pointer(input), pointer(output), count as u64, dtype, root, stream) }?;
         Ok(())
@@ -47,8 +47,8 @@ pub unsafe extern "C" fn myelonReduceScatter(
 ) -> myelonStatus_t {
     guard("myelonReduceScatter", || {
         // SAFETY: the caller's word.
-        let communicator = unsafe { known(comm) }?;
-        let (dtype, op, stream) = (data_type(dtype)?, operator(op)?, stream_handle(stream));
+        let (communicator, stream) = unsafe { (known(comm)?, stream_handle(stream)) };
+        let (dtype, op) = (data_type(dtype)?, operator(op)?);
         // SAFETY: the same, in the words of the header.
         unsafe { communicator.reduce_scatter(pointer(input), pointer(output), count as u64, dtype, op, stream) }?;
         Ok(())
@@ -68,8 +68,8 @@ pub unsafe extern "C" fn myelonAllGather(
 ) -> myelonStatus_t {
     guard("myelonAllGather", || {
         // SAFETY: the caller's word.
-        let communicator = unsafe { known(comm) }?;
-        let (dtype, stream) = (data_type(dtype)?, stream_handle(stream));
+        let (communicator, stream) = unsafe { (known(comm)?, stream_handle(stream)) };
+        let dtype = data_type(dtype)?;
         // SAFETY: the same, in the words of the header.
         unsafe { communicator.all_gather(pointer(input), pointer(output), count as u64, dtype, stream) }?;
         Ok(())

@@ -181,8 +181,11 @@ pub unsafe extern "C" fn myelonCommQueueStatus(
 /// in any case.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn myelonCommSynchronize(comm: myelonComm_t, stream: myelonStream_t) -> myelonStatus_t {
-    // SAFETY: the caller's word.
-    guard("myelonCommSynchronize", || Ok(unsafe { known(comm) }?.synchronize(stream_handle(stream))?))
+    guard("myelonCommSynchronize", || {
+        // SAFETY: the caller's word.
+        let (communicator, stream) = unsafe { (known(comm)?, stream_handle(stream)) };
+        Ok(communicator.synchronize(stream)?)
+    })
 }
 
 /// The rank of this communicator, from 0.

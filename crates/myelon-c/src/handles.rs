@@ -50,6 +50,10 @@ pub struct myelonUniqueId_t {
 const _: () = assert!(UNIQUE_ID_BYTES == 128);
 
 /// The stream that a caller names.
-pub(crate) fn stream_handle(stream: myelonStream_t) -> StreamHandle {
-    StreamHandle(stream as u64)
+///
+/// # Safety
+/// It is one of the device, and lives while the handle is used.
+pub(crate) unsafe fn stream_handle<'stream>(stream: myelonStream_t) -> StreamHandle<'stream> {
+    // SAFETY: the caller's promise.
+    unsafe { StreamHandle::from_raw(stream as u64) }
 }

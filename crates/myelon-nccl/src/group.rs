@@ -26,7 +26,7 @@ struct Group {
     /// Myelon's operations.
     queued: Vec<Queued>,
     /// Communicators and streams that NCCL's operations of the group are on.
-    touched: Vec<(Arc<Entry>, StreamHandle)>,
+    touched: Vec<(Arc<Entry>, StreamHandle<'static>)>,
     /// Where the group's new communicators will be.
     made: Vec<*mut Comm>,
 }
@@ -40,7 +40,7 @@ impl Group {
 struct Queued {
     entry: Arc<Entry>,
     call: Call,
-    stream: StreamHandle,
+    stream: StreamHandle<'static>,
 }
 
 thread_local! {
@@ -57,8 +57,10 @@ pub(crate) fn is_open() -> bool {
     with(|group| group.depth > 0)
 }
 
-pub(crate) fn handle(stream: Stream) -> StreamHandle {
-    StreamHandle(stream as u64)
+pub(crate) fn handle(stream: Stream) -> StreamHandle<'static> {
+    // SAFETY: who calls one of NCCL's functions promises that the stream is there until the call, or the group, has ended; it is not used
+    // after that.
+    unsafe { StreamHandle::from_raw(stream as u64) }
 }
 
 /// `ncclGroupStart`.
@@ -107,9 +109,9 @@ pub(crate) fn simulate_end(info: *mut c_void) -> c_int {
 }
 
 /// A communicator of which Myelon has operations in a group, and the group's streams that it is on.
-type Meeting = (Arc<Entry>, Vec<StreamHandle>);
+type Meeting = (Arc<Entry>, Vec<StreamHandle<'static>>);
 
-fn meetings(queued: &[Queued], touched: &[(Arc<Entry>, StreamHandle)]) -> Vec<Meeting> {
+fn meetings(queued: &[Queued], touched: &[(Arc<Entry>, StreamHandle<'static>)]) -> Vec<Meeting> {
     let mut meetings: Vec<Meeting> = Vec::new();
     let taken = queued.iter().map(|queued| (&queued.entry, queued.stream, true));
     for (entry, stream, is_taken) in taken.chain(touched.iter().map(|(entry, stream)| (entry, *stream, false))) {
@@ -137,7 +139,7 @@ fn meet(meetings: &[Meeting]) -> c_int {
 }
 
 /// Keeps a call of Myelon's for the end of the group.
-pub(crate) fn keep(entry: Arc<Entry>, call: Call, stream: StreamHandle) {
+pub(crate) fn keep(entry: Arc<Entry>, call: Call, stream: StreamHandle<'static>) {
     with(|group| group.queued.push(Queued { entry, call, stream }));
 }
 

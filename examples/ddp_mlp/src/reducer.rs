@@ -40,7 +40,8 @@ struct State {
     // INVARIANT: declared before the buckets: what still runs has ended when their memory goes.
     engine: Engine,
     /// What candle computes on; none where its calls return when they are done.
-    compute_stream: Option<StreamHandle>,
+    /// INVARIANT: the parameters' device keeps it.
+    compute_stream: Option<StreamHandle<'static>>,
     settings: Settings,
     parameters: Vec<Var>,
     /// By parameter: its bucket, and where its gradient begins there.
@@ -296,14 +297,15 @@ impl InplaceOp1 for Address {
 }
 
 #[cfg(feature = "cuda")]
-fn compute_stream(device: &Device) -> Result<Option<StreamHandle>> {
+fn compute_stream(device: &Device) -> Result<Option<StreamHandle<'static>>> {
     match device {
-        Device::Cuda(cuda) => Ok(Some(StreamHandle(cuda.cuda_stream().cu_stream() as u64))),
+        // SAFETY: the device keeps it, and the reducer's tensors the device.
+        Device::Cuda(cuda) => Ok(Some(unsafe { StreamHandle::from_raw(cuda.cuda_stream().cu_stream() as u64) })),
         _ => Ok(None),
     }
 }
 
 #[cfg(not(feature = "cuda"))]
-fn compute_stream(_: &Device) -> Result<Option<StreamHandle>> {
+fn compute_stream(_: &Device) -> Result<Option<StreamHandle<'static>>> {
     Ok(None)
 }

@@ -28,7 +28,7 @@ impl EarlyLaunches {
         if !shape.dependent || shape.grid * shape.block > MOST_THREADS || stream == StreamHandle::PER_THREAD {
             return false;
         }
-        let goes_on = self.stream.swap(stream.0, Ordering::Relaxed) == stream.0;
+        let goes_on = self.stream.swap(stream.raw(), Ordering::Relaxed) == stream.raw();
         let run = if goes_on { (self.run.load(Ordering::Relaxed) + 1) % CYCLE } else { 0 };
         self.run.store(run, Ordering::Relaxed);
         run != 0
@@ -41,10 +41,15 @@ mod tests {
 
     const SMALL: LaunchShape = LaunchShape { grid: 32, block: 128, shared_bytes: 0, dependent: true };
 
+    fn named(stream: u64) -> StreamHandle<'static> {
+        // SAFETY: no device sees it.
+        unsafe { StreamHandle::from_raw(stream) }
+    }
+
     #[test]
     fn never_three_in_a_row_on_a_stream_whatever_comes_between() {
         let early = EarlyLaunches::default();
-        let on = |stream: u64| early.lets_up_next(&SMALL, StreamHandle(stream));
+        let on = |stream: u64| early.lets_up_next(&SMALL, named(stream));
         assert_eq!([(); 7].map(|()| on(8)), [false, true, true, false, true, true, false]);
         // Every third call is on another stream, one that is captured for example.
         let of_first: Vec<_> = (0..30).map(|turn| (turn, on(if turn % 3 == 0 { 9 } else { 8 }))).collect();
@@ -57,7 +62,7 @@ mod tests {
         let early = EarlyLaunches::default();
         let large = LaunchShape { grid: 128, block: 256, ..SMALL };
         let plain = LaunchShape { dependent: false, ..SMALL };
-        for (shape, stream) in [(large, StreamHandle(8)), (plain, StreamHandle(8)), (SMALL, StreamHandle::PER_THREAD)] {
+        for (shape, stream) in [(large, named(8)), (plain, named(8)), (SMALL, StreamHandle::PER_THREAD)] {
             assert!([(); 4].iter().all(|()| !early.lets_up_next(&shape, stream)));
         }
     }

@@ -134,7 +134,7 @@ fn captures_refuse_what_cuda_refuses() {
     let message = stream.capture(|| bench.device.wait_event(stream.handle(), event)).unwrap_err().to_string();
     assert!(message.contains("outside the capture"), "{message}");
     assert!(bench.device.end_capture(stream.handle()).is_err());
-    assert!(bench.device.begin_capture(StreamHandle(0)).is_err());
+    assert!(bench.device.begin_capture(StreamHandle::DEFAULT).is_err());
     stream.capture(|| bench.device.begin_capture(stream.handle())).unwrap_err();
     stream.synchronize().unwrap();
 }

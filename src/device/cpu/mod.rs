@@ -105,8 +105,8 @@ impl CpuDevice {
     }
 
     fn stream(&self, handle: StreamHandle) -> Result<Arc<Stream>> {
-        if handle.0 != 0 {
-            return self.streams.get(handle.0);
+        if handle.raw() != 0 {
+            return self.streams.get(handle.raw());
         }
         let mut default = locked(&self.default_stream);
         match &*default {
@@ -256,18 +256,19 @@ impl Device for CpuDevice {
         self.stream(stream)?.submit(Item::WriteValue { address: address.0, value })
     }
 
-    fn create_stream(&self) -> Result<StreamHandle> {
-        Ok(StreamHandle(self.streams.insert(self.start_stream(false)?)))
+    fn create_stream(&self) -> Result<StreamHandle<'static>> {
+        // SAFETY: a number that is looked up at each use.
+        Ok(unsafe { StreamHandle::from_raw(self.streams.insert(self.start_stream(false)?)) })
     }
 
     unsafe fn destroy_stream(&self, stream: StreamHandle) {
-        self.streams.remove(stream.0);
+        self.streams.remove(stream.raw());
     }
 
     /// Handles are given out once.
     fn stream_number(&self, stream: StreamHandle) -> Result<u64> {
         self.stream(stream)?.refuse_while_capturing("asking for the number of a stream")?;
-        Ok(stream.0)
+        Ok(stream.raw())
     }
 
     fn stream_is_idle(&self, stream: StreamHandle) -> Result<bool> {

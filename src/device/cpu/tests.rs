@@ -258,7 +258,7 @@ fn wrong_handles_and_shapes_are_errors() {
         unsafe { bench.device.launch(kernel, shape, &[0; 8], stream) }.unwrap_err().to_string()
     };
     assert!(launch(kernel, ONE, foreign.handle()).contains("stream"));
-    assert!(launch(KernelHandle(stream.handle().0), ONE, stream.handle()).contains("kernel"));
+    assert!(launch(KernelHandle(stream.handle().raw()), ONE, stream.handle()).contains("kernel"));
     assert!(launch(kernel, LaunchShape { block: 1025, ..ONE }, stream.handle()).contains("1024"));
     assert!(launch(kernel, LaunchShape { grid: 0, ..ONE }, stream.handle()).contains("grid"));
     assert!(launch(kernel, LaunchShape { shared_bytes: 1 << 20, ..ONE }, stream.handle()).contains("shared"));

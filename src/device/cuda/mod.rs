@@ -203,7 +203,7 @@ impl Device for CudaDevice {
         unsafe { stream::write_value(&self.context, address, value, stream) }
     }
 
-    fn create_stream(&self) -> Result<StreamHandle> {
+    fn create_stream(&self) -> Result<StreamHandle<'static>> {
         stream::create(&self.context)
     }
 

@@ -10,20 +10,21 @@ use crate::error::{Error, Result};
 
 /// The driver's pointer behind a handle.
 pub(super) fn raw(stream: StreamHandle) -> CUstream {
-    stream.0 as usize as CUstream
+    stream.raw() as usize as CUstream
 }
 
 fn raw_event(event: EventHandle) -> CUevent {
     event.0 as usize as CUevent
 }
 
-pub(super) fn create(context: &Context) -> Result<StreamHandle> {
+pub(super) fn create(context: &Context) -> Result<StreamHandle<'static>> {
     // Also while another stream of this thread is being captured.
     let _relaxed = context.bind_relaxed()?;
     let mut stream: CUstream = std::ptr::null_mut();
     // SAFETY: the context is current; the handle goes to a local.
     unsafe { driver_call!(cuStreamCreate(&mut stream, CUstream_flags::CU_STREAM_NON_BLOCKING as u32)) }?;
-    Ok(StreamHandle(stream as usize as u64))
+    // SAFETY: just made, and destroyed by `destroy` alone.
+    Ok(unsafe { StreamHandle::from_raw(stream as usize as u64) })
 }
 
 /// # Safety
@@ -44,10 +45,10 @@ pub(super) fn with_temporary(context: &Context, work: impl FnOnce(CUstream) -> R
 
 /// The default stream's handles, CU_STREAM_LEGACY the second: they are no other's ever, and it cannot be asked while a stream that it waits for
 /// is captured.
-const DEFAULT: [StreamHandle; 2] = [StreamHandle(0), StreamHandle(1)];
+const DEFAULT: [u64; 2] = [0, 1];
 
 pub(super) fn number(context: &Context, stream: StreamHandle) -> Result<u64> {
-    if DEFAULT.contains(&stream) {
+    if DEFAULT.contains(&stream.raw()) {
         return Ok(u64::MAX);
     }
     context.bind()?;
