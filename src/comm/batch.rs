@@ -76,11 +76,11 @@ impl Communicator {
         if found.is_empty() {
             return Ok(());
         }
-        self.order.issue(stream, None, || {
+        self.launch_in_turn(stream, None, |queue| {
             found.iter().try_for_each(|(operation, found)| {
                 let ready = found.ready().expect("prepare loads what it is given");
                 // SAFETY: the caller's promise is this function's.
-                unsafe { kernels.launch(&*self.device, ready, operation, stream) }
+                unsafe { kernels.launch(&*self.device, ready, operation, queue) }
             })
         })
     }

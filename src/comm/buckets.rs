@@ -125,15 +125,15 @@ impl Communicator {
             return Ok(());
         }
         let ready = |found| Found::ready(found).expect("prepare loads what it is given");
-        self.order.issue(stream, None, || {
+        self.launch_in_turn(stream, None, |queue| {
             if let Some(found) = &together {
                 let (list, descriptor) = (arrangement.together(buckets), bucket::descriptor_of(buckets, dtype, op));
                 // SAFETY: the caller's promise is this function's.
-                unsafe { kernels.launch_buckets(&*self.device, ready(found), list, descriptor, stream)? };
+                unsafe { kernels.launch_buckets(&*self.device, ready(found), list, descriptor, queue)? };
             }
             arrangement.alone(buckets).zip(&alone).try_for_each(|(bucket, found)| {
                 // SAFETY: as above.
-                unsafe { kernels.launch(&*self.device, ready(found), &bucket.operation(dtype, op), stream) }
+                unsafe { kernels.launch(&*self.device, ready(found), &bucket.operation(dtype, op), queue) }
             })
         })
     }

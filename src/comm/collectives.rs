@@ -1,6 +1,6 @@
 //! Reduce-scatter, all-gather and broadcast: what an all-reduce is made of, and what programs need beside it.
 
-use super::engine::{Engine, Found, KernelEngine};
+use super::engine::{Engine, Found, KernelEngine, Queue};
 use super::{Call, Communicator, Operation};
 use crate::baseline::NcclCommunicator;
 use crate::device::{DevicePtr, StreamHandle};
@@ -151,7 +151,8 @@ impl Communicator {
         }
         let ready = found.ready().expect("prepare loads what it is given");
         // SAFETY: the caller's promise is this function's.
-        self.order.issue(stream, None, || unsafe { kernels.launch_call(&*self.device, ready, call, stream) })
+        let launch = |queue: &Queue<'_>| unsafe { kernels.launch_call(&*self.device, ready, call, queue) };
+        self.launch_in_turn(stream, None, launch)
     }
 
     /// # Safety

@@ -5,6 +5,7 @@ mod early;
 mod find;
 mod prepare;
 
+use std::cell::Cell;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
@@ -27,6 +28,13 @@ use crate::table::Dispatcher;
 use crate::types::{DType, Output, Rank, ReduceOp, WorldSize};
 use crate::variant::BARRIER_THREADS;
 use crate::watch::{Departures, Watch};
+
+/// Where launches of operations go.
+pub(super) struct Queue<'stream> {
+    pub(super) stream: StreamHandle<'stream>,
+    /// Whether any has, in part at least.
+    pub(super) has_any: Cell<bool>,
+}
 
 /// One of the two.
 pub(super) enum Engine {
@@ -178,7 +186,7 @@ impl KernelEngine {
         device: &dyn Device,
         ready: &Ready,
         operation: &Operation<'_>,
-        stream: StreamHandle,
+        queue: &Queue<'_>,
     ) -> Result<()> {
         let way = ready.plan.kernel.output;
         // A plan with direct outputs is one of an operation in a zero-copy window.
@@ -188,7 +196,7 @@ impl KernelEngine {
             .and_then(|window| window.at(self.next, window.offset_of(operation.output)));
         // SAFETY: the caller's promise is this function's.
         unsafe {
-            self.launch_as(device, ready, &Call::all_reduce(operation), operation.descriptor(), next_output, stream)
+            self.launch_as(device, ready, &Call::all_reduce(operation), operation.descriptor(), next_output, queue)
         }
     }
 
@@ -201,10 +209,10 @@ impl KernelEngine {
         device: &dyn Device,
         ready: &Ready,
         call: &Call,
-        stream: StreamHandle,
+        queue: &Queue<'_>,
     ) -> Result<()> {
         // SAFETY: the caller's promise is this function's.
-        unsafe { self.launch_as(device, ready, call, call.descriptor(), None, stream) }
+        unsafe { self.launch_as(device, ready, call, call.descriptor(), None, queue) }
     }
 
     /// `descriptor`: what ranks compare. `next_output`: the next rank's result, where outputs are direct.
@@ -218,7 +226,7 @@ impl KernelEngine {
         call: &Call,
         descriptor: u64,
         next_output: Option<DevicePtr>,
-        stream: StreamHandle,
+        queue: &Queue<'_>,
     ) -> Result<()> {
         let Ready { plan, kernel } = ready;
         let &Call { input, output, count, dtype, root, .. } = call;
@@ -243,17 +251,20 @@ impl KernelEngine {
                 end_step: steps.end,
                 part_bytes: count * element_bytes,
                 root: root.0,
-                early: self.lets_up_early(&shape, stream).into(),
+                early: self.lets_up_early(&shape, queue.stream).into(),
                 ..self.args
             };
             // SAFETY: `Args` is what every collective kernel takes; heap and page live until no kernel runs, the operands
             // by the caller's promise.
-            let launch = || unsafe { device.launch(kernel.handle, shape, bytes_of(&args), stream) };
+            let launch = || unsafe { device.launch(kernel.handle, shape, bytes_of(&args), queue.stream) };
             if plan.kernel.variant.transfer.has_copies() {
+                // Before: of a kernel and its copies some may be.
+                queue.has_any.set(true);
                 // SAFETY: as above.
-                unsafe { self.copies.issue(plan, &args, stream, launch)? };
+                unsafe { self.copies.issue(plan, &args, queue.stream, launch)? };
             } else {
                 launch()?;
+                queue.has_any.set(true);
             }
         }
         Ok(())

@@ -23,6 +23,7 @@ mod register;
 mod split;
 mod tables;
 
+use std::cell::Cell;
 use std::fmt;
 use std::mem::ManuallyDrop;
 use std::sync::Arc;
@@ -34,7 +35,7 @@ use crate::error::{Error, Result};
 use crate::types::{Collective, DType, Rank, ReduceOp, WorldSize};
 use crate::variant::{Choice, Plan, Request};
 
-use engine::{Engine, Found, KernelEngine};
+use engine::{Engine, Found, KernelEngine, Queue};
 use order::{Order, Owner};
 
 pub use bucket::Bucket;
@@ -206,7 +207,26 @@ impl Communicator {
         }
         let ready = found.ready().expect("prepare loads what it is given");
         // SAFETY: the caller's promise is this function's.
-        self.order.issue(stream, owner, || unsafe { kernels.launch(&*self.device, ready, operation, stream) })
+        let launch = |queue: &Queue<'_>| unsafe { kernels.launch(&*self.device, ready, operation, queue) };
+        self.launch_in_turn(stream, owner, launch)
+    }
+
+    /// Queues the launches of an operation, or of several, in their turn.
+    ///
+    /// WHY: a failure behind that ends the communicator. The words of an operation are the same for all of its launches, so a rank that
+    /// repeated the call would be a launch ahead of its peers, and none would know. In a capture nothing has run.
+    fn launch_in_turn(
+        &self,
+        stream: StreamHandle,
+        owner: Option<Owner>,
+        launches: impl FnOnce(&Queue<'_>) -> Result<()>,
+    ) -> Result<()> {
+        let queue = Queue { stream, has_any: Cell::new(false) };
+        self.order.issue(stream, owner, || launches(&queue)).inspect_err(|error| {
+            if queue.has_any.get() && matches!(self.device.is_capturing(stream), Ok(false)) {
+                self.abort(&format!("an operation was launched in part: {error}"));
+            }
+        })
     }
 
     /// What [`Communicator::all_reduce`] would take for a request: what [`Options::choice`] forces, else the lane table's choice,

@@ -10,6 +10,7 @@ mod collectives;
 mod control_plane;
 mod departures;
 mod graphs;
+mod launches;
 mod processes;
 mod rig;
 mod side_by_side;

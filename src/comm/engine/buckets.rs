@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use super::{Found, KernelEngine, Ready};
+use super::{Found, KernelEngine, Queue, Ready};
 use crate::abi::{Args, BucketArgs, bytes_of};
 use crate::bootstrap::Bootstrap;
 use crate::comm::bucket::{Bucket, Tables, packs_of};
-use crate::device::{Device, StreamHandle};
+use crate::device::Device;
 use crate::error::Result;
 use crate::types::{Collective, DType, ReduceOp};
 use crate::variant::{Choice, Plan, Request};
@@ -124,17 +124,18 @@ impl KernelEngine {
         ready: &Ready,
         buckets: impl Iterator<Item = Bucket>,
         descriptor: u64,
-        stream: StreamHandle,
+        queue: &Queue<'_>,
     ) -> Result<()> {
         let (plan, shape) = (&ready.plan, self.launch_shape(ready));
         let dtype = plan.kernel.dtype;
         let args = Args { descriptor, chunk_bytes: plan.chunk_bytes, slots: plan.slots, ..self.args };
         for (table, packs) in Tables::new(buckets, dtype, plan.piece_elements / dtype.pack_elements()) {
-            let (count, early) = (packs * dtype.pack_elements(), self.lets_up_early(&shape, stream).into());
+            let (count, early) = (packs * dtype.pack_elements(), self.lets_up_early(&shape, queue.stream).into());
             let args = BucketArgs { args: Args { count, early, ..args }, table };
             // SAFETY: a kernel for buckets takes `BucketArgs`; heap and page live until no kernel runs, the operands by the
             // caller's promise.
-            unsafe { device.launch(ready.kernel.handle, shape, bytes_of(&args), stream)? };
+            unsafe { device.launch(ready.kernel.handle, shape, bytes_of(&args), queue.stream)? };
+            queue.has_any.set(true);
         }
         Ok(())
     }
