@@ -33,21 +33,20 @@ const TOKEN_BYTES: usize = 32;
 const PACKET_BYTES: usize = TOKEN_BYTES + 4;
 /// Connections that have not sent their packet yet; more are dropped.
 const MAX_PENDING: usize = 64;
-/// How often the wait looks whether the group still lives.
-const SLICE: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+/// Without a packet for so long, none is left.
+const QUIET: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 
 type Token = [u8; TOKEN_BYTES];
 
 /// Exchanges `fd` as [`Bootstrap::exchange_fds`](super::Bootstrap::exchange_fds) says.
 ///
-/// `gather` is an all-gather of `phase`; `give_up` fails once the group has ended.
+/// `gather` is an all-gather of the phase.
 pub(super) fn exchange(
     rank: Rank,
     phase: &'static str,
     deadline: Duration,
     fd: Option<BorrowedFd<'_>>,
     gather: impl Fn(&[u8]) -> Result<Vec<Vec<u8>>>,
-    give_up: impl Fn() -> Result<()>,
 ) -> Result<Vec<Option<OwnedFd>>> {
     let inbox = Inbox::open();
     // WHY: a rank without an inbox takes part all the same, so that the others hear its reason at once.
@@ -60,18 +59,21 @@ pub(super) fn exchange(
     let until = Instant::now() + deadline;
     let failed = |detail: String| Error::Bootstrap { rank, phase, detail };
     let mut expected = vec![false; notices.len()];
+    let mut failure = None;
     for (peer, bytes) in (0..).map(Rank).zip(&notices).filter(|(peer, _)| *peer != rank) {
         match Notice::decode(bytes) {
             Some(Notice::Open { offers, token, path }) => {
                 expected[peer.index()] = offers;
-                if let Some(fd) = fd {
-                    send(fd, rank, &path, &token, until).map_err(|errno| {
-                        failed(format!(
+                if let Some(fd) = fd
+                    && let Err(errno) = send(fd, rank, &path, &token, until)
+                {
+                    failure.get_or_insert_with(|| {
+                        format!(
                             "giving rank {peer} a descriptor through {} failed ({errno}): processes in separate \
                              containers need a common TMPDIR and user",
                             path.display()
-                        ))
-                    })?;
+                        )
+                    });
                 }
             }
             Some(Notice::Failed(detail)) => {
@@ -82,24 +84,16 @@ pub(super) fn exchange(
             }
         }
     }
-    inbox
-        .receive(&expected, || {
-            give_up()?;
-            Ok(Instant::now() < until)
-        })
-        .map_err(|end| match end {
-            End::Failed(error) => error,
-            End::Errno(errno) => failed(format!("waiting for descriptors failed: {errno}")),
-            End::Missing(missing) => {
-                failed(format!("no descriptor from {} within {:.1} s", name_ranks(&missing), deadline.as_secs_f64()))
-            }
-        })
-}
-
-enum End {
-    Failed(Error),
-    Errno(Errno),
-    Missing(Vec<Rank>),
+    // INVARIANT: a rank whose sending failed comes here too, so nobody waits for what it has not sent; behind it whatever was sent lies
+    // in its inbox.
+    let failures = gather(super::cut_detail(failure.as_deref().unwrap_or_default()).as_bytes())?;
+    if let Some(own) = failure {
+        return Err(failed(own));
+    }
+    if let Some((peer, detail)) = (0..).map(Rank).zip(&failures).find(|(_, detail)| !detail.is_empty()) {
+        return Err(failed(format!("rank {peer}: {}", String::from_utf8_lossy(detail))));
+    }
+    Ok(inbox.receive(&expected, until))
 }
 
 /// A listening socket in a directory of its own, both gone when dropped.
@@ -128,8 +122,8 @@ impl Inbox {
         Ok(Self { listener, token: random_bytes()?, path, _directory: directory })
     }
 
-    /// Accepts packets until every rank in `expected` has sent one, as long as `go_on` says so.
-    fn receive(&self, expected: &[bool], go_on: impl Fn() -> Result<bool>) -> Result<Vec<Option<OwnedFd>>, End> {
+    /// Takes the packets of the ranks in `expected`, which have come. One that is not there stays `None`.
+    fn receive(&self, expected: &[bool], until: Instant) -> Vec<Option<OwnedFd>> {
         let mut received: Vec<Option<OwnedFd>> = expected.iter().map(|_| None).collect();
         let mut pending: Vec<OwnedFd> = Vec::new();
         let missing = |received: &[Option<OwnedFd>]| -> Vec<Rank> {
@@ -137,15 +131,16 @@ impl Inbox {
                 expected.iter().zip(received).zip(0..).filter(|((expected, fd), _)| **expected && fd.is_none());
             missing.map(|(_, rank)| Rank(rank)).collect()
         };
-        while !missing(&received).is_empty() {
-            if !go_on().map_err(End::Failed)? {
-                return Err(End::Missing(missing(&received)));
-            }
+        while !missing(&received).is_empty() && Instant::now() < until {
             let mut polled: Vec<_> =
                 std::iter::once(&self.listener).chain(&pending).map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
-            match poll(&mut polled, Some(&SLICE)) {
+            match poll(&mut polled, Some(&QUIET)) {
+                Ok(0) => break,
                 Ok(_) | Err(Errno::INTR) => {}
-                Err(errno) => return Err(End::Errno(errno)),
+                Err(errno) => {
+                    tracing::warn!("waiting at {} failed: {errno}", self.path.display());
+                    break;
+                }
             }
             let ready: Vec<bool> = polled.iter().map(|fd| !fd.revents().is_empty()).collect();
             let mut ready = ready.into_iter();
@@ -162,23 +157,32 @@ impl Inbox {
                 }
             }
             pending = silent.into_iter().map(|(connection, _)| connection).collect();
-            if acceptable {
-                self.accept(&mut pending);
+            if acceptable && !self.accept(&mut pending) {
+                break;
             }
         }
-        Ok(received)
+        let missing = missing(&received);
+        if !missing.is_empty() {
+            tracing::warn!("no descriptor from {} came to {}", name_ranks(&missing), self.path.display());
+        }
+        received
     }
 
-    fn accept(&self, pending: &mut Vec<OwnedFd>) {
+    /// Whether there was a connection to take.
+    fn accept(&self, pending: &mut Vec<OwnedFd>) -> bool {
         let connection = match rustix::net::accept_with(&self.listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
             Ok(connection) => connection,
-            Err(errno) => return tracing::warn!("accepting at {} failed: {errno}", self.path.display()),
+            Err(errno) => {
+                tracing::warn!("accepting at {} failed: {errno}", self.path.display());
+                return false;
+            }
         };
         match check_user(connection.as_fd()) {
             Ok(()) if pending.len() < MAX_PENDING => pending.push(connection),
             Ok(()) => tracing::warn!("dropped a connection to {}: too many are silent", self.path.display()),
             Err(errno) => tracing::warn!("dropped a connection of another user to {}: {errno}", self.path.display()),
         }
+        true
     }
 
     fn take_packet(&self, connection: &OwnedFd) -> Result<(u32, OwnedFd), String> {
@@ -237,8 +241,11 @@ fn check_user(connection: BorrowedFd<'_>) -> Result<(), Errno> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use rustix::fs::{MemfdFlags, memfd_create};
+
+    use super::*;
+    use crate::bootstrap::{Bootstrap, LocalBootstrap};
+    use crate::types::WorldSize;
 
     fn memfd(text: &str) -> OwnedFd {
         let fd = memfd_create("fds-test", MemfdFlags::CLOEXEC).unwrap();
@@ -291,22 +298,71 @@ mod tests {
             raw(&packet(&inbox.token, 0), &[fd.as_fd()]),
             raw(&packet(&inbox.token, 4_000_000_000), &[fd.as_fd()]),
         ];
-        let alone = inbox.receive(&[false, true], {
-            let until = Instant::now() + Duration::from_millis(400);
-            move || Ok(Instant::now() < until)
-        });
-        assert!(matches!(alone, Err(End::Missing(missing)) if missing == [Rank(1)]));
+        assert!(inbox.receive(&[false, true], soon()).iter().all(Option::is_none));
         let _silent = raw(&[], &[]);
         send(fd.as_fd(), Rank(1), &inbox.path, &inbox.token, soon()).unwrap();
-        let until = soon();
-        let Ok(mut received) = inbox.receive(&[false, true], || Ok(Instant::now() < until)) else {
-            panic!("not received")
-        };
+        let mut received = inbox.receive(&[false, true], soon());
         assert!(received[0].is_none());
         let got = received[1].take().unwrap();
         let mut text = [0; 8];
         assert_eq!(rustix::io::pread(&got, &mut text, 0), Ok(4));
         assert_eq!(&text[..4], b"good");
         assert!(rustix::io::fcntl_getfd(&got).unwrap().contains(rustix::io::FdFlags::CLOEXEC));
+    }
+    /// Three ranks, each with a descriptor; rank 1 sees of the notices what `change` leaves of them.
+    fn exchange_of_three(change: fn(&mut Notice)) -> Vec<Result<Vec<Option<OwnedFd>>>> {
+        let group = LocalBootstrap::group(WorldSize::new(3).unwrap(), Duration::from_secs(30));
+        std::thread::scope(|scope| {
+            let ranks: Vec<_> = group
+                .iter()
+                .map(|bootstrap| {
+                    scope.spawn(move || {
+                        let gather = |bytes: &[u8]| {
+                            let mut all = bootstrap.all_gather("testing", bytes)?;
+                            for bytes in all.iter_mut().filter(|_| bootstrap.rank() == Rank(1)) {
+                                if let Some(mut notice) = Notice::decode(bytes) {
+                                    change(&mut notice);
+                                    *bytes = notice.encode();
+                                }
+                            }
+                            Ok(all)
+                        };
+                        let (fd, deadline) = (memfd("x"), Duration::from_secs(30));
+                        let began = Instant::now();
+                        let outcome = exchange(bootstrap.rank(), "testing", deadline, Some(fd.as_fd()), gather);
+                        assert!(began.elapsed() < deadline / 2, "waited for the deadline");
+                        bootstrap.barrier("afterwards").unwrap();
+                        outcome
+                    })
+                })
+                .collect();
+            ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
+        })
+    }
+
+    #[test]
+    fn a_rank_that_cannot_send_is_told_to_all() {
+        let outcomes = exchange_of_three(|notice| {
+            if let Notice::Open { path, .. } = notice {
+                *path = "/nowhere/fds".into();
+            }
+        });
+        for (rank, outcome) in outcomes.into_iter().enumerate() {
+            let told = outcome.unwrap_err().to_string();
+            assert!(told.contains("/nowhere/fds") && told.contains("TMPDIR"), "{told}");
+            assert_eq!(told.contains("rank 1: giving rank 0"), rank != 1, "{told}");
+        }
+    }
+
+    #[test]
+    fn what_does_not_come_through_is_missing_and_nothing_else() {
+        let outcomes = exchange_of_three(|notice| {
+            if let Notice::Open { token, .. } = notice {
+                token[0] ^= 1;
+            }
+        });
+        let here: Vec<Vec<bool>> =
+            outcomes.into_iter().map(|fds| fds.unwrap().iter().map(Option::is_some).collect()).collect();
+        assert_eq!(here, [[false, false, true], [true, false, true], [true, false, false]]);
     }
 }

@@ -87,12 +87,12 @@ impl Window {
         let has_fds = across_processes && cards.iter().any(has_descriptor);
         let fds = if has_fds {
             let own = fd.as_ref().map(AsFd::as_fd);
-            bootstrap.exchange_fds("exchanging window descriptors", own)?
+            bootstrap.exchange_fds("exchanging window descriptors", own)
         } else {
-            Vec::new()
+            Ok(Vec::new())
         };
+        let mapped = fds.and_then(|fds| map_peers(device, rank, &cards, fds));
         // Also the point behind which every rank has mapped every other's.
-        let mapped = map_peers(device, rank, &cards, fds);
         let failure = mapped.as_ref().err().map(Error::to_string);
         let failures = exchange::<Option<String>>(bootstrap, "mapping windows", &failure)?;
         match ranks().zip(failures).find_map(|(peer, failure)| Some((peer, failure?))) {
