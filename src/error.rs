@@ -240,6 +240,13 @@ impl Error {
         }
     }
 
+    /// Whether the device is of no more use to this process, which every later call would say too.
+    pub(crate) fn is_of_lost_device(&self) -> bool {
+        // As `cuda.h` numbers them: uncorrectable errors of memory and of NVLink, and what a kernel did that ends its context.
+        const LOST: [i32; 13] = [214, 220, 226, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719];
+        matches!(self, Self::Driver { code, .. } if LOST.contains(code))
+    }
+
     /// Whether another communicator may work where this one failed (the fallback to NCCL asks).
     pub fn is_environment(&self) -> bool {
         matches!(

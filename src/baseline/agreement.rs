@@ -11,6 +11,8 @@ use crate::error::{Error, Result};
 use crate::types::Rank;
 
 const ID_BYTES: usize = 128;
+/// Most characters of a reason: one that names every place searched is too much for an exchange.
+const MAX_TEXT: usize = 1000;
 
 /// What one rank contributes: its version, or 0 and the reason why it cannot take part; rank 0 adds the id.
 pub(super) fn contribution(prepared: Result<(NcclVersion, Option<&ncclUniqueId>), &Error>) -> Vec<u8> {
@@ -19,7 +21,10 @@ pub(super) fn contribution(prepared: Result<(NcclVersion, Option<&ncclUniqueId>)
             let id = id.map_or(&[][..], |id| &id.internal);
             version.code().to_le_bytes().into_iter().chain(id.iter().map(|&byte| byte as u8)).collect()
         }
-        Err(error) => [&0u32.to_le_bytes(), error.to_string().as_bytes()].concat(),
+        Err(error) => {
+            let text: String = error.to_string().chars().take(MAX_TEXT).collect();
+            [&0u32.to_le_bytes(), text.as_bytes()].concat()
+        }
     }
 }
 

@@ -56,7 +56,28 @@ impl Shared {
 
     /// One call on the live communicator, under its lock.
     pub(super) fn call(&self, call: &'static str, work: impl FnOnce(&RankLibrary, Handle) -> c_int) -> Result<()> {
-        let state = self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        self.call_in(&self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner()), call, work)
+    }
+
+    /// As [`Shared::call`], but that a call of another thread is not waited for: it may wait for peers without end.
+    pub(super) fn call_unless_busy(
+        &self,
+        call: &'static str,
+        work: impl FnOnce(&RankLibrary, Handle) -> c_int,
+    ) -> Result<()> {
+        match self.state.try_lock() {
+            Ok(state) => self.call_in(&state, call, work),
+            Err(TryLockError::Poisoned(poisoned)) => self.call_in(&poisoned.into_inner(), call, work),
+            Err(TryLockError::WouldBlock) => Ok(()),
+        }
+    }
+
+    fn call_in(
+        &self,
+        state: &State,
+        call: &'static str,
+        work: impl FnOnce(&RankLibrary, Handle) -> c_int,
+    ) -> Result<()> {
         match *state {
             State::Live(handle) => self.nccl.check(call, work(&self.nccl, handle)),
             State::Closed(why) => Err(self.closed(call, why)),

@@ -195,12 +195,12 @@ impl NcclCommunicator {
         })
     }
 
-    /// Whether anything failed in the background since the last call.
+    /// Whether anything failed in the background since the last call. Never waits: while another thread is in a call, nothing is known.
     ///
     /// Errors: [`Error::Nccl`] with the failure; the communicator is then of no more use.
     pub fn check(&self) -> Result<()> {
         let mut failure: c_int = 0;
-        self.shared.call("ncclCommGetAsyncError", |library, handle| {
+        self.shared.call_unless_busy("ncclCommGetAsyncError", |library, handle| {
             // SAFETY: the communicator is live and locked; the code goes to a local.
             unsafe { (library.functions.ncclCommGetAsyncError)(handle.get(), &mut failure) }
         })?;

@@ -19,8 +19,8 @@ use crate::error::{Error, Result};
 #[derive(Debug)]
 pub(super) struct AddressFile {
     path: PathBuf,
-    /// This process wrote it and removes it.
-    published: bool,
+    /// What this process wrote, and removes where it is still there.
+    published: Option<UniqueId>,
 }
 
 impl AddressFile {
@@ -44,7 +44,7 @@ impl AddressFile {
             return Err(Error::at_path("using the directory", &directory, source));
         }
         let name = hex(&Sha256::digest(identity.as_bytes())[..16]);
-        Ok(Self { path: directory.join(name), published: false })
+        Ok(Self { path: directory.join(name), published: None })
     }
 
     /// Puts `id` into the file, replacing what was there; it is removed when this is dropped.
@@ -54,7 +54,7 @@ impl AddressFile {
         let mut file = tempfile::NamedTempFile::new_in(directory).map_err(fail)?;
         file.write_all(id.to_text().as_bytes()).map_err(fail)?;
         file.persist(&self.path).map_err(|error| fail(error.error))?;
-        self.published = true;
+        self.published = Some(*id);
         Ok(())
     }
 
@@ -86,7 +86,9 @@ impl AddressFile {
 
 impl Drop for AddressFile {
     fn drop(&mut self) {
-        if self.published {
+        // A later job with the same identity may have replaced it.
+        let Some(own) = self.published else { return };
+        if self.read().is_ok_and(|there| there == Some(own)) {
             let _ = std::fs::remove_file(&self.path);
         }
     }
@@ -120,7 +122,11 @@ mod tests {
         assert_eq!(reader.path.metadata().unwrap().mode() & 0o777, 0o600);
         let other = AddressFile::of_job(base.path(), "another job").unwrap();
         assert_eq!(other.read().unwrap(), None);
+        let mut later = AddressFile::of_job(base.path(), "job").unwrap();
+        later.publish(&id(3)).unwrap();
         drop(writer);
+        assert_eq!(reader.read().unwrap(), Some(id(3)), "another job's");
+        drop(later);
         assert_eq!(reader.read().unwrap(), None);
     }
 

@@ -166,6 +166,10 @@ impl Bootstrap for LocalBootstrap {
         self.group.tell_peers(self.rank, |peers| Some(peers.aborted(self.rank, cut_detail(detail))));
     }
 
+    fn carries_peers(&self) -> bool {
+        false
+    }
+
     fn leave(&self, deadline: Duration) -> bool {
         let entered = Instant::now();
         self.group.tell_peers(self.rank, |peers| peers.left(self.rank));

@@ -93,10 +93,10 @@ pub trait Bootstrap: Send + Sync + fmt::Debug {
 
     /// Gives `fd` to every peer and receives one from each peer that gave one.
     ///
-    /// Shape: one element a rank; the own one is `None`, as is that of a rank that gave `None`. What is received is a
-    /// descriptor of its own, close-on-exec, for the same open file.
+    /// Shape: one element a rank; the own one is `None`, as is that of a rank that gave `None`, or whose descriptor this process could
+    /// not take, which is logged. What is received is a descriptor of its own, close-on-exec, for the same open file.
     ///
-    /// Errors: as [`Bootstrap::all_gather`]; [`Error::Bootstrap`] naming the ranks whose descriptor did not come.
+    /// Errors: as [`Bootstrap::all_gather`]; [`Error::Bootstrap`] on all ranks, soon, where one could not give its descriptor, and why.
     fn exchange_fds(&self, phase: &'static str, fd: Option<BorrowedFd<'_>>) -> Result<Vec<Option<OwnedFd>>>;
 
     /// A bootstrap of their own for some of the ranks. Collective over all ranks of this one, those without a child included; it
@@ -117,6 +117,9 @@ pub trait Bootstrap: Send + Sync + fmt::Debug {
 
     /// Tells every peer that this rank gives up; never blocks. `detail` is cut to 512 bytes.
     fn announce_abort(&self, detail: &str);
+
+    /// Whether the control plane of the others hangs on this rank: one that has not left by then counts as lost when this one is dropped.
+    fn carries_peers(&self) -> bool;
 
     /// Says goodbye, so that the end of this rank's connection is no loss, and waits until every peer has said so.
     ///

@@ -67,6 +67,19 @@ impl Peers {
         hopeless.then_some(false)
     }
 
+    /// The error of a step among some of the ranks that cannot complete any more: one of them is lost, or somebody gave up. A goodbye
+    /// is none, and no more is the loss of another rank.
+    pub(super) fn check_among(&self, members: &[Rank], me: Rank, phase: &'static str) -> Result<()> {
+        if let Some(&peer) = members.iter().find(|member| self.lost[member.index()]) {
+            let detail = match &self.ending {
+                Some(Ending::Lost(rank, detail)) if *rank == peer => detail.clone(),
+                _ => "after another rank".into(),
+            };
+            return Err(Error::PeerLost { rank: me, peer, detail });
+        }
+        if matches!(self.ending, Some(Ending::Aborted(..))) { self.check(me, phase) } else { Ok(()) }
+    }
+
     /// The error of a collective that cannot complete any more.
     pub(super) fn check(&self, me: Rank, phase: &'static str) -> Result<()> {
         match self.ending.clone() {
@@ -120,6 +133,24 @@ mod tests {
         peers.lost(Rank(2), "closed");
         let error = peers.check(Rank(0), "heap").unwrap_err();
         assert!(error.is_aborted() && error.to_string().contains("rank 2 while heap: out of memory"), "{error}");
+    }
+
+    #[test]
+    fn some_of_the_ranks_go_on_without_the_others_but_for_an_abort() {
+        let mut peers = peers();
+        let among = |peers: &Peers, members: &[u32]| {
+            let members: Vec<_> = members.iter().copied().map(Rank).collect();
+            peers.check_among(&members, Rank(0), "splitting")
+        };
+        peers.left(Rank(1));
+        assert!(among(&peers, &[0, 1]).is_ok());
+        peers.lost(Rank(2), "closed");
+        assert!(among(&peers, &[0, 1]).is_ok());
+        let error = among(&peers, &[0, 2]).unwrap_err();
+        assert!(matches!(error, Error::PeerLost { peer: Rank(2), ref detail, .. } if detail == "closed"), "{error}");
+        let mut peers = self::peers();
+        peers.aborted(Rank(2), "out of memory");
+        assert!(among(&peers, &[0, 1]).unwrap_err().is_aborted());
     }
 
     #[test]

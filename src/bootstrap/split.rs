@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::connect::Meeting;
 use super::{
     Bootstrap, LocalBootstrap, RendezvousServer, TcpBootstrap, TcpOptions, UNIQUE_ID_BYTES, UniqueId, cut_detail,
     name_ranks,
@@ -24,7 +25,8 @@ pub(super) fn place(members: &[Rank], rank: Rank) -> Result<(Rank, WorldSize)> {
     Ok((Rank(place as u32), world))
 }
 
-/// Joins the child of `members` at a server of its first rank, whose id `gather`, an all-gather of the parent, passes on.
+/// Joins the child of `members` at a server of its first rank, whose id `gather`, an all-gather of the parent, passes on. Gives up
+/// where `go_on` fails for the members.
 ///
 /// Errors: as [`Bootstrap::split`].
 pub(super) fn meet(
@@ -32,6 +34,7 @@ pub(super) fn meet(
     members: Option<&[Rank]>,
     options: &TcpOptions,
     gather: impl Fn(&[u8]) -> Result<Vec<Vec<u8>>>,
+    go_on: impl Fn(&[Rank]) -> Result<()>,
 ) -> Result<Option<Arc<dyn Bootstrap>>> {
     let places = members.map(|members| place(members, rank)).transpose()?;
     let leads = places.is_some_and(|(place, world)| place == Rank(0) && world.get() > 1);
@@ -55,7 +58,8 @@ pub(super) fn meet(
         let detail = format!("rank {}, the first of this rank's child, opened no place to meet: {why}", members[0]);
         return Err(Error::Bootstrap { rank, phase: PHASE, detail });
     }
-    let child = TcpBootstrap::connect(&UniqueId::from_bytes(offer)?, place, world, options)?;
+    let place_to_meet = Meeting::at(UniqueId::from_bytes(offer)?);
+    let child = TcpBootstrap::connect_while(place_to_meet, place, world, options, &|| go_on(members))?;
     Ok(Some(match server {
         Some(server) => Arc::new(child.hosting(server)),
         None => Arc::new(child),
@@ -87,13 +91,27 @@ mod tests {
         let elsewhere = "192.0.2.1".parse().unwrap();
         let (offers, members) = (std::cell::RefCell::new(Vec::new()), [Rank(1), Rank(0)]);
         let unreachable = TcpOptions { bind: elsewhere, ..options() };
-        let first = meet(Rank(1), Some(&members), &unreachable, |offer| {
+        let gather = |offer: &[u8]| {
             offers.replace(vec![Vec::new(), offer.to_vec()]);
             Ok(offers.borrow().clone())
-        });
+        };
+        let first = meet(Rank(1), Some(&members), &unreachable, gather, |_| Ok(()));
         assert!(first.unwrap_err().to_string().contains("listening on 192.0.2.1"));
-        let second = meet(Rank(0), Some(&members), &options(), |_| Ok(offers.borrow().clone()));
+        let second = meet(Rank(0), Some(&members), &options(), |_| Ok(offers.borrow().clone()), |_| Ok(()));
         let message = second.unwrap_err().to_string();
         assert!(message.contains("rank 1, the first") && message.contains("listening on 192.0.2.1"), "{message}");
+    }
+    #[test]
+    fn a_member_that_is_lost_on_its_way_is_not_waited_for() {
+        let (members, asked) = ([Rank(0), Rank(1)], std::cell::Cell::new(0));
+        let lost = |_: &[Rank]| {
+            asked.set(asked.get() + 1);
+            let error = Error::PeerLost { rank: Rank(0), peer: Rank(1), detail: "closed".into() };
+            if asked.get() > 2 { Err(error) } else { Ok(()) }
+        };
+        let began = std::time::Instant::now();
+        let error = meet(Rank(0), Some(&members), &options(), |offer| Ok(vec![offer.to_vec(), Vec::new()]), lost);
+        assert!(matches!(error, Err(Error::PeerLost { peer: Rank(1), .. })));
+        assert!(began.elapsed() < options().deadline / 2);
     }
 }

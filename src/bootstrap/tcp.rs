@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,8 @@ use crate::types::{Rank, WorldSize};
 
 /// How long an answer of the server may take beyond the deadline it keeps for a rank.
 const ANSWER_GRACE: Duration = Duration::from_secs(1);
+/// How often a wait asks whether to go on.
+const ASKED_EVERY: Duration = Duration::from_millis(100);
 
 /// One rank of a group of processes, connected through a [`RendezvousServer`].
 pub struct TcpBootstrap {
@@ -71,6 +74,17 @@ impl TcpBootstrap {
 
     /// As [`TcpBootstrap::connect`], at a place that may become known or change while this waits.
     pub(super) fn connect_by(meeting: Meeting, rank: Rank, world: WorldSize, options: &TcpOptions) -> Result<Self> {
+        Self::connect_while(meeting, rank, world, options, &|| Ok(()))
+    }
+
+    /// As [`TcpBootstrap::connect_by`], for as long as `go_on` says so, which is asked all the time.
+    pub(super) fn connect_while(
+        meeting: Meeting,
+        rank: Rank,
+        world: WorldSize,
+        options: &TcpOptions,
+        go_on: &dyn Fn() -> Result<()>,
+    ) -> Result<Self> {
         if rank.0 >= world.get() {
             return Err(Error::invalid(format!(
                 "rank {rank} in a world of {world}: ranks are 0 to {}",
@@ -109,12 +123,19 @@ impl TcpBootstrap {
                 driven.changed.notify_all();
             })
             .map_err(|source| Error::io(format!("rank {rank}: starting the bootstrap's thread"), source))?;
-        let phase = "connecting";
-        outcome.recv().unwrap_or_else(|_| {
-            Err(Error::Bootstrap { rank, phase, detail: "its thread ended early; the log has the panic".into() })
-        })?;
+        loop {
+            match outcome.recv_timeout(ASKED_EVERY) {
+                Ok(outcome) => break outcome?,
+                // The thread gives up by itself, at the latest at the deadline.
+                Err(RecvTimeoutError::Timeout) => go_on()?,
+                Err(RecvTimeoutError::Disconnected) => {
+                    let detail = "its thread ended early; the log has the panic".into();
+                    return Err(Error::Bootstrap { rank, phase: "connecting", detail });
+                }
+            }
+        }
         let bootstrap = Self { shared, options, turn: Mutex::new(()), outgoing: Some(outgoing), server: None };
-        bootstrap.gather("join", &[], joining.saturating_sub(entered.elapsed()))?;
+        bootstrap.gather_while("join", &[], joining.saturating_sub(entered.elapsed()), go_on)?;
         Ok(bootstrap)
     }
 
@@ -130,6 +151,16 @@ impl TcpBootstrap {
     }
 
     fn gather(&self, phase: &'static str, bytes: &[u8], deadline: Duration) -> Result<Vec<Vec<u8>>> {
+        self.gather_while(phase, bytes, deadline, &|| Ok(()))
+    }
+
+    fn gather_while(
+        &self,
+        phase: &'static str,
+        bytes: &[u8],
+        deadline: Duration,
+        go_on: &dyn Fn() -> Result<()>,
+    ) -> Result<Vec<Vec<u8>>> {
         let rank = self.shared.rank;
         check_contribution(rank, phase, bytes)?;
         let entered = Instant::now();
@@ -150,12 +181,14 @@ impl TcpBootstrap {
                 None => {}
             }
             state.peers.check(rank, phase)?;
+            go_on()?;
             let Some(remaining) = (deadline + ANSWER_GRACE).checked_sub(entered.elapsed()) else {
                 let detail = format!("the rendezvous server did not answer within {:.1} s", deadline.as_secs_f64());
                 state.peers.closed(&detail);
                 return Err(Error::Bootstrap { rank, phase, detail });
             };
-            state = self.shared.changed.wait_timeout(state, remaining).unwrap_or_else(PoisonError::into_inner).0;
+            let waiting = self.shared.changed.wait_timeout(state, remaining.min(ASKED_EVERY));
+            state = waiting.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 }
@@ -176,15 +209,16 @@ impl Bootstrap for TcpBootstrap {
 
     fn exchange_fds(&self, phase: &'static str, fd: Option<BorrowedFd<'_>>) -> Result<Vec<Option<OwnedFd>>> {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        let give_up = || self.shared.lock().peers.check(self.shared.rank, phase);
         let gather = |bytes: &[u8]| self.gather(phase, bytes, self.options.deadline);
-        fds::exchange(self.shared.rank, phase, self.options.deadline, fd, gather, give_up)
+        fds::exchange(self.shared.rank, phase, self.options.deadline, fd, gather)
     }
 
     fn split(&self, members: Option<&[Rank]>) -> Result<Option<Arc<dyn Bootstrap>>> {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let gather = |bytes: &[u8]| self.gather(split::PHASE, bytes, self.options.deadline);
-        split::meet(self.shared.rank, members, &self.options, gather)
+        // WHY: who is lost on its way to the child is known here, and to nobody there.
+        let go_on = |members: &[Rank]| self.shared.lock().peers.check_among(members, self.shared.rank, split::PHASE);
+        split::meet(self.shared.rank, members, &self.options, gather, go_on)
     }
 
     fn listen(&self, listener: Listener) {
@@ -196,6 +230,10 @@ impl Bootstrap for TcpBootstrap {
         self.shared.lock().peers.aborted(self.shared.rank, detail);
         self.shared.changed.notify_all();
         self.send(Message::Aborted { rank: self.shared.rank, detail: detail.into() });
+    }
+
+    fn carries_peers(&self) -> bool {
+        self.server.is_some() || self.shared.lock().host == self.shared.rank
     }
 
     fn leave(&self, deadline: Duration) -> bool {

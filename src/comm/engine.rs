@@ -173,6 +173,11 @@ impl KernelEngine {
         DevicePtr(self.args.own_heap + self.args.layout.state + std::mem::offset_of!(HeapState, fault_claimed) as u64)
     }
 
+    /// Whether all ranks are in this process.
+    pub(super) fn is_within_process(&self) -> bool {
+        self.heap.is_within_process()
+    }
+
     pub(super) fn footprint_bytes(&self) -> u64 {
         self.heap.bytes()
     }

@@ -34,6 +34,7 @@ struct Hello {
     choice: String,
     fallback: String,
     timeout_ms: u64,
+    value_operations: bool,
     device: String,
     multiprocessors: u32,
 }
@@ -62,6 +63,11 @@ impl Hello {
             ("the timeout", format!("{} ms", self.timeout_ms), format!("{} ms", theirs.timeout_ms)),
             ("the lanes of large messages", lanes(self.large_lanes), lanes(theirs.large_lanes)),
             ("whether sentinels are used", self.sentinel.to_string(), theirs.sentinel.to_string()),
+            (
+                "whether streams can wait for words",
+                self.value_operations.to_string(),
+                theirs.value_operations.to_string(),
+            ),
         ];
         pairs.into_iter().find(|(_, ours, theirs)| ours != theirs)
     }
@@ -74,6 +80,12 @@ impl Communicator {
     ///
     /// Errors: what [`Bootstrap`] says; [`Error::PeerMismatch`] naming what differs; [`Error::NoPeerAccess`]; what the compiler says.
     pub fn connect(device: Arc<dyn Device>, bootstrap: Arc<dyn Bootstrap>, options: Options) -> Result<Self> {
+        // WHY: what fails on one rank alone, between steps that the ranks take together, is heard at once.
+        Self::bring_up(device, Arc::clone(&bootstrap), options)
+            .inspect_err(|error| bootstrap.announce_abort(&error.to_string()))
+    }
+
+    fn bring_up(device: Arc<dyn Device>, bootstrap: Arc<dyn Bootstrap>, options: Options) -> Result<Self> {
         let kind = device.properties().kind;
         let dispatcher = tables::dispatcher(&*device, bootstrap.rank(), bootstrap.world_size(), &options)?;
         let limits = options.limits.unwrap_or_else(|| {
@@ -173,6 +185,7 @@ fn agree(
         choice: options.choice.as_ref().map_or_else(|| "none".into(), Choice::to_string),
         fallback: format!("{:?}", options.fallback),
         timeout_ms: options.timeout.as_millis() as u64,
+        value_operations: device.has_value_operations(),
         device: properties.identity.clone(),
         multiprocessors: properties.multiprocessors,
     };

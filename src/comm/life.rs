@@ -17,9 +17,14 @@ impl Communicator {
     /// deadline. It ends when a peer is lost in any case.
     ///
     /// Errors: [`Error::Stalled`], [`Error::PeerLost`], [`Error::PeerMismatch`] and [`Error::Aborted`] of any operation so far; those of
-    /// the device.
+    /// the device, of which the peers are told where it is lost.
     pub fn synchronize(&self, stream: StreamHandle) -> Result<()> {
-        self.order.synchronize(stream)?;
+        // A rank whose device is lost comes to no operation any more.
+        self.order.synchronize(stream).inspect_err(|error| {
+            if error.is_of_lost_device() {
+                self.tell(error);
+            }
+        })?;
         self.status()
     }
 
@@ -59,10 +64,17 @@ impl Communicator {
         };
         state.inspect_err(|error| {
             let own = matches!(error, Error::Stalled { .. } | Error::PeerMismatch { .. });
-            if own && !self.told.swap(true, Ordering::Relaxed) {
-                self.bootstrap.announce_abort(&error.to_string());
+            if own {
+                self.tell(error);
             }
         })
+    }
+
+    /// Tells the peers why this rank gives up, once.
+    fn tell(&self, error: &Error) {
+        if !self.told.swap(true, Ordering::Relaxed) {
+            self.bootstrap.announce_abort(&error.to_string());
+        }
     }
 
     /// Queues a copy of a word into 4 bytes of device memory, on `stream` and behind the operation that was issued last: 0 where every
@@ -104,6 +116,13 @@ impl Communicator {
             Engine::Kernels(_) => self.order.mark_replays(),
             // It knows of replays itself.
             Engine::Nccl(_) => Ok(None),
+        }
+    }
+
+    fn is_within_process(&self) -> bool {
+        match &*self.engine {
+            Engine::Kernels(kernels) => kernels.is_within_process(),
+            Engine::Nccl(_) => false,
         }
     }
 
@@ -170,8 +189,10 @@ impl Drop for Communicator {
             }
         }
         let replays_ended = self.drain_replays();
-        // Peers may still load from our heap: it is theirs too (SharedBlock), so nothing is freed under them.
-        self.bootstrap.leave(LEAVE_PATIENCE);
+        // Peers may still load from our heap: it is theirs too (SharedBlock), so nothing is freed under them. WHY: within a process no wait
+        // for them is needed, and one thread may drop all ranks, one after the other.
+        let is_free_to_go = self.is_within_process() && !self.bootstrap.carries_peers();
+        self.bootstrap.leave(if is_free_to_go { Duration::ZERO } else { LEAVE_PATIENCE });
         if !replays_ended {
             tracing::warn!(
                 rank = self.rank().0,

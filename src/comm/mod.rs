@@ -223,7 +223,10 @@ impl Communicator {
     ) -> Result<()> {
         let queue = Queue { stream, has_any: Cell::new(false) };
         self.order.issue(stream, owner, || launches(&queue)).inspect_err(|error| {
-            if queue.has_any.get() && matches!(self.device.is_capturing(stream), Ok(false)) {
+            let is_in_part = || queue.has_any.get() && matches!(self.device.is_capturing(stream), Ok(false));
+            if error.is_of_lost_device() {
+                self.abort(&error.to_string());
+            } else if is_in_part() {
                 self.abort(&format!("an operation was launched in part: {error}"));
             }
         })

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::engine::Engine;
 use super::life::DRAIN_PATIENCE;
 use super::{Communicator, Operation};
+use crate::bootstrap::agree;
 use crate::device::DevicePtr;
 use crate::error::{Error, Result};
 use crate::memory::Window;
@@ -64,10 +65,10 @@ impl Communicator {
         if ended.is_err() && !self.drain(DRAIN_PATIENCE) {
             tracing::error!(rank = self.rank().0, "kernels did not end; leaking the mappings of a window");
             std::mem::forget(window);
-            return ended;
+        } else {
+            drop(window);
         }
-        drop(window);
-        ended.and_then(|()| self.bootstrap.barrier("dropping windows"))
+        agree(&*self.bootstrap, "dropping windows", ended)
     }
 
     /// Whether the window of an operation is one of this communicator's.

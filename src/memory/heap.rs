@@ -25,6 +25,8 @@ pub struct SymmetricHeap {
     blocks: Vec<SharedBlock>,
     layout: HeapLayout,
     bytes: u64,
+    /// Whether all ranks are in this process.
+    is_within_process: bool,
     _published: Published,
 }
 
@@ -67,7 +69,7 @@ impl SymmetricHeap {
         let mapped = map_peers(device, bootstrap, &own, &cards, fds);
         // A peer of this process finds our block only while we hold it: everyone maps before anyone goes on.
         let blocks = agree(bootstrap, "mapping heaps", mapped)?;
-        let heap = Self { blocks, layout, bytes, _published: published };
+        let heap = Self { blocks, layout, bytes, is_within_process: !across_processes, _published: published };
         pair_check::run(device, bootstrap, &heap)?;
         Ok(heap)
     }
@@ -84,6 +86,11 @@ impl SymmetricHeap {
     /// Where the parts lie.
     pub fn layout(&self) -> &HeapLayout {
         &self.layout
+    }
+
+    /// Whether all ranks are in this process.
+    pub fn is_within_process(&self) -> bool {
+        self.is_within_process
     }
 
     /// Bytes of device memory that this rank contributes.

@@ -4,12 +4,13 @@ use std::sync::{Arc, Barrier};
 use std::time::Instant;
 
 use myelon_ccl::bootstrap::LocalBootstrap;
-use myelon_ccl::device::Device;
+use myelon_ccl::device::{Device, DeviceKind};
 use myelon_ccl::measure::Bytes;
+use myelon_ccl::table::{LaneTable, Machine};
 use myelon_ccl::{Communicator, DType, Error, Options, Rank, ReduceOp, Result, WorldSize};
 
 use crate::rig::{SHORT, SOON, with_timeout};
-use crate::support::{devices, options, small_limits};
+use crate::support::{device_kind, devices, options, small_limits};
 
 /// Every rank below `come` connects, with options of its own.
 fn connect(come: u32, world: u32, options: impl Fn(Rank) -> Options + Sync) -> Vec<Result<Communicator>> {
@@ -67,15 +68,35 @@ fn ranks_with_different_settings_refuse_each_other_and_name_the_setting() {
     }
 }
 
+/// Rank 1 has a table for GPUs, which is refused before it says anything to anybody.
+#[test]
+fn what_stops_one_rank_alone_is_heard_by_the_others() {
+    if device_kind() == DeviceKind::Cuda {
+        return println!("skipped: of the CPU device");
+    }
+    let start = Instant::now();
+    let of_gpus = LaneTable::embedded(&Machine::of_gpus("NVIDIA H200"), WorldSize::new(2).unwrap());
+    let wrong = Options { table: Some(of_gpus.unwrap()), ..options() };
+    let outcomes = connect(2, 2, |rank| if rank == Rank(1) { wrong.clone() } else { options() });
+    let texts: Vec<_> = outcomes.into_iter().map(|outcome| outcome.unwrap_err().to_string()).collect();
+    assert!(texts[0].contains(&texts[1]), "{texts:?}");
+    assert!(start.elapsed() < SOON);
+}
+
+/// One thread drops all ranks, one after the other: none waits for the next.
+#[test]
+fn ranks_of_a_process_go_one_after_the_other() {
+    let ranks = Communicator::threads(&devices(4), &options()).unwrap();
+    let start = Instant::now();
+    drop(ranks);
+    assert!(start.elapsed() < SOON);
+}
+
 #[test]
 fn preparing_with_a_rank_that_has_left_is_an_error_that_names_it() {
     let mut ranks = Communicator::threads(&devices(2), &with_timeout(SHORT)).unwrap();
-    // A thread of its own: a rank that leaves waits a while for the others to leave too.
-    let leaving = ranks.pop().unwrap();
-    let leaving = std::thread::spawn(move || drop(leaving));
+    drop(ranks.pop());
     let staying = ranks.pop().unwrap();
     let error = staying.prepare_types(&[(DType::F32, ReduceOp::Sum)]).unwrap_err();
     assert!(error.to_string().contains("rank 1 already said goodbye"), "{error}");
-    drop(staying);
-    leaving.join().unwrap();
 }

@@ -1,36 +1,48 @@
-//! Launches that fail, on one rank.
+//! Launches that fail, and a device that is lost, on one rank.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Instant;
 
 use myelon_ccl::device::{
-    Compiler, Device, DeviceProperties, DevicePtr, EventHandle, Export, GraphHandle, HostBlock, KernelHandle, KernelImage,
-    LaunchShape, SharedBlock, StreamHandle,
+    Compiler, Device, DeviceProperties, DevicePtr, EventHandle, Export, GraphHandle, HostBlock, KernelHandle,
+    KernelImage, LaunchShape, SharedBlock, StreamHandle,
 };
 use myelon_ccl::{DType, Error, Rank, Result};
 
 use crate::rig::{ELEMENTS, SOON, on_rigs, variants, with_timeout};
 use crate::support::devices;
 
-/// A device of which one launch fails, when it is asked to.
+/// What is wrong with a device.
+#[derive(Debug, Default)]
+struct Wrong {
+    /// Launches until one fails; 0 for none that does.
+    launches: AtomicU32,
+    is_lost: AtomicBool,
+}
+
+/// A device that fails where it is asked to.
 #[derive(Debug)]
 struct Failing {
     device: Arc<dyn Device>,
-    /// Launches until then; 0 for none that fails.
-    launches: Arc<AtomicU32>,
+    wrong: Arc<Wrong>,
 }
 
-/// The devices of two ranks, and what makes a launch on that of rank 1 fail.
-fn two() -> ([Arc<dyn Device>; 2], Arc<AtomicU32>) {
+/// The devices of two ranks, and what is wrong with that of rank 1.
+fn two() -> ([Arc<dyn Device>; 2], Arc<Wrong>) {
     let [first, second] = devices(2).try_into().unwrap();
-    let launches = Arc::new(AtomicU32::new(0));
-    ([first, Arc::new(Failing { device: second, launches: Arc::clone(&launches) })], launches)
+    let wrong = Arc::new(Wrong::default());
+    ([first, Arc::new(Failing { device: second, wrong: Arc::clone(&wrong) })], wrong)
+}
+
+fn failure(call: &'static str, code: i32) -> Error {
+    Error::Driver { call, code, detail: "on purpose".into() }
 }
 
 #[test]
 fn an_operation_that_was_launched_in_part_ends_the_communicator() {
-    let (devices, launches) = two();
+    let (devices, wrong) = two();
     on_rigs(&devices, &with_timeout(10 * SOON), &variants()[0], |rig| {
         rig.works();
         if rig.rank() == Rank(0) {
@@ -39,7 +51,7 @@ fn an_operation_that_was_launched_in_part_ends_the_communicator() {
             assert!(ended.to_string().contains("launched in part"), "{ended}");
             return;
         }
-        launches.store(2, Ordering::Relaxed);
+        wrong.launches.store(2, Ordering::Relaxed);
         let error = rig.issue(ELEMENTS, DType::F32).unwrap_err();
         assert!(matches!(error, Error::Driver { .. }), "{error}");
         // Again it would be a piece ahead of the peer.
@@ -50,11 +62,11 @@ fn an_operation_that_was_launched_in_part_ends_the_communicator() {
 
 #[test]
 fn an_operation_of_which_nothing_was_launched_can_be_repeated() {
-    let (devices, launches) = two();
+    let (devices, wrong) = two();
     on_rigs(&devices, &with_timeout(10 * SOON), &variants()[0], |rig| {
         rig.works();
         if rig.rank() == Rank(1) {
-            launches.store(1, Ordering::Relaxed);
+            wrong.launches.store(1, Ordering::Relaxed);
             let error = rig.issue(ELEMENTS, DType::F32).unwrap_err();
             assert!(matches!(error, Error::Driver { .. }), "{error}");
         }
@@ -62,13 +74,32 @@ fn an_operation_of_which_nothing_was_launched_can_be_repeated() {
     });
 }
 
+#[test]
+fn a_rank_that_waits_hears_that_a_peers_device_is_lost() {
+    let (devices, wrong) = two();
+    on_rigs(&devices, &with_timeout(10 * SOON), &variants()[0], |rig| {
+        rig.works();
+        if rig.rank() == Rank(0) {
+            let began = Instant::now();
+            let told = rig.sum(ELEMENTS).unwrap_err();
+            assert!(told.is_aborted() && told.to_string().contains("on purpose"), "{told}");
+            assert!(began.elapsed() < SOON);
+        } else {
+            wrong.is_lost.store(true, Ordering::Relaxed);
+            let error = rig.communicator.synchronize(rig.stream.handle()).unwrap_err();
+            assert!(matches!(error, Error::Driver { code: 700, .. }), "{error}");
+            wrong.is_lost.store(false, Ordering::Relaxed);
+        }
+    });
+}
+
 // SAFETY of all that is unsafe here: the caller's promise is that of the device behind.
 #[allow(clippy::undocumented_unsafe_blocks, reason = "said once, above")]
 impl Device for Failing {
     unsafe fn launch(&self, kernel: KernelHandle, shape: LaunchShape, args: &[u8], stream: StreamHandle) -> Result<()> {
-        let left = self.launches.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+        let left = self.wrong.launches.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
         if left == Ok(1) {
-            return Err(Error::Driver { call: "cuLaunchKernelEx", code: 2, detail: "on purpose".into() });
+            return Err(failure("cuLaunchKernelEx", 2));
         }
         unsafe { self.device.launch(kernel, shape, args, stream) }
     }
@@ -146,6 +177,9 @@ impl Device for Failing {
         self.device.stream_is_idle(stream)
     }
     fn synchronize_stream(&self, stream: StreamHandle) -> Result<()> {
+        if self.wrong.is_lost.load(Ordering::Relaxed) {
+            return Err(failure("cuStreamSynchronize", 700));
+        }
         self.device.synchronize_stream(stream)
     }
     fn create_event(&self) -> Result<EventHandle> {

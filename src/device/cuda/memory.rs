@@ -39,9 +39,10 @@ pub(super) unsafe fn free(context: &Context, address: DevicePtr) {
 /// Owner of a [`SharedBlock`] of this device: the mapping, the address range and the memory, given back in that order.
 #[derive(Debug)]
 pub(crate) struct CudaAllocation {
-    context: Context,
     mapping: Mapping,
     physical: Physical,
+    // Last: the others need it.
+    context: Context,
 }
 
 impl Drop for CudaAllocation {
@@ -102,7 +103,7 @@ fn map(context: &Context, physical: Physical, bytes: usize) -> Result<CudaAlloca
     unsafe { driver_call!(cuMemMap(range.address, bytes, 0, physical.0, 0)) }?;
     let mapping = Mapping { range, reached_by: Mutex::default() };
     mapping.grant(context)?;
-    Ok(CudaAllocation { context: context.clone(), mapping, physical })
+    Ok(CudaAllocation { mapping, physical, context: context.clone() })
 }
 
 fn shared_block(allocation: CudaAllocation, bytes: u64) -> SharedBlock {
