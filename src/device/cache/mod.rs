@@ -9,6 +9,7 @@ mod directory;
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::sync::Once;
 use std::time::{Duration, Instant};
 
 use fs4::fs_std::FileExt;
@@ -42,6 +43,8 @@ pub fn compile_cached(compiler: &dyn Compiler, source: &KernelSource) -> Result<
 pub struct Cache {
     directory: PathBuf,
     lock_deadline: Duration,
+    /// As `FileExt::try_lock_exclusive`.
+    try_lock: fn(&File) -> std::io::Result<bool>,
 }
 
 /// What a compiled file is; stored beside it.
@@ -61,7 +64,7 @@ impl Cache {
     /// Errors: [`Error::Config`] when the directory cannot be made, or when the temporary one belongs to or can be
     /// written by somebody else: what lies in it gets executed.
     pub fn of_user() -> Result<Self> {
-        Ok(Self { directory: directory::of_user()?, lock_deadline: LOCK_DEADLINE })
+        Ok(Self { directory: directory::of_user()?, lock_deadline: LOCK_DEADLINE, try_lock: File::try_lock_exclusive })
     }
 
     /// The cache in `directory`, which is made if need be, readable by its owner alone.
@@ -70,7 +73,7 @@ impl Cache {
     pub fn at(directory: impl Into<PathBuf>) -> Result<Self> {
         let directory = directory.into();
         directory::make(&directory)?;
-        Ok(Self { directory, lock_deadline: LOCK_DEADLINE })
+        Ok(Self { directory, lock_deadline: LOCK_DEADLINE, try_lock: File::try_lock_exclusive })
     }
 
     /// Where the files lie.
@@ -102,7 +105,7 @@ impl Cache {
         let lock = options.create(true).truncate(false).write(true).open(&entry.lock);
         let lock = lock.map_err(|error| directory::unusable(&self.directory, &error))?;
         loop {
-            let locked = lock.try_lock_exclusive().map_err(|e| Error::at_path("locking", &entry.lock, e))?;
+            let locked = (self.try_lock)(&lock).unwrap_or_else(|error| self.without_lock(&error));
             // ORDER: looked at after the lock was tried, so whoever gets the lock sees what its last holder wrote.
             if entry.is_valid() {
                 return Ok(None);
@@ -123,7 +126,20 @@ impl Cache {
         }
     }
 
-    /// Compiles into an entry. The caller holds its lock.
+    /// Goes on as if the lock was held. It saves work and no more: drafts have names of their own, and whole files are renamed.
+    fn without_lock(&self, error: &std::io::Error) -> bool {
+        static SAID: Once = Once::new();
+        SAID.call_once(|| {
+            tracing::warn!(
+                "{} has no locks ({error}): each process compiles for itself, unless {DIRECTORY_VARIABLE} names a directory \
+                 on a file system that has",
+                self.directory.display()
+            );
+        });
+        true
+    }
+
+    /// Compiles into an entry. The caller holds its lock, where there are locks.
     fn fill(&self, entry: &Entry, compiler: &dyn Compiler, source: &KernelSource) -> Result<()> {
         // Names that nobody else writes even where a network file system grants the lock twice. Both files are
         // deleted when the compile fails; what a crash leaves behind keeps a name that nothing looks for.
@@ -286,6 +302,21 @@ mod tests {
         assert_eq!(compiler.compiles.load(Ordering::Relaxed), 2);
         let left: Vec<_> = fs::read_dir(cache.directory()).unwrap().map(|entry| entry.unwrap().path()).collect();
         assert!(left.iter().all(|path| path.extension().is_some_and(|ending| ending == "lock")), "{left:?}");
+    }
+
+    #[test]
+    fn where_there_are_no_locks_everybody_compiles() {
+        let (_directory, mut cache) = new_cache();
+        cache.try_lock = |_| Err(std::io::ErrorKind::Unsupported.into());
+        let compiler = CountingCompiler::default();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    let image = cache.compile(&compiler, &kernel("text")).unwrap();
+                    assert_eq!(fs::read_to_string(image.path).unwrap(), "text");
+                });
+            }
+        });
     }
 
     #[test]
