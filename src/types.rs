@@ -237,6 +237,11 @@ impl DType {
         matches!(self, Self::E4m3 | Self::E5m2)
     }
 
+    /// Whether sums of a few ordinary values may exceed it.
+    pub(crate) const fn has_narrow_range(self) -> bool {
+        matches!(self, Self::F16 | Self::E4m3 | Self::E5m2)
+    }
+
     /// The unsigned type of the same size, for an integer; else the type itself.
     pub(crate) const fn unsigned(self) -> Self {
         match self {

@@ -135,6 +135,34 @@ fn the_two_halves_of_an_all_reduce() {
     });
 }
 
+/// The sum of three of them is more than f16 holds.
+#[test]
+fn averages_of_f16_do_not_overflow_on_their_way() {
+    // 30000.
+    const VALUE: u16 = 0x7753;
+    on_ranks(4, &options(), |communicator| {
+        let rig = Rig::new(communicator);
+        let (world, stream) = (rig.communicator.world_size(), rig.stream.handle());
+        for collective in [Collective::AllReduce, Collective::ReduceScatter] {
+            let (dtype, op) = (DType::F16, ReduceOp::Avg);
+            let is_one_part = collective == Collective::ReduceScatter;
+            for variant in variants_of(collective).into_iter().filter(|it| it.supports(dtype, op, world).is_ok()) {
+                rig.parts.upload(&VALUE.to_le_bytes().repeat(rig.parts.bytes() as usize / 2), &rig.stream).unwrap();
+                let count = rig.parts.bytes() / 2 / if is_one_part { u64::from(rig.world()) } else { 1 };
+                let input = rig.parts.address();
+                let output = if is_one_part { rig.part.address() } else { input };
+                let call = Call { collective, input, output, count, dtype, op, root: Rank(0) };
+                // SAFETY: the rig's buffers hold so many elements and outlive its stream's work.
+                unsafe { rig.communicator.call_as(&Choice::of(&variant), &call, stream) }.unwrap();
+                rig.synchronize().unwrap();
+                let mut seen = vec![0; 2 * count as usize];
+                if is_one_part { &rig.part } else { &rig.parts }.download(&mut seen, &rig.stream).unwrap();
+                assert!(seen.chunks_exact(2).all(|bytes| bytes == VALUE.to_le_bytes()), "{}", variant.name);
+            }
+        }
+    });
+}
+
 /// Every type of each collective at sizes around what a step holds, each on one world size; on all with MYELON_TEST_FULL=1.
 #[test]
 fn every_type_on_every_world_size() {
@@ -142,7 +170,7 @@ fn every_type_on_every_world_size() {
     let full = std::env::var("MYELON_TEST_FULL").is_ok_and(|value| value == "1");
     for ranks in asked_ranks().map_or(1..=8, |ranks| ranks..=ranks) {
         on_ranks(ranks, &options(), |communicator| {
-            let rank = communicator.rank();
+            let (rank, world) = (communicator.rank(), communicator.world_size());
             let bench = Bench::new(communicator, MOST_BYTES + 64);
             let mut random = Random(u64::from(ranks) + 40);
             let mut own = Random(random.next() ^ u64::from(rank.0));
@@ -152,7 +180,9 @@ fn every_type_on_every_world_size() {
                 // What has an operator has one of them for each type and world size, in turn.
                 let op = ReduceOp::ALL[(place + ranks as usize) % ReduceOp::ALL.len()];
                 for collective in &Collective::ALL[1..] {
-                    for variant in variants_of(*collective).into_iter().filter(|it| it.supports(dtype, op).is_ok()) {
+                    for variant in
+                        variants_of(*collective).into_iter().filter(|it| it.supports(dtype, op, world).is_ok())
+                    {
                         let most = MOST_BYTES / dtype.size_bytes() as u64;
                         for count in [0, u64::from(ranks), random.below(300), random.below(most), most] {
                             let request = Request { count, dtype, op, registered: false };

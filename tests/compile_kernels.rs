@@ -33,8 +33,9 @@ fn sources(arch: &str) -> Vec<(KernelSource, bool)> {
             let smallest = if dtype == DType::F32 && op == ReduceOp::Sum { 2 } else { 8 };
             for ranks in if full { 1..=8 } else { smallest..=8 }.step_by(if full { 1 } else { 6 }) {
                 let world_size = WorldSize::new(ranks).unwrap();
-                let fits =
-                    |variant: &&Arc<VariantSpec>| variant.supports(dtype, op).is_ok() && variant.runs_on(arch).is_ok();
+                let fits = |variant: &&Arc<VariantSpec>| {
+                    variant.supports(dtype, op, world_size).is_ok() && variant.runs_on(arch).is_ok()
+                };
                 for variant in Manifest::embedded().all().filter(fits) {
                     for sentinel in [true, false] {
                         let (layout, _) = HeapLimits::of(DeviceKind::Cuda, world_size).layout(world_size).unwrap();

@@ -114,13 +114,13 @@ impl Surroundings for Here {
         &self,
         variant: &str,
         device: DeviceKind,
-        _ranks: WorldSize,
+        ranks: WorldSize,
         dtype: DType,
         op: ReduceOp,
     ) -> Option<String> {
         let arch = self.arch_of(device);
         let supported = Manifest::embedded().get(variant).and_then(|spec| {
-            spec.supports(dtype, op)?;
+            spec.supports(dtype, op, ranks)?;
             arch.map_or(Ok(()), |arch| spec.runs_on(arch))
         });
         let message = supported.err()?.to_string();
@@ -167,9 +167,12 @@ mod tests {
             for &dtype in DType::ALL {
                 for &op in ReduceOp::ALL {
                     let refusal = here.refusal(&spec.name, DeviceKind::Cpu, ranks, dtype, op);
-                    assert_eq!(refusal.is_none(), spec.supports(dtype, op).is_ok());
+                    assert_eq!(refusal.is_none(), spec.supports(dtype, op, ranks).is_ok());
                     let refusal = here.refusal(&spec.name, DeviceKind::Cuda, ranks, dtype, op);
-                    assert_eq!(refusal.is_none(), spec.supports(dtype, op).is_ok() && spec.runs_on("sm_80").is_ok());
+                    assert_eq!(
+                        refusal.is_none(),
+                        spec.supports(dtype, op, ranks).is_ok() && spec.runs_on("sm_80").is_ok()
+                    );
                     assert!(refusal.is_none_or(|why| !why.contains(&spec.name)), "the caller names the variant");
                 }
             }

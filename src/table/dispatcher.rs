@@ -103,7 +103,7 @@ impl Dispatcher {
     pub fn choose_of(&self, collective: Collective, request: &Request) -> Result<Decision<'_>> {
         if let Some(choice) = &self.forced
             && choice.variant.collective == collective
-            && choice.variant.supports(request.dtype, request.op).is_ok()
+            && choice.variant.supports(request.dtype, request.op, self.ranks).is_ok()
         {
             return Ok(Decision { choice, origin: Origin::Forced });
         }
@@ -114,7 +114,9 @@ impl Dispatcher {
             let is_trusted = |row: &Row| self.trusts_all || row.choice.variant.is_trusted_on(&self.arch);
             let is_possible = |row: &Row| request.registered || !row.choice.shape.is_direct();
             let serves = |row: &&Row| {
-                is_trusted(row) && is_possible(row) && row.choice.variant.supports(request.dtype, request.op).is_ok()
+                is_trusted(row)
+                    && is_possible(row)
+                    && row.choice.variant.supports(request.dtype, request.op, self.ranks).is_ok()
             };
             if let Some(row) = row.filter(serves) {
                 return Ok(Decision { choice: &row.choice, origin: Origin::Table(table, row) });
@@ -158,7 +160,7 @@ impl Dispatcher {
         if decision.choice.variant.buckets {
             return Ok(Some(decision));
         }
-        let supports = |choice: &&Choice| choice.variant.supports(request.dtype, request.op).is_ok();
+        let supports = |choice: &&Choice| choice.variant.supports(request.dtype, request.op, self.ranks).is_ok();
         let last = self.for_buckets.iter().rev().find(supports);
         Ok(last.map(|choice| Decision { choice, origin: Origin::Manifest }))
     }

@@ -138,9 +138,12 @@ impl Rule {
                 && (!row.choice.shape.is_direct() || request.registered)
         };
         let mut numbered = (1..).zip(&self.rows).filter(|(_, row)| fits(row));
-        numbered.find(|(_, row)| row.choice.serves(arch, request)).map(|(place, row)| (&row.choice, place)).ok_or_else(
-            || Error::unsupported(format!("no variant of {collective} serves {} {}", request.dtype, request.op)),
-        )
+        numbered
+            .find(|(_, row)| row.choice.serves(arch, world_size, request))
+            .map(|(place, row)| (&row.choice, place))
+            .ok_or_else(|| {
+                Error::unsupported(format!("no variant of {collective} serves {} {}", request.dtype, request.op))
+            })
     }
 }
 

@@ -112,13 +112,22 @@ impl VariantSpec {
         )))
     }
 
-    /// Whether it has a kernel for this pair; the reason if not.
-    pub fn supports(&self, dtype: DType, op: ReduceOp) -> Result<()> {
+    /// Whether it has a kernel for this pair, over so many ranks; the reason if not.
+    pub fn supports(&self, dtype: DType, op: ReduceOp, ranks: WorldSize) -> Result<()> {
         if !self.dtypes.has(dtype, |dtype| !dtype.is_fp8()) {
             return Err(Error::unsupported(format!("variant {} does not support {dtype}", self.name)));
         }
         if !self.operators.has(op, |_| true) {
             return Err(Error::unsupported(format!("variant {} does not support {op}", self.name)));
+        }
+        // Over two ranks no sum is handed on.
+        let hands_on_sums = self.rounding == Rounding::PerHop && op == ReduceOp::Avg && ranks.get() > 2;
+        if hands_on_sums && dtype.has_narrow_range() {
+            return Err(Error::unsupported(format!(
+                "variant {} does not average {dtype} over more than two ranks: it hands on sums as {dtype}, which overflow where \
+                 the average does not",
+                self.name
+            )));
         }
         Ok(())
     }
@@ -273,6 +282,21 @@ mod tests {
         }
         let message = manifest.get("ring").unwrap().implements(Collective::Broadcast).unwrap_err().to_string();
         assert!(message.contains("ring is one of all_reduce") && message.contains("signal_broadcast"), "{message}");
+    }
+
+    #[test]
+    fn averages_that_could_overflow_on_their_way_are_refused_alone() {
+        let supports = |name: &str, dtype, op, ranks| {
+            Manifest::embedded().get(name).unwrap().supports(dtype, op, WorldSize::new(ranks).unwrap())
+        };
+        for ring in ["ring", "ring_copy_engine", "ring_reduce_scatter"] {
+            let message = supports(ring, DType::F16, ReduceOp::Avg, 3).unwrap_err().to_string();
+            assert!(message.contains("average f16 over more than two ranks"), "{message}");
+            supports(ring, DType::F16, ReduceOp::Avg, 2).unwrap();
+            supports(ring, DType::F16, ReduceOp::Sum, 8).unwrap();
+            supports(ring, DType::Bf16, ReduceOp::Avg, 8).unwrap();
+        }
+        supports("signal_two_shot", DType::F16, ReduceOp::Avg, 8).unwrap();
     }
 
     #[test]

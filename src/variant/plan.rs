@@ -51,7 +51,7 @@ impl Plan {
         if request.bytes() >= 1 << 47 {
             return Err(Error::invalid(format!("{} elements of {} exceed any memory", request.count, request.dtype)));
         }
-        spec.supports(request.dtype, request.op)?;
+        spec.supports(request.dtype, request.op, terrain.world_size)?;
         spec.runs_on(terrain.arch)?;
         let (dtype, op) = spec.collective.compiled_for(request.dtype, request.op);
         dtype_runs_on(dtype, terrain.arch)?;

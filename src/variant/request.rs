@@ -6,7 +6,7 @@ use super::manifest::VariantSpec;
 use super::parameters::Parameters;
 use super::shape::Shape;
 use crate::error::{Error, Result};
-use crate::types::{DType, Output, ReduceOp};
+use crate::types::{DType, Output, ReduceOp, WorldSize};
 
 /// What is to be reduced. Equal on all ranks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -59,9 +59,9 @@ impl Choice {
         Self { variant: Arc::clone(variant), shape: Shape::default() }
     }
 
-    /// Whether `auto` may take it for a request on this architecture.
-    pub fn serves(&self, arch: &str, request: &Request) -> bool {
-        self.variant.is_trusted_on(arch) && self.variant.supports(request.dtype, request.op).is_ok()
+    /// Whether `auto` may take it for a request of so many ranks on this architecture.
+    pub fn serves(&self, arch: &str, ranks: WorldSize, request: &Request) -> bool {
+        self.variant.is_trusted_on(arch) && self.variant.supports(request.dtype, request.op, ranks).is_ok()
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use myelon_ccl::memory::HeapLimits;
 use myelon_ccl::variant::{Choice, LARGE_BYTES, Lanes, Manifest, Request, Shape, VariantSpec, dtype_runs_on};
-use myelon_ccl::{Communicator, DType, Options, Output, ReduceOp};
+use myelon_ccl::{Communicator, DType, Options, Output, ReduceOp, WorldSize};
 
 use support::group::{self, Group};
 use support::{
@@ -59,7 +59,8 @@ fn pairs_for(ranks: u32) -> Vec<(DType, ReduceOp)> {
 }
 
 /// Operations of every kind, which follow from `seed`.
-fn drawn(pairs: &[(DType, ReduceOp)], operations: u64, seed: u64) -> Vec<Operation> {
+fn drawn(pairs: &[(DType, ReduceOp)], ranks: u32, operations: u64, seed: u64) -> Vec<Operation> {
+    let world = WorldSize::new(ranks).unwrap();
     let variants = variants_of_all();
     let mut random = Random(seed);
     let mut drawn = Vec::new();
@@ -69,7 +70,7 @@ fn drawn(pairs: &[(DType, ReduceOp)], operations: u64, seed: u64) -> Vec<Operati
         let request = Request { count: count(&mut random, dtype), dtype, op, registered: false };
         let shape = shape(&mut random, variant, &request);
         let (in_place, seed) = (random.below(2) == 0, random.next());
-        if variant.supports(dtype, op).is_ok() {
+        if variant.supports(dtype, op, world).is_ok() {
             drawn.push(Operation { choice: Choice { variant: Arc::clone(variant), shape }, request, in_place, seed });
         }
     }
@@ -90,7 +91,7 @@ fn sequence(bench: &Bench, operations: &[Operation], seed: u64) -> Vec<u64> {
 #[test]
 fn two_thousand_operations_in_sequence() {
     let ranks = asked_ranks().unwrap_or(3);
-    let operations = drawn(&pairs(), 2000, 1);
+    let operations = drawn(&pairs(), ranks, 2000, 1);
     let hashes = on_ranks(ranks, &options(), |communicator| {
         let bench = Bench::new(communicator, MOST_BYTES);
         bench.prepare(&operations);
@@ -103,7 +104,7 @@ fn two_thousand_operations_in_sequence() {
 fn sequence_on_every_world_size() {
     for ranks in asked_ranks().map_or(1..=8, |ranks| ranks..=ranks) {
         let seed = u64::from(ranks) + 100;
-        let operations = drawn(&pairs_for(ranks), 30, seed);
+        let operations = drawn(&pairs_for(ranks), ranks, 30, seed);
         let hashes = on_ranks(ranks, &options(), |communicator| {
             sequence(&Bench::new(communicator, MOST_BYTES), &operations, seed)
         });
@@ -224,7 +225,7 @@ fn sequence_over_processes() {
 #[test]
 fn rank_of_a_sequence() {
     if let Some(communicator) = group::join(options()) {
-        let pairs = pairs_for(communicator.world_size().get());
-        sequence(&Bench::shared(communicator, MOST_BYTES), &drawn(&pairs, 200, 9), 9);
+        let ranks = communicator.world_size().get();
+        sequence(&Bench::shared(communicator, MOST_BYTES), &drawn(&pairs_for(ranks), ranks, 200, 9), 9);
     }
 }

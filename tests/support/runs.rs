@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Barrier};
 
 use myelon_ccl::variant::{Choice, Lanes, Request, Shape, VariantSpec};
-use myelon_ccl::{DType, Launching, Options, Output, ReduceOp};
+use myelon_ccl::{DType, Launching, Options, Output, ReduceOp, WorldSize};
 use serde::Deserialize;
 
 use super::endings::Ending;
@@ -75,6 +75,7 @@ impl Run {
         limits.slot_bytes = self.cell_bytes.unwrap_or(limits.slot_bytes);
         let timeout = Options::from_env().unwrap().timeout;
         let options = Options { timeout, limits: Some(limits), ..options() };
+        let world = WorldSize::new(self.ranks).unwrap();
         let hosts = Barrier::new(self.ranks as usize);
         let hashes = on_ranks(self.ranks, &options, |communicator| {
             let rank = communicator.rank();
@@ -94,7 +95,7 @@ impl Run {
                 let (launch, output) = (self.launch.or(shape.launch), self.output.or(shape.output));
                 let shape = Shape { launch, output, ..shape };
                 let (in_place, seed) = (random.below(2) == 0, random.next());
-                if variant.supports(dtype, op).is_err() {
+                if variant.supports(dtype, op, world).is_err() {
                     continue;
                 }
                 let choice = Choice { variant: Arc::clone(variant), shape };
