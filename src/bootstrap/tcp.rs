@@ -1,27 +1,23 @@
 //! One rank's end of the rendezvous: a blocking face over one TCP connection that a thread of its own drives.
 
+mod connection;
+
 use std::fmt;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::mpsc::RecvTimeoutError;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::net::TcpStream;
 use tokio::sync::mpsc;
-use tokio::time::timeout;
 
-use super::connect::{Connection, Meeting, connect};
-use super::events::Events;
-use super::frames::{FrameError, read_message};
-use super::handshake::Session;
-use super::peers::Peers;
-use super::rounds::Failure;
-use super::server::{RendezvousServer, write_all};
+use super::connect::{Meeting, connect};
+use super::server::RendezvousServer;
 use super::tcp_options::TcpOptions;
 use super::wire::Message;
 use super::{Bootstrap, Listener, UniqueId, check_contribution, cut_detail, fds, split};
 use crate::error::{Error, Result};
 use crate::types::{Rank, WorldSize};
+use connection::{Shared, drive};
 
 /// How long an answer of the server may take beyond the deadline it keeps for a rank.
 const ANSWER_GRACE: Duration = Duration::from_secs(1);
@@ -39,25 +35,6 @@ pub struct TcpBootstrap {
     outgoing: Option<mpsc::UnboundedSender<Message>>,
     /// Kept for as long as this rank.
     server: Option<RendezvousServer>,
-}
-
-/// What the connection's thread and the callers share.
-struct Shared {
-    rank: Rank,
-    world: WorldSize,
-    state: Mutex<State>,
-    changed: Condvar,
-    events: Events,
-}
-
-struct State {
-    peers: Peers,
-    /// Answer to the running all-gather, or the failure of all rounds.
-    outcome: Option<Result<Vec<Vec<u8>>, Failure>>,
-    /// Rank whose process the server lives in.
-    host: Rank,
-    /// The connection's thread is done.
-    finished: bool,
 }
 
 impl TcpBootstrap {
@@ -93,13 +70,7 @@ impl TcpBootstrap {
         }
         let options = options.checked()?;
         let entered = Instant::now();
-        let shared = Arc::new(Shared {
-            rank,
-            world,
-            state: Mutex::new(State { peers: Peers::new(world), outcome: None, host: Rank(0), finished: false }),
-            changed: Condvar::new(),
-            events: Events::default(),
-        });
+        let shared = Arc::new(Shared::new(rank, world));
         let (outgoing, messages) = mpsc::unbounded_channel();
         let (started, outcome) = std::sync::mpsc::sync_channel(1);
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -270,90 +241,6 @@ impl fmt::Debug for TcpBootstrap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Shared { rank, world, .. } = &*self.shared;
         f.debug_struct("TcpBootstrap").field("rank", rank).field("world", world).finish_non_exhaustive()
-    }
-}
-
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // WHY: nothing under this lock panics half-way through a change, so a poisoned state is still whole.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Takes in what the server says. False: it broke the protocol.
-    fn receive(&self, message: Message) -> bool {
-        let mut state = self.lock();
-        let named = match &message {
-            Message::Lost { rank, .. }
-            | Message::Aborted { rank, .. }
-            | Message::Left { rank }
-            | Message::HostedBy { rank } => rank.0 < self.world.get(),
-            Message::Gathered { parts } => parts.len() == self.world.get() as usize,
-            _ => true,
-        };
-        if !named {
-            return false;
-        }
-        let mut event = None;
-        match message {
-            Message::Ping => {}
-            Message::Gathered { parts } => state.outcome = Some(Ok(parts)),
-            Message::RoundFailed { failure } => state.outcome = Some(Err(failure)),
-            Message::Lost { rank, detail } => event = state.peers.lost(rank, &detail),
-            Message::Aborted { rank, detail } => event = Some(state.peers.aborted(rank, &detail)),
-            Message::Left { rank } => event = state.peers.left(rank),
-            Message::HostedBy { rank } => state.host = rank,
-            _ => return false,
-        }
-        drop(state);
-        self.changed.notify_all();
-        if let Some(event) = event {
-            self.events.emit(event);
-        }
-        true
-    }
-
-    /// The connection ended: the host is lost, unless it said goodbye.
-    fn server_gone(&self, detail: &str) {
-        let mut state = self.lock();
-        let host = state.host;
-        let event =
-            if host == self.rank || state.peers.has_left(self.rank) { None } else { state.peers.lost(host, detail) };
-        state.peers.closed("the rendezvous server has ended");
-        drop(state);
-        self.changed.notify_all();
-        if let Some(event) = event {
-            self.events.emit(event);
-        }
-    }
-}
-
-/// Carries messages both ways until the connection or the bootstrap ends.
-async fn drive(connection: Connection, shared: &Shared, messages: mpsc::UnboundedReceiver<Message>) {
-    let Connection { stream, session: Session { mut send, mut receive }, silence } = connection;
-    let silence = silence.max(TcpOptions::SHORTEST_SILENCE);
-    let (mut reader, mut writer) = TcpStream::into_split(stream);
-    let reading = async {
-        loop {
-            match timeout(silence, read_message(&mut reader, Some(&mut receive))).await {
-                Ok(Ok(message)) => {
-                    if !shared.receive(message) {
-                        return "the rendezvous server broke the protocol".to_owned();
-                    }
-                }
-                Ok(Err(FrameError::Closed)) => return "its process, which hosts the rendezvous, has ended".into(),
-                Ok(Err(error)) => return format!("the connection to the rendezvous in its process failed: {error}"),
-                Err(_) => {
-                    return format!(
-                        "not responding: the rendezvous in its process was silent for {:.1} s",
-                        silence.as_secs_f64()
-                    );
-                }
-            }
-        }
-    };
-    tokio::select! {
-        detail = reading => shared.server_gone(&detail),
-        () = write_all(&mut writer, &mut send, messages, silence) => {}
     }
 }
 
