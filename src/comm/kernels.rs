@@ -68,7 +68,14 @@ impl KernelTable {
             }
         }
         bootstrap.barrier("preparing kernels")?;
-        let loaded = agree(bootstrap, "kernels prepared", load_all(device, &missing, self.sharers))?;
+        let mut loaded = agree(bootstrap, "kernels prepared", load_all(device, &missing, self.sharers))?;
+        // What one device has no room for is refused on all ranks. All load the same kernels in the same order.
+        let lanes: Vec<u8> = loaded.iter().flat_map(|(_, own)| own.most_lanes.to_le_bytes()).collect();
+        for theirs in bootstrap.all_gather("lanes that fit", &lanes)? {
+            for ((_, own), theirs) in loaded.iter_mut().zip(theirs.chunks_exact(4)) {
+                own.most_lanes = own.most_lanes.min(u32::from_le_bytes(theirs.try_into().expect("four bytes")));
+            }
+        }
         if !loaded.is_empty() {
             self.kernels.rcu(|before| {
                 let mut after = HashMap::clone(before);
