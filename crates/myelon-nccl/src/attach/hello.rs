@@ -165,11 +165,14 @@ pub(super) fn all_well(frames: &[Vec<u8>]) -> Result<(), String> {
     Ok(())
 }
 
-/// Host name and boot: the name alone may repeat over machines, the boot over containers.
+/// Host name, boot and network: the name alone may repeat over machines, the boot over containers, and containers that have both alike
+/// may each have a loopback device of its own.
 fn host() -> String {
     let read =
         |path: &str| std::fs::read_to_string(path).unwrap_or_default().trim().chars().take(64).collect::<String>();
-    format!("{} {}", read("/proc/sys/kernel/hostname"), read("/proc/sys/kernel/random/boot_id"))
+    let network = std::fs::read_link("/proc/self/ns/net").unwrap_or_default();
+    let (name, boot) = (read("/proc/sys/kernel/hostname"), read("/proc/sys/kernel/random/boot_id"));
+    format!("{name} {boot} {}", network.display())
 }
 
 fn thread() -> u64 {
@@ -230,6 +233,11 @@ mod tests {
             let why = refusal(change);
             assert!(why.contains(words), "{why}");
         }
+    }
+
+    #[test]
+    fn a_network_of_its_own_is_another_host() {
+        assert!(host().contains(" net:["), "{}", host());
     }
 
     #[test]
