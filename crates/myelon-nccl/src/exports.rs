@@ -18,12 +18,25 @@ pub extern "C" fn ncclMyelonVersion() -> *const c_char {
     concat!(env!("CARGO_PKG_VERSION"), "\0").as_ptr().cast()
 }
 
-/// Whether a new communicator blocks, in the order in which NCCL asks: its environment, the configuration, the communicator that it is
-/// made of.
+/// What a new communicator is made of.
+#[derive(Clone, Copy)]
+enum Origin {
+    /// Ranks that had none, by their unique id.
+    Nothing,
+    /// A part of this one.
+    Parent(Comm),
+    /// This one and new ranks, which have null.
+    Grown(Comm),
+}
+
+/// Whether a new communicator blocks, and its handle is there when the call that makes it has returned. Asked behind that call: NCCL's
+/// first one puts the settings of its files into the environment.
+///
+/// In the order in which NCCL asks: its environment, the configuration, the communicator that it is made of.
 ///
 /// # Safety
 /// As [`blocking_of`].
-unsafe fn blocks(config: *const c_void, parent: Comm) -> bool {
+unsafe fn blocks(config: *const c_void, origin: Origin) -> bool {
     let environment = match std::env::var("NCCL_COMM_BLOCKING").as_deref() {
         Ok("0") => Some(false),
         Ok("1") => Some(true),
@@ -32,33 +45,50 @@ unsafe fn blocks(config: *const c_void, parent: Comm) -> bool {
     // SAFETY: the caller's promise.
     let said = environment.or_else(|| unsafe { blocking_of(config) });
     // Those that block are known here, every one of them.
-    said.unwrap_or_else(|| parent.is_null() || communicators::find(parent).is_some())
+    let is_known = |comm| communicators::find(comm).is_some();
+    match origin {
+        Origin::Nothing => said.unwrap_or(true),
+        // NCCL makes parts as the parent does everything: of one that does not block the handle comes later, whatever the part will do.
+        Origin::Parent(parent) => said.unwrap_or(true) && is_known(parent),
+        Origin::Grown(parent) => said.unwrap_or_else(|| parent.is_null() || is_known(parent)),
+    }
 }
 
-/// What follows the making of a communicator: at once, or at the end of the group.
-fn made(code: c_int, comm: *mut Comm, blocking: bool) -> c_int {
-    log::report_at_exit();
-    if !blocking {
-        log::communicator("that does not block, or is made of one that is not known here: forwarded".into());
-        return code;
+/// The call that makes a communicator, and what follows: at once, or at the end of the group.
+///
+/// # Safety
+/// As [`blocking_of`].
+unsafe fn make(comm: *mut Comm, config: *const c_void, origin: Origin, forward: impl FnOnce() -> c_int) -> c_int {
+    if is_inside() {
+        return forward();
     }
-    if code != SUCCESS {
-        return code;
-    }
-    if group::is_open() {
-        group::will_make(comm);
-        return code;
-    }
-    attach::several(&[comm])
+    no_panic(|| {
+        let code = forward();
+        log::report_at_exit();
+        let is_grouped = group::is_open();
+        if is_grouped {
+            group::answered(code);
+        }
+        // SAFETY: the caller's promise.
+        if !unsafe { blocks(config, origin) } {
+            log::communicator("that does not block, or is made of one that is not known here: forwarded".into());
+            return code;
+        }
+        match code {
+            SUCCESS if is_grouped => group::will_make(comm),
+            SUCCESS => return attach::several(&[comm]),
+            _ => (),
+        }
+        code
+    })
 }
 
 /// As NCCL's; the ranks then agree on whether Myelon takes part.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ncclCommInitRank(comm: *mut Comm, nranks: c_int, id: UniqueId, rank: c_int) -> c_int {
-    // SAFETY: no configuration.
-    let blocking = unsafe { blocks(std::ptr::null(), std::ptr::null_mut()) };
     let forward = || call_real!(ncclCommInitRank(comm, nranks, id, rank));
-    if is_inside() { forward() } else { no_panic(|| made(forward(), comm, blocking)) }
+    // SAFETY: no configuration.
+    unsafe { make(comm, std::ptr::null(), Origin::Nothing, forward) }
 }
 
 /// As [`ncclCommInitRank`].
@@ -70,10 +100,9 @@ pub unsafe extern "C" fn ncclCommInitRankConfig(
     rank: c_int,
     config: *mut c_void,
 ) -> c_int {
-    // SAFETY: a configuration of NCCL's, or null.
-    let blocking = unsafe { blocks(config, std::ptr::null_mut()) };
     let forward = || call_real!(ncclCommInitRankConfig(comm, nranks, id, rank, config));
-    if is_inside() { forward() } else { no_panic(|| made(forward(), comm, blocking)) }
+    // SAFETY: a configuration of NCCL's, or null.
+    unsafe { make(comm, config, Origin::Nothing, forward) }
 }
 
 /// As [`ncclCommInitRank`].
@@ -86,10 +115,9 @@ pub unsafe extern "C" fn ncclCommInitRankScalable(
     ids: *mut UniqueId,
     config: *mut c_void,
 ) -> c_int {
-    // SAFETY: as above.
-    let blocking = unsafe { blocks(config, std::ptr::null_mut()) };
     let forward = || call_real!(ncclCommInitRankScalable(comm, nranks, rank, ids_count, ids, config));
-    if is_inside() { forward() } else { no_panic(|| made(forward(), comm, blocking)) }
+    // SAFETY: as above.
+    unsafe { make(comm, config, Origin::Nothing, forward) }
 }
 
 /// As NCCL's. One thread drives all ranks, so Myelon takes no part.
@@ -100,8 +128,8 @@ pub unsafe extern "C" fn ncclCommInitAll(comms: *mut Comm, ndev: c_int, devlist:
         return forward();
     }
     no_panic(|| {
-        log::report_at_exit();
         let code = forward();
+        log::report_at_exit();
         if code == SUCCESS {
             for rank in 0..ndev.max(0) as usize {
                 // SAFETY: NCCL has just written so many handles there.
@@ -122,10 +150,9 @@ pub unsafe extern "C" fn ncclCommSplit(
     newcomm: *mut Comm,
     config: *mut c_void,
 ) -> c_int {
-    // SAFETY: as above.
-    let blocking = unsafe { blocks(config, comm) };
     let forward = || call_real!(ncclCommSplit(comm, color, key, newcomm, config));
-    if is_inside() { forward() } else { no_panic(|| made(forward(), newcomm, blocking)) }
+    // SAFETY: as above.
+    unsafe { make(newcomm, config, Origin::Parent(comm), forward) }
 }
 
 /// As [`ncclCommInitRank`], for the ranks that are left. Told to abort, it ends Myelon's waits as well, on all ranks.
@@ -138,18 +165,12 @@ pub unsafe extern "C" fn ncclCommShrink(
     config: *mut c_void,
     flags: c_int,
 ) -> c_int {
-    // SAFETY: as above.
-    let blocking = unsafe { blocks(config, comm) };
     let forward = || call_real!(ncclCommShrink(comm, exclude, exclude_count, newcomm, config, flags));
-    if is_inside() {
-        return forward();
+    if !is_inside() && flags & SHRINK_ABORT != 0 && real().is_ok_and(|real| real.ncclCommShrink.is_some()) {
+        no_panic(|| ending::stop(comm, "ncclCommShrink was told to abort"));
     }
-    no_panic(|| {
-        if flags & SHRINK_ABORT != 0 && real().is_ok_and(|real| real.ncclCommShrink.is_some()) {
-            ending::stop(comm, "ncclCommShrink was told to abort");
-        }
-        made(forward(), newcomm, blocking)
-    })
+    // SAFETY: as above.
+    unsafe { make(newcomm, config, Origin::Parent(comm), forward) }
 }
 
 /// As [`ncclCommInitRank`], for old ranks and new ones.
@@ -162,10 +183,9 @@ pub unsafe extern "C" fn ncclCommGrow(
     newcomm: *mut Comm,
     config: *mut c_void,
 ) -> c_int {
-    // SAFETY: as above.
-    let blocking = unsafe { blocks(config, comm) };
     let forward = || call_real!(ncclCommGrow(comm, nranks, id, rank, newcomm, config));
-    if is_inside() { forward() } else { no_panic(|| made(forward(), newcomm, blocking)) }
+    // SAFETY: as above.
+    unsafe { make(newcomm, config, Origin::Grown(comm), forward) }
 }
 
 /// As NCCL's, after Myelon's operations have ended.

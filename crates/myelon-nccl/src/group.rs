@@ -4,6 +4,8 @@
 //! forwarded goes into the real group as it comes. Both are in the order of their calls among themselves, and on every rank
 //! Myelon's come first. So one group may hold both, and who runs a call does not depend on what else is in the group: a rank's groups
 //! may hold sends and receives that other ranks' do not, and a choice by them would differ between ranks.
+//!
+//! Of a group in which a call failed NCCL launches nothing, and so does Myelon.
 
 use std::cell::RefCell;
 use std::ffi::{c_int, c_void};
@@ -13,7 +15,7 @@ use std::sync::Arc;
 use myelon_ccl::Call;
 use myelon_ccl::device::StreamHandle;
 
-use crate::abi::{Comm, SUCCESS, Stream};
+use crate::abi::{Comm, IN_PROGRESS, SUCCESS, Stream};
 use crate::communicators::Entry;
 use crate::log::{self, Named};
 use crate::real::call_real;
@@ -29,11 +31,13 @@ struct Group {
     touched: Vec<(Arc<Entry>, StreamHandle<'static>)>,
     /// Where the group's new communicators will be.
     made: Vec<*mut Comm>,
+    /// The first failure of a call that was forwarded.
+    failed: c_int,
 }
 
 impl Group {
     const fn new() -> Self {
-        Self { depth: 0, queued: Vec::new(), touched: Vec::new(), made: Vec::new() }
+        Self { depth: 0, queued: Vec::new(), touched: Vec::new(), made: Vec::new(), failed: SUCCESS }
     }
 }
 
@@ -76,11 +80,14 @@ pub(crate) fn start() -> c_int {
 pub(crate) fn end() -> c_int {
     let outermost = with(|group| {
         group.depth = group.depth.saturating_sub(1);
-        (group.depth == 0).then(|| {
-            (std::mem::take(&mut group.queued), std::mem::take(&mut group.touched), std::mem::take(&mut group.made))
-        })
+        (group.depth == 0).then(|| std::mem::replace(group, Group::new()))
     });
-    let Some((queued, touched, made)) = outermost else { return call_real!(ncclGroupEnd()) };
+    let Some(Group { queued, touched, made, failed, .. }) = outermost else { return call_real!(ncclGroupEnd()) };
+    if failed != SUCCESS {
+        let ended = call_real!(ncclGroupEnd());
+        // Where NCCL never had the call, for it lacks the function, it has run the others.
+        return if ended == SUCCESS { failed } else { ended };
+    }
     let meetings = meetings(&queued, &touched);
     let met = meet(&meetings);
     let launched = if met == SUCCESS { launch(&queued) } else { met };
@@ -143,6 +150,15 @@ pub(crate) fn keep(entry: Arc<Entry>, call: Call, stream: StreamHandle<'static>)
     with(|group| group.queued.push(Queued { entry, call, stream }));
 }
 
+/// Takes note of what NCCL answered to a call inside the group.
+pub(crate) fn answered(code: c_int) {
+    with(|group| {
+        if group.failed == SUCCESS && code != IN_PROGRESS {
+            group.failed = code;
+        }
+    });
+}
+
 /// Takes note of a communicator that the end of the group brings.
 pub(crate) fn will_make(comm: *mut Comm) {
     with(|group| group.made.push(comm));
@@ -184,10 +200,11 @@ pub(crate) fn forwarded(
     call: impl FnOnce() -> c_int,
 ) -> c_int {
     log::count(name, Err(reason), bytes);
-    let Some(entry) = entry.filter(|entry| entry.attached.is_some()) else { return call() };
-    let stream = handle(stream);
+    let entry = entry.filter(|entry| entry.attached.is_some());
     if is_open() {
         let code = call();
+        answered(code);
+        let (Some(entry), stream) = (entry, handle(stream)) else { return code };
         with(|group| {
             let known = group.touched.iter().any(|(known, on)| Arc::ptr_eq(known, &entry) && *on == stream);
             if !known {
@@ -196,6 +213,7 @@ pub(crate) fn forwarded(
         });
         return code;
     }
+    let (Some(entry), stream) = (entry, handle(stream)) else { return call() };
     before_nccl(&entry, stream);
     let code = call();
     after_nccl(&entry, stream);
