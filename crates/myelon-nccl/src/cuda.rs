@@ -36,14 +36,15 @@ impl Drop for CurrentContext {
 
 /// Memory of a GPU that NCCL gathers between ranks, on a stream of its own.
 pub(crate) struct Gathering {
+    ordinal: usize,
     stream: Arc<CudaStream>,
     own: CudaSlice<u8>,
     all: CudaSlice<u8>,
 }
 
 impl Gathering {
-    /// Memory for one rank's bytes, which are put there, and for those of `ranks`.
-    pub(crate) fn new(ordinal: usize, bytes: &[u8], ranks: usize) -> Result<Self, String> {
+    /// Memory for so many bytes of one rank, and for those of `ranks`. Uses its stream.
+    pub(crate) fn new(ordinal: usize, bytes: usize, ranks: usize) -> Result<Self, String> {
         let make = || {
             let context = CudaContext::new(ordinal)?;
             // WHY: or the first stream of a context's object waits for everything on the GPU, which may wait for a rank that waits
@@ -51,12 +52,18 @@ impl Gathering {
             // SAFETY: one stream alone uses the memory.
             unsafe { context.disable_event_tracking() };
             let stream = context.new_stream()?;
-            let own = stream.clone_htod(bytes)?;
-            let all = stream.alloc_zeros(bytes.len() * ranks)?;
+            let own = stream.alloc_zeros(bytes)?;
+            let all = stream.alloc_zeros(bytes * ranks)?;
             stream.synchronize()?;
-            Ok(Self { stream, own, all })
+            Ok(Self { ordinal, stream, own, all })
         };
-        make().map_err(|error: DriverError| format!("memory of GPU {ordinal} for the ranks' exchange: {error}"))
+        make().map_err(|error: DriverError| in_words(ordinal, error))
+    }
+
+    /// Puts the own bytes there.
+    pub(crate) fn put(&mut self, bytes: &[u8]) -> Result<(), String> {
+        let put = self.stream.memcpy_htod(bytes, &mut self.own).and_then(|()| self.stream.synchronize());
+        put.map_err(|error| in_words(self.ordinal, error))
     }
 
     /// Addresses of the own bytes and of everyone's, and the stream.
@@ -68,8 +75,12 @@ impl Gathering {
     }
 
     /// Everyone's bytes, once the stream has passed.
-    pub(crate) fn finish(self) -> Result<Vec<u8>, String> {
+    pub(crate) fn fetch(&self) -> Result<Vec<u8>, String> {
         let fetched = self.stream.clone_dtoh(&self.all).and_then(|all| self.stream.synchronize().map(|()| all));
-        fetched.map_err(|error| format!("the ranks' exchange: {error}"))
+        fetched.map_err(|error| in_words(self.ordinal, error))
     }
+}
+
+fn in_words(ordinal: usize, error: DriverError) -> String {
+    format!("memory of GPU {ordinal} for the ranks' exchange: {error}")
 }
