@@ -12,8 +12,11 @@
 #include <cstring>
 #include <ctime>
 #include <string>
+#include <thread>
+#include <utility>
 #include <vector>
 
+#include <csignal>
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -52,6 +55,30 @@ double now() {
   timespec time;
   clock_gettime(CLOCK_MONOTONIC, &time);
   return time.tv_sec + time.tv_nsec * 1e-9;
+}
+
+// What NCCL does when it is first called: what its files say comes into the environment.
+void read_files() {
+  if (const char *blocking = getenv("FAKE_NCCL_FILE_BLOCKING")) setenv("NCCL_COMM_BLOCKING", blocking, 0);
+}
+
+// Whether a variable names this rank.
+bool names(const char *variable, int rank) {
+  const char *value = getenv(variable);
+  return value && atoi(value) == rank;
+}
+
+// FAKE_NCCL_KILLED names a rank that comes to the second operation and is killed there; where FAKE_NCCL_LATE names one that is held up
+// behind the first operation, it is killed meanwhile.
+void strike_before(int rank, uint64_t operation) {
+  if (operation == 2 && names("FAKE_NCCL_KILLED", rank) && !getenv("FAKE_NCCL_LATE")) raise(SIGKILL);
+}
+
+void strike_behind(int rank, uint64_t operation) {
+  if (operation != 1) return;
+  if (names("FAKE_NCCL_LATE", rank)) sleep(3);
+  if (names("FAKE_NCCL_KILLED", rank) && getenv("FAKE_NCCL_LATE"))
+    std::thread([] { sleep(1), raise(SIGKILL); }).detach();
 }
 
 size_t size_of(int datatype) {
@@ -112,12 +139,20 @@ struct Operation {
 thread_local int depth = 0;
 thread_local std::vector<Operation> queued;
 thread_local std::vector<ncclComm *> joining;
+// The first failure of a call in the group, of which nothing runs then.
+thread_local int failed = ncclSuccess;
+
+int noted(int code) {
+  if (depth && !failed) failed = code;
+  return code;
+}
 
 int deposit(Operation &operation) {
   auto *comm = operation.comm;
   size_t bytes = operation.count * size_of(operation.datatype) * (operation.kind == Scatter ? comm->ranks : 1);
   if (bytes > SLOT) return ncclInvalidArgument;
   operation.number = ++comm->operations;
+  strike_before(comm->rank, operation.number);
   auto &own = comm->shared->slots[comm->rank];
   bool free = wait(comm, [&] {
     for (int rank = 0; rank < comm->ranks; rank++)
@@ -170,6 +205,7 @@ int consume(const Operation &operation) {
     else return ncclInvalidArgument;
   }
   slots[comm->rank].consumed = operation.number;
+  strike_behind(comm->rank, operation.number);
   return ncclSuccess;
 }
 
@@ -192,16 +228,17 @@ int run(std::vector<Operation> operations) {
 }
 
 int submit(const char *name, Operation operation) {
-  if (!operation.comm) return ncclInvalidArgument;
+  if (!operation.comm) return noted(ncclInvalidArgument);
   log("%s rank=%d count=%zu type=%d op=%d root=%d in=%p out=%p", name, operation.comm->rank, operation.count,
       operation.datatype, operation.op, operation.root, operation.input, operation.output);
-  if (!size_of(operation.datatype)) return ncclInvalidArgument;
+  if (!size_of(operation.datatype)) return noted(ncclInvalidArgument);
   if (depth) return queued.push_back(operation), ncclSuccess;
   return run({operation});
 }
 
 int initialise(ncclComm_t *comm, int ranks, const std::string &path, int rank) {
-  if (int code = join(comm, path, ranks, rank)) return code;
+  read_files();
+  if (int code = join(comm, path, ranks, rank)) return noted(code);
   if (depth) return joining.push_back(*comm), ncclSuccess;
   return complete(*comm);
 }
@@ -222,6 +259,7 @@ int ncclGetVersion(int *version) {
 
 int ncclGetUniqueId(ncclUniqueId *id) {
   static std::atomic<int> number{0};
+  read_files();
   memset(id, 0x5a, sizeof *id);
   snprintf(id->internal, 64, "%d-%d", getpid(), number++);
   return ncclSuccess;
@@ -345,7 +383,7 @@ int ncclGroupStart() {
 int ncclGroupSimulateEnd(void *) {
   log("GroupSimulateEnd");
   if (depth == 0) return ncclInvalidUsage;
-  if (--depth == 0) joining.clear(), queued.clear();
+  if (--depth == 0) joining.clear(), queued.clear(), failed = ncclSuccess;
   return ncclSuccess;
 }
 
@@ -356,6 +394,7 @@ int ncclGroupEnd() {
   auto comms = std::move(joining);
   auto operations = std::move(queued);
   joining.clear(), queued.clear();
+  if (int code = std::exchange(failed, ncclSuccess)) return code;
   for (auto *comm : comms)
     if (int code = complete(comm)) return code;
   return run(operations);

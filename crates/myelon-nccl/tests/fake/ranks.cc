@@ -2,48 +2,13 @@
 //
 // Linked to libnccl.so.2 as programs are; or, built with -DOPENED, opens the file in NCCL_SO_PATH and looks every function up, as Python
 // packages do.
-#include "nccl.h"
+#include "ranks.h"
 
 #include <atomic>
 #include <chrono>
-#include <cmath>
-#include <csignal>
-#include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <functional>
-#include <string>
 #include <thread>
-#include <vector>
-
-#include <dlfcn.h>
-#include <spawn.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
-#ifdef OPENED
-static void *symbol(const char *name) {
-  static void *library = dlopen(getenv("NCCL_SO_PATH"), RTLD_NOW | RTLD_LOCAL);
-  void *found = library ? dlsym(library, name) : nullptr;
-  if (!found) fprintf(stderr, "%s: %s\n", name, dlerror()), exit(9);
-  return found;
-}
-#define NCCL(function) reinterpret_cast<decltype(&function)>(symbol(#function))
-#else
-#define NCCL(function) function
-#endif
-
-static void check(bool holds, const char *what, int line, long seen) {
-  if (holds) return;
-  fprintf(stderr, "line %d: %s does not hold, seen %ld; last error: %s\n", line, what, seen, NCCL(ncclGetLastError)(nullptr));
-  _exit(1);
-}
-static void equal(long seen, long expected, const char *what, int line) { check(seen == expected, what, line, seen); }
-#define CHECK(condition) check(condition, #condition, __LINE__, 0)
-#define EQUAL(code, expected) equal(code, expected, #code " == " #expected, __LINE__)
-#define OK(code) EQUAL(code, ncclSuccess)
-
-static int ranks = 2;
 
 // `work` on a thread a rank, with a communicator of all.
 static void on_threads(const std::function<void(ncclComm_t, int)> &work, bool destroy = true) {
@@ -59,14 +24,6 @@ static void on_threads(const std::function<void(ncclComm_t, int)> &work, bool de
     });
   for (auto &thread : threads) thread.join();
 }
-
-template <typename T> static std::vector<T> filled(size_t count, T value) { return std::vector<T>(count, value); }
-
-template <typename T> static void all_are(const std::vector<T> &values, T expected, int line) {
-  for (T value : values) check(value == expected, "every value is as expected", line, long(value));
-}
-
-static float sum() { return ranks * (ranks + 1) / 2; }
 
 // Types and operators, in place and not, nothing at all, and what Myelon does not have.
 static void values(ncclComm_t comm, int rank) {
@@ -175,6 +132,27 @@ static void mixed(ncclComm_t comm, int rank) {
   OK(NCCL(ncclAllReduce)(data.data(), data.data(), 100, ncclFloat32, ncclSum, half, nullptr));
   all_are(data, sum(), __LINE__);
   OK(NCCL(ncclCommDestroy)(half));
+}
+
+// A call that NCCL refuses: nothing of the group runs, and what comes next does.
+static void failed_group(ncclComm_t comm, int rank) {
+  float one = rank + 1;
+  for (bool before : {true, false}) {
+    auto data = filled(100, one), next = filled(100, one), gathered = filled(ranks, 0.f);
+    auto wrong = [&] { EQUAL(NCCL(ncclAllGather)(&one, gathered.data(), 1, 77, comm, nullptr), ncclInvalidArgument); };
+    OK(NCCL(ncclGroupStart)());
+    if (before) wrong();
+    OK(NCCL(ncclAllReduce)(data.data(), data.data(), 100, ncclFloat32, ncclSum, comm, nullptr));
+    OK(NCCL(ncclAllGather)(&one, gathered.data(), 1, ncclFloat32, comm, nullptr));
+    OK(NCCL(ncclGroupStart)());
+    if (!before) wrong();
+    OK(NCCL(ncclGroupEnd)());
+    EQUAL(NCCL(ncclGroupEnd)(), ncclInvalidArgument);
+    CHECK(strstr(NCCL(ncclGetLastError)(nullptr), "pretended"));
+    all_are(data, one, __LINE__), all_are(gathered, 0.f, __LINE__);
+    OK(NCCL(ncclAllReduce)(next.data(), next.data(), 100, ncclFloat32, ncclSum, comm, nullptr));
+    all_are(next, sum(), __LINE__);
+  }
 }
 
 // NCCL lacks the function: nothing was revoked.
@@ -353,9 +331,12 @@ static void configured(int blocking) {
       ncclConfig_t config{sizeof(ncclConfig_t), 0xcafebeef, 22809, blocking, INT32_MIN, INT32_MIN, INT32_MIN, nullptr, 41 + rank};
       ncclComm_t comm, child;
       EQUAL(NCCL(ncclCommInitRankConfig)(&comm, ranks, id, rank, &config), blocking ? ncclSuccess : ncclInProgress);
-      // Without a configuration it is as its parent.
-      if (!blocking) {
-        OK(NCCL(ncclCommSplit)(comm, 0, rank, &child, nullptr));
+      // Without a configuration a part is as its parent; and one that blocks is made as its parent does everything.
+      ncclConfig_t blocks = config;
+      blocks.blocking = 1;
+      for (auto *other : {static_cast<ncclConfig_t *>(nullptr), &blocks}) {
+        if (blocking) break;
+        OK(NCCL(ncclCommSplit)(comm, 0, rank, &child, other));
         OK(NCCL(ncclCommDestroy)(child));
       }
       auto data = filled(100, rank + 1.f);
@@ -364,53 +345,6 @@ static void configured(int blocking) {
       OK(NCCL(ncclCommDestroy)(comm));
     });
   for (auto &thread : threads) thread.join();
-}
-
-static std::string hex(const ncclUniqueId &id) {
-  std::string text;
-  char digits[3];
-  for (unsigned char byte : id.internal) snprintf(digits, 3, "%02x", byte), text += digits;
-  return text;
-}
-
-// `ranks process RANKS RANK ID`: one rank of `processes`.
-static void process(int rank, const char *text) {
-  ncclUniqueId id;
-  for (int i = 0; i < 128; i++) id.internal[i] = strtol(std::string(text + 2 * i, 2).c_str(), nullptr, 16);
-  ncclComm_t comm;
-  OK(NCCL(ncclCommInitRank)(&comm, ranks, id, rank));
-  auto data = filled(1000, rank + 1.f);
-  OK(NCCL(ncclAllReduce)(data.data(), data.data(), 1000, ncclFloat32, ncclSum, comm, nullptr));
-  all_are(data, sum(), __LINE__);
-  // Well, though a rank may be about to end.
-  int error;
-  OK(NCCL(ncclCommGetAsyncError)(comm, &error));
-  EQUAL(error, ncclSuccess);
-  if (rank == ranks - 1) raise(SIGKILL);
-  EQUAL(NCCL(ncclAllReduce)(data.data(), data.data(), 1000, ncclFloat32, ncclSum, comm, nullptr), ncclRemoteError);
-  CHECK(strstr(NCCL(ncclGetLastError)(nullptr), "lost rank"));
-  OK(NCCL(ncclCommAbort)(comm));
-}
-
-// Ranks as processes, of which the last is killed: the others hear of it.
-static void processes() {
-  ncclUniqueId id;
-  OK(NCCL(ncclGetUniqueId)(&id));
-  auto name = hex(id), count = std::to_string(ranks);
-  std::vector<pid_t> children;
-  for (int rank = 0; rank < ranks; rank++) {
-    auto own = std::to_string(rank);
-    const char *arguments[] = {"ranks", "process", count.c_str(), own.c_str(), name.c_str(), nullptr};
-    pid_t child;
-    CHECK(posix_spawn(&child, "/proc/self/exe", nullptr, nullptr, const_cast<char **>(arguments), environ) == 0);
-    children.push_back(child);
-  }
-  for (int rank = 0; rank < ranks; rank++) {
-    int status;
-    CHECK(waitpid(children[rank], &status, 0) == children[rank]);
-    if (rank == ranks - 1) CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
-    else CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
-  }
 }
 
 int main(int count, char **arguments) {
@@ -432,11 +366,11 @@ int main(int count, char **arguments) {
   else if (scenario == "at_exit") destroyed_at_exit();
   else if (scenario == "blocking") configured(1);
   else if (scenario == "non_blocking") configured(0);
-  else if (scenario == "processes") processes();
-  else if (scenario == "process") process(atoi(arguments[3]), arguments[4]);
+  else if (scenario == "failed_group") on_threads(failed_group);
+  else if (count > 4) process(scenario, atoi(arguments[3]), arguments[4]);
   else if (scenario == "version") {
     int version = 0, code = NCCL(ncclGetVersion)(&version);
     printf("%d %d %s\n", code, version, NCCL(ncclGetLastError)(nullptr));
-  } else return fprintf(stderr, "unknown scenario '%s'\n", scenario.c_str()), 2;
+  } else if (!processes(scenario)) return fprintf(stderr, "unknown scenario '%s'\n", scenario.c_str()), 2;
   return 0;
 }

@@ -29,11 +29,11 @@ impl Built {
                 // In a place of its own, for the programs of other tests may be being built.
                 let scratch = tempfile::tempdir_in(place).unwrap();
                 let fake = scratch.path().join("libnccl.so.2");
-                compile("nccl.cc", &fake, &["-shared", "-fPIC", "-Wl,-soname,libnccl.so.2"]);
+                compile(&["nccl.cc"], &fake, &["-shared", "-fPIC", "-pthread", "-Wl,-soname,libnccl.so.2"]);
                 let linked = [fake.to_str().unwrap(), "-Wl,-rpath,$ORIGIN", "-pthread", "-ldl"];
-                compile("ranks.cc", &scratch.path().join("linked"), &linked);
-                compile("wrapper.cc", &scratch.path().join("libwrapper.so"), &["-shared", "-fPIC"]);
-                compile("ranks.cc", &scratch.path().join("opener"), &["-DOPENED", "-pthread", "-ldl"]);
+                compile(&RANKS, &scratch.path().join("linked"), &linked);
+                compile(&["wrapper.cc"], &scratch.path().join("libwrapper.so"), &["-shared", "-fPIC"]);
+                compile(&RANKS, &scratch.path().join("opener"), &["-DOPENED", "-pthread", "-ldl"]);
                 let scratch = scratch.keep();
                 if fs::rename(&scratch, &built.directory).is_err() {
                     fs::remove_dir_all(&scratch).unwrap();
@@ -64,18 +64,24 @@ impl Built {
     }
 }
 
-const SOURCES: [&str; 4] = [
+/// The program.
+const RANKS: [&str; 2] = ["ranks.cc", "processes.cc"];
+
+const SOURCES: [&str; 6] = [
     include_str!("../fake/nccl.h"),
     include_str!("../fake/nccl.cc"),
     include_str!("../fake/wrapper.cc"),
+    include_str!("../fake/ranks.h"),
     include_str!("../fake/ranks.cc"),
+    include_str!("../fake/processes.cc"),
 ];
 
-fn compile(source: &str, output: &Path, flags: &[&str]) {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fake").join(source);
+fn compile(sources: &[&str], output: &Path, flags: &[&str]) {
+    let place = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fake");
+    let sources = sources.iter().map(|source| place.join(source));
     let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".into());
     let mut command = Command::new(compiler);
-    let ended = command.args(["-std=c++17", "-O1", "-o"]).arg(output).arg(source).args(flags).output().unwrap();
+    let ended = command.args(["-std=c++17", "-O1", "-o"]).arg(output).args(sources).args(flags).output().unwrap();
     assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
 }
 
