@@ -44,6 +44,12 @@ impl Communicator {
         self.order.is_idle()
     }
 
+    /// Whether operations of this communicator were captured, so that replays may be under way. Never waits: while an operation is being
+    /// queued, it may be so.
+    pub fn has_captured(&self) -> bool {
+        self.order.has_captured()
+    }
+
     /// Whether a kernel of this rank has ended without its data. Where none has, what [`Communicator::status`] says of a peer that is
     /// lost may be of one that ended after all operations had.
     pub fn has_fault(&self) -> bool {

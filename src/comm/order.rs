@@ -122,6 +122,15 @@ impl Order {
         Ok(event.record_everything()?.then_some(event))
     }
 
+    /// Whether operations were captured, as far as is known without waiting.
+    pub(super) fn has_captured(&self) -> bool {
+        match self.state.try_lock() {
+            Ok(state) => !state.captures.is_empty(),
+            Err(TryLockError::Poisoned(poisoned)) => !poisoned.into_inner().captures.is_empty(),
+            Err(TryLockError::WouldBlock) => true,
+        }
+    }
+
     /// Whether the last operation is known to have ended. Replays of graphs are not known here.
     pub(super) fn is_idle(&self) -> bool {
         // WHY: without waiting for the lock: an operation that is being queued may be held up by the queue, and whoever asks here may

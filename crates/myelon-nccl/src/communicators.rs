@@ -8,6 +8,7 @@ use myelon_ccl::device::{DeviceKind, StreamHandle};
 use myelon_ccl::{Call, Collective, Communicator, Error, Operation};
 
 use crate::abi::Comm;
+use crate::attach::Control;
 use crate::cuda::CurrentContext;
 use crate::route::Prepared;
 use crate::sequence::Sequence;
@@ -23,6 +24,7 @@ pub(crate) struct Entry {
 /// Myelon beside a real communicator, on all ranks of it.
 pub(crate) struct Attached {
     pub(crate) communicator: Communicator,
+    pub(crate) control: Arc<Control>,
     pub(crate) prepared: Prepared,
     pub(crate) sequence: Sequence,
     /// Whether each rank is a process of its own.
@@ -30,7 +32,19 @@ pub(crate) struct Attached {
 }
 
 impl Attached {
-    fn is_cpu(&self) -> bool {
+    /// What went wrong, if it harms an operation that was queued, or may be under way in a graph. A peer that ended after all operations
+    /// had, as at the end of a program, harms nobody before the next operation.
+    pub(crate) fn status(&self) -> Result<(), Error> {
+        let is_idle = || self.bound(|| self.communicator.is_idle());
+        match (self.communicator.status(), self.control.lost()) {
+            (Err(error), _) if self.communicator.has_fault() || !is_idle() => Err(error),
+            (Ok(()), Some(lost)) if self.communicator.has_captured() || !is_idle() => Err(lost),
+            _ => Ok(()),
+        }
+    }
+
+    /// On the CPU a call holds the host until its operation has ended.
+    pub(crate) fn is_cpu(&self) -> bool {
         self.communicator.device().properties().kind == DeviceKind::Cpu
     }
 
@@ -48,6 +62,8 @@ impl Attached {
     /// Queues calls in order. On the CPU device, which has no streams that a caller could wait for, they have ended then.
     pub(crate) fn issue(&self, calls: &[Call], stream: StreamHandle) -> Result<(), Error> {
         self.bound(|| {
+            // Nothing is queued that waits for a rank which will not come.
+            self.control.lost().map_or(Ok(()), Err)?;
             self.sequence.before_myelon(stream)?;
             let issued = self.queue(calls, stream);
             let has_queued = issued.is_ok() && calls.iter().any(|call| call.count > 0);

@@ -93,6 +93,10 @@ fn settle(attached: &Attached) -> bool {
         if attached.communicator.status().is_err() {
             return false;
         }
+        if let Some(lost) = attached.control.lost() {
+            attached.communicator.abort(&format!("its communicator was ended, and {lost}"));
+            return false;
+        }
         std::thread::sleep(Duration::from_micros(200));
     }
     attached.communicator.status().is_ok()

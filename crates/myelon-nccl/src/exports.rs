@@ -241,9 +241,7 @@ pub unsafe extern "C" fn ncclCommGetAsyncError(comm: Comm, error: *mut c_int) ->
         if theirs == SUCCESS
             && let Some(entry) = communicators::find(comm)
             && let Some(attached) = &entry.attached
-            && let Err(ours) = attached.communicator.status()
-            // A peer that ended after all operations had, as at the end of a program, harms nobody before the next operation.
-            && (attached.communicator.has_fault() || !attached.bound(|| attached.communicator.is_idle()))
+            && let Err(ours) = attached.status()
         {
             // SAFETY: as above.
             unsafe { *error = failure::of(&ours) };

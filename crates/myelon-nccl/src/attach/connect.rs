@@ -138,7 +138,7 @@ impl Joining {
     pub(super) fn losses(&self) -> impl Fn() -> Option<String> + Send + Sync + 'static {
         let (control, lost, began) = (self.control.clone(), self.lost.clone(), self.began);
         move || match &control {
-            Some(control) => control.lost(),
+            Some(control) => control.lost().map(in_words),
             None => lost.clone().or_else(|| lost_alone(began.elapsed())),
         }
     }
@@ -148,7 +148,12 @@ impl Joining {
         let Self { communicator, control, are_processes, .. } = self;
         match (outcome, communicator) {
             (Ok((prepared, sequence)), Some(communicator)) => {
-                Ok(Attached { communicator, prepared, sequence, are_processes })
+                let control = control.expect("a communicator has one");
+                let attached = Attached { communicator, control, prepared, sequence, are_processes };
+                if !attached.is_cpu() {
+                    attached.control.hold();
+                }
+                Ok(attached)
             }
             (outcome, communicator) => {
                 // A peer may not have heard yet, to which the end of this rank without a goodbye would be a loss.

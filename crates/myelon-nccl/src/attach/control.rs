@@ -1,5 +1,8 @@
 //! The control plane of ranks that attach. It keeps what is said of lost ranks: a communicator hears it too, but there may be none yet,
 //! and one that has stopped for another reason keeps that.
+//!
+//! Once a communicator is attached, its kernels do not hear of lost ranks any more: they wait until somebody aborts, as NCCL's do, so
+//! that nothing behind them runs on results that never came. Whoever asks hears of it at once.
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,19 +10,28 @@ use std::sync::{Arc, Once, OnceLock};
 use std::time::Duration;
 
 use myelon_ccl::bootstrap::{Bootstrap, ControlEvent, Listener, TcpBootstrap};
-use myelon_ccl::{Rank, Result, WorldSize};
+use myelon_ccl::{Error, Rank, Result, WorldSize};
 
 #[derive(Debug)]
-pub(super) struct Control {
+pub(crate) struct Control {
     plane: TcpBootstrap,
-    lost: Arc<OnceLock<String>>,
+    heard: Arc<Heard>,
     listening: Once,
     gives_up: AtomicBool,
 }
 
+/// What was said.
+#[derive(Debug, Default)]
+struct Heard {
+    /// The first rank that was lost, and how that was noticed.
+    lost: OnceLock<(Rank, String)>,
+    /// Whether losses are kept from the communicator.
+    holds: AtomicBool,
+}
+
 impl Control {
     pub(super) fn new(plane: TcpBootstrap) -> Self {
-        Self { plane, lost: Arc::default(), listening: Once::new(), gives_up: AtomicBool::new(false) }
+        Self { plane, heard: Arc::default(), listening: Once::new(), gives_up: AtomicBool::new(false) }
     }
 
     /// Hears of lost ranks though no communicator has come to listen.
@@ -27,9 +39,15 @@ impl Control {
         self.listen(Arc::new(|_| ()));
     }
 
-    /// The first loss, in words.
-    pub(super) fn lost(&self) -> Option<String> {
-        self.lost.get().cloned()
+    /// From now on losses are kept from the communicator's kernels.
+    pub(super) fn hold(&self) {
+        self.heard.holds.store(true, Ordering::Relaxed);
+    }
+
+    /// The first loss.
+    pub(crate) fn lost(&self) -> Option<Error> {
+        let (peer, detail) = self.heard.lost.get()?.clone();
+        Some(Error::PeerLost { rank: self.rank(), peer, detail })
     }
 
     /// Says no goodbye from now on, so that the end of this rank is a loss for its peers: it does not come to where they wait.
@@ -60,11 +78,14 @@ impl Bootstrap for Control {
     }
 
     fn listen(&self, listener: Listener) {
-        let lost = Arc::clone(&self.lost);
+        let heard = Arc::clone(&self.heard);
         let hear = move |event| {
             // A rank that gave up, or has left, still comes to the exchange.
-            if let ControlEvent::PeerLost { .. } = event {
-                lost.get_or_init(|| event.to_string());
+            if let ControlEvent::PeerLost { rank, detail } = &event {
+                heard.lost.get_or_init(|| (*rank, detail.clone()));
+                if heard.holds.load(Ordering::Relaxed) {
+                    return;
+                }
             }
             listener(event);
         };
@@ -73,6 +94,10 @@ impl Bootstrap for Control {
 
     fn announce_abort(&self, detail: &str) {
         self.plane.announce_abort(detail);
+    }
+
+    fn carries_peers(&self) -> bool {
+        self.plane.carries_peers()
     }
 
     fn leave(&self, deadline: Duration) -> bool {
@@ -96,6 +121,10 @@ mod tests {
         })
     }
 
+    fn lost_is(error: &Error, rank: u32) -> bool {
+        matches!(error, Error::PeerLost { peer, .. } if *peer == Rank(rank))
+    }
+
     fn within_a_while(is_so: impl Fn() -> bool) -> bool {
         let began = Instant::now();
         while !is_so() && began.elapsed() < Duration::from_secs(30) {
@@ -113,9 +142,9 @@ mod tests {
         ranks[0].listen(Arc::new(move |event| sink.lock().unwrap().push(event)));
         ranks[1].announce_abort("no memory");
         assert!(within_a_while(|| !seen.lock().unwrap().is_empty()));
-        assert_eq!(ranks[0].lost(), None);
+        assert!(ranks[0].lost().is_none());
         ranks.pop();
-        assert!(within_a_while(|| ranks[0].lost().is_some_and(|why| why.contains("rank 2 is lost"))));
+        assert!(within_a_while(|| ranks[0].lost().is_some_and(|why| lost_is(&why, 2))));
         // Told before it listens.
         ranks[1].listen_alone();
         assert!(within_a_while(|| ranks[1].lost().is_some()));
@@ -128,11 +157,26 @@ mod tests {
         ranks[0].listen_alone();
         drop(ranks.pop().inspect(|rank| assert!(!rank.leave(Duration::ZERO))));
         std::thread::sleep(Duration::from_millis(50));
-        assert_eq!(ranks[0].lost(), None);
+        assert!(ranks[0].lost().is_none());
         drop(ranks.pop().inspect(|rank| {
             rank.give_up();
             assert!(!rank.leave(Duration::ZERO));
         }));
-        assert!(within_a_while(|| ranks[0].lost().is_some_and(|why| why.contains("rank 1 is lost"))));
+        assert!(within_a_while(|| ranks[0].lost().is_some_and(|why| lost_is(&why, 1))));
+    }
+
+    #[test]
+    fn a_loss_is_held_back_from_the_communicator_and_nothing_else_is() {
+        let mut ranks = three();
+        let seen = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let sink = Arc::clone(&seen);
+        ranks[0].listen(Arc::new(move |event| sink.lock().unwrap().push(event)));
+        ranks[0].hold();
+        drop(ranks.pop());
+        assert!(within_a_while(|| ranks[0].lost().is_some_and(|why| lost_is(&why, 2))));
+        ranks[1].announce_abort("asked");
+        assert!(within_a_while(|| !seen.lock().unwrap().is_empty()));
+        let seen = seen.lock().unwrap();
+        assert!(matches!(seen[..], [ControlEvent::PeerAborted { rank: Rank(1), .. }]), "{seen:?}");
     }
 }

@@ -23,6 +23,8 @@ use crate::real::call_real;
 use crate::settings::{Place, Settings, settings};
 use crate::{failure, log};
 
+pub(crate) use control::Control;
+
 use connect::{Joining, Offer};
 use exchange::{Failed, Member, Operands};
 use hello::{Meeting, Reply};
