@@ -52,6 +52,33 @@ def graph() -> None:
     gc.collect()
 
 
+def waits_in_a_capture() -> None:
+    """Operations that a side stream of a capture issues and the capturing stream waits for, by their works and futures alone."""
+    dist.all_reduce(torch.ones(16, device=DEVICE))
+    torch.cuda.synchronize()
+    side, source = torch.cuda.Stream(), torch.zeros(3_000_000, device=DEVICE)
+    results = []
+    captured = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(captured):
+        for wait in (lambda work: work.wait(), lambda work: work.get_future().wait()):
+            tensor = source * 2
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                work = dist.all_reduce(tensor, async_op=True)
+            # Without it the sum below takes what is not there yet, and the capture fails for a stream that has not joined.
+            wait(work)
+            results.append((tensor + 1, tensor))
+    for turn in range(4):
+        source.fill_(RANK + turn)
+        captured.replay()
+        wanted = 2.0 * sum(rank + turn for rank in range(SIZE)) + 1
+        for result, _ in results:
+            assert result.unique().tolist() == [wanted], turn
+    torch.cuda.synchronize()
+    del captured
+    gc.collect()
+
+
 def first_in_a_capture() -> str:
     """An operator that was not used before is refused inside a capture, and works after it."""
     tensor = torch.ones(100, dtype=torch.float64, device=DEVICE)

@@ -30,7 +30,9 @@ def test_a_fused_step_looks_itself(two: Ranks) -> None:
     two.run(cuda_ranks.a_fused_step_looks_itself)
 
 
-@pytest.mark.parametrize("what", ["captured_step", "graph", "side_streams", "memory_goes_on", "sums_of_a_future"])
+@pytest.mark.parametrize(
+    "what", ["captured_step", "graph", "waits_in_a_capture", "side_streams", "memory_goes_on", "sums_of_a_future"]
+)
 def test_streams_and_graphs(two: Ranks, what: str) -> None:
     two.run(getattr(cuda_ranks, what))
     assert two.run(torch_ranks.engine) == ["myelon"] * 2

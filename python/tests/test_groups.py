@@ -10,9 +10,10 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
 import torch_groups  # noqa: E402
+import torch_others  # noqa: E402
 import torch_ranks  # noqa: E402
 from conftest import ON_CUDA  # noqa: E402
-from ranks import Ranks  # noqa: E402
+from ranks import Failure, Ranks  # noqa: E402
 
 Start = Callable[..., Ranks]
 
@@ -26,6 +27,18 @@ def test_a_wait_ends_with_its_operation(two: Ranks) -> None:
 
 def test_a_step_does_not_wait_for_what_it_does_not_use(two: Ranks) -> None:
     two.run(torch_groups.steps_do_not_wait_for_what_they_do_not_use, patience=30)
+
+
+def test_a_wait_is_not_for_a_type_that_another_thread_prepares(two: Ranks) -> None:
+    two.run(torch_groups.a_wait_is_not_for_a_late_type, patience=60)
+
+
+def test_memory_goes_without_a_wait(two: Ranks) -> None:
+    two.run(torch_groups.memory_goes_without_a_wait, patience=90)
+
+
+def test_a_step_on_sparse_gradients_waits(two: Ranks) -> None:
+    two.run(torch_groups.step_on_sparse_gradients, patience=30)
 
 
 def test_asking_does_not_wait_and_a_wait_has_a_timeout(two: Ranks) -> None:
@@ -67,6 +80,31 @@ def test_a_step_hears_of_an_abort_once(two: Ranks) -> None:
     assert two.run(torch_groups.steps_behind_an_abort) == [["Aborted", "stepped"]] * 2
 
 
+def test_a_group_of_another_backend_may_be_destroyed_behind_a_failure(start_ranks: Start, tmp_path: Path) -> None:
+    ranks = start_ranks(2)
+    ranks.run(torch_ranks.init, str(tmp_path / "store"), "gloo")
+    for told in ranks.run(torch_others.begin_anew_over_another_backend, str(tmp_path / "anew"), patience=60):
+        assert told == [["Aborted"] * 2, ["stepped"] * 2, [2.0] * 2, ["stepped"] * 2, True, None]
+
+
+def test_a_group_of_another_backend_may_have_another_communicator(start_ranks: Start, tmp_path: Path) -> None:
+    ranks = start_ranks(2)
+    ranks.run(torch_ranks.init, str(tmp_path / "store"), "gloo")
+    for told in ranks.run(torch_others.destroy_a_failed_communicator, patience=60):
+        assert told == [["Aborted"] * 2, "no sums", ["stepped"] * 2, [2.0] * 2, ["stepped"] * 2, True]
+
+
+def test_groups_of_another_backend_come_up_beside_each_other(start_ranks: Start, tmp_path: Path) -> None:
+    ranks = start_ranks(2)
+    ranks.run(torch_ranks.init, str(tmp_path / "store"), "gloo")
+    assert ranks.run(torch_others.come_up_in_two_orders, patience=60) == [[[2.0] * 2] * 2] * 2
+
+
+def test_a_group_of_the_backend_keeps_its_communicator(two: Ranks) -> None:
+    for told in two.outcomes(torch_others.myelon_ccl.destroy_communicator):
+        assert isinstance(told, Failure) and "use destroy_process_group" in told.message, told
+
+
 def test_torch_splits_groups(two: Ranks) -> None:
     two.run(torch_groups.split_as_torch_does)
 
@@ -98,6 +136,6 @@ def test_a_device_without_a_number_is_the_current_one(monkeypatch: pytest.Monkey
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
     monkeypatch.setattr(direct, "_resolved", lambda group: group)
     monkeypatch.setattr(direct, "connect", lambda *arguments: devices.append(arguments[3]))
-    monkeypatch.setattr(direct, "issuer_on", lambda _, device: devices.append(device))
+    monkeypatch.setattr(direct, "issuer_on", lambda _, device, __: devices.append(device))
     torch_groups.myelon_ccl.HookState(Group(), device="cuda")  # type: ignore[arg-type]
     assert devices == [torch.device("cuda", 3)] * 2

@@ -23,6 +23,9 @@ class Issuer:
         self.waits = 0
         self.aborted = False
 
+    def is_left(self) -> bool:
+        return False
+
     def failed(self) -> Any:
         return None if self.word is None else torch.tensor(self.word)
 

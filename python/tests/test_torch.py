@@ -169,6 +169,10 @@ def test_a_compiled_step_waits_and_a_destroyed_group_is_not_waited_for(two: Rank
     two.run(torch_training.compiled_step)
 
 
+def test_compiled_functions_call_collectives(two: Ranks) -> None:
+    two.run(torch_training.compiled_collectives)
+
+
 def test_an_abort_ends_the_waits_of_all_ranks(start_ranks: Start, tmp_path: Path) -> None:
     ranks = start_ranks(2)
     ranks.run(torch_ranks.init, str(tmp_path / "store"))

@@ -6,6 +6,7 @@ import os
 import threading
 import time
 import warnings
+import weakref
 from datetime import timedelta
 from typing import Any, Dict, List
 
@@ -63,6 +64,53 @@ def steps_do_not_wait_for_what_they_do_not_use() -> None:
     else:
         dist.recv(word, 0)
         dist.all_reduce(torch.ones(4))
+
+
+def a_wait_is_not_for_a_late_type() -> None:
+    """As above, where another thread of rank 0 waits for rank 1 to prepare a type."""
+    dist.all_reduce(torch.ones(4))
+    word, late = torch.zeros(1), torch.ones(4, dtype=torch.int64)
+    if RANK == 0:
+        work = dist.all_reduce(torch.ones(4), async_op=True)
+        other = threading.Thread(target=dist.all_reduce, args=(late, dist.ReduceOp.MIN), daemon=True)
+        other.start()
+        time.sleep(1)
+        work.wait()
+        dist.send(word, 1)
+        other.join(60)
+    else:
+        dist.all_reduce(torch.ones(4))
+        dist.recv(word, 0)
+        dist.all_reduce(late, dist.ReduceOp.MIN)
+    assert late.tolist() == [1] * 4
+
+
+def memory_goes_without_a_wait() -> None:
+    """Of what nobody waits for, with the next operation."""
+    held = []
+    for _ in range(10):
+        tensor = torch.ones(4)
+        last = dist.all_reduce(tensor, async_op=True)
+        held.append(weakref.ref(tensor))
+    end = time.monotonic() + 60
+    while not last.is_completed():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    del tensor, last
+    work = dist.all_reduce(torch.ones(4), async_op=True)
+    assert all(known() is None for known in held)
+    work.wait()
+
+
+def step_on_sparse_gradients() -> None:
+    """It waits for all operations, as one whose memory is not known does."""
+    table = torch.nn.Embedding(8, 2, sparse=True)
+    table.weight.data.fill_(1.0)
+    table(torch.tensor([RANK])).sum().backward()
+    tensor = torch.ones(4)
+    dist.all_reduce(tensor, async_op=True)
+    torch.optim.SGD(table.parameters(), lr=1.0).step()
+    assert tensor.tolist() == [float(SIZE)] * 4 and table.weight[RANK].tolist() == [0.0] * 2
 
 
 def asking_does_not_wait() -> Dict[str, Any]:
@@ -186,15 +234,21 @@ def steps_behind_an_abort() -> List[str]:
     dist.all_reduce(torch.ones(4), group=held)
     dist.all_reduce(torch.ones(4))
     held.abort()
+    return steps(2)
+
+
+def steps(count: int) -> List[str]:
     weights = torch.nn.Parameter(torch.ones(3))
-    weights.grad = torch.ones(3)
     optimizer, told = torch.optim.SGD([weights], lr=0.1), []
-    for _ in range(2):
+    for _ in range(count):
+        weights.grad, old = torch.ones(3), weights.detach().clone()
         try:
             optimizer.step()
-            told.append("stepped")
         except myelon_ccl.MyelonError as error:
+            assert torch.equal(weights, old), "a step that raised has changed the weights"
             told.append(type(error).__name__)
+        else:
+            told.append("stepped")
     return told
 
 

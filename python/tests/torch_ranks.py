@@ -314,7 +314,11 @@ def direct() -> str:
     tensor = values(RANK, 1000, torch.float32).to(DEVICE)
     myelon_ccl.all_reduce(tensor, dist.ReduceOp.AVG)
     check(tensor, "AVG", torch.float32, "direct, by torch's operator")
-    for wrong in (lambda: myelon_ccl.all_reduce(tensor > 1), lambda: myelon_ccl.all_reduce(tensor, dist.ReduceOp.BOR)):
+    for wrong in (
+        lambda: myelon_ccl.all_reduce(tensor > 1),
+        lambda: myelon_ccl.all_reduce(tensor, dist.ReduceOp.BOR),
+        lambda: myelon_ccl.all_reduce(tensor.to_sparse()),
+    ):
         try:
             wrong()
         except myelon_ccl.Unsupported:

@@ -183,3 +183,31 @@ def compiled_step() -> None:
     dist.all_reduce(weights.grad, group=group, async_op=True)
     dist.destroy_process_group(group)
     optimizer.step()
+
+
+def compiled_collectives() -> None:
+    """Collectives in functions that torch compiles, on works and groups that it cannot follow."""
+
+    def asynchronous(tensor: torch.Tensor) -> torch.Tensor:
+        doubled = tensor * 2
+        dist.all_reduce(doubled, async_op=True).wait()
+        return doubled + 1
+
+    def others(tensor: torch.Tensor) -> torch.Tensor:
+        told = tensor * 2 + RANK
+        dist.broadcast(told, SIZE - 1)
+        dist.barrier()
+        return told + 1
+
+    def direct(tensor: torch.Tensor) -> torch.Tensor:
+        doubled = tensor * 2
+        myelon_ccl.all_reduce(doubled)
+        communicator = myelon_ccl.communicator_of()
+        assert communicator is not None
+        communicator.status()
+        return doubled + 1
+
+    for function, wanted in ((asynchronous, 2.0 * SIZE + 1), (others, SIZE + 2.0), (direct, 2.0 * SIZE + 1)):
+        compiled = torch.compile(function, backend="eager")
+        for _ in range(2):
+            assert compiled(torch.ones(3, device=DEVICE)).tolist() == [wanted] * 3, function.__name__

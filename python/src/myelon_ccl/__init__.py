@@ -31,10 +31,11 @@ if TYPE_CHECKING:
     from .torch import all_reduce as all_reduce
     from .torch import communicator_of as communicator_of
     from .torch import ddp_hook as ddp_hook
+    from .torch import destroy_communicator as destroy_communicator
 
 __version__ = "0.1.0"
 
-_OF_TORCH = ("HookState", "all_reduce", "communicator_of", "ddp_hook")
+_OF_TORCH = ("HookState", "all_reduce", "communicator_of", "ddp_hook", "destroy_communicator")
 
 __all__ = [
     "CPU_DEVICE",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import List, Optional, Sequence, Union
+from typing import Callable, List, Optional, Sequence, Union
 
 import torch
 
@@ -100,7 +100,7 @@ class CpuIssuer(BaseIssuer):
     def __init__(self, communicator: Communicator, device: torch.device) -> None:
         super().__init__(communicator, device)
         self._lock = threading.Lock()
-        # In the order of the stream.
+        # In the order of the stream. Replaced under the lock, never changed: whoever reads it needs none.
         self._running: List[Ticket] = []
         self._has_news = False
 
@@ -110,7 +110,7 @@ class CpuIssuer(BaseIssuer):
         ticket = Ticket(used)
         with self._lock:
             # INVARIANT: memory is here from before an operation on it is queued until the stream has passed.
-            self._running.append(ticket)
+            self._running = [*self._still_running(), ticket]
             self._has_news = True
             try:
                 queue(0)
@@ -130,10 +130,8 @@ class CpuIssuer(BaseIssuer):
         if not self._has_news:
             return
         self._has_news = False
-        with self._lock:
-            running = list(self._running)
         try:
-            for ticket in running:
+            for ticket in self._running:
                 if ticket.is_of(optimizer):
                     ticket.wait()
             self.check()
@@ -143,8 +141,15 @@ class CpuIssuer(BaseIssuer):
         self._has_news |= bool(self._running)
 
     def _let_go(self) -> None:
-        with self._lock:
-            self._running = [ticket for ticket in self._running if not ticket.is_passed()]
+        # WHY: no wait for a thread that issues, which may wait for other ranks, and they for what this one is to do next.
+        if self._lock.acquire(blocking=False):
+            try:
+                self._running = self._still_running()
+            finally:
+                self._lock.release()
+
+    def _still_running(self) -> List[Ticket]:
+        return [ticket for ticket in self._running if not ticket.is_passed()]
 
     def _has_passed(self) -> bool:
         return all(ticket.is_passed() for ticket in self._running)
@@ -157,8 +162,9 @@ class CpuIssuer(BaseIssuer):
 Issuer = Union[CudaIssuer, CpuIssuer]
 
 
-def issuer_on(communicator: Communicator, device: torch.device) -> Issuer:
-    """The kind that the device needs, whose operations the steps of optimizers wait for."""
+def issuer_on(communicator: Communicator, device: torch.device, is_left: Callable[[], bool] = lambda: False) -> Issuer:
+    """The kind that the device needs, whose operations the steps of optimizers wait for until its group is left."""
     issuer: Issuer = CpuIssuer(communicator, device) if device.type == "cpu" else CudaIssuer(communicator, device)
+    issuer.is_left = is_left
     steps.guard(issuer)
     return issuer

@@ -31,6 +31,8 @@ class BaseIssuer:
         self._prepared: Set[Tuple[str, DType, ReduceOp]] = set()
         self._ended_well = False
         self.aborted = False
+        # Whether the user has destroyed the group without an end of the communicator.
+        self.is_left: Callable[[], bool] = lambda: False
 
     def all_reduce(self, tensors: Sequence[torch.Tensor], op: ReduceOp, asynchronous: bool) -> Work:
         """Reduces each tensor in place. Not ``asynchronous``: in the order of the current stream, which needs no wait."""
@@ -79,12 +81,12 @@ class BaseIssuer:
         # in shape does not make them alike in strides.
         operations, copies = [], []
         for tensor in tensors:
-            memory = tensor.detach()
+            dtype, memory = self._dtype(tensor), tensor.detach()
             if not memory.is_contiguous():
                 memory = memory.contiguous()
                 copies.append((tensor, memory))
             address = memory.data_ptr()
-            operations.append(Operation(address, address, memory.numel(), self._dtype(tensor), op))
+            operations.append(Operation(address, address, memory.numel(), dtype, op))
         self._reduce(operations, {DType.of(operation.dtype) for operation in operations}, op, stream)
         if copies:
             self._before_copies(stream)

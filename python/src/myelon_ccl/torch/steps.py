@@ -59,6 +59,9 @@ def _before_step(optimizer: torch.optim.Optimizer, _args: Tuple[Any, ...], _name
     with _lock:
         issuers = list(_guarded)
     for issuer in issuers:
+        if issuer.is_left():
+            release(issuer)
+            continue
         try:
             failed = issuer.failed() if on_device and _skips(optimizer, issuer.device) else None
             if failed is None:

@@ -59,10 +59,11 @@ class Ticket:
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 for each in (parameter, parameter.grad):
-                    # Of a tensor around others the memory is not known.
-                    if each is not None and (type(each) not in _PLAIN or each.untyped_storage().data_ptr() in mine):
+                    if each is not None and (not _is_plain(each) or each.untyped_storage().data_ptr() in mine):
                         return True
         return False
 
 
-_PLAIN = (torch.Tensor, torch.nn.Parameter)
+def _is_plain(tensor: torch.Tensor) -> bool:
+    """Whether its memory is known: not that of a tensor around others, nor that of a sparse one."""
+    return type(tensor) in (torch.Tensor, torch.nn.Parameter) and tensor.layout == torch.strided
