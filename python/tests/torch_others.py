@@ -77,5 +77,19 @@ def come_up_in_two_orders() -> List[List[float]]:
         thread.start()
         time.sleep(1)
     for thread in threads:
-        thread.join(20)
+        thread.join(60)
     return [tensor.tolist() for tensor in tensors]
+
+
+def hook_behind_a_destroyed_communicator() -> List[float]:
+    """Gradients that the hook averages, before and behind the end of its communicator."""
+    model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(1, 1, bias=False))
+    model.register_comm_hook(myelon_ccl.HookState(), myelon_ccl.ddp_hook)
+    told = []
+    for _ in range(2):
+        model.zero_grad()
+        model(torch.full((1, 1), RANK + 1.0)).sum().backward()
+        told += [parameter.grad.item() for parameter in model.parameters() if parameter.grad is not None]
+        dist.barrier()
+        myelon_ccl.destroy_communicator()
+    return told

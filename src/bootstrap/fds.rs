@@ -90,10 +90,21 @@ pub(super) fn exchange(
     if let Some(own) = failure {
         return Err(failed(own));
     }
-    if let Some((peer, detail)) = (0..).map(Rank).zip(&failures).find(|(_, detail)| !detail.is_empty()) {
-        return Err(failed(format!("rank {peer}: {}", String::from_utf8_lossy(detail))));
-    }
+    check(rank, phase, &failures)?;
     Ok(inbox.receive(&expected, until))
+}
+
+/// What ranks said of giving their descriptors: nothing, or why they could not.
+///
+/// Errors: [`Error::Bootstrap`] with the first reason.
+pub(super) fn check(rank: Rank, phase: &'static str, failures: &[Vec<u8>]) -> Result<()> {
+    match (0..).map(Rank).zip(failures).find(|(_, detail)| !detail.is_empty()) {
+        Some((peer, detail)) => {
+            let detail = format!("rank {peer}: {}", String::from_utf8_lossy(detail));
+            Err(Error::Bootstrap { rank, phase, detail })
+        }
+        None => Ok(()),
+    }
 }
 
 /// A listening socket in a directory of its own, both gone when dropped.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::events::Events;
 use super::peers::Peers;
 use super::rounds::{Failure, Rounds, Step};
-use super::{Bootstrap, ControlEvent, Listener, check_contribution, cut_detail, split};
+use super::{Bootstrap, ControlEvent, Listener, check_contribution, cut_detail, fds, split};
 use crate::device::cpu::tsan;
 use crate::error::{Error, Result};
 use crate::types::{Rank, WorldSize};
@@ -128,18 +128,28 @@ impl Bootstrap for LocalBootstrap {
         // WHY: a rank without its descriptor takes part all the same, so that the others need not wait for it.
         let (offer, failure) = offer.map_or_else(|error| (None, Some(error)), |offer| (offer, None));
         self.group.lock().offers[self.rank.index()] = offer;
-        self.gather(phase, &[])?;
-        let received = {
+        let told = failure.as_ref().map(Error::to_string).unwrap_or_default();
+        let failures = self.gather(phase, cut_detail(&told).as_bytes())?;
+        let received: Vec<_> = {
             use std::os::fd::AsFd;
             let state = self.group.lock();
             let others =
                 self.group.world.ranks().map(|rank| state.offers[rank.index()].as_ref().filter(|_| rank != self.rank));
-            others.map(|offer| offer.map(AsFd::as_fd).map(duplicate).transpose()).collect::<Result<Vec<_>>>()
+            let take = |offer: &OwnedFd| {
+                duplicate(offer.as_fd())
+                    .inspect_err(|error| tracing::warn!(%error, "a descriptor did not come through"))
+                    .ok()
+            };
+            others.map(|offer| offer.and_then(take)).collect()
         };
         // INVARIANT: an offer stays until everyone has duplicated it, so a rank that failed to still comes here.
         self.gather(phase, &[])?;
         self.group.lock().offers[self.rank.index()] = None;
-        failure.map_or(received, Err)
+        if let Some(failure) = failure {
+            return Err(failure);
+        }
+        fds::check(self.rank, phase, &failures)?;
+        Ok(received)
     }
 
     fn split(&self, members: Option<&[Rank]>) -> Result<Option<Arc<dyn Bootstrap>>> {

@@ -139,6 +139,7 @@ impl TcpBootstrap {
         if let Some(Err(failure)) = &state.outcome {
             return Err(failure.to_error(rank, phase));
         }
+        go_on()?;
         state.peers.check(rank, phase)?;
         self.send(Message::Contribute { deadline, phase: phase.into(), bytes: bytes.to_vec() });
         loop {
@@ -151,8 +152,9 @@ impl TcpBootstrap {
                 }
                 None => {}
             }
-            state.peers.check(rank, phase)?;
+            // First: a rank that gives up for this reason is a loss for the others.
             go_on()?;
+            state.peers.check(rank, phase)?;
             let Some(remaining) = (deadline + ANSWER_GRACE).checked_sub(entered.elapsed()) else {
                 let detail = format!("the rendezvous server did not answer within {:.1} s", deadline.as_secs_f64());
                 state.peers.closed(&detail);

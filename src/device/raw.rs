@@ -22,7 +22,7 @@ macro_rules! raw_handle {
 }
 
 /// A stream: `CUstream` on CUDA, a worker queue on the CPU. It lives no longer than the stream, as a reference does, so what waits for a
-/// stream or asks it something is safe.
+/// stream of its device or asks it something is safe. To a device of another kind it means nothing.
 ///
 /// ```compile_fail,E0597
 /// # fn on(device: std::sync::Arc<dyn myelon_ccl::device::Device>) -> myelon_ccl::Result<()> {

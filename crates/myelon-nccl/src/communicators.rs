@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use myelon_ccl::device::handles::Event;
 use myelon_ccl::device::{DeviceKind, StreamHandle};
 use myelon_ccl::{Call, Collective, Communicator, Error, Operation};
 
@@ -29,17 +31,42 @@ pub(crate) struct Attached {
     pub(crate) sequence: Sequence,
     /// Whether each rank is a process of its own.
     pub(crate) are_processes: bool,
+    /// Behind what was on the GPU when it was asked, after a loss, whether replays wait.
+    pub(crate) replays: Mutex<Option<(Event, Instant)>>,
 }
+
+/// How long replays may take, once a rank is lost, before they count as waiting for it.
+const REPLAYS_PATIENCE: Duration = Duration::from_secs(2);
 
 impl Attached {
     /// What went wrong, if it harms an operation that was queued, or may be under way in a graph. A peer that ended after all operations
     /// had, as at the end of a program, harms nobody before the next operation.
     pub(crate) fn status(&self) -> Result<(), Error> {
-        let is_idle = || self.bound(|| self.communicator.is_idle());
-        match (self.communicator.status(), self.control.lost()) {
-            (Err(error), _) if self.communicator.has_fault() || !is_idle() => Err(error),
-            (Ok(()), Some(lost)) if self.communicator.has_captured() || !is_idle() => Err(lost),
-            _ => Ok(()),
+        let (state, lost) = (self.communicator.status(), self.control.lost());
+        if state.is_ok() && lost.is_none() {
+            return Ok(());
+        }
+        let is_waiting = || !self.communicator.is_idle() || lost.is_some() && self.has_waiting_replays();
+        let harms = self.communicator.has_fault() || self.bound(is_waiting);
+        // A rank that is lost explains everything that followed.
+        if harms { lost.map_or(state, Err) } else { Ok(()) }
+    }
+
+    /// Whether replays seem to wait, of graphs that hold operations: something that was on the GPU when this was asked before is still
+    /// there.
+    fn has_waiting_replays(&self) -> bool {
+        let mut mark = self.replays.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*mark {
+            Some((event, since)) if !event.is_reached().unwrap_or(true) => since.elapsed() >= REPLAYS_PATIENCE,
+            _ => match self.communicator.mark_replays() {
+                Ok(Some(event)) => {
+                    *mark = Some((event, Instant::now()));
+                    false
+                }
+                // Where it cannot be known.
+                Ok(None) => self.communicator.has_captured(),
+                Err(_) => true,
+            },
         }
     }
 

@@ -89,11 +89,15 @@ fn settle(attached: &Attached) -> bool {
     // Where they cannot be known, as in drivers before 12.5, the drop does what it can.
     let replays = attached.communicator.mark_replays().ok().flatten();
     let have_ended = || replays.as_ref().is_none_or(|mark| mark.is_reached().unwrap_or(true));
+    let mut lost_since = None;
     while !attached.communicator.is_idle() || !have_ended() {
         if attached.communicator.status().is_err() {
             return false;
         }
-        if let Some(lost) = attached.control.lost() {
+        // What does not end soon waits for the one that is lost.
+        if let Some(lost) = attached.control.lost()
+            && lost_since.get_or_insert_with(Instant::now).elapsed() > STOP_PATIENCE
+        {
             attached.communicator.abort(&format!("its communicator was ended, and {lost}"));
             return false;
         }

@@ -6,9 +6,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::error::{Error, Result};
 
-/// INVARIANT: a number is given out once a process, over all devices and kinds of handle, and zero never. So a
-/// handle of another device, of another kind, or already given back is found to be wrong.
-static NEXT: AtomicU64 = AtomicU64::new(1);
+/// INVARIANT: a number is given out once a process, over all devices and kinds of handle, and none of those that stand for a default
+/// stream. So a handle of another device, of another kind, or already given back is found to be wrong.
+static NEXT: AtomicU64 = AtomicU64::new(16);
 
 /// The values of one kind that one device has given out handles to.
 #[derive(Debug)]

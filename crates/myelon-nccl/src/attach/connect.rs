@@ -1,7 +1,7 @@
 //! What a rank brings to the agreement, and how Myelon comes up where the ranks have agreed.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use myelon_ccl::bootstrap::{Bootstrap, RendezvousServer, TcpBootstrap, TcpOptions, UniqueId};
@@ -149,7 +149,8 @@ impl Joining {
         match (outcome, communicator) {
             (Ok((prepared, sequence)), Some(communicator)) => {
                 let control = control.expect("a communicator has one");
-                let attached = Attached { communicator, control, prepared, sequence, are_processes };
+                let replays = Mutex::default();
+                let attached = Attached { communicator, control, prepared, sequence, are_processes, replays };
                 if !attached.is_cpu() {
                     attached.control.hold();
                 }

@@ -76,9 +76,9 @@ void strike_before(int rank, uint64_t operation) {
 
 void strike_behind(int rank, uint64_t operation) {
   if (operation != 1) return;
-  if (names("FAKE_NCCL_LATE", rank)) sleep(3);
+  if (names("FAKE_NCCL_LATE", rank)) sleep(10);
   if (names("FAKE_NCCL_KILLED", rank) && getenv("FAKE_NCCL_LATE"))
-    std::thread([] { sleep(1), raise(SIGKILL); }).detach();
+    std::thread([] { sleep(5), raise(SIGKILL); }).detach();
 }
 
 size_t size_of(int datatype) {

@@ -9,13 +9,20 @@ from torch._C._distributed_c10d import GradBucket
 
 from ..types import ReduceOp
 from .direct import default_device, issuer_of
+from .issue import Issuer
 
 
 class HookState:
     """What :func:`ddp_hook` needs: a communicator of the group's ranks. Collective. One may serve several models of a group."""
 
     def __init__(self, group: Optional[dist.ProcessGroup] = None, device: Optional[torch.device] = None) -> None:
-        self.issuer = issuer_of(group, default_device() if device is None else torch.device(device))
+        self._group = dist.group.WORLD if group is None else group
+        self._device = default_device() if device is None else torch.device(device)
+        self.issuer()
+
+    def issuer(self) -> Optional[Issuer]:
+        """What issues the group's all-reduces now: its communicator may have been destroyed, and then comes up again."""
+        return issuer_of(self._group, self._device)
 
 
 def ddp_hook(state: HookState, bucket: GradBucket) -> torch.futures.Future[torch.Tensor]:
@@ -24,8 +31,9 @@ def ddp_hook(state: HookState, bucket: GradBucket) -> torch.futures.Future[torch
     Raises what is known to have gone wrong by then, so that the step ends with an exception.
     """
     gradients = bucket.buffer()
-    if state.issuer is None:
+    issuer = state.issuer()
+    if issuer is None:
         future: torch.futures.Future[Any] = torch.futures.Future()
         future.set_result(gradients)
         return future
-    return state.issuer.all_reduce([gradients], ReduceOp.AVG, asynchronous=True).future_of(gradients)
+    return issuer.all_reduce([gradients], ReduceOp.AVG, asynchronous=True).future_of(gradients)
