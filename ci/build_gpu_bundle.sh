@@ -10,7 +10,9 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-bundle=${1:-target/gpu-bundle}
+destination=${1:-target/gpu-bundle}
+# Complete or not there: what a failure leaves has another name, which the next run removes.
+bundle=$destination.new
 release=${CARGO_TARGET_DIR:-target}/release
 messages=$(mktemp)
 trap 'rm -f "$messages"' EXIT
@@ -43,5 +45,7 @@ strip "$bundle"/myelon-{perf,tune,doctor} "$bundle"/tests/* 2>/dev/null || echo 
   rustc --version
 } >"$bundle/VERSION"
 
-echo "bundle in $bundle:"
-(cd "$bundle" && find . -type f -exec ls -s --block-size=1K {} + | sort -k2)
+rm -rf "$destination"
+mv "$bundle" "$destination"
+echo "bundle in $destination:"
+(cd "$destination" && find . -type f -exec ls -s --block-size=1K {} + | sort -k2)

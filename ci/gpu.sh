@@ -41,6 +41,10 @@ if [[ ! -x $bundle/myelon-perf ]]; then
   echo "ci/gpu.sh: no myelon-perf in $bundle; make the bundle with ci/build_gpu_bundle.sh" >&2
   exit 2
 fi
+if [[ ! -f $bundle/VERSION ]]; then
+  echo "ci/gpu.sh: no VERSION in $bundle, which is not complete: make it again with ci/build_gpu_bundle.sh" >&2
+  exit 2
+fi
 bundle=$(cd "$bundle" && pwd)
 
 out=${OUT:-results/new}

@@ -98,7 +98,7 @@ impl Run<'_> {
                 if let Some(printer) = self.printer {
                     printer.announce(format!("{} {} {size}", study.name, group.title));
                 }
-                let rows = self.sweep.case(size, group.repeats, &planned, self.verifier)?;
+                let rows = self.sweep.case(group.repeats, &planned, self.verifier)?;
                 if let Some(printer) = self.printer {
                     printer.rows(group, labels.into_iter().zip(rows).collect());
                 }

@@ -115,6 +115,11 @@ impl Judged {
         if (judged.before.is_none() || judged.auto_within.is_some()) && Shortfall::of(&judged.run.rows).is_empty() {
             return Err(Error::invalid(format!("{names}: no right row of auto: measure with --variant all")));
         }
+        if judged.auto_within.is_some() && !Shortfall::of(&judged.run.rows).iter().any(Shortfall::has_rival) {
+            return Err(Error::invalid(format!(
+                "{names}: nothing to hold auto against: measure with --variant all, or beside a baseline"
+            )));
+        }
         Ok(judged)
     }
 

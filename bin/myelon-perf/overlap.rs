@@ -97,7 +97,7 @@ fn jobs(
                 unsafe { verifier.fill(&bench.tallies()[0], input, &planned.request, bench.stream())? };
                 let [alone_us, beside_us, neighbour_alone_us, neighbour_beside_us] =
                     place.times(planned, request.warmup, request.repeats)?;
-                let row = sweep.row(size, planned, alone_us, wrong);
+                let row = sweep.row(planned, alone_us, wrong);
                 if let Some(printer) = printer {
                     printer.row(Overlap { row, beside_us, neighbour_alone_us, neighbour_beside_us });
                 }

@@ -61,6 +61,11 @@ impl Report {
     }
 
     fn of_files(args: &ReportArgs, files: Vec<(PathBuf, String)>, printed: Option<String>) -> Result<Self> {
+        let outputs: Vec<_> = files.iter().map(|(path, _)| ("an output", path.as_path())).collect();
+        let inputs =
+            args.results.iter().chain(&args.judged).chain(&args.neighbours).chain(&args.overlaps).chain(&args.studies);
+        let inputs: Vec<_> = inputs.map(|path| ("what is read", path.as_path())).collect();
+        output::prove_apart(&outputs, &inputs)?;
         if !args.check {
             for (path, _) in &files {
                 output::prove_writable(path)?;

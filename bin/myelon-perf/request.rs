@@ -1,6 +1,6 @@
 //! From arguments to a request that can run: every mistake that can be known beforehand is found here.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use myelon_ccl::device::DeviceKind;
 use myelon_ccl::measure::text::counted;
@@ -116,10 +116,8 @@ impl SweepRequest {
             json: args.json.clone(),
             csv: args.csv.clone(),
         };
-        if let (Some(json), Some(csv)) = (&request.json, &request.csv)
-            && same_file(json, csv)
-        {
-            return Err(Error::invalid(format!("--json and --csv both name {}: use two files", json.display())));
+        if let (Some(json), Some(csv)) = (&request.json, &request.csv) {
+            output::prove_apart(&[("--json", json), ("--csv", csv)], &[])?;
         }
         for path in request.json.iter().chain(&request.csv) {
             output::prove_writable(path)?;
@@ -198,12 +196,6 @@ fn sizes(args: &SweepArgs, device: DeviceKind) -> Result<SizeSweep> {
     let begin = args.begin.unwrap_or(args.end.map_or(first, |end| end.min(first)));
     let end = args.end.unwrap_or(last.map_or(begin, |last| begin.max(last)));
     SizeSweep::new(begin, end, args.step.map_or(Step::Factor(args.factor), Step::Add))
-}
-
-fn same_file(a: &Path, b: &Path) -> bool {
-    let resolve =
-        |path: &Path| path.canonicalize().or_else(|_| std::path::absolute(path)).unwrap_or_else(|_| path.to_owned());
-    resolve(a) == resolve(b)
 }
 
 #[cfg(test)]

@@ -86,9 +86,14 @@ impl<'a> Sweep<'a> {
         let issue = Issue { graph, batch, between };
         let communicator = self.bench.communicator();
         let verifier = Verifier::prepare(communicator.device(), job.dtype, job.op)?;
-        let mut cases = Vec::new();
+        let mut cases: Vec<(Bytes, Vec<Planned>)> = Vec::new();
+        let bytes_of = |planned: &[Planned]| planned.first().map(|planned| planned.request.bytes());
         for size in self.request.sizes.clone() {
-            cases.push((size, entrants(self.bench, job, size, against, issue)?));
+            let planned = entrants(self.bench, job, size, against, issue)?;
+            // Sizes that are cut to the same whole elements are one.
+            if cases.last().is_none_or(|(_, last)| bytes_of(last) != bytes_of(&planned)) {
+                cases.push((size, planned));
+            }
         }
         let plans: Vec<_> = cases.iter().flat_map(|(_, planned)| planned).filter_map(|it| it.plan.clone()).collect();
         communicator.prepare(&plans)?;
@@ -100,7 +105,7 @@ impl<'a> Sweep<'a> {
             if let Some(printer) = printer {
                 printer.announce(format!("{} {} {size}", job.dtype, job.op));
             }
-            let rows = self.case(*size, repeats, planned, &verifier)?;
+            let rows = self.case(repeats, planned, &verifier)?;
             if let Some(printer) = printer {
                 printer.rows(rows);
             }
@@ -119,13 +124,7 @@ impl<'a> Sweep<'a> {
     }
 
     /// Verifies and times candidates that were prepared, all of one type, operator and size. Collective. A row each.
-    pub(crate) fn case(
-        &mut self,
-        size: Bytes,
-        repeats: u32,
-        planned: &[Planned],
-        verifier: &Verifier,
-    ) -> Result<Vec<Row>> {
+    pub(crate) fn case(&mut self, repeats: u32, planned: &[Planned], verifier: &Verifier) -> Result<Vec<Row>> {
         let wrong = self.wrong_of_each(planned, verifier)?;
         let series_us = self.gauge.time(repeats, planned, verifier, |_| {})?;
         let hosts_us = self.host.time(self.bench, planned)?;
@@ -134,7 +133,7 @@ impl<'a> Sweep<'a> {
         let mut rows = Vec::new();
         for (((planned, series_us), host_us), wrong) in planned.iter().zip(&series_us).zip(hosts_us).zip(wrong) {
             let ranks_us = exchange::series(bootstrap, "comparing times", series_us)?;
-            rows.push(Row { host_us, ..self.row(size, planned, Summary::of_ranks(&ranks_us)?, wrong) });
+            rows.push(Row { host_us, ..self.row(planned, Summary::of_ranks(&ranks_us)?, wrong) });
         }
         Ok(rows)
     }
@@ -148,10 +147,11 @@ impl<'a> Sweep<'a> {
     }
 
     /// The row of a candidate that took `time_us`, in its shape.
-    pub(crate) fn row(&self, size: Bytes, planned: &Planned, time_us: Summary, wrong: Option<u64>) -> Row {
+    pub(crate) fn row(&self, planned: &Planned, time_us: Summary, wrong: Option<u64>) -> Row {
         let Request { dtype, op, registered, .. } = planned.request;
         let collective = self.request.collective;
-        let size = if collective.has_parts() { Bytes(planned.request.bytes()) } else { size };
+        // Of whole elements, which what was asked for may not be.
+        let size = Bytes(planned.request.bytes());
         let Issue { graph, batch, between } = planned.issue;
         let (ranks, in_place) = (self.bench.communicator().world_size(), self.request.in_place);
         let series = Series { collective, ranks, dtype, op, in_place, registered, graph, batch, between };

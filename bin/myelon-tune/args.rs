@@ -42,7 +42,8 @@ A table that was written into configs/lanes is part of the library once that is 
 when the run ends, at once; until then NAME.journal.json beside it has what was measured, for --resume.
 
 Exit status: 0 a table was written, also when the budget or Ctrl-C cut the search (`complete = false` says so), \
-1 the table that was judged is more than 3 % behind somewhere, or takes what is wrong or cannot run, 2 the request \
+1 the table that was judged is more than 3 % behind somewhere, or takes what is wrong or cannot run, or a search that was cut \
+judged only a part, 2 the request \
 cannot be served and nothing was started, 3 a failure on the way: no table was written.";
 
 /// Measures which variant and shape is fastest at each message size on this machine, and writes a lane table of it.

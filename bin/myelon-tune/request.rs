@@ -119,6 +119,10 @@ impl TuneRequest {
             commit: cli.commit.clone(),
         };
         let journal = request.journal();
+        let mut outputs = vec![("-o", request.output.as_path()), ("the journal", journal.as_path())];
+        outputs.extend(request.json.as_deref().map(|path| ("--json", path)));
+        let inputs: Vec<_> = cli.judge.iter().map(|path| ("--judge", path.as_path())).collect();
+        output::prove_apart(&outputs, &inputs)?;
         if request.resume && !journal.is_file() {
             let journal = journal.display();
             return Err(Error::invalid(format!("--resume has no {journal} to go on from: leave --resume out")));

@@ -22,7 +22,7 @@ use crate::machine;
 use crate::request::TuneRequest;
 use crate::screen::Screen;
 use crate::search::{Round, next};
-use crate::sections::{behind, judgements, outs, sections};
+use crate::sections::{behind, judgements, outs, sections, unjudged};
 use crate::site::{Outcome, Site, Verdict};
 
 /// Between two writes of the journal, at least.
@@ -38,7 +38,8 @@ pub(crate) enum End {
     Interrupted,
 }
 
-/// Searches on this rank, and writes the table on rank 0. Collective. Returns at how many cases a judged table is too far behind, or out.
+/// Searches on this rank, and writes the table on rank 0. Collective. Returns at how many cases a judged table is too far behind, or out,
+/// or was not judged because the search was cut.
 ///
 /// Errors: the first on this rank; the other ranks end with an error too. What was measured by then is in the journal.
 pub(crate) fn run(
@@ -67,11 +68,12 @@ pub(crate) fn run(
     let mut search = Search { control, device, request, origin, log, screen, started, written: started };
     let ended = search.measure_until_over(site, interrupt).inspect_err(|_| search.keep());
     let end = ended?;
-    let behind = behind(&request.space, &search.log) as u64;
+    let unjudged = if end == End::Complete { 0 } else { unjudged(&request.space, &search.log) };
+    let failed = (behind(&request.space, &search.log) + unjudged) as u64;
     let stored = if is_first { search.store(end, provenance).inspect_err(|_| search.keep()) } else { Ok(()) };
     let stored = agree(control, "storing the table", stored);
     control.leave(LEAVE_PATIENCE);
-    stored.map(|()| behind)
+    stored.map(|()| failed)
 }
 
 /// What rank 0's journal says, on all ranks.

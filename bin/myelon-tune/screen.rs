@@ -16,7 +16,7 @@ use crate::progress::{print, progress};
 use crate::request::TuneRequest;
 use crate::run::End;
 use crate::search::Round;
-use crate::sections::{behind, judgements, outs};
+use crate::sections::{behind, judgements, outs, unjudged};
 use crate::space::Space;
 
 /// Between two lines on standard error where that is no terminal, which has the bar.
@@ -153,6 +153,14 @@ impl Screen {
             End::Interrupted => text += "# cut: interrupted; --resume goes on\n",
         }
         text += &judged(request, log);
+        let unjudged = if end == End::Complete { 0 } else { unjudged(&request.space, log) };
+        if unjudged > 0 {
+            let _ = writeln!(
+                text,
+                "# not judged, for the search was cut: {unjudged} of {} cases",
+                request.space.judged.len()
+            );
+        }
         let path = request.output.display();
         let _ = writeln!(text, "# wrote {path}: MYELON_LANE_TABLE={path} takes it; a build takes all of configs/lanes");
         print(&self.progress, &text);

@@ -82,6 +82,11 @@ pub(crate) fn outs(space: &Space, log: &Log) -> Vec<Out> {
     space.judged.iter().filter_map(judge).collect()
 }
 
+/// At how many cases a search that was cut did not come to a judgement.
+pub(crate) fn unjudged(space: &Space, log: &Log) -> usize {
+    space.judged.len() - judgements(space, log).len() - outs(space, log).len()
+}
+
 /// At how many cases a table is too far behind, or out.
 pub(crate) fn behind(space: &Space, log: &Log) -> usize {
     judgements(space, log).iter().filter(|it| it.is_behind()).count() + outs(space, log).len()

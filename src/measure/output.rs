@@ -31,6 +31,26 @@ pub fn prove_writable(path: &Path) -> Result<()> {
     temporary_beside(&target, path).map(drop)
 }
 
+/// Refuses files that would be written over: one that is named for two outputs, or for an output and an input. Each comes with what it
+/// was named by.
+///
+/// Errors: [`Error::InvalidArgument`] with both.
+pub fn prove_apart(outputs: &[(&str, &Path)], inputs: &[(&str, &Path)]) -> Result<()> {
+    for (place, (what, path)) in outputs.iter().enumerate() {
+        let mut others = outputs[place + 1..].iter().chain(inputs);
+        if let Some((other, _)) = others.find(|(_, other)| is_one_file(path, other)) {
+            return Err(Error::invalid(format!("{what} and {other} both name {}: use two files", path.display())));
+        }
+    }
+    Ok(())
+}
+
+fn is_one_file(a: &Path, b: &Path) -> bool {
+    let resolve =
+        |path: &Path| path.canonicalize().or_else(|_| std::path::absolute(path)).unwrap_or_else(|_| path.to_owned());
+    resolve(a) == resolve(b)
+}
+
 /// Where the file itself is, behind links.
 fn target_of(path: &Path) -> Result<PathBuf> {
     let Ok(target) = path.canonicalize() else { return Ok(path.to_owned()) };
@@ -71,6 +91,19 @@ fn temporary_beside(target: &Path, path: &Path) -> Result<NamedTempFile> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_file_is_written_twice_or_over_what_is_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let [there, link, new] = ["there", "link", "new"].map(|name| directory.path().join(name));
+        std::fs::write(&there, "").unwrap();
+        std::os::unix::fs::symlink(&there, &link).unwrap();
+        prove_apart(&[("-o", &new), ("--json", &link)], &[]).unwrap();
+        let message = prove_apart(&[("-o", &link)], &[("--judge", &there)]).unwrap_err().to_string();
+        assert!(message.contains("-o and --judge both name"), "{message}");
+        prove_apart(&[("-o", &new), ("--json", &new)], &[]).unwrap_err();
+        prove_apart(&[("-o", &new)], &[("--judge", &there), ("--json", &there)]).unwrap();
+    }
 
     #[test]
     fn replacing_leaves_only_the_new_contents() {

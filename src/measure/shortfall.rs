@@ -45,6 +45,11 @@ impl<'a> Shortfall<'a> {
         self.rivals().any(|rival| is_beyond(rival, self.auto, within))
     }
 
+    /// Whether there is anything to hold it against.
+    pub fn has_rival(&self) -> bool {
+        self.rivals().next().is_some()
+    }
+
     fn rivals(&self) -> impl Iterator<Item = &'a Row> {
         self.best.into_iter().chain(self.baselines.into_iter().flatten())
     }

@@ -33,7 +33,8 @@ pub struct TextTable {
     rows: u64,
     wrong: u64,
     unverified: u64,
-    busbw_sum: f64,
+    /// Of each candidate: the sum over its right rows, and their number.
+    busbw: Vec<(String, f64, u64)>,
 }
 
 impl TextTable {
@@ -59,10 +60,19 @@ impl TextTable {
     /// One measurement. `ratios` belong to the baselines this table was made with, in order; see [`Baseline::ratio`].
     pub fn row(&mut self, row: &Row, ratios: &[Option<f64>]) -> String {
         self.rows += 1;
-        self.busbw_sum += row.busbw_gbps;
         match row.wrong {
             Some(wrong) => self.wrong += wrong,
             None => self.unverified += 1,
+        }
+        if !row.is_wrong() {
+            let known = self.busbw.iter().position(|(requested, ..)| *requested == row.requested);
+            let place = known.unwrap_or_else(|| {
+                self.busbw.push((row.requested.clone(), 0.0, 0));
+                self.busbw.len() - 1
+            });
+            let (_, sum, rows) = &mut self.busbw[place];
+            *sum += row.busbw_gbps;
+            *rows += 1;
         }
         let fixed = [
             row.bytes.to_string(),
@@ -83,15 +93,23 @@ impl TextTable {
         format!(" {}{shape}\n", Columns { fixed, against: &self.against, ratios: &ratios, wrong: &wrong })
     }
 
-    /// Verdict and average over the rows printed so far.
+    /// Verdict over the rows printed so far, and the average over the right ones of each candidate.
     pub fn footer(&self) -> String {
         let verdict = match (self.wrong, self.unverified) {
             (0, 0) => "OK".to_owned(),
             (0, unverified) => format!("OK, but {unverified} of {} measurements were not verified", self.rows),
             _ => "FAILED".to_owned(),
         };
-        let average = if self.rows == 0 { 0.0 } else { self.busbw_sum / self.rows as f64 };
-        format!("# wrong elements    : {} {verdict}\n# avg bus bandwidth : {}\n", self.wrong, fixed_width(average))
+        let average = |&(_, sum, rows): &(String, f64, u64)| fixed_width(sum / rows as f64);
+        let averages = match &self.busbw[..] {
+            [] => fixed_width(0.0),
+            [alone] => average(alone),
+            several => {
+                let each: Vec<_> = several.iter().map(|it| format!("{} {}", it.0, average(it).trim())).collect();
+                each.join(", ")
+            }
+        };
+        format!("# wrong elements    : {} {verdict}\n# avg bus bandwidth : {averages}\n", self.wrong)
     }
 
     /// Wrong elements over the rows printed so far; the exit status depends on it.
@@ -211,7 +229,7 @@ mod tests {
          1024           256     f32     sum                  nccl      -     15.20     22.80     0.07     0.12     1.00x      N/A
    1073741824     268435456     f32     sum                  ring      -    123457    185185     8.70    15.22         -       12
 # wrong elements    : 12 FAILED
-# avg bus bandwidth : 5.38
+# avg bus bandwidth : auto 0.81, nccl 0.12
 ";
         assert_eq!(text, golden, "\n{text}");
     }

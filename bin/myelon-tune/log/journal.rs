@@ -105,6 +105,13 @@ impl Log {
             return Err(wrong("origin", detail));
         }
         let class = |name: &str| space.classes.iter().position(|class| class.to_string() == name);
+        // What is left out here is gone when the journal is written again.
+        if let Some((other, ..)) = journal.times.iter().find(|(name, ..)| class(name).is_none()) {
+            let detail = format!(
+                "{other} there, which this search has not: ask for it too, or leave --resume out to start anew"
+            );
+            return Err(wrong("times", detail));
+        }
         let places: BTreeMap<String, usize> =
             space.entrants.iter().enumerate().map(|(place, entrant)| (entrant.to_string(), place)).collect();
         let mut log = Self::default();
