@@ -29,6 +29,8 @@ struct Hello {
     kind: DeviceKind,
     arch: String,
     limits: HeapLimits,
+    /// Whether the caller gave them: others are cut to the devices.
+    limits_are_given: bool,
     sentinel: bool,
     large_lanes: Option<u32>,
     choice: String,
@@ -58,6 +60,11 @@ impl Hello {
             ("the kernels' sources", self.kernels.clone(), theirs.kernels.clone()),
             ("the lane tables", self.tables.clone(), theirs.tables.clone()),
             ("the heap limits", format!("{:?}", self.limits), format!("{:?}", theirs.limits)),
+            (
+                "whether the heap limits are given",
+                self.limits_are_given.to_string(),
+                theirs.limits_are_given.to_string(),
+            ),
             ("the variant that is forced", self.choice.clone(), theirs.choice.clone()),
             ("the fallback", self.fallback.clone(), theirs.fallback.clone()),
             ("the timeout", format!("{} ms", self.timeout_ms), format!("{} ms", theirs.timeout_ms)),
@@ -180,6 +187,7 @@ fn agree(
         kind: properties.kind,
         arch: properties.arch.clone(),
         limits,
+        limits_are_given: options.limits.is_some(),
         sentinel: options.sentinel,
         large_lanes: options.large_lanes,
         choice: options.choice.as_ref().map_or_else(|| "none".into(), Choice::to_string),

@@ -26,6 +26,11 @@ pub(crate) fn input(request: &Request, seed: u64, rank: Rank) -> Vec<u8> {
             bytes.resize(bytes.len() + request.dtype.size_bytes(), 0xff);
             continue;
         }
+        if request.dtype == DType::F64 && draw & 0xff == 18 {
+            // Signalling, and that pattern once arithmetic has made it quiet.
+            bytes.extend_from_slice(&0xfff7_ffff_ffff_ffff_u64.to_ne_bytes());
+            continue;
+        }
         let value = match request.dtype {
             dtype if !dtype.is_float() => Value::Int(draw),
             DType::F64 => Value::F64(awkward(draw)),
