@@ -65,13 +65,13 @@ def in_turn(engines: List[Any], turn: int) -> List[Any]:
 
 
 def write(runs: List[Dict[str, Any]], engines: List[str], arguments: argparse.Namespace) -> Path:
-    """The file with these runs, in place of the one with fewer."""
+    """The file with these runs, in place of the one with fewer: beside that of an earlier measurement, which stays until all are there."""
     check(runs)
     runs = sorted(runs, key=lambda run: (run["start"], run["turn"], engines.index(run["engine"])))
     provenance = {**runs[0]["provenance"], "commit": arguments.commit, "source_hash": arguments.source_hash}
     lines = [json.dumps({key: value for key, value in run.items() if key != "provenance"}) for run in runs]
     arguments.results.mkdir(parents=True, exist_ok=True)
-    path: Path = arguments.results / f"torch-{arguments.ranks}.json"
+    path: Path = arguments.results / f"torch-{arguments.ranks}.json.part"
     path.write_text(
         f'{{"schema":{SCHEMA},\n"provenance":{json.dumps(provenance)},\n"ranks":{arguments.ranks},\n'
         f'"medians":{json.dumps(medians(runs))},\n"runs":[\n' + ",\n".join(lines) + "\n]}\n"
@@ -82,7 +82,7 @@ def write(runs: List[Dict[str, Any]], engines: List[str], arguments: argparse.Na
 def measure(
     start: int, turns: int, runs: List[Dict[str, Any]], names: List[str], arguments: argparse.Namespace
 ) -> None:
-    """All engines in new processes, which take ``turns`` turns; the file is written after each turn."""
+    """All engines in new processes, which take ``turns`` turns; what there is so far is written after each turn."""
     engines: List[Engine] = []
     try:
         for name in names:
@@ -139,7 +139,8 @@ def main() -> None:
     runs: List[Dict[str, Any]] = []
     for start in range(starts):
         measure(start, (arguments.runs + start) // starts, runs, names, arguments)
-    print(f"wrote {write(runs, names, arguments)}")
+    part = write(runs, names, arguments)
+    print(f"wrote {part.replace(part.with_suffix(''))}")
 
 
 if __name__ == "__main__":
