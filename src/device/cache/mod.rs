@@ -238,18 +238,22 @@ mod tests {
         (directory, cache)
     }
 
-    #[test]
-    fn threads_that_want_one_kernel_share_one_compile() {
-        let (_directory, cache) = new_cache();
-        let compiler = CountingCompiler::default();
+    fn compile_in_four_threads(cache: &Cache, compiler: &CountingCompiler) {
         std::thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {
-                    let image = cache.compile(&compiler, &kernel("text")).unwrap();
+                    let image = cache.compile(compiler, &kernel("text")).unwrap();
                     assert_eq!(fs::read_to_string(image.path).unwrap(), "text");
                 });
             }
         });
+    }
+
+    #[test]
+    fn threads_that_want_one_kernel_share_one_compile() {
+        let (_directory, cache) = new_cache();
+        let compiler = CountingCompiler::default();
+        compile_in_four_threads(&cache, &compiler);
         assert_eq!(compiler.compiles.load(Ordering::Relaxed), 1);
     }
 
@@ -309,14 +313,7 @@ mod tests {
         let (_directory, mut cache) = new_cache();
         cache.try_lock = |_| Err(std::io::ErrorKind::Unsupported.into());
         let compiler = CountingCompiler::default();
-        std::thread::scope(|scope| {
-            for _ in 0..4 {
-                scope.spawn(|| {
-                    let image = cache.compile(&compiler, &kernel("text")).unwrap();
-                    assert_eq!(fs::read_to_string(image.path).unwrap(), "text");
-                });
-            }
-        });
+        compile_in_four_threads(&cache, &compiler);
     }
 
     #[test]
