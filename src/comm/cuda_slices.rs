@@ -60,7 +60,7 @@ impl Communicator {
         // The guards make later uses of the slices, their drop included, wait for this operation.
         let (input, _reading) = input.device_ptr(stream);
         let (output, _writing) = output.device_ptr_mut(stream);
-        let (owner, stream) = (stream.clone(), named(stream));
+        let (owner, stream) = (stream.clone(), handle_of(stream));
         let operation =
             Operation { input: DevicePtr(input), output: DevicePtr(output), count, dtype: T::DTYPE, op, window: None };
         // SAFETY: both slices hold `count` elements on this device, and their guards keep them until the stream has passed. The
@@ -79,7 +79,7 @@ impl Communicator {
         self.check_runs_now(stream)?;
         let count = data.len() as u64;
         let (data, _writing) = data.device_ptr_mut(stream);
-        let (owner, stream) = (stream.clone(), named(stream));
+        let (owner, stream) = (stream.clone(), handle_of(stream));
         let data = DevicePtr(data);
         let operation = Operation { input: data, output: data, count, dtype: T::DTYPE, op, window: None };
         // SAFETY: as above.
@@ -87,7 +87,7 @@ impl Communicator {
     }
 
     fn check_runs_now(&self, stream: &CudaStream) -> Result<()> {
-        if self.device().is_capturing(named(stream))? {
+        if self.device().is_capturing(handle_of(stream))? {
             return Err(Error::invalid(
                 "the stream is being captured, and a slice could be freed before a replay: capture Communicator::all_reduce, \
                  which is unsafe, and keep the slices",
@@ -114,7 +114,7 @@ impl Communicator {
     }
 }
 
-fn named(stream: &CudaStream) -> StreamHandle<'_> {
+fn handle_of(stream: &CudaStream) -> StreamHandle<'_> {
     // SAFETY: that of a stream that lives.
     unsafe { StreamHandle::from_raw(stream.cu_stream() as u64) }
 }
