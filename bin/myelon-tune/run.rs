@@ -68,8 +68,7 @@ pub(crate) fn run(
     let mut search = Search { control, device, request, origin, log, screen, started, written: started };
     let ended = search.measure_until_over(site, interrupt).inspect_err(|_| search.keep());
     let end = ended?;
-    let unjudged = if end == End::Complete { 0 } else { unjudged(&request.space, &search.log) };
-    let failed = (behind(&request.space, &search.log) + unjudged) as u64;
+    let failed = (behind(&request.space, &search.log) + unjudged(&request.space, &search.log, end)) as u64;
     let stored = if is_first { search.store(end, provenance).inspect_err(|_| search.keep()) } else { Ok(()) };
     let stored = agree(control, "storing the table", stored);
     control.leave(LEAVE_PATIENCE);

@@ -153,7 +153,7 @@ impl Screen {
             End::Interrupted => text += "# cut: interrupted; --resume goes on\n",
         }
         text += &judged(request, log);
-        let unjudged = if end == End::Complete { 0 } else { unjudged(&request.space, log) };
+        let unjudged = unjudged(&request.space, log, end);
         if unjudged > 0 {
             let _ = writeln!(
                 text,

@@ -6,6 +6,7 @@ use myelon_ccl::table::{Buffers, Judgement, Measured, OperatorClass, Out, Row, S
 
 use crate::choices::choices;
 use crate::log::Log;
+use crate::run::End;
 use crate::space::{Case, Class, Entrant, OP, Space};
 
 /// A section a class of which anything was measured: a row from each size that was asked for, and from where the choice changes.
@@ -83,7 +84,11 @@ pub(crate) fn outs(space: &Space, log: &Log) -> Vec<Out> {
 }
 
 /// At how many cases a search that was cut did not come to a judgement.
-pub(crate) fn unjudged(space: &Space, log: &Log) -> usize {
+pub(crate) fn unjudged(space: &Space, log: &Log, end: End) -> usize {
+    if end == End::Complete {
+        return 0;
+    }
+    // A case is in one of the two at most: by a choice that is in, or out.
     space.judged.len() - judgements(space, log).len() - outs(space, log).len()
 }
 

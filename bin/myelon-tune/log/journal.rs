@@ -175,6 +175,9 @@ mod tests {
         assert_eq!((next(&space, &read), &read), (next(&space, &log), &log));
         let fewer = crate::fake::space(vec![1 << 12], &[DType::F32], &["one_shot_push"], false);
         assert!(Log::of_journal(&text, "j", &fewer, &origin()).unwrap().measured() < log.measured());
+        let of_integers = crate::fake::space(vec![1 << 12], &[DType::I32], &["one_shot_push"], false);
+        let message = Log::of_journal(&text, "j", &of_integers, &origin()).unwrap_err().to_string();
+        assert!(message.contains("which this search has not"), "{message}");
     }
 
     #[test]

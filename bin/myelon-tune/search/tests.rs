@@ -9,7 +9,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::fake::{Machine, space, space_in};
-use crate::sections::{behind, judgements, outs, sections};
+use crate::run::End;
+use crate::sections::{behind, judgements, outs, sections, unjudged};
 use crate::space::Entrant;
 
 const BOTH: [DType; 2] = [DType::F32, DType::I32];
@@ -259,6 +260,8 @@ fn what_a_judged_table_takes_counts_as_behind_where_it_is_out() {
     space.judge(&table).unwrap();
     let (right, _) = machine.search(&space, usize::MAX);
     assert_eq!((judgements(&space, &right).len(), outs(&space, &right).len(), behind(&space, &right)), (2, 0, 0));
+    assert_eq!(unjudged(&space, &right, End::Budget), 0);
+    assert_eq!([End::Budget, End::Complete].map(|end| unjudged(&space, &Log::default(), end)), [2, 0]);
     let case = (0, 1 << 12);
     let taken = space.stand_in(case, space.judged[&case]).unwrap();
     let mut refused = right.clone();
