@@ -29,6 +29,8 @@ impl Caller {
         let stream = Stream::new(device).unwrap();
         let (input, output) = (Buffer::new(device, bytes).unwrap(), Buffer::new(device, bytes).unwrap());
         input.fill(0, &stream).unwrap();
+        // A call may fail before it is queued, and then the buffers go at once.
+        stream.synchronize().unwrap();
         Self { stream, input, output, communicator }
     }
 
